@@ -1,0 +1,36 @@
+"""What every job's `__main__` does: flags -> config -> run -> exit code.
+
+Exit codes (design contract, section 3): 0 done; 1 the job failed, running it again continues;
+2 the user can mend it, said in one line before any worker started.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+from pipeline.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def main(config_type: type[Config], run: Callable[[Config], object], description: str) -> None:
+    """Parse `sys.argv` into `config_type`, call `run`, and exit with the code above.
+
+    Args:
+        config_type: the job's frozen dataclass; its fields are the flags, unknown ones are refused.
+        run: does the work; may raise `UserError`.
+        description: the job's docstring, shown by ``--help``.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        run(tyro.cli(config_type, description=description, config=(tyro.conf.FlagConversionOff,)))
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)

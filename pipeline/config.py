@@ -1,0 +1,175 @@
+"""What each job can be told: one frozen dataclass a job, one field a flag, checked when made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import UserError
+
+Preset = Literal["paper", "modern"]
+
+
+def _require(condition: bool, what: str, why: str, mend: str) -> None:
+    if not condition:
+        raise UserError(what, why, mend)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """Flags of `jobs/train.py`."""
+
+    data: str
+    """Labelled images: a VOC, LabelImg, COCO or YOLO folder, local or any fsspec URI."""
+    output: str
+    """Where checkpoint, metrics and curves go; run again with the same one to resume."""
+    split: str = "train"
+    """Images to train on, as the data set names them (VOC: ImageSets/Main/<split>.txt)."""
+    val_split: str | None = None
+    """Images to validate on; by default `val` where the data has one apart from --split, else none."""
+    classes: tuple[str, ...] = ()
+    """Class names, in label order; by default every class in the annotations, sorted."""
+    preset: Preset = "modern"
+    """`paper`: the reference implementation's numbers. `modern`: what is trained today."""
+    backbone: str | None = None
+    """caffenet, vgg16, resnet50, resnet50_fpn, mobilenet_v2, squeezenet1_1 or tiny; by default the preset's."""
+    weights: str = "imagenet"
+    """`imagenet` (torchvision's hub), `none`, or the path or URI of a state_dict (.pth, .safetensors)."""
+    proposals: str = "opencv"
+    """`opencv` (selective search), `grid`, or the URI of a proposals table."""
+    max_proposals: int = 2000
+    """Proposals kept an image, best first (paper, section 4)."""
+    scale: int | None = None
+    """Length of the shorter image side in the model, in pixels; by default the preset's (600)."""
+    num_workers: int = 1
+    """Ray Train workers, each one process."""
+    gpus_per_worker: float | None = None
+    """By default 1 where the cluster has GPUs, else 0."""
+    batch_size: int | None = None
+    """Images a step over all workers; by default the preset's, linear-scaling the rate with it."""
+    iterations: int | None = None
+    """SGD steps; by default the preset's, or what --epochs says."""
+    epochs: float | None = None
+    """Passes over the training images, instead of --iterations."""
+    learning_rate: float | None = None
+    """Base rate at the given batch size; by default the preset's."""
+    validate_every: int | None = None
+    """Steps between validations, each with a checkpoint; by default a tenth of the run."""
+    seed: int = 3
+    """Of sampling, shuffling, flips and initialisation (3: the reference implementation's)."""
+    limit: int | None = None
+    """Use only the first N images of the split."""
+    dry_run: bool = False
+    """Print counts, sizes and cost; write nothing."""
+    max_failures: float = 0.01
+    """Largest share of training images that may be unreadable."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.iterations is None or self.epochs is None,
+            f"--iterations {self.iterations} --epochs {self.epochs}",
+            "both say how long to train",
+            "Give one of them.",
+        )
+        for flag, value in (
+            ("--num-workers", self.num_workers),
+            ("--batch-size", self.batch_size),
+            ("--iterations", self.iterations),
+            ("--epochs", self.epochs),
+            ("--learning-rate", self.learning_rate),
+            ("--max-proposals", self.max_proposals),
+            ("--scale", self.scale),
+            ("--validate-every", self.validate_every),
+            ("--limit", self.limit),
+        ):
+            _require(
+                value is None or value > 0, f"{flag} {value}", "must be above 0", "Give a larger one."
+            )
+        _require(
+            self.batch_size is None or self.batch_size % self.num_workers == 0,
+            f"--batch-size {self.batch_size} --num-workers {self.num_workers}",
+            "every worker needs the same number of images a step",
+            "Give a batch size that the workers divide.",
+        )
+        _check_share(self.max_failures)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreConfig:
+    """Flags of `jobs/score_bucket.py`."""
+
+    images: str
+    """What to score: a prefix, a glob, or a manifest (.txt, .csv, .parquet of URIs)."""
+    checkpoint: str
+    """Folder with model.safetensors and config.json, or the --output of a training run."""
+    output: str
+    """Where plans/, scored/ and runs/ go; run again with the same one to continue."""
+    proposals: str | None = None
+    """By default the proposer the checkpoint was trained with; else its name or a table's URI."""
+    num_workers: int | None = None
+    """Detector actors; by default one a GPU, or on CPUs half the cluster's."""
+    gpus_per_worker: float | None = None
+    """By default 1 where the cluster has GPUs, else 0."""
+    batch_size: int = 8
+    """Images a forward pass."""
+    shard_size: int = 1000
+    """Rows in one Parquet file of scored/."""
+    score_threshold: float | None = None
+    """Lowest score written; by default the checkpoint's."""
+    max_bytes: int = 100_000_000
+    """Larger objects are rows with status `too_large`, never fetched."""
+    max_pixels: int = 100_000_000
+    """Larger images are rows with status `too_large`, never decoded."""
+    seed: int = 0
+    """Of the proposals' order."""
+    limit: int | None = None
+    """Score only the first N images, in order of their URI."""
+    dry_run: bool = False
+    """Print counts, sizes and cost; write nothing."""
+    max_failures: float = 1.0
+    """Largest share of rows that may have another status than `ok`; above it the job exits with 1."""
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("--num-workers", self.num_workers),
+            ("--batch-size", self.batch_size),
+            ("--shard-size", self.shard_size),
+            ("--max-bytes", self.max_bytes),
+            ("--max-pixels", self.max_pixels),
+            ("--limit", self.limit),
+        ):
+            _require(
+                value is None or value > 0, f"{flag} {value}", "must be above 0", "Give a larger one."
+            )
+        _check_share(self.max_failures)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """Flags of `jobs/evaluate.py`."""
+
+    scored: str
+    """The --output of a scoring run (or its scored/<run_id> folder)."""
+    data: str
+    """Labelled images, as for `jobs/train.py`."""
+    split: str = "test"
+    """The images to evaluate on."""
+    classes: tuple[str, ...] = ()
+    """Class names; by default those the detector was trained on."""
+    run_id: str | None = None
+    """Which run, where --scored holds several."""
+    output: str | None = None
+    """Where metrics.json and pr_curves.png go; by default evaluation/<run_id>/ under --scored."""
+    limit: int | None = None
+    """Evaluate only the first N images of the split."""
+    dry_run: bool = False
+    """Print counts; write nothing."""
+
+
+def _check_share(value: float) -> None:
+    _require(
+        0 <= value <= 1,
+        f"--max-failures {value}",
+        "is a share of the images",
+        "Give a number from 0 to 1.",
+    )

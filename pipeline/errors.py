@@ -1,0 +1,19 @@
+"""The one exception a user is meant to read.
+
+    UserError      wrong flag, missing data, unreadable checkpoint: exit code 2, before any worker starts
+
+Everything else is either a row with a status (see `pipeline.images`, `pipeline.storage`) or a bug, which rises.
+"""
+
+
+class UserError(Exception):
+    """Something the person at the command line can mend.
+
+    Args:
+        what: the value as it was given, e.g. ``--split holdout``.
+        why: what is wrong with it.
+        mend: what to do instead; often the values that would have worked.
+    """
+
+    def __init__(self, what: str, why: str, mend: str) -> None:
+        super().__init__(" ".join(f"{what}: {why}. {mend}".split()))
