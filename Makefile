@@ -1,0 +1,59 @@
+# Two commands do all the set-up by themselves, and can be run again:
+#   make demo    the main job end to end on this machine: draw, train, score, evaluate, query
+#   make test    format, lint, types, tests
+# Needed beforehand: make, and Python 3.11, 3.12 or 3.13 with venv. Another interpreter: make PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.synced
+# uv reads neither pip's settings nor what is installed elsewhere: what the lock names is what it gets.
+UV := UV_HTTP_TIMEOUT=300 $(BIN)/uv --no-progress
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
+	--generate-hashes --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := .venv
+.PHONY: .venv help demo test lint format lock clean
+
+.venv: $(STAMP) ## the environment, from the hash-pinned lock (done again only when that changes)
+
+$(STAMP): requirements.lock requirements/uv.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+		sys.exit(0 if (3, 11) <= v[:2] <= (3, 13) else "$(PYTHON) is Python %d.%d: 3.11, 3.12 or 3.13 is needed. Say which: make PYTHON=python3.12" % v[:2])'
+	@echo "==> $(VENV): installing what requirements.lock names (several minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(UV) pip sync --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+help: ## what each target does
+	@sed -n 's/^\([a-z.]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(STAMP) ## the main job end to end: a bucket, a Ray cluster, training, scoring, mAP, queries (about 5 minutes)
+	@echo "==> demo: everything runs on this machine and ends with it"
+	@$(BIN)/python jobs/demo.py
+
+test: lint ## format, lint and types, then every test
+	@echo "==> tests"
+	@$(BIN)/python -m pytest --durations=10
+
+lint: $(STAMP) ## format, lint and types
+	@echo "==> format"
+	@$(BIN)/ruff format --check .
+	@echo "==> lint"
+	@$(BIN)/ruff check .
+	@echo "==> types"
+	@$(BIN)/mypy
+
+format: $(STAMP) ## put the code in ruff's format and order
+	@$(BIN)/ruff check --select I --fix .
+	@$(BIN)/ruff format .
+
+lock: $(STAMP) ## name and hash again every package, at its newest version that pyproject.toml allows
+	@echo "==> requirements.lock, requirements/uv.txt"
+	@$(COMPILE) --upgrade --extra dev --extra demo -o requirements.lock pyproject.toml
+	@echo uv | $(COMPILE) --upgrade -o requirements/uv.txt -
+
+clean: ## remove the environment, caches and what the demo wrote
+	rm -rf $(VENV) demo-output .mypy_cache .pytest_cache .ruff_cache .hypothesis
