@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 # uv reads neither pip's settings nor what is installed elsewhere: what the lock names is what it gets.
-UV := UV_HTTP_TIMEOUT=300 $(BIN)/uv --no-progress
+UV := UV_HTTP_TIMEOUT=300 $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
 	--generate-hashes --custom-compile-command "make lock"
 
@@ -22,7 +22,7 @@ $(STAMP): requirements.lock requirements/uv.txt pyproject.toml
 		sys.exit(0 if (3, 11) <= v[:2] <= (3, 13) else "$(PYTHON) is Python %d.%d: 3.11, 3.12 or 3.13 is needed. Say which: make PYTHON=python3.12" % v[:2])'
 	@echo "==> $(VENV): installing what requirements.lock names (several minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@$(UV) pip sync --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
