@@ -1,0 +1,152 @@
+"""Every number of the model, with its source. The checkpoint stores it; scoring reads it from there.
+
+F = rbgirshick/fast-rcnn (the reference code), TV = torchvision's detection models, D2 = detectron2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+Pooling = Literal["max", "align"]
+BACKBONES = (
+    "caffenet",
+    "vgg16",
+    "resnet50",
+    "resnet50_fpn",
+    "mobilenet_v2",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "tiny",
+)
+_PAPER_FROZEN_STAGES = {"caffenet": 1, "vgg16": 2}
+"""Paper, section 4.5: conv1 of S and M, conv1_1 to conv2_2 of L are not trained."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProposalConfig:
+    """How candidate boxes are made. Stored in the checkpoint: a detector knows only its own kind."""
+
+    name: str = "opencv"
+    """`opencv` (selective search), `grid`, or `table` (precomputed)."""
+    mode: str = "fast"
+    """Selective search: `fast` or `quality`."""
+    max_boxes: int = 2000
+    """Kept an image, best first (paper, section 4: about 2000)."""
+    min_size: int = 20
+    """Shortest side of a proposal, pixels of the image (20: selective_search_boxes.m of R-CNN)."""
+    seed: int = 0
+    """Of the random part of the order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FastRCNNConfig:
+    """The model's numbers. Use `FastRCNNConfig.paper` or `.modern`; the bare defaults are `paper` with VGG16."""
+
+    num_classes: int
+    """K, without background."""
+    backbone: str = "vgg16"
+    frozen_stages: int = 2
+    """Leading stages of the backbone that keep their weights (paper, section 4.5; Table 5)."""
+    frozen_norm: bool = True
+    """Batch norms keep their statistics and affine part: a few images a step estimate neither."""
+    pooling: Pooling = "max"
+    pool_size: int = 7
+    """Side of the pooled map: 6 for S and M, 7 for L (F models/*/train.prototxt)."""
+    fc_dim: int = 4096
+    """Width of fc6 and fc7."""
+    dropout: float = 0.5
+    """After fc6 and fc7, in training (F train.prototxt)."""
+
+    scale: int = 600
+    """Length of the shorter image side, pixels (paper, section 4)."""
+    max_size: int = 1000
+    """Longest side, pixels: caps the scale (paper, section 4)."""
+
+    rois_per_image: int = 64
+    """R / N = 128 / 2 (paper, section 2.3)."""
+    fg_fraction: float = 0.25
+    fg_iou: float = 0.5
+    bg_iou: tuple[float, float] = (0.1, 0.5)
+    """Background is IoU in [low, high) (paper, section 2.3)."""
+
+    beta: float = 1.0
+    """Where smooth L1 turns linear (paper, equation 3; F). TV 1/9, D2 0."""
+    box_weight: float = 1.0
+    """lambda of equation 1."""
+    delta_std: tuple[float, float, float, float] | None = None
+    """Targets are divided by it. None: per class mean and deviation, measured on the training set, as F
+    does (roidb.py). TV and D2 fix (.1, .1, .2, .2)."""
+
+    score_threshold: float = 0.0
+    nms_threshold: float = 0.3
+    """F test.py. Suppresses IoU above it (F's compiled code: at or above)."""
+    detections_per_class: int | None = 100
+    """Best of each class kept before suppression (F test.py)."""
+    detections_per_image: int | None = None
+    """Best of an image kept after suppression (PF, TV, D2: 100; F: all)."""
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes={self.num_classes}: a detector needs at least one class")
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone={self.backbone!r}: known are {', '.join(BACKBONES)}")
+        if self.pooling not in ("max", "align"):
+            raise ValueError(f"pooling={self.pooling!r}: is 'max' or 'align'")
+        low, high = self.bg_iou
+        if not 0 <= low < high <= self.fg_iou <= 1:
+            raise ValueError(
+                f"bg_iou={self.bg_iou}, fg_iou={self.fg_iou}: need 0 <= low < high <= fg_iou <= 1"
+            )
+        if not 0 < self.fg_fraction <= 1:
+            raise ValueError(f"fg_fraction={self.fg_fraction}: is a share of the RoIs")
+        if not 0 < self.scale <= self.max_size:
+            raise ValueError(
+                f"scale={self.scale}, max_size={self.max_size}: need 0 < scale <= max_size"
+            )
+
+    @classmethod
+    def paper(cls, num_classes: int, *, backbone: str = "vgg16", **changes: Any) -> FastRCNNConfig:
+        """The reference implementation's numbers. Where paper and code differ the code is followed, but
+        boxes are continuous (F adds 1 to every width) and NMS suppresses only IoU *above* its threshold."""
+        numbers: dict[str, Any] = {
+            "pool_size": 6 if backbone == "caffenet" else 7,
+            "fc_dim": 4096 if backbone in _PAPER_FROZEN_STAGES else 1024,
+            "frozen_stages": _PAPER_FROZEN_STAGES.get(backbone, 2),
+        }
+        return cls(num_classes=num_classes, backbone=backbone, **(numbers | changes))
+
+    @classmethod
+    def modern(
+        cls, num_classes: int, *, backbone: str = "resnet50_fpn", **changes: Any
+    ) -> FastRCNNConfig:
+        """What a practitioner trains today: TV's and D2's numbers (RoIAlign, 512 RoIs, no background floor)."""
+        numbers: dict[str, Any] = {
+            "pooling": "align",
+            "pool_size": 7,
+            "fc_dim": 4096 if backbone in _PAPER_FROZEN_STAGES else 1024,
+            "frozen_stages": 0 if backbone == "tiny" else 2,
+            "dropout": 0.0,
+            "rois_per_image": 512,
+            "bg_iou": (0.0, 0.5),
+            "delta_std": (0.1, 0.1, 0.2, 0.2),
+            "scale": 800 if backbone == "resnet50_fpn" else 600,
+            "max_size": 1333 if backbone == "resnet50_fpn" else 1000,
+            "beta": 1 / 9,
+            "score_threshold": 0.05,
+            "nms_threshold": 0.5,
+            "detections_per_class": None,
+            "detections_per_image": 100,
+        }
+        return cls(num_classes=num_classes, backbone=backbone, **(numbers | changes))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FastRCNNConfig:
+        """Inverse of `dataclasses.asdict` after a round through JSON; unknown names raise ValueError."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown model settings: {', '.join(sorted(unknown))}")
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**known)

@@ -1,0 +1,135 @@
+"""From images and proposals to detections: the output rules, and the order of the test-time steps.
+
+N images, R RoIs, K classes, D detections. Everything that leaves is in the image frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from fastrcnn.boxes import clip, decode
+from fastrcnn.config import FastRCNNConfig
+from fastrcnn.transform import batch_images, scaled_size, to_rois
+
+if TYPE_CHECKING:
+    from fastrcnn.model import FastRCNN
+
+PADDING_WASTE = 1.25
+"""Images share a batch while the padded area is below this multiple of each one's own."""
+
+
+class Detections(NamedTuple):
+    """Of one image, falling score, on the CPU."""
+
+    boxes: Tensor
+    """(D, 4) float32 xyxy, image frame."""
+    labels: Tensor
+    """(D,) int64, 1..K."""
+    scores: Tensor
+    """(D,) float32."""
+
+
+@torch.inference_mode()
+def detect(
+    model: FastRCNN,
+    images: Sequence[Tensor | npt.NDArray[np.uint8]],
+    proposals: Sequence[Tensor | npt.NDArray[np.float32]],
+    *,
+    score_threshold: float | None = None,
+) -> list[Detections]:
+    """Detect objects in images of any sizes; like-shaped ones are scored in one pass.
+
+    Args:
+        model: in eval mode; its config holds scales and thresholds.
+        images: N arrays (H, W, 3) uint8 RGB, oriented.
+        proposals: N arrays (P, 4) float32, image frame; P may be 0.
+        score_threshold: instead of the config's.
+
+    Returns:
+        One `Detections` an image, in order. The same image gives the same boxes alone or in company, up
+        to float rounding.
+    """
+    config = model.config
+    threshold = config.score_threshold if score_threshold is None else score_threshold
+    device = model.head.delta_mean.device
+    pixels = [torch.as_tensor(image) for image in images]
+    boxes = [torch.as_tensor(p, dtype=torch.float32).reshape(-1, 4) for p in proposals]
+    if len(pixels) != len(boxes):
+        raise ValueError(f"{len(pixels)} images, but proposals for {len(boxes)}")
+    results: dict[int, Detections] = {}
+    sizes = [(int(p.shape[0]), int(p.shape[1])) for p in pixels]
+    for group in group_by_shape([scaled_size(s, config.scale, config.max_size) for s in sizes]):
+        batch = batch_images([pixels[i] for i in group], config.scale, config.max_size, device)
+        own = [boxes[i].to(device) for i in group]
+        class_logits, box_deltas = model(batch.images, to_rois(own, batch.factors))
+        counts = [len(b) for b in own]
+        parts = zip(group, own, class_logits.split(counts), box_deltas.split(counts), strict=True)
+        for index, rois, logits, deltas in parts:
+            results[index] = postprocess(rois, logits, deltas, sizes[index], config, threshold)
+    return [results[index] for index in range(len(pixels))]
+
+
+def postprocess(
+    proposals: Tensor,
+    class_logits: Tensor,
+    box_deltas: Tensor,
+    size: tuple[int, int],
+    config: FastRCNNConfig,
+    score_threshold: float,
+) -> Detections:
+    """Softmax, decode, clip, threshold, per-class suppression, best of the image (paper, section 2; F test.py).
+
+    Deltas are relative to the box's own size, so proposals of the *image* frame are decoded: no way back
+    from the model frame is needed.
+
+    Args:
+        proposals: (P, 4), image frame.
+        class_logits: (P, K + 1).
+        box_deltas: (P, 4 * (K + 1)).
+        size: (height, width) of the image.
+    """
+    scores = torch.softmax(class_logits, dim=1)[:, 1:]  # (P, K)
+    boxes = clip(decode(proposals, box_deltas), size)[:, 1:]  # (P, K, 4)
+    keep = scores > score_threshold
+    if config.detections_per_class is not None and len(scores) > config.detections_per_class:
+        lowest = scores.topk(config.detections_per_class, dim=0).values[-1]  # (K,)
+        keep &= scores >= lowest
+    keep &= (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+    row, column = keep.nonzero(as_tuple=True)
+    boxes, scores, labels = boxes[row, column], scores[row, column], column + 1
+    best = batched_nms(boxes, scores, labels, config.nms_threshold)  # falling score
+    if config.detections_per_image is not None:
+        best = best[: config.detections_per_image]
+    return Detections(boxes[best].cpu(), labels[best].cpu(), scores[best].cpu())
+
+
+def group_by_shape(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Split images into batches whose padding stays below `PADDING_WASTE`.
+
+    Args:
+        sizes: (height, width) of each image in the model frame.
+
+    Returns:
+        Lists of indices; every index once.
+    """
+    groups: list[list[int]] = []
+    extents: list[tuple[int, int]] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i][0] / sizes[i][1], sizes[i])):
+        height, width = sizes[index]
+        if groups:
+            padded = max(extents[-1][0], height), max(extents[-1][1], width)
+            smallest = min(sizes[i][0] * sizes[i][1] for i in [*groups[-1], index])
+            if padded[0] * padded[1] <= PADDING_WASTE * smallest:
+                groups[-1].append(index)
+                extents[-1] = padded
+                continue
+        groups.append([index])
+        extents.append((height, width))
+    return groups

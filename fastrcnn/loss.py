@@ -1,0 +1,181 @@
+"""The objective, and the one place that knows the order of the training steps.
+
+R RoIs over all images of a step, K classes, u the true class of an RoI (0: background).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastrcnn.boxes import encode
+from fastrcnn.config import FastRCNNConfig
+from fastrcnn.sampling import RoISample, sample_rois
+from fastrcnn.transform import batch_images, to_rois
+
+
+class MultiTaskLoss(NamedTuple):
+    """Scalars. total = classification + box_weight * localization."""
+
+    total: Tensor
+    classification: Tensor
+    localization: Tensor
+
+
+class Target(NamedTuple):
+    """What training knows of one image; boxes in the image frame."""
+
+    proposals: Tensor
+    """(P, 4) float32."""
+    gt_boxes: Tensor
+    """(G, 4) float32; G may be 0."""
+    gt_labels: Tensor
+    """(G,) int64, 1..K."""
+
+
+class TrainingLoss(NamedTuple):
+    loss: MultiTaskLoss
+    num_rois: int
+    """RoIs that the loss was averaged over: ranks weigh their gradients by it."""
+    num_fg: int
+
+
+def multi_task_loss(
+    class_logits: Tensor,
+    box_deltas: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    *,
+    beta: float = 1.0,
+    box_weight: float = 1.0,
+) -> MultiTaskLoss:
+    """Paper, equations 1 to 3: -log p_u + lambda [u >= 1] sum smooth_L1(t_u - v), averaged over the RoIs.
+
+    Args:
+        class_logits: (R, K + 1).
+        box_deltas: (R, 4 * (K + 1)); only the four of class u carry a loss.
+        labels: (R,) int64.
+        targets: (R, 4), on the same scale as `box_deltas`; ignored for background.
+        beta: where smooth L1 turns from square to linear; 0 is L1.
+        box_weight: lambda.
+
+    Both parts are divided by R, not by the number of foreground RoIs: an image with one object then pulls
+    on the boxes as often as that object is sampled, not as hard as a crowd. R = 0 gives 0.
+    """
+    num_rois = len(labels)
+    if num_rois == 0:
+        zero = class_logits.sum() * 0 + box_deltas.sum() * 0
+        return MultiTaskLoss(zero, zero, zero)
+    classification = F.cross_entropy(class_logits, labels)
+    fg = labels.nonzero()[:, 0]
+    own = box_deltas.reshape(num_rois, box_deltas.shape[1] // 4, 4)[fg, labels[fg]]  # (F, 4)
+    if beta == 0:
+        error = F.l1_loss(own, targets[fg], reduction="sum")
+    else:
+        error = F.smooth_l1_loss(own, targets[fg], beta=beta, reduction="sum")
+    localization = error / num_rois
+    return MultiTaskLoss(classification + box_weight * localization, classification, localization)
+
+
+def training_loss(
+    model: nn.Module,
+    images: Sequence[Tensor],
+    targets: Sequence[Target],
+    *,
+    config: FastRCNNConfig,
+    delta_mean: Tensor,
+    delta_std: Tensor,
+    seeds: Sequence[int] | None = None,
+) -> TrainingLoss:
+    """Sample RoIs of each image, run the model over all of them, and give the two losses.
+
+    Args:
+        model: a `FastRCNN`, or a wrapper of one: it is *called*, since DDP synchronises gradients only
+            through its own forward.
+        images: N tensors (H, W, 3) uint8 RGB.
+        targets: of the same images.
+        config: of the model.
+        delta_mean, delta_std: (K + 1, 4), the model's normalisation; the loss is taken on normalised deltas.
+        seeds: one an image, for its sample: the same image and seed give the same RoIs on any rank.
+    """
+    device = delta_mean.device
+    seeds = range(len(images)) if seeds is None else seeds
+    samples = [_sample(t, config, s) for t, s in zip(targets, seeds, strict=True)]
+    batch = batch_images(images, config.scale, config.max_size, device)
+    rois = to_rois([sample.rois for sample in samples], batch.factors)
+    labels = torch.cat([sample.labels for sample in samples]).to(device)
+    raw = torch.cat([encode(sample.rois, sample.gt_boxes) for sample in samples]).to(device)
+    class_logits, box_deltas = model(batch.images, rois)
+    loss = multi_task_loss(
+        class_logits,
+        (box_deltas - delta_mean.flatten()) / delta_std.flatten(),
+        labels,
+        (raw - delta_mean[labels]) / delta_std[labels],
+        beta=config.beta,
+        box_weight=config.box_weight,
+    )
+    num_fg = sum(int((sample.labels > 0).sum()) for sample in samples)
+    return TrainingLoss(loss, len(labels), num_fg)
+
+
+def _sample(target: Target, config: FastRCNNConfig, seed: int) -> RoISample:
+    return sample_rois(
+        target.proposals,
+        target.gt_boxes,
+        target.gt_labels,
+        num_rois=config.rois_per_image,
+        fg_fraction=config.fg_fraction,
+        fg_iou=config.fg_iou,
+        bg_iou=config.bg_iou,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def delta_statistics(
+    targets: Sequence[Target], num_classes: int, fg_iou: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Per-class mean and population deviation of the deltas of all proposals with IoU >= fg_iou (fast-rcnn roidb.py).
+
+    The ground truth boxes themselves are counted, as there; a class with no or only perfect proposals would
+    get deviation 0, hence NaN targets, in the reference code; here it gets that of all classes together.
+
+    Returns:
+        delta_mean, delta_std: (K + 1, 4) float32; background has mean 0, deviation 1.
+    """
+    labels, deltas = _foreground_deltas(targets, fg_iou)
+    mean, std = torch.zeros(num_classes + 1, 4), torch.ones(num_classes + 1, 4)
+    if len(deltas) == 0:
+        return mean, std
+    overall = deltas.std(dim=0, unbiased=False)
+    overall = torch.where(overall > 0, overall, torch.ones(4, dtype=overall.dtype))
+    for label in range(1, num_classes + 1):
+        own = deltas[labels == label]
+        if len(own) == 0:
+            std[label] = overall.float()
+            continue
+        deviation = own.std(dim=0, unbiased=False)
+        mean[label] = own.mean(dim=0).float()
+        std[label] = torch.where(deviation > 1e-6, deviation, overall).float()
+    return mean, std
+
+
+def _foreground_deltas(targets: Sequence[Target], fg_iou: float) -> tuple[Tensor, Tensor]:
+    labels, deltas = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, 4, dtype=torch.float64)]
+    for target in targets:
+        fg = sample_rois(
+            target.proposals,
+            target.gt_boxes,
+            target.gt_labels,
+            num_rois=len(target.proposals) + len(target.gt_boxes),
+            fg_fraction=1.0,
+            fg_iou=fg_iou,
+            bg_iou=(fg_iou, fg_iou),
+            generator=torch.Generator().manual_seed(0),
+        )
+        labels.append(fg.labels)
+        deltas.append(encode(fg.rois.double(), fg.gt_boxes.double()))
+    return torch.cat(labels), torch.cat(deltas)

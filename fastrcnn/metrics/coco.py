@@ -1,0 +1,152 @@
+"""Average precision and recall as COCO measures them, through pycocotools and never by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from fastrcnn.metrics.inputs import (
+    Bools,
+    Floats,
+    ImageDetections,
+    ImageGroundTruth,
+    check_images,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class COCOResult:
+    """What `evaluate_coco` measured; NaN where there is no ground truth to measure on.
+
+    Args:
+        ap: over IoU .5, .55, ... .95. ap50, ap75: at one IoU.
+        ap_small, ap_medium, ap_large: objects below 32^2, up to 96^2 and above, in square pixels.
+        ar_1, ar_10, ar_100: recall with that many detections of a class in an image.
+        ap_per_class: (K,) float64, as `ap`.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar_1: float
+    ar_10: float
+    ar_100: float
+    ap_per_class: npt.NDArray[np.float64]
+
+
+def evaluate_coco(
+    ground_truth: Sequence[ImageGroundTruth],
+    detections: Sequence[ImageDetections],
+    num_classes: int,
+) -> COCOResult:
+    """COCO's box metrics: at most 100 detections of a class in an image, crowds by COCO's rule.
+
+    Difficult objects, which COCO does not have, are neither asked for nor counted as mistakes.
+
+    Args:
+        ground_truth, detections: N each, item i of both for the same image; images without objects
+            or without detections included. Equal scores keep this order.
+        num_classes: K.
+
+    Raises:
+        ValueError: another number of images, or a label outside 1..K.
+    """
+    check_images(ground_truth, detections, num_classes)
+    if not ground_truth:
+        nan = float("nan")
+        return _result([nan] * 9, np.full(num_classes, nan))
+    # pycocotools reports its progress with prints, which belong to nobody here.
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = _BoxEvaluation(
+            _dataset([_truth_rows(image) for image in ground_truth], num_classes),
+            _dataset([_detection_rows(image) for image in detections], num_classes),
+            iouType="bbox",
+        )
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    # (IoU, recall, K, area range, detections an image); -1 where a class has no ground truth
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    per_class = precision.mean(axis=(0, 1))
+    return _result(
+        evaluation.stats[:9], np.where(precision.min(axis=(0, 1)) < 0, np.nan, per_class)
+    )
+
+
+def _result(stats: Sequence[float], per_class: npt.NDArray[np.float64]) -> COCOResult:
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100")
+    values = {
+        name: float(value) if value >= 0 else float("nan")
+        for name, value in zip(names, stats, strict=True)
+    }
+    return COCOResult(**values, ap_per_class=per_class)
+
+
+class _BoxEvaluation(COCOeval):  # type: ignore[misc]  # pycocotools has no types
+    """COCOeval sets every object's `ignore` to its `iscrowd`; here also to its `difficult`."""
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        for objects in self._gts.values():
+            for row in objects:
+                row["ignore"] = row["ignore"] or row["difficult"]
+
+
+def _dataset(images: Sequence[Iterator[dict[str, Any]]], num_classes: int) -> COCO:
+    """Annotations for pycocotools, with ids from 1: its matching takes id 0 for "no match"."""
+    rows = [
+        {**row, "image_id": image_id} for image_id, image in enumerate(images, 1) for row in image
+    ]
+    data = COCO()
+    data.dataset = {
+        "images": [{"id": image_id} for image_id in range(1, len(images) + 1)],
+        "categories": [{"id": label} for label in range(1, num_classes + 1)],
+        "annotations": [{**row, "id": number} for number, row in enumerate(rows, 1)],
+    }
+    data.createIndex()
+    return data
+
+
+def _truth_rows(image: ImageGroundTruth) -> Iterator[dict[str, Any]]:
+    xywh = _xywh(image.boxes)
+    areas = xywh[:, 2] * xywh[:, 3] if image.areas is None else image.areas
+    difficult, crowd = (_flag(f, len(xywh)) for f in (image.difficult, image.crowd))
+    for g, box in enumerate(xywh.tolist()):
+        yield {
+            "bbox": box,
+            "area": float(areas[g]),
+            "category_id": int(image.labels[g]),
+            "iscrowd": int(crowd[g]),
+            "difficult": int(difficult[g]),
+        }
+
+
+def _detection_rows(image: ImageDetections) -> Iterator[dict[str, Any]]:
+    for d, box in enumerate(_xywh(image.boxes).tolist()):
+        yield {
+            "bbox": box,
+            "area": box[2] * box[3],
+            "category_id": int(image.labels[d]),
+            "score": float(image.scores[d]),
+        }
+
+
+def _xywh(boxes: Floats) -> npt.NDArray[np.float64]:
+    """Boxes (A, 4) xyxy -> (A, 4) x, y, width, height, in float64 so that nothing is rounded."""
+    exact = boxes.astype(np.float64)
+    return np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1)
+
+
+def _flag(flag: Bools | None, length: int) -> Bools:
+    return np.zeros(length, bool) if flag is None else flag

@@ -1,0 +1,125 @@
+"""Fast R-CNN: one pass over the image, pooled RoIs, two fully connected layers, two sibling outputs.
+
+N images, R RoIs over all of them, K classes, C channels. Read from small to large: `Head`, `FastRCNN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastrcnn.backbones import Backbone, body_weights, fc_weights
+from fastrcnn.config import FastRCNNConfig
+from fastrcnn.pooling import pool
+
+
+class Head(nn.Module):
+    """fc6, fc7 and the sibling outputs, over pooled features (R, C, P, P)."""
+
+    delta_mean: Tensor
+    delta_std: Tensor
+
+    def __init__(self, config: FastRCNNConfig, channels: int) -> None:
+        super().__init__()
+        num_outputs = config.num_classes + 1
+        self.fc6 = nn.Linear(channels * config.pool_size**2, config.fc_dim)
+        self.fc7 = nn.Linear(config.fc_dim, config.fc_dim)
+        self.cls_score = nn.Linear(config.fc_dim, num_outputs)
+        self.bbox_pred = nn.Linear(config.fc_dim, 4 * num_outputs)
+        self.dropout = config.dropout
+        for hidden in (self.fc6, self.fc7):
+            nn.init.kaiming_normal_(hidden.weight, nonlinearity="relu")
+            nn.init.zeros_(hidden.bias)
+        # Paper, section 4: zero-mean Gaussians of deviation .01 and .001, biases 0.
+        for sibling, deviation in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
+            nn.init.normal_(sibling.weight, std=deviation)
+            nn.init.zeros_(sibling.bias)
+        # bbox_pred learns normalised targets; these take its output back to deltas. The reference code
+        # folds them into its weights at each snapshot instead (train.py:48-82).
+        std = torch.tensor(config.delta_std or (1.0, 1.0, 1.0, 1.0))
+        self.register_buffer("delta_mean", torch.zeros(num_outputs, 4))
+        self.register_buffer("delta_std", std.repeat(num_outputs, 1))
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        x = pooled.flatten(1)  # (R, C * P * P)
+        x = F.dropout(F.relu(self.fc6(x)), self.dropout, self.training)
+        x = F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
+        normalised = self.bbox_pred(x).float()
+        box_deltas = normalised * self.delta_std.flatten() + self.delta_mean.flatten()
+        return self.cls_score(x).float(), box_deltas
+
+
+class FastRCNN(nn.Module):
+    """The network of the paper's figure 1.
+
+    Input: images (N, 3, H, W) float32, normalised (`fastrcnn.transform.batch_images`), and rois (R, 5),
+    batch index first, in the same model frame. Output, in both modes: class_logits (R, K + 1), column 0
+    background, and box_deltas (R, 4 * (K + 1)), not normalised, for `fastrcnn.boxes.decode`.
+    """
+
+    rois_per_chunk = 4096
+    """RoIs a head pass in inference: bounds memory (4096 x 25088 floats are 0.4 GB), changes no result."""
+
+    def __init__(self, config: FastRCNNConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config.backbone, frozen_norm=config.frozen_norm)
+        self.head = Head(config, self.backbone.out_channels)
+        self.backbone.freeze(config.frozen_stages)
+
+    def forward(self, images: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone(images)
+        if torch.is_grad_enabled():
+            return self._classify(features, rois)
+        chunks = [
+            self._classify(features, chunk) for chunk in torch.split(rois, self.rois_per_chunk)
+        ]
+        class_logits, box_deltas = zip(*chunks, strict=True)
+        return torch.cat(class_logits), torch.cat(box_deltas)
+
+    def _classify(self, features: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.config
+        pooled = pool(features, rois, self.backbone.strides, config.pool_size, config.pooling)
+        outputs: tuple[Tensor, Tensor] = self.head(pooled)
+        return outputs
+
+
+def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[str]:
+    """Start the backbone, and fc6/fc7 where shapes allow, from a torchvision classifier's weights.
+
+    Args:
+        model: changed in place.
+        state_dict: of the classifier that the backbone was cut from.
+
+    Returns:
+        What was loaded: `backbone`, and `fc6`, `fc7` where they fit.
+
+    Raises:
+        ValueError: a backbone weight is missing or has another shape.
+    """
+    body = model.backbone.body
+    given = body_weights(model.config.backbone, state_dict)
+    wanted = body.state_dict()
+    wrong = [
+        key
+        for key, value in wanted.items()
+        if not key.endswith("num_batches_tracked")
+        and (key not in given or given[key].shape != value.shape)
+    ]
+    if wrong:
+        raise ValueError(
+            f"these are not weights of {model.config.backbone}: {len(wrong)} of {len(wanted)} tensors"
+            f" missing or of another shape, first {wrong[0]!r}"
+        )
+    body.load_state_dict({k: v for k, v in given.items() if k in wanted}, strict=False)
+    loaded = ["backbone"]
+    if model.config.backbone in ("caffenet", "vgg16"):
+        fc = fc_weights(model.config.backbone, state_dict)
+        for name, layer in (("fc6", model.head.fc6), ("fc7", model.head.fc7)):
+            if fc[f"{name}.weight"].shape == layer.weight.shape:
+                layer.load_state_dict({p: fc[f"{name}.{p}"] for p in ("weight", "bias")})
+                loaded.append(name)
+    return loaded

@@ -1,0 +1,89 @@
+"""RoI pooling: the paper's max pooling, RoIAlign, and the choice of a pyramid level.
+
+N images, C channels, R RoIs (batch index, x1, y1, x2, y2) in the model frame, P bins a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align, roi_pool
+
+
+def roi_max_pool(
+    features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float
+) -> Tensor:
+    """The paper's RoI pooling layer (section 2.1), with its max-argmax gradient (section 2.3).
+
+    RoI corners are scaled and rounded half away from zero, both ends inclusive, so an RoI covers at
+    least one cell; bins overlap; a bin outside the map is 0 and passes no gradient; the first of equal
+    maxima wins. torchvision's kernel gives the values of Caffe's roi_pooling_layer.cpp.
+
+    Args:
+        features: (N, C, H, W) float32 or float64.
+        rois: (R, 5), model frame.
+        spatial_scale: 1 / stride of the features.
+
+    Returns:
+        (R, C, P, P).
+    """
+    pooled: Tensor = roi_pool(features, rois, output_size, spatial_scale)
+    return pooled
+
+
+def roi_align_pool(
+    features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float
+) -> Tensor:
+    """RoIAlign (He et al. 2017): no rounding, bilinear samples (2 x 2 a bin), averaged; aligned by half a pixel."""
+    pooled: Tensor = roi_align(
+        features, rois, output_size, spatial_scale, sampling_ratio=2, aligned=True
+    )
+    return pooled
+
+
+def fpn_levels(boxes: Tensor, num_levels: int, *, finest_stride: int = 4) -> Tensor:
+    """Level of each box in a feature pyramid: floor(4 + log2(sqrt(area) / 224)) (Lin et al. 2017, equation 1).
+
+    Args:
+        boxes: (R, 4), model frame.
+        num_levels: of the pyramid, finest first.
+        finest_stride: of the first level.
+
+    Returns:
+        (R,) int64 in 0..num_levels - 1.
+    """
+    side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=1e-6).sqrt()
+    first = finest_stride.bit_length() - 1  # log2: P2 has stride 4
+    level = torch.floor(4 + torch.log2(side / 224) + 1e-6) - first
+    return level.clamp(0, num_levels - 1).long()
+
+
+def pool(
+    features: Sequence[Tensor], rois: Tensor, strides: Sequence[int], output_size: int, kind: str
+) -> Tensor:
+    """Pool every RoI from its level.
+
+    Args:
+        features: one map (N, C, H_l, W_l) a level, finest first.
+        rois: (R, 5), model frame.
+        strides: of each level, pixels.
+        kind: `max` or `align`.
+
+    Returns:
+        (R, C, output_size, output_size) float32.
+    """
+    layer = roi_max_pool if kind == "max" else roi_align_pool
+    # The kernels know float32 and float64; under autocast the maps arrive as bfloat16.
+    maps = [f if f.dtype == torch.float64 else f.float() for f in features]
+    if len(maps) == 1:
+        return layer(maps[0], rois.to(maps[0].dtype), output_size, 1 / strides[0])
+    level = fpn_levels(rois[:, 1:], len(maps), finest_stride=strides[0])
+    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], output_size, output_size)
+    for index, (feature, stride) in enumerate(zip(maps, strides, strict=True)):
+        chosen = (level == index).nonzero()[:, 0]
+        # An empty level takes part all the same: its gradient is zero, not missing, which DDP needs.
+        values = layer(feature, rois[chosen], output_size, 1 / stride)
+        pooled = pooled.index_put((chosen,), values)
+    return pooled

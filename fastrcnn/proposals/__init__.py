@@ -1,0 +1,36 @@
+"""Candidate boxes. Every proposer has one signature and one promise: same image, same boxes, same order.
+
+proposer(image (H, W, 3) uint8 RGB, *, mode, max_boxes, min_size, seed) -> (P, 4) float32, best first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from fastrcnn.config import ProposalConfig
+from fastrcnn.proposals.grid import grid, grid_proposals
+from fastrcnn.proposals.opencv import opencv_selective_search
+
+Proposer = Callable[..., npt.NDArray[np.float32]]
+
+PROPOSERS: dict[str, Proposer] = {"opencv": opencv_selective_search, "grid": grid_proposals}
+
+__all__ = ["PROPOSERS", "Proposer", "grid", "grid_proposals", "opencv_selective_search", "propose"]
+
+
+def propose(image: npt.NDArray[np.uint8], config: ProposalConfig) -> npt.NDArray[np.float32]:
+    """Proposals (P, 4) float32, image frame, best first, by the proposer that `config` names.
+
+    Raises:
+        KeyError: no such proposer.
+    """
+    return PROPOSERS[config.name](
+        image,
+        mode=config.mode,
+        max_boxes=config.max_boxes,
+        min_size=config.min_size,
+        seed=config.seed,
+    )

@@ -1,0 +1,92 @@
+"""Image frame <-> model frame: resize, normalise, pad into one batch.
+
+The image frame is the decoded, oriented image; the model frame is what the backbone sees. Both have
+continuous pixel edges, so a box maps by one factor an axis. Sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+"""RGB in [0, 1]; of torchvision's ImageNet weights. (The reference code subtracts Caffe's BGR means.)"""
+
+PAD_MULTIPLE = 32
+"""Largest stride of a backbone: feature pyramids need sizes that halve evenly."""
+
+
+class ImageBatch(NamedTuple):
+    images: Tensor
+    """(N, 3, H, W) float32, normalised, zero-padded on the right and below."""
+    factors: Tensor
+    """(N, 4) float32: multiply a box of the image frame to get it in the model frame."""
+    sizes: tuple[tuple[int, int], ...]
+    """Of each image, in the image frame."""
+
+
+def scale_factor(size: tuple[int, int], scale: int, max_size: int) -> float:
+    """Shorter side to `scale`, unless the longer would pass `max_size` (fast-rcnn blob.py).
+
+    Example:
+        500 x 375 at 600/1000 gives 1.6; 1000 x 300 gives 1.0.
+    """
+    factor = scale / min(size)
+    if round(factor * max(size)) > max_size:
+        factor = max_size / max(size)
+    return factor
+
+
+def scaled_size(size: tuple[int, int], scale: int, max_size: int) -> tuple[int, int]:
+    """(height, width) of an image in the model frame; each at least 1."""
+    factor = scale_factor(size, scale, max_size)
+    return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
+
+
+def batch_images(
+    images: Sequence[Tensor], scale: int, max_size: int, device: torch.device | str = "cpu"
+) -> ImageBatch:
+    """Resize (bilinear), normalise and pad images into one batch.
+
+    Args:
+        images: N tensors (H, W, 3) uint8 RGB, of any sizes.
+        scale, max_size: see `scale_factor`.
+        device: where the pixels are copied before any arithmetic: uint8 is a quarter of the traffic.
+    """
+    resized, factors = [], []
+    sizes = tuple((int(image.shape[0]), int(image.shape[1])) for image in images)
+    for image, (height, width) in zip(images, sizes, strict=True):
+        new_height, new_width = scaled_size((height, width), scale, max_size)
+        pixels = image.to(device, non_blocking=True).permute(2, 0, 1)[None].float()
+        if (new_height, new_width) != (height, width):
+            pixels = F.interpolate(
+                pixels, size=(new_height, new_width), mode="bilinear", align_corners=False
+            )
+        resized.append(pixels[0])
+        factors.append([new_width / width, new_height / height] * 2)
+    padded_height = _round_up(max(r.shape[1] for r in resized))
+    padded_width = _round_up(max(r.shape[2] for r in resized))
+    mean = torch.tensor(IMAGE_MEAN, device=device)[:, None, None] * 255
+    std = torch.tensor(IMAGE_STD, device=device)[:, None, None] * 255
+    batch = torch.zeros(len(resized), 3, padded_height, padded_width, device=device)
+    for slot, pixels in zip(batch, resized, strict=True):
+        slot[:, : pixels.shape[1], : pixels.shape[2]] = (pixels - mean) / std
+    return ImageBatch(batch, torch.tensor(factors, device=device), sizes)
+
+
+def to_rois(boxes: Sequence[Tensor], factors: Tensor) -> Tensor:
+    """Boxes of each image (R_i, 4), image frame, to RoIs (sum of R_i, 5): batch index, model frame."""
+    rows = [
+        torch.cat([factors.new_full((len(box), 1), index), box.to(factors) * factors[index]], dim=1)
+        for index, box in enumerate(boxes)
+    ]
+    return torch.cat(rows) if rows else factors.new_zeros(0, 5)
+
+
+def _round_up(length: int) -> int:
+    return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
