@@ -1,0 +1,45 @@
+"""Whole folders, many requests at a time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.storage.local import LocalStore
+from pipeline.storage.objects import list_objects, read_bytes, write_bytes
+from pipeline.storage.uris import absolute, join
+
+_THREADS = 16
+
+
+def upload_folder(local: Path, uri: str) -> None:
+    """Put every file under `local` below `uri`, keeping the tree. Raises `StorageError`."""
+    files = sorted(path for path in local.rglob("*") if path.is_file())
+
+    def upload(path: Path) -> None:
+        write_bytes(join(uri, path.relative_to(local).as_posix()), path.read_bytes())
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(upload, files))
+
+
+def download_folder(uri: str, local: Path) -> None:
+    """Get every object below `uri` into `local`, keeping the tree.
+
+    Raises:
+        UserError: nothing there, or a key that would leave `local`.
+        StorageError: an object could not be read.
+    """
+    prefix = absolute(uri).rstrip("/") + "/"
+    top = local.resolve()
+    store = LocalStore("")
+
+    def download(key: str) -> None:
+        target = (top / key.removeprefix(prefix)).resolve()
+        if not key.startswith(prefix) or not target.is_relative_to(top):
+            raise UserError(key, f"would be written outside {local}", "Rename the object.")
+        store.write(str(target), read_bytes(key))
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(download, [info.uri for info in list_objects(prefix)]))

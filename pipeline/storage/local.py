@@ -1,0 +1,128 @@
+"""Files of this machine, read and written so that no one sees half of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as st
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.storage.errors import (
+    ObjectChanged,
+    ObjectDenied,
+    ObjectMissing,
+    ObjectTooLarge,
+    ObjectUnreadable,
+)
+from pipeline.storage.uris import ObjectInfo
+
+
+class LocalStore:
+    """Paths are absolute; `root` stands before them in URIs (nothing, or ``file://``)."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def stat(self, path: str, *, deadline_s: float) -> ObjectInfo:
+        """Size and ETag of a regular file."""
+        with self._errors(path):
+            status = os.stat(path)
+        if not st.S_ISREG(status.st_mode):
+            raise ObjectMissing(f"{self._root}{path}: no regular file")
+        return self._info(path, status)
+
+    def iter_objects(self, prefix: str, *, deadline_s: float) -> Iterator[ObjectInfo]:
+        """Every regular file whose path starts with `prefix`, folders that are links included."""
+        seen: set[tuple[int, int]] = set()
+        for folder, folders, names in os.walk(prefix.rpartition("/")[0] or "/", followlinks=True):
+            with self._errors(folder):
+                status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:  # a link back up, or the same folder twice
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            for name in names:
+                path = os.path.join(folder, name)
+                if path.startswith(prefix) and (info := self._listed(path)):
+                    yield info
+
+    def read(
+        self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
+    ) -> bytes:
+        """The whole file, the same before and after reading it."""
+        with self._errors(path), open(path, "rb") as file:
+            before = self._info(path, os.fstat(file.fileno()))
+            if etag is not None and before.etag != etag:
+                raise ObjectChanged(
+                    f"{before.uri}: is {before.etag}, was {etag} when it was listed"
+                )
+            if max_bytes is not None and before.size > max_bytes:
+                raise ObjectTooLarge(f"{before.uri}: {before.size} bytes, at most {max_bytes}")
+            data = file.read()
+            after = self._info(path, os.fstat(file.fileno()))
+        if after.etag != before.etag or len(data) != after.size:
+            raise ObjectChanged(f"{before.uri}: was written to while it was read")
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Replace the file in one step."""
+        with self._errors(path):
+            temporary = self._write_beside(path, data)
+            os.replace(temporary, path)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Make the file, whole or not at all; False where the name is taken."""
+        with self._errors(path):
+            temporary = self._write_beside(path, data)
+            try:
+                os.link(
+                    temporary, path
+                )  # open(..., "x") is exclusive too, but shows a file half written
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(temporary)
+        return True
+
+    def _write_beside(self, path: str, data: bytes) -> str:
+        folder, name = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        # Not a name that readers take for a table: they glob *.parquet and skip leading dots.
+        temporary = os.path.join(folder, f".{name[:200]}.{uuid.uuid4().hex}.tmp")
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary
+
+    def _listed(self, path: str) -> ObjectInfo | None:
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            # A link to nothing, or gone since: it stays in the list, and reading it says `missing`.
+            return ObjectInfo(self._root + path, "", 0)
+        return self._info(path, status) if st.S_ISREG(status.st_mode) else None
+
+    def _info(self, path: str, status: os.stat_result) -> ObjectInfo:
+        etag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
+        return ObjectInfo(self._root + path, etag, status.st_size)
+
+    @contextmanager
+    def _errors(self, path: str) -> Iterator[None]:
+        uri = self._root + path
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ObjectMissing(f"{uri}: {error.strerror}") from error
+        except PermissionError as error:
+            if error.errno == errno.EPERM and Path(path).parent.is_dir():
+                # link(2) answers EPERM where the file system has no hard links.
+                raise ObjectUnreadable(f"{uri}: {error.strerror}") from error
+            raise ObjectDenied(f"{uri}: {error.strerror}") from error
+        except OSError as error:
+            raise ObjectUnreadable(f"{uri}: {error.strerror}") from error
+        except ValueError as error:  # a NUL in the path
+            raise ObjectMissing(f"{uri!r}: {error}") from error

@@ -1,0 +1,240 @@
+"""One object at a time, or a list of them: what the rest of the pipeline calls."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import pyarrow.fs as pafs
+
+from pipeline.errors import UserError
+from pipeline.storage import other, s3
+from pipeline.storage.errors import ObjectDenied, ObjectMissing, StorageError
+from pipeline.storage.local import LocalStore
+from pipeline.storage.other import FsspecStore
+from pipeline.storage.retry import DEADLINE_S, DRIVER_DEADLINE_S
+from pipeline.storage.s3 import S3Store
+from pipeline.storage.uris import (
+    Location,
+    ObjectInfo,
+    compile_pattern,
+    is_pattern,
+    join,
+    literal_prefix,
+    parse,
+)
+
+_S3_SCHEMES = ("s3", "s3a")
+_PROBE = "exclusive-create-probe"
+
+
+class Store(Protocol):
+    """What each kind of storage does; paths are those of `Location`."""
+
+    def stat(self, path: str, *, deadline_s: float) -> ObjectInfo: ...
+    def iter_objects(self, prefix: str, *, deadline_s: float) -> Iterator[ObjectInfo]: ...
+    def read(
+        self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
+    ) -> bytes: ...
+    def write(self, path: str, data: bytes) -> None: ...
+    def create(self, path: str, data: bytes) -> bool: ...
+
+
+def list_objects(
+    uri: str,
+    *,
+    suffixes: tuple[str, ...] | None = None,
+    missing_ok: bool = False,
+    deadline_s: float = DRIVER_DEADLINE_S,
+) -> list[ObjectInfo]:
+    """The objects that a person means by `uri`, sorted by URI.
+
+    An object of that very name is meant alone (whatever its suffix); else everything under it as a folder,
+    recursively; else, where it holds ``*``, ``?`` or ``[``, what it matches as a glob (``**`` crosses
+    folders). Folder markers (empty objects whose key ends in a slash) are left out.
+
+    Args:
+        uri: an object, a folder or a glob.
+        suffixes: lower-case suffixes to keep, compared without regard to case; None keeps all.
+        missing_ok: an empty list instead of an error where nothing is there (a missing bucket is still one).
+
+    Raises:
+        UserError: nothing there, no such bucket, no access, no answer.
+    """
+    with driver_errors(uri):
+        found = _find(parse(uri), deadline_s)
+    if not found and not missing_ok:
+        location = parse(uri)
+        hint = "" if is_pattern(location.path) or location.is_local else f" (or the glob {uri}*)"
+        raise UserError(uri, "nothing is there", f"Give a folder, a glob or an object{hint}.")
+    if suffixes is not None and [info.uri for info in found] != [parse(uri).uri]:
+        found = [info for info in found if info.uri.lower().endswith(suffixes)]
+    return sorted(found, key=lambda info: info.uri)
+
+
+def stat(uri: str, *, deadline_s: float = DEADLINE_S) -> ObjectInfo:
+    """ETag and size of one object. Raises `StorageError`."""
+    location = parse(uri)
+    return _store(location).stat(location.path, deadline_s=deadline_s)
+
+
+def exists(uri: str) -> bool:
+    """Whether there is an object of this name.
+
+    Raises:
+        UserError: no such bucket, no access, no answer.
+    """
+    location = parse(uri)
+    store = _store(location)
+    with driver_errors(uri):
+        try:
+            store.stat(location.path, deadline_s=DRIVER_DEADLINE_S)
+        except ObjectMissing:
+            if isinstance(store, S3Store):
+                store.check_bucket(location.path, deadline_s=DRIVER_DEADLINE_S)
+            return False
+    return True
+
+
+def read_bytes(
+    uri: str,
+    *,
+    etag: str | None = None,
+    max_bytes: int | None = None,
+    deadline_s: float = DEADLINE_S,
+) -> bytes:
+    """A whole object, its length checked.
+
+    Args:
+        uri: the object.
+        etag: as listed; the object must still be that one.
+        max_bytes: larger objects are refused before their body is fetched.
+        deadline_s: no attempt starts later than this after the first, in seconds.
+
+    Raises:
+        StorageError: its `status` says which; server errors, resets and cut bodies only after retries.
+    """
+    location = parse(uri)
+    return _store(location).read(
+        location.path, etag=etag, max_bytes=max_bytes, deadline_s=deadline_s
+    )
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Put an object in one step, replacing what is there. Raises `StorageError`."""
+    location = parse(uri)
+    _store(location).write(location.path, data)
+
+
+def create_bytes(uri: str, data: bytes) -> bool:
+    """Put an object unless the name is taken.
+
+    Returns:
+        True where the object now holds `data`; False where it already held something else. A PUT whose
+        acknowledgement was lost looks taken when it is retried, so the content decides.
+
+    Raises:
+        StorageError: neither could be found out.
+    """
+    location = parse(uri)
+    store = _store(location)
+    if store.create(location.path, data):
+        return True
+    there = store.read(location.path, etag=None, max_bytes=None, deadline_s=DEADLINE_S)
+    return there == data
+
+
+def check_exclusive_create(uri: str) -> None:
+    """Prove on a small object under `uri` (made once, never deleted) that a second create is refused.
+
+    Raises:
+        UserError: the store ignores the condition, so two writers would overwrite each other; or no access.
+    """
+    probe = parse(join(uri, _PROBE))
+    store = _store(probe)
+    with driver_errors(uri):
+        # Fresh content each time: were the first create ours or not, the second must be refused.
+        store.create(probe.path, uuid.uuid4().hex.encode())
+        if store.create(probe.path, uuid.uuid4().hex.encode()):
+            raise UserError(
+                uri,
+                "the store ignores If-None-Match, so two runs could overwrite each other's results",
+                "Use a store with conditional writes (AWS S3, Ceph RGW, MinIO, R2, GCS, Azure, local disk)",
+            )
+
+
+def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """For pyarrow.dataset and Ray's `storage_filesystem`: the file system, and the path of `uri` in it."""
+    location = parse(uri)
+    if location.is_local:
+        return pafs.LocalFileSystem(), location.path
+    if location.scheme in _S3_SCHEMES:
+        filesystem = s3.filesystem()
+    else:
+        filesystem = other.filesystem(location.scheme)
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), location.path
+
+
+@contextmanager
+def driver_errors(uri: str) -> Iterator[None]:
+    """On the driver, before any worker started, a `StorageError` is the user's to mend."""
+    try:
+        yield
+    except ObjectMissing as error:
+        raise UserError(uri, "is not there", f"Check the name ({error}).") from error
+    except ObjectDenied as error:
+        raise UserError(
+            uri, "no access", f"Check AWS_ACCESS_KEY_ID and its like, or the rights ({error})."
+        ) from error
+    except StorageError as error:
+        raise UserError(
+            uri, "cannot be reached", f"Check the URI and AWS_ENDPOINT_URL ({error})."
+        ) from error
+
+
+def _find(location: Location, deadline_s: float) -> list[ObjectInfo]:
+    store = _store(location)
+    path = location.path
+    if not path.endswith("/") and "/" in path:
+        try:
+            return [store.stat(path, deadline_s=deadline_s)]
+        except (ObjectMissing, ObjectDenied):  # the right to list may still be there
+            pass
+    folder = path if path.endswith("/") else path + "/"
+    found = _objects(store, folder, deadline_s)
+    if found or not is_pattern(path):
+        return found
+    matches = compile_pattern(location.root + path).match
+    return [i for i in _objects(store, literal_prefix(path), deadline_s) if matches(i.uri)]
+
+
+def _objects(store: Store, prefix: str, deadline_s: float) -> list[ObjectInfo]:
+    return [
+        info
+        for info in store.iter_objects(prefix, deadline_s=deadline_s)
+        if info.size or not info.uri.endswith("/")
+    ]
+
+
+_lock = threading.Lock()
+
+
+def _store(location: Location) -> Store:
+    if location.is_local:
+        return LocalStore(location.root)
+    # A client is made once a process, and again when the environment it was configured by changes.
+    environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
+    with _lock:
+        return _remote_store(os.getpid(), environment, location.scheme, location.root)
+
+
+@functools.lru_cache(maxsize=8)
+def _remote_store(
+    pid: int, environment: tuple[tuple[str, str], ...], scheme: str, root: str
+) -> Store:
+    return S3Store(root) if scheme in _S3_SCHEMES else FsspecStore(scheme, root)

@@ -1,0 +1,127 @@
+"""Every other file system that fsspec has a driver for (gs, az, memory, ...), through its common methods.
+
+Weaker than S3 where the common methods are: an ETag is compared before and after the read instead of by the
+server, and retries are the driver's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+
+from pipeline.errors import UserError
+from pipeline.storage.errors import (
+    ObjectChanged,
+    ObjectDenied,
+    ObjectMissing,
+    ObjectTooLarge,
+    ObjectUnreadable,
+    StorageError,
+)
+from pipeline.storage.uris import ObjectInfo
+
+_VERSION_FIELDS = ("etag", "ETag", "generation", "last_modified", "mtime", "updated", "created")
+
+
+def filesystem(scheme: str) -> Any:
+    """The driver's file system, configured by its own environment variables.
+
+    Raises:
+        UserError: no such scheme, or its package is not installed.
+    """
+    try:
+        return fsspec.get_filesystem_class(scheme)(use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"{scheme}://",
+            f"no storage driver for it ({error})",
+            "s3:// and local paths are built in; gs:// and az:// come with the extras gcs and azure",
+        ) from error
+
+
+class FsspecStore:
+    """Paths are what follows ``scheme://``."""
+
+    def __init__(self, scheme: str, root: str) -> None:
+        self._root = root
+        self._fs = filesystem(scheme)
+
+    def stat(self, path: str, *, deadline_s: float) -> ObjectInfo:
+        """Size and version of an object."""
+        with self._errors(path):
+            info = self._fs.info(self._key(path))
+        if info["type"] != "file":
+            raise ObjectMissing(f"{self._root}{path}: no object")
+        return self._info(info)
+
+    def iter_objects(self, prefix: str, *, deadline_s: float) -> Iterator[ObjectInfo]:
+        """Every object whose path starts with `prefix`."""
+        folder = prefix.rpartition("/")[0]
+        with self._errors(prefix):
+            found = self._fs.find(self._key(folder), detail=True)
+        for info in found.values():
+            listed = self._info(info)
+            if listed.uri.startswith(self._root + prefix):
+                yield listed
+
+    def read(
+        self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
+    ) -> bytes:
+        """The whole object, with the same version before and after."""
+        before = self.stat(path, deadline_s=deadline_s)
+        if etag is not None and before.etag != etag:
+            raise ObjectChanged(f"{before.uri}: is {before.etag}, was {etag} when it was listed")
+        if max_bytes is not None and before.size > max_bytes:
+            raise ObjectTooLarge(f"{before.uri}: {before.size} bytes, at most {max_bytes}")
+        with self._errors(path):
+            data: bytes = self._fs.cat_file(self._key(path))
+        after = self.stat(path, deadline_s=deadline_s)
+        if after.etag != before.etag or len(data) != after.size:
+            raise ObjectChanged(f"{before.uri}: was written to while it was read")
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put the object, replacing what is there."""
+        with self._errors(path):
+            self._fs.pipe_file(self._key(path), data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Put the object unless it is there."""
+        try:
+            with self._errors(path):
+                self._fs.pipe_file(self._key(path), data, mode="create")
+        except _Exists:
+            return False
+        return True
+
+    def _key(self, path: str) -> str:
+        key: str = self._fs._strip_protocol(self._root + path)
+        return key
+
+    def _info(self, info: dict[str, Any]) -> ObjectInfo:
+        version = next((info[field] for field in _VERSION_FIELDS if info.get(field)), "")
+        size = int(info["size"])
+        return ObjectInfo(
+            self._root + info["name"].lstrip("/"), str(version).strip('"') or f"{size:x}", size
+        )
+
+    @contextmanager
+    def _errors(self, path: str) -> Iterator[None]:
+        uri = self._root + path
+        try:
+            yield
+        except FileExistsError as error:
+            raise _Exists(uri) from error
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise ObjectMissing(f"{uri}: {error}") from error
+        except PermissionError as error:
+            raise ObjectDenied(f"{uri}: {error}") from error
+        except Exception as error:  # each driver has its own classes, which cannot be named here
+            raise ObjectUnreadable(f"{uri}: {type(error).__name__}: {error}") from error
+
+
+class _Exists(StorageError):
+    """The name is taken."""

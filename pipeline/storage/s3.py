@@ -1,0 +1,210 @@
+"""S3 and what speaks like it, through the client inside s3fs.
+
+s3fs gives the session, the event loop and the environment's credentials; requests go to its client directly,
+because s3fs' own methods parse keys (``?versionId=``), cache listings and fold every error into OSError.
+One client a process, used from any thread: requests run on fsspec's loop. Retries are ours alone (botocore's
+and s3fs' would multiply), so that the time until an error is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import aiohttp
+import s3fs
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
+
+from pipeline.storage.errors import (
+    ObjectChanged,
+    ObjectDenied,
+    ObjectMissing,
+    ObjectTooLarge,
+    ObjectUnreadable,
+    StorageError,
+    Transient,
+)
+from pipeline.storage.retry import DEADLINE_S, retry
+from pipeline.storage.uris import ObjectInfo
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 30
+"""Longest silence of the server, not the longest transfer."""
+MIN_BYTES_PER_S = 64 * 1024
+"""A body that comes slower than this, on average, is a failed attempt."""
+_CONNECTIONS = 64
+
+Result = TypeVar("Result")
+
+_TRANSIENT_STATUS = (408, 409, 429, 500, 502, 503, 504)
+_TRANSIENT_CODES = (
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "InternalError",
+)
+_TRANSIENT = (
+    boto.ConnectionError,  # refused, no such host, timed out while connecting
+    boto.HTTPClientError,  # reset, timed out while reading
+    boto.IncompleteReadError,
+    boto.ResponseStreamingError,
+    boto.FlexibleChecksumError,
+    ResponseParserError,
+    aiohttp.ClientError,  # aiobotocore lets the body's errors through
+    ConnectionError,
+    TimeoutError,
+)
+_NO_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.ProfileNotFound,
+)
+
+
+def filesystem(**config: Any) -> s3fs.S3FileSystem:
+    """s3fs with this process' environment and no cached listings; pickles without credentials."""
+    return s3fs.S3FileSystem(
+        use_listings_cache=False,
+        skip_instance_cache=True,  # fsspec's cache makes one client a thread
+        config_kwargs={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
+            "max_pool_connections": _CONNECTIONS,
+            **config,
+        },
+    )
+
+
+class S3Store:
+    """Paths are ``bucket/key``, the key byte for byte; `root` stands before them in URIs."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._fs = filesystem(retries={"total_max_attempts": 1, "mode": "standard"})
+
+    def stat(self, path: str, *, deadline_s: float) -> ObjectInfo:
+        """HEAD: size and ETag."""
+        bucket, key = _split(path)
+        head = self._call(path, deadline_s, "head_object", Bucket=bucket, Key=key)
+        return ObjectInfo(self._root + path, head["ETag"].strip('"'), head["ContentLength"])
+
+    def iter_objects(self, prefix: str, *, deadline_s: float) -> Iterator[ObjectInfo]:
+        """Every object whose key starts with the prefix, page by page, each page with its own retries."""
+        bucket, key = _split(prefix)
+        token: dict[str, str] = {}
+        while True:
+            page = self._call(
+                prefix, deadline_s, "list_objects_v2", Bucket=bucket, Prefix=key, **token
+            )
+            for entry in page.get("Contents", ()):
+                uri = f"{self._root}{bucket}/{entry['Key']}"
+                yield ObjectInfo(uri, entry["ETag"].strip('"'), entry["Size"])
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def check_bucket(self, path: str, *, deadline_s: float) -> None:
+        """Raises ObjectMissing where there is no such bucket (HEAD on a key cannot tell)."""
+        bucket, _ = _split(path)
+        self._call(bucket, deadline_s, "head_bucket", Bucket=bucket)
+
+    def read(
+        self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
+    ) -> bytes:
+        """GET with If-Match; length, and checksum where the store keeps one, are verified."""
+        bucket, key = _split(path)
+        request = {"Bucket": bucket, "Key": key}
+        if etag is not None:
+            request["IfMatch"] = f'"{etag}"'
+
+        async def get(client: Any) -> bytes:
+            response = await client.get_object(**request)
+            length: int = response["ContentLength"]
+            async with response["Body"] as body:
+                if max_bytes is not None and length > max_bytes:
+                    raise ObjectTooLarge(f"{self._root}{path}: {length} bytes, at most {max_bytes}")
+                async with asyncio.timeout(READ_TIMEOUT_S + length / MIN_BYTES_PER_S):
+                    data: bytes = await body.read()
+            if len(data) != length:
+                raise Transient(f"{len(data)} of {length} bytes came")
+            return data
+
+        return self._retry(path, deadline_s, get)
+
+    def write(self, path: str, data: bytes) -> None:
+        """PUT, replacing what is there."""
+        bucket, key = _split(path)
+        self._call(path, DEADLINE_S, "put_object", Bucket=bucket, Key=key, Body=data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """PUT with ``If-None-Match: *``; False where the key is taken (perhaps by our own unacknowledged PUT)."""
+        bucket, key = _split(path)
+        try:
+            self._call(
+                path, DEADLINE_S, "put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*"
+            )
+        except ObjectChanged:  # 412
+            return False
+        return True
+
+    def _call(self, path: str, deadline_s: float, operation: str, **request: Any) -> dict[str, Any]:
+        async def call(client: Any) -> dict[str, Any]:
+            response: dict[str, Any] = await getattr(client, operation)(**request)
+            return response
+
+        return self._retry(path, deadline_s, call)
+
+    def _retry(
+        self, path: str, deadline_s: float, call: Callable[[Any], Awaitable[Result]]
+    ) -> Result:
+        uri = self._root + path
+        return retry(functools.partial(self._attempt, uri, call), uri, deadline_s)
+
+    def _attempt(self, uri: str, call: Callable[[Any], Awaitable[Result]]) -> Result:
+        async def request() -> Result:
+            return await call(await self._fs.set_session())
+
+        try:
+            return asyncio.run_coroutine_threadsafe(request(), self._fs.loop).result()
+        except boto.ClientError as error:
+            raise _classify(uri, error) from error
+        except _NO_CREDENTIALS as error:
+            raise ObjectDenied(f"{uri}: {_oneline(error)}") from error
+        except _TRANSIENT as error:
+            raise Transient(_oneline(error)) from error
+        except boto.BotoCoreError as error:  # a bucket name or setting that no request can carry
+            raise ObjectUnreadable(f"{uri}: {_oneline(error)}") from error
+
+
+def _split(path: str) -> tuple[str, str]:
+    bucket, _, key = path.partition("/")
+    return bucket, key
+
+
+def _classify(uri: str, error: Any) -> StorageError | Transient:
+    details = error.response.get("Error", {})
+    code = str(details.get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    cause = " ".join(f"{error.operation_name}: {code} {details.get('Message', '')}".split())
+    message = f"{uri}: {cause}"
+    if status == 404:
+        return ObjectMissing(message)
+    if status == 412:
+        return ObjectChanged(message)
+    if code == "InvalidObjectState":  # 403: archived, no right is missing
+        return ObjectUnreadable(message)
+    if status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES:
+        return Transient(cause)
+    if status in (401, 403):
+        return ObjectDenied(message)
+    return ObjectUnreadable(message)
+
+
+def _oneline(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
