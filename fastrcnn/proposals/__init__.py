@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastrcnn.config import ProposalConfig
-from fastrcnn.proposals.grid import grid, grid_proposals
+from fastrcnn.proposals.dense import grid, grid_proposals
 from fastrcnn.proposals.opencv import opencv_selective_search
 
 Proposer = Callable[..., npt.NDArray[np.float32]]
