@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import tyro
 
-from pipeline.errors import UserError
+from pipeline.errors import JobError, UserError
 
 Config = TypeVar("Config")
 
@@ -34,3 +34,6 @@ def main(config_type: type[Config], run: Callable[[Config], object], description
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+    except JobError as error:
+        sys.stderr.write(f"failed: {error}\n")
+        sys.exit(1)

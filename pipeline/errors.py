@@ -1,6 +1,7 @@
-"""The one exception a user is meant to read.
+"""The exceptions a user is meant to read.
 
     UserError      wrong flag, missing data, unreadable checkpoint: exit code 2, before any worker starts
+    JobError       the job could not be done: exit code 1, running it again continues
 
 Everything else is either a row with a status (see `pipeline.images`, `pipeline.storage`) or a bug, which rises.
 """
@@ -17,3 +18,7 @@ class UserError(Exception):
 
     def __init__(self, what: str, why: str, mend: str) -> None:
         super().__init__(" ".join(f"{what}: {why}. {mend}".split()))
+
+
+class JobError(Exception):
+    """The job failed while it ran; one line says why. What was written stays and is whole."""
