@@ -1,0 +1,172 @@
+"""Reading `scored/` back: which runs there are, and the newest row of each image of one of them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.schema import SCORED, TABLE_VERSION
+
+_THREADS = 16
+_COLUMNS = ("image_uri", "status", "scored_at", "detections")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFiles:
+    """The Parquet files of one run of `scored/`; `root` is the --output they were written to."""
+
+    run_id: str
+    root: str
+    uris: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredRun:
+    """What a run says of some images.
+
+    Args:
+        classes: of the detector; label k is classes[k - 1].
+        model_id: of the detector.
+        rows: columns image_uri, status (plain text), scored_at, detections; one row an image, its newest,
+            by image_uri.
+        num_rows: of the whole run, older ones and other images included.
+    """
+
+    classes: tuple[str, ...]
+    model_id: str
+    rows: pa.Table
+    num_rows: int
+
+
+def find_run(scored: str, run_id: str | None = None) -> RunFiles:
+    """The run that `scored` and `run_id` mean.
+
+    Args:
+        scored: the --output of a scoring run, its `scored/`, or `scored/<run_id>`.
+        run_id: needed where there are several.
+
+    Raises:
+        UserError: nothing there, no such run, or several and no `run_id`.
+    """
+    runs = _list_runs(scored)
+    known = ", ".join(sorted(runs))
+    if run_id is None and len(runs) > 1:
+        raise UserError(f"--scored {scored}", f"holds {len(runs)} runs", f"Give --run-id: {known}.")
+    chosen = run_id or next(iter(runs))
+    if chosen not in runs:
+        raise UserError(f"--run-id {chosen}", f"is not under {scored}", f"There is: {known}.")
+    return runs[chosen]
+
+
+def _list_runs(scored: str) -> dict[str, RunFiles]:
+    """Files by run id; the folder of a run lies in scored/, or is what we were given."""
+    top = storage.absolute(scored).rstrip("/")
+    below = storage.join(top, "scored")
+    uris = [i.uri for i in storage.list_objects(below, suffixes=(".parquet",), missing_ok=True)]
+    folders = [below + "/" + uri.removeprefix(below + "/").split("/")[0] for uri in uris]
+    if not uris:
+        found = [i.uri for i in storage.list_objects(top, suffixes=(".parquet",))]
+        depth = 1 if storage.basename(top) == "scored" else 0  # folders between `top` and a file
+        uris = [uri for uri in found if uri.removeprefix(top + "/").count("/") == depth]
+        folders = [uri.rpartition("/")[0] for uri in uris]
+    if not uris:
+        raise UserError(
+            f"--scored {scored}",
+            "holds no scored/<run_id>/*.parquet",
+            "Give the --output of jobs/score_bucket.py.",
+        )
+    runs: dict[str, list[str]] = {}
+    for folder, uri in zip(folders, uris, strict=True):
+        runs.setdefault(folder, []).append(uri)
+    return {
+        storage.basename(folder): RunFiles(
+            run_id=storage.basename(folder), root=_root(folder), uris=tuple(files)
+        )
+        for folder, files in runs.items()
+    }
+
+
+def _root(folder: str) -> str:
+    """<root>/scored/<run_id> -> <root>: only shards may lie under scored/. Else the folder itself."""
+    parent = folder.rpartition("/")[0]
+    return parent.removesuffix("/scored") if parent.endswith("/scored") else folder
+
+
+def read_run(files: RunFiles, basenames: Collection[str]) -> ScoredRun:
+    """The newest row of each image whose file name is one of `basenames`.
+
+    Only those are kept in memory: a bucket may hold far more images than have labels.
+
+    Raises:
+        UserError: a file is not there, not readable, not a table of a scoring run, or of other classes.
+    """
+    wanted = frozenset(basenames)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        shards = list(threads.map(lambda uri: _read_shard(uri, wanted), files.uris))
+    first = shards[0]
+    for uri, shard in zip(files.uris, shards, strict=True):
+        if shard.classes != first.classes:
+            raise UserError(
+                uri,
+                f"is of a detector with other classes than {files.uris[0]}",
+                "Keep the files of different runs in different folders.",
+            )
+    rows = pa.concat_tables([shard.rows for shard in shards])
+    return ScoredRun(
+        classes=first.classes,
+        model_id=first.model_id,
+        rows=_newest(rows),
+        num_rows=sum(shard.num_rows for shard in shards),
+    )
+
+
+def _read_shard(uri: str, basenames: frozenset[str]) -> ScoredRun:
+    with storage.driver_errors(uri):
+        data = storage.read_bytes(uri)
+    try:
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        metadata = file.schema_arrow.metadata or {}
+        if metadata.get(b"format_version") != str(TABLE_VERSION).encode():
+            raise KeyError(f"format_version {TABLE_VERSION}")
+        uris = file.read(["image_uri"])["image_uri"]
+        keep = np.array([storage.basename(u) in basenames for u in uris.to_pylist()], bool)
+        # Boxes are most of a file; those without a wanted image are not decoded.
+        rows = file.read(list(_COLUMNS)).filter(pa.array(keep)) if keep.any() else _no_rows()
+        return ScoredRun(
+            classes=tuple(json.loads(metadata[b"classes"])),
+            model_id=metadata[b"model_id"].decode(),
+            rows=rows.cast(_no_rows().schema),
+            num_rows=len(keep),
+        )
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        raise UserError(
+            uri,
+            f"is not a table of a scoring run ({error})",
+            "Give the --output of jobs/score_bucket.py.",
+        ) from error
+
+
+def _no_rows() -> pa.Table:
+    fields = [SCORED.field(name) for name in _COLUMNS]
+    return pa.schema(
+        [f.with_type(pa.string()) if f.name == "status" else f for f in fields]
+    ).empty_table()
+
+
+def _newest(rows: pa.Table) -> pa.Table:
+    """One row an image_uri, that with the latest scored_at."""
+    order = [("image_uri", "ascending"), ("scored_at", "descending")]
+    rows = rows.take(pc.sort_indices(rows, sort_keys=order))
+    uris = rows["image_uri"].to_pylist()
+    first = [i == 0 or uri != uris[i - 1] for i, uri in enumerate(uris)]
+    return rows.filter(pa.array(first, pa.bool_()))
