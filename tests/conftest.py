@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+import ray
 from moto.server import ThreadedMotoServer
 
+CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 _bucket_numbers = itertools.count()
 
@@ -53,9 +58,33 @@ def s3_client(s3: str) -> Any:
     return boto3.client("s3", endpoint_url=s3)
 
 
-@pytest.fixture()
+@pytest.fixture
 def bucket(s3_client: Any) -> str:
     """The URI of a fresh, empty bucket, without a slash at its end."""
     name = f"test-{os.getpid()}-{next(_bucket_numbers)}"
     s3_client.create_bucket(Bucket=name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3: str) -> Iterator[None]:
+    """A Ray cluster of 2 CPUs in this session's environment, so that its workers reach the S3 server."""
+    # Without the first, ray.init writes a token to the home folder that later clusters would obey; without
+    # the second, another program's memory makes Ray kill our workers.
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_memory_monitor_refresh_ms": "0"}
+    folder = tempfile.mkdtemp(
+        prefix="ray-"
+    )  # short: it holds sockets, whose paths may have 107 bytes
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=0,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT)}},
+        _temp_dir=folder,
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

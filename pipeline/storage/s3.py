@@ -143,7 +143,7 @@ class S3Store:
         self._call(path, DEADLINE_S, "put_object", Bucket=bucket, Key=key, Body=data)
 
     def create(self, path: str, data: bytes) -> bool:
-        """PUT with ``If-None-Match: *``; False where the key is taken (perhaps by our own unacknowledged PUT)."""
+        """PUT with ``If-None-Match: *``; False where the key is taken (perhaps by a lost PUT of ours)."""
         bucket, key = _split(path)
         try:
             self._call(

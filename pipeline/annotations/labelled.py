@@ -1,0 +1,176 @@
+"""What all layouts are turned into, and the rules that hold for all of them.
+
+Legend: G boxes in one image, K classes; label 0 is the background, classes are 1..K.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UserError
+
+Layout = Literal["voc", "labelimg", "coco", "yolo"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledImage:
+    """One image and what is to be seen in it."""
+
+    image_uri: str
+    annotation_uri: str
+    """The file its boxes come from; YOLO: the one there would be, where nothing is to be seen."""
+    gt_boxes: npt.NDArray[np.float32]
+    """(G, 4) xyxy, absolute pixels, continuous edges, in the image frame; every box has an area."""
+    gt_labels: npt.NDArray[np.int64]
+    """(G,) in 1..K."""
+    difficult: npt.NDArray[np.bool_]
+    """(G,) VOC's flag: neither asked for nor counted against a detector."""
+    crowd: npt.NDArray[np.bool_]
+    """(G,) COCO's iscrowd: one box around many objects."""
+    image_id: str
+    """COCO's own id as text, else the stem of the image's name; unique among the images of a split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledImages:
+    """One split of a data set."""
+
+    images: tuple[LabelledImage, ...]
+    """Sorted by image_uri."""
+    classes: tuple[str, ...]
+    """Label k is classes[k - 1]."""
+    layout: Layout
+    problems: tuple[str, ...]
+    """What was wrong and survived: file, value, what was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedBox:
+    """A box as a layout's reader gives it, its class still a name."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    """xyxy, continuous edges, image frame."""
+    where: str
+    """Its place in the file, e.g. ``object 3``."""
+    written: str
+    """Its coordinates as the file has them, for messages."""
+    difficult: bool = False
+    crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NamedImage:
+    """An image as a layout's reader gives it."""
+
+    image_uri: str
+    annotation_uri: str
+    image_id: str
+    boxes: tuple[NamedBox, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """A split as a layout's reader gives it."""
+
+    images: tuple[NamedImage, ...]
+    names: tuple[str, ...] | None
+    """The classes the data set declares, in its order; None where it declares none."""
+    problems: tuple[str, ...]
+
+
+def number_labels(found: Annotations, layout: Layout, classes: Sequence[str]) -> LabelledImages:
+    """Names -> labels 1..K, boxes without area left out.
+
+    Args:
+        found: what a reader gave.
+        layout: which reader.
+        classes: in label order; empty for the classes the data set declares (COCO: by id, YOLO: by number)
+            or, where it declares none, every class in it, sorted.
+
+    Raises:
+        UserError: a box of a class that is not in `classes`, or no class at all.
+    """
+    used = Counter(box.name for image in found.images for box in image.boxes)
+    chosen = tuple(classes) or found.names or tuple(sorted(used))
+    _check_classes(chosen, found)
+    problems = list(found.problems)
+    images = [_number(image, chosen, problems) for image in found.images]
+    unused = [name for name in chosen if name not in used]
+    if unused:
+        problems.append(f"no box of class {', '.join(unused)} in this split; kept as classes")
+    return LabelledImages(
+        images=tuple(sorted(images, key=lambda image: image.image_uri)),
+        classes=chosen,
+        layout=layout,
+        problems=tuple(problems),
+    )
+
+
+def _check_classes(classes: tuple[str, ...], found: Annotations) -> None:
+    if not classes:
+        where = found.images[0].annotation_uri if found.images else "the split"
+        raise UserError(where, "no box in the whole split, so no class either", "Give --classes.")
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise UserError(f"class {twice[0]}", "is given twice", "Give each class once.")
+    known = set(classes)
+    for image in found.images:
+        for box in image.boxes:
+            if box.name not in known:
+                raise UserError(
+                    f"class {box.name!r} in {image.annotation_uri} ({box.where})",
+                    f"is not among the classes {', '.join(classes)}",
+                    "Add it to --classes or take the box out.",
+                )
+
+
+def _number(image: NamedImage, classes: tuple[str, ...], problems: list[str]) -> LabelledImage:
+    kept = []
+    for box in image.boxes:
+        x1, y1, x2, y2 = (np.float32(edge) for edge in box.box)
+        if x2 > x1 and y2 > y1:
+            kept.append(box)
+        else:
+            # Its regression target is log(0): one such box makes the loss NaN.
+            problems.append(
+                f"{image.annotation_uri} ({box.where}): {box.name} {box.written} has no area; left out"
+            )
+    boxes = np.array([box.box for box in kept], dtype=np.float32).reshape(-1, 4)  # (G, 4)
+    return LabelledImage(
+        image_uri=image.image_uri,
+        annotation_uri=image.annotation_uri,
+        gt_boxes=boxes,
+        gt_labels=np.array([classes.index(box.name) + 1 for box in kept], dtype=np.int64),
+        difficult=np.array([box.difficult for box in kept], dtype=np.bool_),
+        crowd=np.array([box.crowd for box in kept], dtype=np.bool_),
+        image_id=image.image_id,
+    )
+
+
+def finite(text: object, where: str) -> float:
+    """A coordinate as the file has it, as a number.
+
+    Raises:
+        UserError: none, not a number, or not a finite one.
+    """
+    try:
+        value = float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(where, f"coordinate {text!r} is not a finite number", "Mend the file.")
+    return value
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """``a, b, c, ... (17 in all)``"""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"

@@ -1,0 +1,165 @@
+"""PASCAL VOC's XML, in its own folders (`voc`) or beside the images (`labelimg`).
+
+    Annotations/x.xml  JPEGImages/x.jpg  ImageSets/Main/train.txt       voc
+    train/x.xml  train/x.jpg  test/...                                  labelimg
+
+The image of an annotation is the one with its stem; <filename> and <path> are not asked, they name files of
+the annotator's machine. Corners are 1-based and inclusive: (xmin - 1, ymin - 1, xmax, ymax). <size> is not
+read: tools write zeros into it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from pipeline.annotations.labelled import Annotations, NamedBox, NamedImage, finite, some
+from pipeline.annotations.tree import Tree, in_threads, only_image, unique_ids
+from pipeline.errors import UserError
+
+_SETS = "ImageSets/Main"
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+ALL = "all"
+"""The one split of a data set that names none."""
+
+
+def is_voc(tree: Tree) -> bool:
+    """Whether there are annotations where VOC has them."""
+    return bool(tree.below("Annotations", (".xml",)))
+
+
+def voc_splits(tree: Tree) -> tuple[str, ...]:
+    """Names of the lists in ImageSets/Main, those of single classes (``dog_train``) left out."""
+    names = {
+        posixpath.splitext(p)[0].removeprefix(f"{_SETS}/") for p in tree.below(_SETS, (".txt",))
+    }
+    named = sorted(n for n in names if n.rpartition("_")[2] not in names - {n})
+    return tuple(named) or (ALL,)
+
+
+def read_voc(tree: Tree, split: str, limit: int | None) -> Annotations:
+    """The images that ImageSets/Main/<split>.txt lists."""
+    annotations = _by_name(tree.below("Annotations", (".xml",)), "Annotations")
+    images = {
+        k.removeprefix("JPEGImages/"): v for k, v in tree.images_by_stem("JPEGImages").items()
+    }
+    if f"{_SETS}/{split}.txt" not in tree.known:
+        return _read_all(tree, annotations, images, limit)
+    listed, problems = _listed(tree, f"{_SETS}/{split}.txt")
+    for folder, there in (("Annotations", set(annotations)), ("JPEGImages", set(images))):
+        absent = [name for name in listed if name not in there]
+        if absent:
+            raise UserError(
+                f"split {split!r} of {tree.root}",
+                f"lists images that are not in {folder}: {some(absent)}",
+                f"Add them, or take them out of {_SETS}/{split}.txt.",
+            )
+    pairs = [(only_image(images[name], tree.root), annotations[name]) for name in listed]
+    return Annotations(_read_pairs(tree, pairs, limit), None, tuple(problems))
+
+
+def _listed(tree: Tree, path: str) -> tuple[list[str], list[str]]:
+    """Names in the list, each once, and problems."""
+    lines = [line.strip() for line in tree.read_text(path).splitlines()]
+    names = [name for name in lines if name]
+    if not names:
+        raise UserError(tree.uri(path), "lists no image", "Choose another --split.")
+    once = list(dict.fromkeys(names))
+    if len(once) == len(names):
+        return once, []
+    return once, [f"{tree.uri(path)}: {len(names) - len(once)} images listed again; taken once"]
+
+
+def is_labelimg(tree: Tree) -> bool:
+    """Whether there is an XML file with an image of its stem beside it."""
+    images = tree.images_by_stem("")
+    return any(posixpath.splitext(path)[0] in images for path in tree.below("", (".xml",)))
+
+
+def labelimg_splits(tree: Tree) -> tuple[str, ...]:
+    """The top folders with XML in them; a data set without folders has the split `all`."""
+    tops = {path.partition("/")[0] if "/" in path else ALL for path in tree.below("", (".xml",))}
+    return tuple(sorted(tops))
+
+
+def read_labelimg(tree: Tree, split: str, limit: int | None) -> Annotations:
+    """The XML files below the folder `split`, each with the image beside it."""
+    folder = split if any(path.startswith(f"{split}/") for path in tree.paths) else ""
+    annotations = _by_name(tree.below(folder, (".xml",)), "")
+    return _read_all(tree, annotations, tree.images_by_stem(folder), limit)
+
+
+def _by_name(paths: list[str], folder: str) -> dict[str, str]:
+    prefix = f"{folder}/" if folder else ""
+    return {posixpath.splitext(path)[0].removeprefix(prefix): path for path in paths}
+
+
+def _read_all(
+    tree: Tree, annotations: dict[str, str], images: dict[str, list[str]], limit: int | None
+) -> Annotations:
+    """Every image that has an XML file of its name; the others of either kind are problems."""
+    problems = []
+    alone = [path for name, path in annotations.items() if name not in images]
+    if alone:
+        problems.append(f"{tree.root}: XML files without an image, left out: {some(alone)}")
+    unlabelled = [images[name][0] for name in images if name not in annotations]
+    if unlabelled:
+        problems.append(
+            f"{tree.root}: images without XML, left out as unlabelled: {some(unlabelled)}"
+        )
+    pairs = [
+        (only_image(images[name], tree.root), path)
+        for name, path in annotations.items()
+        if name in images
+    ]
+    return Annotations(_read_pairs(tree, pairs, limit), None, tuple(problems))
+
+
+def _read_pairs(
+    tree: Tree, pairs: list[tuple[str, str]], limit: int | None
+) -> tuple[NamedImage, ...]:
+    """(image, XML) paths -> images; only the first `limit` by image path are read."""
+    ids = dict(zip(pairs, unique_ids([image for image, _ in pairs]), strict=True))
+
+    def read(pair: tuple[str, str]) -> NamedImage:
+        image, annotation = pair
+        boxes = parse_voc_xml(tree.read(annotation), tree.uri(annotation))
+        return NamedImage(tree.uri(image), tree.uri(annotation), ids[pair], boxes)
+
+    return tuple(in_threads(read, sorted(pairs)[:limit]))
+
+
+def parse_voc_xml(data: bytes, uri: str) -> tuple[NamedBox, ...]:
+    """The objects of one annotation.
+
+    Raises:
+        UserError: not XML, XML with entities, an object without name or box, a coordinate that is no number.
+    """
+    try:
+        root: Element = fromstring(data)
+    except DefusedXmlException as error:
+        raise UserError(uri, f"XML with entities is refused ({error})", "Take them out.") from error
+    except (ParseError, ValueError, LookupError) as error:  # the latter two: an unknown encoding
+        raise UserError(uri, f"not readable as XML ({error})", "Write it anew.") from error
+    objects = root.findall("object")
+    return tuple(_parse_object(o, f"object {n}", uri) for n, o in enumerate(objects, start=1))
+
+
+def _parse_object(element: Element, where: str, uri: str) -> NamedBox:
+    name = (element.findtext("name") or "").strip()
+    corners = element.find("bndbox")
+    if not name or corners is None:
+        missing = "<name>" if not name else "<bndbox>"
+        raise UserError(f"{uri} ({where})", f"has no {missing}", "Mend the file.")
+    xmin, ymin, xmax, ymax = (finite(corners.findtext(c), f"{uri} ({where}) {c}") for c in _CORNERS)
+    box = (xmin - 1, ymin - 1, xmax, ymax)
+    if xmax <= xmin or ymax <= ymin:
+        # Coinciding corners are one pixel by VOC's letter, but what tools write for a stray click. Not
+        # shifted, the box has no area, and is left out and reported as such.
+        box = (xmin, ymin, xmax, ymax)
+    written = f"[{xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}]"
+    difficult = (element.findtext("difficult") or "0").strip() == "1"
+    return NamedBox(name, box, where, written, difficult=difficult)
