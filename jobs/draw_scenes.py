@@ -11,12 +11,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # where the packages are not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where nothing is installed
 
-from pipeline import cli  # noqa: E402
-from pipeline.scene_dataset import DrawConfig, run  # noqa: E402
+from pipeline.cli import main
+from pipeline.scene_dataset import DrawConfig, run
 
 if __name__ == "__main__":
-    cli.main(DrawConfig, run, __doc__ or "")
+    main(DrawConfig, run, __doc__ or "")
