@@ -18,6 +18,13 @@ from pipeline.errors import JobError, UserError
 Config = TypeVar("Config")
 
 
+def configure_logging() -> None:
+    """Plain lines on stderr; for drivers here, and for workers that report progress."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+    )
+
+
 def main(config_type: type[Config], run: Callable[[Config], object], description: str) -> None:
     """Parse `sys.argv` into `config_type`, call `run`, and exit with the code above.
 
@@ -26,9 +33,7 @@ def main(config_type: type[Config], run: Callable[[Config], object], description
         run: does the work; may raise `UserError`.
         description: the job's docstring, shown by ``--help``.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
+    configure_logging()
     try:
         run(tyro.cli(config_type, description=description, config=(tyro.conf.FlagConversionOff,)))
     except UserError as error:

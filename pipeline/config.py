@@ -41,6 +41,10 @@ class TrainConfig:
     """Proposals kept an image, best first (paper, section 4)."""
     scale: int | None = None
     """Length of the shorter image side in the model, in pixels; by default the preset's (600)."""
+    rois_per_image: int | None = None
+    """RoIs sampled from each image of a step; by default the preset's."""
+    fc_dim: int | None = None
+    """Width of fc6 and fc7; by default the backbone's."""
     num_workers: int = 1
     """Ray Train workers, each one process."""
     gpus_per_worker: float | None = None
@@ -79,11 +83,16 @@ class TrainConfig:
             ("--learning-rate", self.learning_rate),
             ("--max-proposals", self.max_proposals),
             ("--scale", self.scale),
+            ("--rois-per-image", self.rois_per_image),
+            ("--fc-dim", self.fc_dim),
             ("--validate-every", self.validate_every),
             ("--limit", self.limit),
         ):
             _require(
-                value is None or value > 0, f"{flag} {value}", "must be above 0", "Give a larger one."
+                value is None or value > 0,
+                f"{flag} {value}",
+                "must be above 0",
+                "Give a larger one.",
             )
         _require(
             self.batch_size is None or self.batch_size % self.num_workers == 0,
@@ -128,6 +137,8 @@ class ScoreConfig:
     """Print counts, sizes and cost; write nothing."""
     max_failures: float = 1.0
     """Largest share of rows that may have another status than `ok`; above it the job exits with 1."""
+    price_per_cpu_hour: float | None = None
+    """Dollars, for the estimate of --dry-run."""
 
     def __post_init__(self) -> None:
         for flag, value in (
@@ -139,7 +150,10 @@ class ScoreConfig:
             ("--limit", self.limit),
         ):
             _require(
-                value is None or value > 0, f"{flag} {value}", "must be above 0", "Give a larger one."
+                value is None or value > 0,
+                f"{flag} {value}",
+                "must be above 0",
+                "Give a larger one.",
             )
         _check_share(self.max_failures)
 

@@ -1,0 +1,207 @@
+"""Proposals of labelled images: computed once across the cluster, kept as Parquet, read by every worker.
+
+    <folder>/<proposer>-<settings hash>/part-<uuid>.parquet      columns of `pipeline.schema.PROPOSALS`
+
+An image is known by (image_uri, etag): one that changed is computed anew. A part is created whole, so a
+run that dies loses the part it was gathering and no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from fastrcnn.config import ProposalConfig
+from fastrcnn.proposals import propose
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.images import ImageError, decode
+from pipeline.schema import encode_parquet
+from pipeline.storage import StorageError
+
+logger = logging.getLogger(__name__)
+
+Boxes = npt.NDArray[np.float32]
+
+ROWS_PER_PART = 512
+"""16 MB of boxes at 2000 an image: what a driver that dies has to compute again."""
+
+BOXES = pa.list_(pa.list_(pa.field("item", pa.float32()), 4))
+CACHE = pa.schema(
+    [
+        pa.field("image_uri", pa.string(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("boxes", BOXES),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("error", pa.string()),
+    ]
+)
+"""The contract's proposals table and what the cache needs: boxes and sizes are null where error is not."""
+
+
+def settings_name(config: ProposalConfig) -> str:
+    """Folder of one proposer's settings, e.g. `opencv-3f2a9c01`."""
+    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
+    return f"{config.name}-{digest[:8]}"
+
+
+def boxes_array(boxes: Sequence[Boxes | None]) -> pa.Array:
+    """(P, 4) arrays, one an image, to one Arrow array; None becomes null."""
+    counts = [0 if b is None else len(b) for b in boxes]
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    rows = [b.reshape(-1, 4) for b in boxes if b is not None and len(b)]
+    flat = np.concatenate(rows) if rows else np.zeros((0, 4), np.float32)
+    values = pa.FixedSizeListArray.from_arrays(
+        pa.array(flat.ravel(), pa.float32()), type=BOXES.value_type
+    )
+    mask = pa.array([b is None for b in boxes], pa.bool_())
+    return pa.ListArray.from_arrays(offsets, values, type=BOXES, mask=mask)
+
+
+def boxes_of(column: pa.ChunkedArray | pa.Array) -> list[Boxes | None]:
+    """Inverse of `boxes_array`; the arrays are views."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    out: list[Boxes | None] = []
+    for chunk in chunks:
+        offsets = chunk.offsets.to_numpy()
+        flat = chunk.values.flatten() if len(chunk.values) else chunk.values.values
+        values = np.asarray(flat, dtype=np.float32).reshape(-1, 4)
+        first = int(offsets[0]) if len(offsets) else 0
+        valid = chunk.is_valid().to_numpy(zero_copy_only=False)
+        for index in range(len(chunk)):
+            rows = values[offsets[index] - first : offsets[index + 1] - first]
+            out.append(rows if valid[index] else None)
+    return out
+
+
+def propose_batch(batch: pa.Table, config: ProposalConfig) -> pa.Table:
+    """Rows (image_uri, etag) to rows of `CACHE`. A bad image is a row with its error."""
+    cv2.setNumThreads(1)  # one image a task and core: OpenCV's own threads would fight over it
+    rows = [_propose_one(r["image_uri"], r["etag"], config) for r in batch.to_pylist()]
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in CACHE.names}
+    columns["boxes"] = boxes_array(columns["boxes"])
+    return pa.table(columns, schema=CACHE)
+
+
+def _propose_one(uri: str, etag: str | None, config: ProposalConfig) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(CACHE.names) | {"image_uri": uri, "etag": etag}
+    try:
+        pixels = decode(storage.read_bytes(uri, etag=etag)).pixels
+    except (StorageError, ImageError) as error:
+        return row | {"error": f"{error.status}: {error}"}
+    boxes = propose(pixels, config)
+    return row | {"boxes": boxes, "width": pixels.shape[1], "height": pixels.shape[0]}
+
+
+def compute_proposals(
+    images: Iterable[storage.ObjectInfo], config: ProposalConfig, folder: str
+) -> tuple[dict[str, Boxes], dict[str, str]]:
+    """Proposals of every image, from the cache under `folder` or computed on the cluster.
+
+    Args:
+        images: listed objects, so that a change is seen.
+        config: the proposer and its settings; each set of settings has a folder of its own.
+        folder: URI.
+
+    Returns:
+        image_uri -> (P, 4) float32 boxes in the image frame, best first; and image_uri -> error for the
+        images that could not be read or decoded. Every image is in one of the two.
+    """
+    wanted = {info.uri: info for info in images}
+    cache = storage.join(folder, settings_name(config))
+    boxes = _read_cache(cache, wanted)
+    errors: dict[str, str] = {}
+    missing = [info for uri, info in wanted.items() if uri not in boxes]
+    if not missing:
+        logger.info("proposals: all %d images are in %s", len(boxes), cache)
+        return boxes, errors
+    logger.info(
+        "proposals: %s for %d images (%d are cached)", config.name, len(missing), len(boxes)
+    )
+    for table in _compute(missing, config):
+        name = f"part-{uuid.uuid4().hex}.parquet"
+        settings = {b"proposals": json.dumps(asdict(config)).encode()}
+        storage.create_bytes(storage.join(cache, name), encode_parquet(table, metadata=settings))
+        _collect(table, boxes, errors)
+        logger.info("proposals: %d of %d images", len(boxes) + len(errors), len(wanted))
+    return boxes, errors
+
+
+def _compute(missing: Sequence[storage.ObjectInfo], config: ProposalConfig) -> Iterable[pa.Table]:
+    rows = pa.table(
+        {"image_uri": [info.uri for info in missing], "etag": [info.etag for info in missing]},
+        schema=pa.schema([("image_uri", pa.string()), ("etag", pa.string())]),
+    )
+    batches = (
+        ray.data.from_arrow(rows)
+        .repartition(target_num_rows_per_block=4 if config.name == "opencv" else 64)
+        .map_batches(
+            propose_batch, fn_kwargs={"config": config}, batch_size=None, batch_format="pyarrow"
+        )
+        .iter_batches(batch_size=ROWS_PER_PART, batch_format="pyarrow")
+    )
+    for batch in batches:
+        yield batch.cast(CACHE)
+
+
+def _read_cache(cache: str, wanted: Mapping[str, storage.ObjectInfo]) -> dict[str, Boxes]:
+    boxes: dict[str, Boxes] = {}
+    for part in storage.list_objects(cache, suffixes=(".parquet",), missing_ok=True):
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(part.uri)))
+        keys = zip(table["image_uri"].to_pylist(), table["etag"].to_pylist(), strict=True)
+        fresh = [uri in wanted and wanted[uri].etag == etag for uri, etag in keys]
+        # Errors are not kept: what failed may have been mended, so it is tried again.
+        _collect(table.filter(pa.array(fresh, pa.bool_())), boxes, {})
+    return boxes
+
+
+def _collect(table: pa.Table, boxes: dict[str, Boxes], errors: dict[str, str]) -> None:
+    uris = table["image_uri"].to_pylist()
+    for uri, own, error in zip(
+        uris, boxes_of(table["boxes"]), table["error"].to_pylist(), strict=True
+    ):
+        if own is None:
+            errors[uri] = error
+        else:
+            boxes[uri] = own
+
+
+def read_table(uri: str) -> dict[str, Boxes]:
+    """A proposals table (contract, section 4) as image_uri -> (P, 4) float32, best first.
+
+    Args:
+        uri: a Parquet file, or a folder of them, with columns image_uri and boxes.
+
+    Raises:
+        UserError: nothing there, or a column is missing.
+    """
+    boxes: dict[str, Boxes] = {}
+    for part in storage.list_objects(uri, suffixes=(".parquet",)):
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(part.uri)))
+        if not {"image_uri", "boxes"} <= set(table.column_names):
+            raise UserError(
+                f"--proposals {uri}",
+                f"{part.uri} has the columns {', '.join(table.column_names)}",
+                "A proposals table has image_uri and boxes (list of 4 floats, xyxy).",
+            )
+        own = boxes_of(table["boxes"].cast(BOXES))
+        pairs = zip(table["image_uri"].to_pylist(), own, strict=True)
+        boxes.update({name: rows for name, rows in pairs if rows is not None})
+    if not boxes:
+        raise UserError(
+            f"--proposals {uri}", "no proposals there", "Name a Parquet file or folder."
+        )
+    return boxes
