@@ -1,0 +1,328 @@
+"""A hand-made scoring run against hand-made labels, in a bucket and on disk, in process and as a job."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipeline import storage
+from pipeline.config import EvaluateConfig
+from pipeline.errors import UserError
+from pipeline.evaluate import format_table, run
+from pipeline.schema import SCORED, encode_parquet, scored_metadata
+
+JOB = Path(__file__).resolve().parents[2] / "jobs" / "evaluate.py"
+DETECTOR_CLASSES = ("ring", "cross")  # VOC folders number them by name: cross 1, ring 2
+
+Object = tuple[str, tuple[int, int, int, int]]
+Found = tuple[str, float, tuple[int, int, int, int]]
+
+LEFT, RIGHT, LOW = (0, 0, 20, 20), (40, 0, 60, 20), (0, 30, 20, 48)
+
+# Both classes are found in a.jpg; the ring of b.jpg only as a second guess; c.jpg shows nothing.
+LABELS: dict[str, Sequence[Object]] = {
+    "a.jpg": [("ring", LEFT), ("cross", RIGHT)],
+    "b.jpg": [("ring", LOW)],
+    "c.jpg": [],
+}
+SCORED_ROWS: dict[str, Sequence[Found]] = {
+    "a.jpg": [("ring", 0.9, LEFT), ("cross", 0.8, RIGHT)],
+    "b.jpg": [("ring", 0.7, LEFT), ("ring", 0.6, LOW)],
+    "c.jpg": [],
+}
+RING_AREA = 0.5 * 1 + 0.5 * 2 / 3
+RING_VOC07 = (6 * 1 + 5 * 2 / 3) / 11
+
+
+def _write_labels(data: str, labels: dict[str, Sequence[Object]], split: str = "test") -> None:
+    """A VOC folder; boxes become 1-based and inclusive. `!` before a class: difficult."""
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(picture, "JPEG")
+    for name, objects in labels.items():
+        xml = "".join(
+            f"<object><name>{c.lstrip('!')}</name><difficult>{int(c[0] == '!')}</difficult><bndbox>"
+            f"<xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+            "</bndbox></object>"
+            for c, (x1, y1, x2, y2) in objects
+        )
+        stem = name.removesuffix(".jpg")
+        text = f"<annotation>{xml}</annotation>"
+        storage.write_bytes(storage.join(data, "Annotations", f"{stem}.xml"), text.encode())
+        storage.write_bytes(storage.join(data, "JPEGImages", name), picture.getvalue())
+    names = "".join(f"{name.removesuffix('.jpg')}\n" for name in labels)
+    storage.write_bytes(storage.join(data, "ImageSets/Main", f"{split}.txt"), names.encode())
+
+
+def _write_scored(
+    output: str,
+    images: str,
+    rows: dict[str, Sequence[Found]],
+    *,
+    run_id: str = "r1",
+    shard: int = 0,
+    day: int = 1,
+    status: str = "ok",
+    classes: tuple[str, ...] = DETECTOR_CLASSES,
+) -> None:
+    def detection(found: Found) -> dict[str, Any]:
+        label, score, (x1, y1, x2, y2) = found
+        corners = {"x_min": x1, "y_min": y1, "x_max": x2, "y_max": y2}
+        return {"label": label, "label_id": classes.index(label) + 1, "score": score, **corners}
+
+    table = pa.Table.from_pylist(
+        [
+            {
+                "image_uri": storage.join(images, name),
+                "status": status,
+                "run_id": run_id,
+                "scored_at": datetime(2026, 1, day, tzinfo=UTC),
+                "detections": [detection(f) for f in found] if status == "ok" else None,
+            }
+            for name, found in rows.items()
+        ],
+        schema=SCORED,
+    )
+    uri = storage.join(output, "scored", run_id, f"{shard:08d}.parquet")
+    storage.write_bytes(uri, encode_parquet(table, metadata=scored_metadata(classes, "m1")))
+
+
+@pytest.fixture
+def work(bucket: str) -> str:
+    """A bucket with labels under data/ and the run r1 of those very images under out/."""
+    _write_labels(f"{bucket}/data", LABELS)
+    _write_scored(f"{bucket}/out", f"{bucket}/data/JPEGImages", SCORED_ROWS)
+    return bucket
+
+
+def _config(work: str, **flags: Any) -> EvaluateConfig:
+    return EvaluateConfig(scored=f"{work}/out", data=f"{work}/data", **flags)
+
+
+def test_classes_are_matched_by_name_and_the_measures_are_those_by_hand(work: str) -> None:
+    result = run(_config(work))
+    assert result.classes == DETECTOR_CLASSES
+    assert result.voc07.num_gt.tolist() == [2, 1]
+    assert result.voc10.ap == pytest.approx([RING_AREA, 1])
+    assert result.voc07.ap == pytest.approx([RING_VOC07, 1])
+    assert result.voc10.mean_ap == pytest.approx((RING_AREA + 1) / 2)
+    # 101 points: 51 at precision 1, 50 at 2/3; every overlap is exact, so no IoU of COCO's matters.
+    assert result.coco.ap == pytest.approx(((51 + 50 * 2 / 3) / 101 + 1) / 2)
+    assert result.images_by_status == {"ok": 3}
+    assert result.num_detections == 4
+
+
+def test_it_writes_the_measures_and_the_curves(work: str) -> None:
+    result = run(_config(work))
+    folder = f"{work}/out/evaluation/r1"
+    names = [storage.basename(info.uri) for info in storage.list_objects(folder)]
+    assert names == ["metrics.json", "pr_curves.png"]
+    metrics = json.loads(storage.read_bytes(f"{folder}/metrics.json"))
+    assert metrics["voc07"] == {
+        "mean_ap": result.voc07.mean_ap,
+        "ap": {"ring": result.voc07.ap[0], "cross": 1.0},
+    }
+    assert metrics["voc10"]["mean_ap"] == result.voc10.mean_ap
+    assert metrics["coco"]["ap75"] == result.coco.ap75
+    assert metrics["coco"]["ap_large"] is None  # there is no large object
+    assert metrics["coco"]["ap_per_class"]["cross"] == pytest.approx(1)
+    assert metrics["num_objects"] == {"ring": 2, "cross": 1}
+    assert (metrics["run_id"], metrics["model_id"], metrics["num_images"]) == ("r1", "m1", 3)
+    picture = Image.open(io.BytesIO(storage.read_bytes(f"{folder}/pr_curves.png")))
+    assert picture.format == "PNG"
+    assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+
+
+def test_nothing_is_ever_written_under_scored(work: str) -> None:
+    run(EvaluateConfig(scored=f"{work}/out/scored/r1", data=f"{work}/data"))
+    assert len(storage.list_objects(f"{work}/out/scored")) == 1
+    assert storage.exists(f"{work}/out/evaluation/r1/metrics.json")
+
+
+def test_a_dry_run_measures_but_writes_nothing(work: str) -> None:
+    before = storage.list_objects(work)
+    assert run(_config(work, dry_run=True)).images_by_status == {"ok": 3}
+    assert storage.list_objects(work) == before
+
+
+def test_the_output_goes_where_it_is_asked_for(work: str, tmp_path: Path) -> None:
+    run(_config(work, output=str(tmp_path / "report")))
+    assert sorted(p.name for p in (tmp_path / "report").iterdir()) == [
+        "metrics.json",
+        "pr_curves.png",
+    ]
+    assert storage.list_objects(f"{work}/out/evaluation", missing_ok=True) == []
+
+
+def test_labels_on_disk_are_matched_with_images_scored_in_a_bucket(
+    bucket: str, tmp_path: Path
+) -> None:
+    _write_labels(str(tmp_path), LABELS)
+    _write_scored(f"{bucket}/out", f"{bucket}/inbox/today", {**SCORED_ROWS, "other.jpg": []})
+    result = run(EvaluateConfig(scored=f"{bucket}/out", data=str(tmp_path)))
+    assert result.voc10.ap == pytest.approx([RING_AREA, 1])
+
+
+def test_the_newest_row_of_an_image_counts(work: str) -> None:
+    images = f"{work}/data/JPEGImages"
+    _write_scored(f"{work}/out", images, {"b.jpg": [("ring", 0.95, LOW)]}, shard=1, day=2)
+    assert run(_config(work)).voc10.ap.tolist() == [1, 1]
+
+
+def test_an_image_that_was_not_looked_at_has_no_detections_and_is_counted(
+    work: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = f"{work}/data/JPEGImages"
+    _write_scored(f"{work}/out", images, {"b.jpg": []}, shard=1, day=2, status="undecodable")
+    with caplog.at_level("INFO"):
+        result = run(_config(work))
+    assert result.images_by_status == {"ok": 2, "undecodable": 1}
+    assert result.voc10.ap == pytest.approx([0.5, 1])
+    assert "1 of 3 images were not looked at (undecodable: 1)" in caplog.text
+
+
+def test_difficult_objects_are_left_out_of_account(bucket: str) -> None:
+    _write_labels(f"{bucket}/data", {"a.jpg": [("ring", LEFT), ("!ring", LOW)]})
+    found = [("ring", 0.9, LOW), ("ring", 0.8, LEFT)]
+    _write_scored(f"{bucket}/out", f"{bucket}/data/JPEGImages", {"a.jpg": found})
+    result = run(_config(bucket))
+    assert result.voc07.num_gt.tolist() == [1, 0]
+    assert (result.voc07.mean_ap, result.coco.ap) == pytest.approx((1, 1))
+
+
+def test_only_the_classes_asked_for_are_evaluated(work: str) -> None:
+    result = run(_config(work, classes=("cross",)))
+    assert result.classes == ("cross",)
+    assert result.voc10.ap.tolist() == [1]
+    assert (result.num_detections, result.voc10.num_gt.tolist()) == (1, [1])
+
+
+def test_a_run_that_found_nothing_at_all_is_zero(bucket: str) -> None:
+    _write_labels(f"{bucket}/data", LABELS)
+    _write_scored(f"{bucket}/out", f"{bucket}/data/JPEGImages", {name: [] for name in LABELS})
+    result = run(_config(bucket))
+    assert (result.voc07.mean_ap, result.voc10.mean_ap, result.coco.ap) == (0, 0, 0)
+
+
+def test_a_limit_takes_the_first_images_of_the_split(work: str) -> None:
+    assert run(_config(work, limit=1)).voc10.ap.tolist() == [1, 1]
+
+
+def test_classes_with_awkward_names_can_be_drawn_and_written(bucket: str) -> None:
+    classes = ("$x_{", "_hidden", "a%s")
+    _write_labels(f"{bucket}/data", {"a.jpg": [(name, LEFT) for name in classes]})
+    found = [(name, 0.5, LEFT) for name in classes]
+    images = f"{bucket}/data/JPEGImages"
+    _write_scored(f"{bucket}/out", images, {"a.jpg": found}, classes=classes)
+    assert run(_config(bucket, output=f"{bucket}/$x")).voc07.mean_ap == 1
+    assert storage.exists(f"{bucket}/$x/pr_curves.png")
+
+
+def test_the_table_has_a_line_a_class_and_their_means(work: str) -> None:
+    lines = format_table(run(_config(work, dry_run=True))).splitlines()
+    assert [line.split()[0] for line in lines] == ["class", "ring", "cross", "mean"]
+    assert lines[1].split() == ["ring", "2", f"{RING_VOC07:.4f}", f"{RING_AREA:.4f}", "0.8350"]
+    assert lines[3].split()[1] == "3"
+
+
+# --- what a person can mend ----------------------------------------------------------------------
+
+
+def test_an_image_of_the_split_without_a_row_is_named(work: str) -> None:
+    _write_labels(f"{work}/data", {**LABELS, "d.jpg": []})
+    with pytest.raises(UserError, match=r"d.jpg: has no row in run r1, as 1 of the 4 labelled"):
+        run(_config(work))
+
+
+def test_a_class_that_the_detector_does_not_know_is_named_with_its_file(work: str) -> None:
+    _write_labels(f"{work}/data", {**LABELS, "c.jpg": [("star", LEFT)]})
+    with pytest.raises(UserError, match=r"class 'star' in .*c.xml: .* knows only ring, cross"):
+        run(_config(work))
+    assert run(_config(work, classes=DETECTOR_CLASSES)).voc10.ap == pytest.approx([RING_AREA, 1])
+
+
+def test_asking_for_a_class_that_the_detector_does_not_know_is_refused(work: str) -> None:
+    with pytest.raises(UserError, match=r"--classes star: .* It knows: ring, cross"):
+        run(_config(work, classes=("ring", "star")))
+
+
+def test_several_runs_need_a_choice(work: str) -> None:
+    _write_scored(f"{work}/out", f"{work}/data/JPEGImages", SCORED_ROWS, run_id="r2")
+    with pytest.raises(UserError, match="Give --run-id: r1, r2"):
+        run(_config(work))
+    assert run(_config(work, run_id="r2")).run_id == "r2"
+
+
+# --- the job -------------------------------------------------------------------------------------
+
+
+def _job(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(JOB), *flags],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parent,  # not the checkout: the job finds the packages by itself
+    )
+
+
+def test_the_job_prints_the_table_and_exits_with_zero(work: str) -> None:
+    done = _job("--scored", f"{work}/out", "--data", f"{work}/data")
+    assert done.returncode == 0, done.stderr
+    assert "mAP VOC07" in done.stderr
+    assert storage.exists(f"{work}/out/evaluation/r1/metrics.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--scored": "{work}/nothing"}, "error: {work}/nothing: nothing is there"),
+        ({"--data": "s3://no-such-bucket/data"}, "error: s3://no-such-bucket/data"),
+        ({"--split": "empty"}, "empty.txt: lists no image"),
+        ({"--split": "holdout"}, "error: split 'holdout'"),
+        ({"--split": "star"}, "class 'star' in"),
+        ({"--run-id": "r9"}, "error: --run-id r9"),
+    ],
+)
+def test_the_job_refuses_in_one_line_with_two(
+    work: str, change: dict[str, str], message: str
+) -> None:
+    _write_labels(f"{work}/data", {"s.jpg": [("star", LEFT)]}, split="star")
+    storage.write_bytes(f"{work}/data/ImageSets/Main/empty.txt", b"\n")
+    flags = {"--scored": "{work}/out", "--data": "{work}/data"} | change
+    done = _job(*(part.format(work=work) for pair in flags.items() for part in pair))
+    assert done.returncode == 2, done.stderr
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert message.format(work=work) in line
+    assert "Traceback" not in done.stderr
+
+
+def test_the_job_refuses_an_unknown_flag_with_two(work: str) -> None:
+    done = _job("--scored", f"{work}/out", "--data", f"{work}/data", "--splitt", "test")
+    assert done.returncode == 2
+    assert "--splitt" in done.stderr
+    assert storage.list_objects(f"{work}/out/evaluation", missing_ok=True) == []
+
+
+def test_the_job_is_executable_and_says_how_it_is_called() -> None:
+    assert os.access(JOB, os.X_OK)
+    done = _job("--help")
+    assert done.returncode == 0
+    assert "ray job submit --working-dir . -- python jobs/evaluate.py" in " ".join(
+        done.stdout.split()
+    )
+    for flag in ("--scored", "--data", "--split", "--run-id", "--dry-run", "--limit", "--classes"):
+        assert flag in done.stdout
