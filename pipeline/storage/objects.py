@@ -209,8 +209,12 @@ def _find(location: Location, deadline_s: float) -> list[ObjectInfo]:
     found = _objects(store, folder, deadline_s)
     if found or not is_pattern(path):
         return found
-    matches = compile_pattern(location.root + path).match
-    return [i for i in _objects(store, literal_prefix(path), deadline_s) if matches(i.uri)]
+    matches = compile_pattern(path).fullmatch
+    return [
+        info
+        for info in _objects(store, literal_prefix(path), deadline_s)
+        if matches(info.uri.removeprefix(location.root))
+    ]
 
 
 def _objects(store: Store, prefix: str, deadline_s: float) -> list[ObjectInfo]:

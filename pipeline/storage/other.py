@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import fsspec
@@ -103,6 +104,10 @@ class FsspecStore:
 
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
         version = next((info[field] for field in _VERSION_FIELDS if info.get(field)), "")
+        if isinstance(
+            version, datetime
+        ):  # some drivers say the same time as a number when they list
+            version = version.timestamp()
         size = int(info["size"])
         return ObjectInfo(
             self._root + info["name"].lstrip("/"), str(version).strip('"') or f"{size:x}", size

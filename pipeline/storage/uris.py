@@ -11,10 +11,15 @@ import os
 import re
 from dataclasses import dataclass
 
-from fsspec.utils import glob_translate
+from pipeline.errors import UserError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _MAGIC = re.compile(r"[*?\[]")
+_TOKENS = re.compile(
+    r"(?P<folders>(?:(?<=/)|^)\*\*/)|(?P<all>\*\*)|(?P<some>\*)|(?P<one>\?)"
+    r"|\[(?P<set>!?\]?[^\]]*)\]|(?P<char>.)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ def absolute(uri: str) -> str:
 
 def join(uri: str, *parts: str) -> str:
     """`uri` with `parts` below it, one slash between each two; parts are keys, not patterns."""
-    return "/".join((uri.rstrip("/") or uri, *(part.strip("/") for part in parts)))
+    return "/".join((uri.rstrip("/"), *(part.strip("/") for part in parts)))
 
 
 def basename(uri: str) -> str:
@@ -92,5 +97,34 @@ def literal_prefix(pattern: str) -> str:
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Glob -> regular expression: ``*`` and ``?`` stay within a folder, ``**`` crosses folders."""
-    return re.compile(glob_translate(pattern))
+    """Glob -> regular expression for `fullmatch`; all but ``**`` stays within a folder.
+
+    fsspec's and Python's own know ``**`` only as a whole path part, and stop at a line end in a key.
+
+    Raises:
+        UserError: a range that runs backwards, as in ``[z-a]``.
+    """
+    try:
+        return re.compile("".join(map(_translate, _TOKENS.finditer(pattern))), re.DOTALL)
+    except re.error as error:
+        raise UserError(
+            pattern, f"no glob ({error.msg})", "Mend what is in the brackets."
+        ) from error
+
+
+def _translate(token: re.Match[str]) -> str:
+    match token.lastgroup:
+        case "folders":  # "a/**/b" is also "a/b"
+            return "(?:.*/)?"
+        case "all":
+            return ".*"
+        case "some":
+            return "[^/]*"
+        case "one":
+            return "[^/]"
+        case "set":
+            negated = "^" if token["set"].startswith("!") else ""
+            members = re.sub(r"([\\\[\]^&~|])", r"\\\1", token["set"].removeprefix("!"))
+            return f"(?!/)[{negated}{members}]"
+        case _:
+            return re.escape(token[0])
