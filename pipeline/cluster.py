@@ -29,10 +29,13 @@ def connect() -> None:
     # Ray 2.60 otherwise writes ~/.ray/auth_token, whose presence turns later clusters to token mode.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray.init(runtime_env=_runtime_env(), log_to_driver=True, logging_level=logging.WARNING)
-    resources = ray.cluster_resources()
-    logger.info(
-        "Ray cluster: %g CPUs, %g GPUs", resources.get("CPU", 0), resources.get("GPU", 0)
-    )
+    here = resources()
+    logger.info("Ray cluster: %g CPUs, %g GPUs", here.get("CPU", 0), here.get("GPU", 0))
+
+
+def resources() -> dict[str, float]:
+    """What the cluster has in all, busy or not: "CPU", and "GPU" where there are any."""
+    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
 def _runtime_env() -> dict[str, Any]:

@@ -148,21 +148,26 @@ def extend(output: str, objects: Sequence[ObjectInfo], *, shard_size: int) -> Pl
         if not new:
             return plan
         first = (pc.max(plan.rows["shard"]).as_py() + 1) if plan.rows.num_rows else 0
-        rows = pa.table(
-            {
-                "image_uri": [item.uri for item in new],
-                "etag": [item.etag or None for item in new],
-                "size_bytes": [item.size if item.etag else None for item in new],
-                "shard": [first + i // shard_size for i in range(len(new))],
-            },
-            schema=PLAN,
-        )
+        rows = as_rows(new, [first + i // shard_size for i in range(len(new))])
         generation = plan.generations + 1
         data = encode_parquet(rows, metadata={b"format_version": str(TABLE_VERSION).encode()})
         if storage.create_bytes(_generation_uri(output, generation), data):
             logger.info("planned %d new or changed images as generation %d", len(new), generation)
             return Plan(rows=pa.concat_tables([plan.rows, rows]), generations=generation)
         # Another driver made this generation first: read it and add what it lacks.
+
+
+def as_rows(objects: Sequence[ObjectInfo], shards: Sequence[int]) -> pa.Table:
+    """Images and the shard of each, as a table of schema PLAN."""
+    return pa.table(
+        {
+            "image_uri": [item.uri for item in objects],
+            "etag": [item.etag or None for item in objects],
+            "size_bytes": [item.size if item.etag else None for item in objects],
+            "shard": list(shards),
+        },
+        schema=PLAN,
+    )
 
 
 def _read_generation(uri: str) -> pa.Table:

@@ -1,0 +1,109 @@
+"""An image that kills its process is tried three times, then it is a row; the job does not loop for ever.
+
+Ray Data gives a dead worker's batch to the next worker, without end. So a worker says which batch it begins
+and when it is done, and whoever gets a batch that was begun and never done knows that it killed a process
+(or was in one when something else did): it then takes the images one at a time, each announced by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray
+
+ALONE = 2
+"""Tries of an image by itself, after one in company."""
+
+
+class Attempts(Protocol):
+    """Counts how often a piece of work was begun and not ended."""
+
+    def begin(self, key: str) -> int:
+        """Earlier beginnings of `key` that never ended."""
+
+    def end(self, key: str) -> None:
+        """`key` is done."""
+
+
+class AttemptLog:
+    """The counts, in one process."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+
+    def begin(self, key: str) -> int:
+        """See `Attempts`."""
+        earlier = self._open.get(key, 0)
+        self._open[key] = earlier + 1
+        return earlier
+
+    def end(self, key: str) -> None:
+        """See `Attempts`."""
+        self._open.pop(key, None)
+
+
+class SharedAttempts:
+    """The counts in an actor that outlives the workers; pickles, so that stages can carry it."""
+
+    def __init__(self) -> None:
+        self._actor: Any = ray.remote(num_cpus=0)(AttemptLog).remote()
+
+    def begin(self, key: str) -> int:
+        """See `Attempts`. Waits for the answer: the beginning must be known before the work can kill us."""
+        return int(ray.get(self._actor.begin.remote(key)))
+
+    def end(self, key: str) -> None:
+        """See `Attempts`. Nobody waits."""
+        self._actor.end.remote(key)
+
+
+def attempt(
+    rows: pa.Table,
+    work: Callable[[pa.Table], pa.Table],
+    fail: Callable[[pa.Table, str], pa.Table],
+    *,
+    stage: str,
+    attempts: Attempts,
+) -> pa.Table:
+    """Do `work` on a batch; on one that was in a process when it died, image by image.
+
+    Args:
+        rows: the batch, with a column image_uri.
+        work: rows -> as many result rows.
+        fail: one row and a cause -> its result row, for an image that was tried `1 + ALONE` times.
+        stage: tells the batches of one stage from those of another.
+        attempts: the counts, shared by the workers.
+    """
+    if rows.num_rows == 0:
+        return work(rows)
+    batch = f"{stage} {rows.num_rows} {rows['image_uri'][0].as_py()}"
+    if attempts.begin(batch) == 0:
+        results = work(rows)
+    else:
+        single = [
+            _attempt_alone(rows.slice(i, 1), work, fail, stage=stage, attempts=attempts)
+            for i in range(rows.num_rows)
+        ]
+        results = pa.concat_tables(single)
+    attempts.end(batch)
+    return results
+
+
+def _attempt_alone(
+    row: pa.Table,
+    work: Callable[[pa.Table], pa.Table],
+    fail: Callable[[pa.Table, str], pa.Table],
+    *,
+    stage: str,
+    attempts: Attempts,
+) -> pa.Table:
+    key = f"{stage} alone {row['image_uri'][0].as_py()}"
+    died = attempts.begin(key)
+    if died >= ALONE:
+        attempts.end(key)
+        return fail(row, f"its process died each of {1 + died} times at stage {stage!r}")
+    result = work(row)
+    attempts.end(key)
+    return result

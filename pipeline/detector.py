@@ -1,0 +1,173 @@
+"""The Detector: candidates -> result rows; one process each, on a GPU where it was given one.
+
+    candidates (candidates.CANDIDATE) -> Detector -> result rows (record.RESULT), one for one
+
+A plain callable class, Ray or not. A candidate with another status than `ok` passes through.
+"""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from fastrcnn.checkpoint import Checkpoint, load_checkpoint
+from fastrcnn.detection import Detections, detect
+from pipeline import images, storage
+from pipeline.attempts import AttemptLog, Attempts, attempt
+from pipeline.candidates import CANDIDATE, one_line
+from pipeline.record import RESULT
+
+
+class Detector:
+    """A loaded model: candidates (CANDIDATE) to result rows (record.RESULT), one for one.
+
+    Args:
+        checkpoint: folder or URI, downloaded by the process that makes the Detector.
+        run_id: goes into every row.
+        model_id: what the checkpoint must be; it may have been written anew since the driver read it.
+        score_threshold: instead of the checkpoint's.
+        max_pixels: as in the CPU stage.
+        gpu: whether to use one; None: if there is one.
+        num_threads: of torch on the CPU; None: as torch likes.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        *,
+        run_id: str = "",
+        model_id: str | None = None,
+        score_threshold: float | None = None,
+        max_pixels: int = 100_000_000,
+        gpu: bool | None = None,
+        num_threads: int | None = None,
+        attempts: Attempts | None = None,
+    ) -> None:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self._device = torch.device("cuda" if _use_gpu(gpu) else "cpu")
+        self._checkpoint = load(str(checkpoint))
+        if model_id not in (None, self._checkpoint.model_id):
+            raise RuntimeError(
+                f"{checkpoint} is model {self._checkpoint.model_id}, was {model_id} when the job started"
+            )
+        self._model = self._checkpoint.model.to(self._device)
+        self._run_id = run_id
+        self._score_threshold = score_threshold
+        self._max_pixels = max_pixels
+        self._attempts = attempts or AttemptLog()
+
+    def __call__(self, candidates: pa.Table) -> pa.Table:
+        return attempt(candidates, self._work, self._fail, stage="detect", attempts=self._attempts)
+
+    def _work(self, candidates: pa.Table) -> pa.Table:
+        rows = candidates.to_pylist()
+        ok = [row for row in rows if row["status"] == "ok"]
+        pixels = [images.decode(row["image"], max_pixels=self._max_pixels).pixels for row in ok]
+        # frombuffer alone would be read-only, which torch warns of
+        proposals = [
+            np.frombuffer(row["proposals"], np.float32).reshape(-1, 4).copy() for row in ok
+        ]
+        found = iter(detect_halving(self._detect, pixels, proposals))
+        now = datetime.datetime.now(datetime.UTC)
+        results = []
+        for row in rows:
+            outcome = next(found) if row["status"] == "ok" else None
+            results.append(self._result(row, outcome, now))
+        return pa.Table.from_pylist(results, schema=RESULT)
+
+    def _fail(self, candidate: pa.Table, cause: str) -> pa.Table:
+        row = candidate.to_pylist()[0] | {"status": "failed", "error": cause}
+        now = datetime.datetime.now(datetime.UTC)
+        return pa.Table.from_pylist([self._result(row, None, now)], schema=RESULT)
+
+    def _detect(
+        self, pixels: Sequence[npt.NDArray[np.uint8]], proposals: Sequence[npt.NDArray[np.float32]]
+    ) -> list[Detections]:
+        return detect(self._model, pixels, proposals, score_threshold=self._score_threshold)
+
+    def _result(
+        self, row: dict[str, Any], outcome: Detections | str | None, now: datetime.datetime
+    ) -> dict[str, Any]:
+        result = {name: row[name] for name in CANDIDATE.names if name in RESULT.names}
+        result |= {
+            "model_id": self._checkpoint.model_id,
+            "run_id": self._run_id,
+            "scored_at": now,
+            "num_proposals": len(row["proposals"]) // 16 if row["proposals"] is not None else None,
+        }
+        if isinstance(outcome, str):
+            return result | {"status": "failed", "error": outcome}
+        if outcome is None:
+            return result
+        return result | {
+            "num_detections": len(outcome.scores),
+            "detections": [
+                {
+                    "label": self._checkpoint.classes[label - 1],
+                    "label_id": label,
+                    "score": score,
+                    "x_min": box[0],
+                    "y_min": box[1],
+                    "x_max": box[2],
+                    "y_max": box[3],
+                }
+                for box, label, score in zip(
+                    outcome.boxes.tolist(),
+                    outcome.labels.tolist(),
+                    outcome.scores.tolist(),
+                    strict=True,
+                )
+            ],
+        }
+
+
+def detect_halving(
+    run: Callable[[Sequence[Any], Sequence[Any]], list[Detections]],
+    pixels: Sequence[npt.NDArray[np.uint8]],
+    proposals: Sequence[npt.NDArray[np.float32]],
+) -> list[Detections | str]:
+    """Detect on a batch; where it does not fit the GPU, on its halves; an image that does not fit alone
+    gives the cause instead of detections."""
+    if not pixels:
+        return []
+    try:
+        return list(run(pixels, proposals))
+    except torch.cuda.OutOfMemoryError as error:
+        cause = one_line(error)
+    # Outside the handler: the traceback would keep the failed batch's tensors alive.
+    torch.cuda.empty_cache()
+    if len(pixels) == 1:
+        return [cause]
+    half = len(pixels) // 2
+    return [
+        *detect_halving(run, pixels[:half], proposals[:half]),
+        *detect_halving(run, pixels[half:], proposals[half:]),
+    ]
+
+
+def load(checkpoint: str) -> Checkpoint:
+    """Download a checkpoint folder and load it.
+
+    Raises:
+        fastrcnn.checkpoint.CheckpointError: it is not whole.
+    """
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+        storage.download_folder(checkpoint, Path(folder))
+        return load_checkpoint(Path(folder))
+
+
+def _use_gpu(gpu: bool | None) -> bool:
+    if gpu and not torch.cuda.is_available():
+        raise RuntimeError(
+            "this worker was given a GPU, but torch sees none: is this torch built for CUDA?"
+        )
+    return torch.cuda.is_available() if gpu is None else gpu

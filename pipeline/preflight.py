@@ -1,0 +1,162 @@
+"""Everything about a scoring job that is the user's to mend, found out before a worker starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+from fastrcnn.checkpoint import Checkpoint, CheckpointError
+from fastrcnn.config import ProposalConfig
+from fastrcnn.proposals import PROPOSERS
+from pipeline import plan, record, storage
+from pipeline.config import ScoreConfig
+from pipeline.detector import load
+from pipeline.errors import UserError
+from pipeline.plan import Selection
+from pipeline.storage import StorageError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A checked configuration."""
+
+    config: ScoreConfig
+    checkpoint_uri: str
+    """The folder with config.json."""
+    checkpoint: Checkpoint
+    proposals: ProposalConfig
+    """Its name is `table` where `table` is given."""
+    table: str | None
+    """URI of the proposals table."""
+    selection: Selection
+    run_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """How the cluster is divided."""
+
+    workers: int
+    """Detector actors at most."""
+    detector_cpus: float
+    """Of each."""
+    detector_gpus: float
+    """Of each."""
+    read_cpus: float
+    """Of each task of the CPU stage."""
+
+
+def prepare(config: ScoreConfig) -> Job:
+    """Load the checkpoint, list the images, and name the run; writes nothing.
+
+    Raises:
+        UserError: the checkpoint, the images, the output or the proposals are not usable.
+    """
+    plan.check_apart(config.images, config.output)
+    checkpoint_uri = find_checkpoint(config.checkpoint)
+    try:
+        checkpoint = load(checkpoint_uri)
+    except (CheckpointError, StorageError) as error:
+        raise UserError(
+            f"--checkpoint {config.checkpoint}", str(error), "Give a whole checkpoint folder."
+        ) from error
+    proposals, table = choose_proposals(config, checkpoint)
+    selection = plan.select(config.images, config.limit)
+    facts = {
+        "model_id": checkpoint.model_id,
+        "checkpoint": {k: v for k, v in checkpoint.config.items() if k != "training"},
+        "proposals": asdict(proposals),
+        "table": [(item.uri, item.etag) for item in storage.list_objects(table)] if table else [],
+        "score_threshold": config.score_threshold,
+        "max_bytes": config.max_bytes,
+        "max_pixels": config.max_pixels,
+    }
+    return Job(
+        config=config,
+        checkpoint_uri=checkpoint_uri,
+        checkpoint=checkpoint,
+        proposals=proposals,
+        table=table,
+        selection=selection,
+        run_id=record.make_run_id(facts),
+    )
+
+
+def find_checkpoint(uri: str) -> str:
+    """The folder with config.json: `uri` itself, or its `checkpoint/` (the --output of a training run).
+
+    Raises:
+        UserError: neither.
+    """
+    for folder in (uri, storage.join(uri, "checkpoint")):
+        if storage.exists(storage.join(folder, "config.json")):
+            return folder
+    raise UserError(
+        f"--checkpoint {uri}",
+        "holds no config.json, neither itself nor in checkpoint/",
+        "Give a checkpoint folder or the --output of jobs/train.py.",
+    )
+
+
+def choose_proposals(
+    config: ScoreConfig, checkpoint: Checkpoint
+) -> tuple[ProposalConfig, str | None]:
+    """The proposer the detector was trained with, unless --proposals names another or a table (its URI).
+
+    Raises:
+        UserError: no such proposer, no such table, or a detector trained on a table and none given.
+    """
+    name = config.proposals or checkpoint.proposals.name
+    if name in PROPOSERS:
+        return replace(checkpoint.proposals, name=name, seed=config.seed), None
+    if "/" in name or name.endswith(".parquet"):
+        storage.list_objects(name, suffixes=(".parquet",))  # raises where nothing is there
+        return ProposalConfig(name="table"), name
+    raise UserError(
+        f"--proposals {name}",
+        "is neither a proposer nor the URI of a table",
+        f"Give one of {', '.join(sorted(PROPOSERS))}, or a URI.",
+    )
+
+
+def size_cluster(config: ScoreConfig, available: Mapping[str, float]) -> Resources:
+    """Divide the cluster so that both stages can always run: Detectors never take the last CPU.
+
+    Args:
+        config: --num-workers and --gpus-per-worker.
+        available: `ray.cluster_resources()`.
+
+    Raises:
+        UserError: no CPU, or fewer GPUs than one Detector was to have.
+    """
+    cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
+    if cpus <= 0:
+        raise UserError("the Ray cluster", "has no CPU", "Start a worker node first.")
+    wanted = config.gpus_per_worker if config.gpus_per_worker is not None else min(1.0, gpus)
+    if wanted > gpus:
+        raise UserError(
+            f"--gpus-per-worker {wanted:g}",
+            f"the cluster has {gpus:g} GPUs",
+            "Start a node with a GPU first, or give 0.",
+        )
+    one = 1.0 if cpus >= 2 else cpus / 2
+    # Part of the time a read waits for the network. And were the two stages' CPUs equal, Ray Data would
+    # fuse them into the Detectors, and nothing would read while they detect.
+    read_cpus = 0.9 * one
+    if wanted > 0:
+        room = int(gpus / wanted)
+        workers = min(config.num_workers or room, room)
+        # A GPU Detector only decodes and feeds; the other CPUs read and propose.
+        detector_cpus = int(100 * min(0.5, (cpus - one) / workers)) / 100
+    else:
+        detector_cpus = one
+        room = int((cpus - one) / one)
+        workers = min(config.num_workers or max(int(cpus / 2), 1), room)
+    if config.num_workers is not None and workers < config.num_workers:
+        logger.warning("--num-workers %d: the cluster has room for %d", config.num_workers, workers)
+    return Resources(
+        workers=workers, detector_cpus=detector_cpus, detector_gpus=wanted, read_cpus=read_cpus
+    )
