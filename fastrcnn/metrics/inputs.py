@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torchvision.ops import box_iou
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -97,10 +95,21 @@ def check_images(
 
 
 def pairwise_iou(boxes: Floats, others: Floats) -> npt.NDArray[np.float64]:
-    """IoU (A, B) of boxes (A, 4) and (B, 4), in float64; 0 between two boxes that have no area."""
-    iou = box_iou(torch.from_numpy(boxes).double(), torch.from_numpy(others).double())
-    values: npt.NDArray[np.float64] = torch.nan_to_num(iou).numpy()
-    return values
+    """IoU (A, B) of boxes (A, 4) and (B, 4), in float64; 0 between two boxes that have no area.
+
+    `torchvision.ops.box_iou` on numpy arrays: importing torchvision takes longer than most evaluations.
+    """
+    a, b = (
+        boxes.astype(np.float64)[:, None],
+        others.astype(np.float64)[None],
+    )  # (A, 1, 4), (1, B, 4)
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # (A, B, 2)
+    intersection = np.maximum(sides, 0).prod(axis=-1)
+    areas = (a[..., 2:] - a[..., :2]).prod(axis=-1), (b[..., 2:] - b[..., :2]).prod(axis=-1)
+    union = areas[0] + areas[1] - intersection  # (A, B)
+    nothing = np.zeros_like(union)
+    iou: npt.NDArray[np.float64] = np.divide(intersection, union, out=nothing, where=union > 0)
+    return iou
 
 
 def _check_boxes(boxes: Floats) -> None:

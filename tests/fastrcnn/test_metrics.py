@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import box_iou
 
 from fastrcnn.metrics import (
     ImageDetections,
@@ -21,6 +23,7 @@ from fastrcnn.metrics import (
     evaluate_voc,
     proposal_recall,
 )
+from fastrcnn.metrics.inputs import pairwise_iou
 
 Box = tuple[float, float, float, float]
 UNIT = (0, 0, 10, 10)
@@ -548,6 +551,18 @@ def test_coco_at_one_iou_agrees_with_voc_where_every_object_is_plain() -> None:
     assert evaluate_coco(plain, found, 3).ap50 == pytest.approx(
         evaluate_voc(plain, found, 3, method="area").mean_ap, abs=0.03
     )
+
+
+# --- IoU ---------------------------------------------------------------------------------------
+
+
+def test_iou_is_that_of_torchvision() -> None:
+    truth, found = _random_images(7, 5, 6, 15, 1)
+    for t, d in zip(truth, found, strict=True):
+        expected = box_iou(torch.tensor(d.boxes).double(), torch.tensor(t.boxes).double())
+        np.testing.assert_allclose(pairwise_iou(d.boxes, t.boxes), expected.numpy(), rtol=1e-12)
+    assert pairwise_iou(_boxes([UNIT]), _boxes([])).shape == (1, 0)
+    assert pairwise_iou(_boxes([]), _boxes([UNIT])).shape == (0, 1)
 
 
 # --- proposal recall -----------------------------------------------------------------------------

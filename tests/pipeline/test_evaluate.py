@@ -264,6 +264,15 @@ def test_several_runs_need_a_choice(work: str) -> None:
     assert run(_config(work, run_id="r2")).run_id == "r2"
 
 
+def test_a_missing_data_set_split_or_run_is_refused(work: str) -> None:
+    with pytest.raises(UserError, match="s3://no-such-bucket/data"):
+        run(EvaluateConfig(scored=f"{work}/out", data="s3://no-such-bucket/data"))
+    with pytest.raises(UserError, match=r"split 'holdout' of .* There are: test"):
+        run(_config(work, split="holdout"))
+    with pytest.raises(UserError, match="--run-id r9: is not under"):
+        run(_config(work, run_id="r9"))
+
+
 # --- the job -------------------------------------------------------------------------------------
 
 
@@ -290,11 +299,8 @@ def test_the_job_prints_the_table_and_exits_with_zero(work: str) -> None:
     ("change", "message"),
     [
         ({"--scored": "{work}/nothing"}, "error: {work}/nothing: nothing is there"),
-        ({"--data": "s3://no-such-bucket/data"}, "error: s3://no-such-bucket/data"),
         ({"--split": "empty"}, "empty.txt: lists no image"),
-        ({"--split": "holdout"}, "error: split 'holdout'"),
         ({"--split": "star"}, "class 'star' in"),
-        ({"--run-id": "r9"}, "error: --run-id r9"),
     ],
 )
 def test_the_job_refuses_in_one_line_with_two(
