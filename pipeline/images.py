@@ -114,7 +114,8 @@ def read_size(data: bytes) -> tuple[int, int]:
     with _image_errors(), _open(data, None) as image:
         width, height = image.size
         try:
-            turned = image.getexif().get(_ORIENTATION) in _TURNED
+            # PIL's TIFF reader has turned the size already.
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED
         except _DAMAGED:
             turned = False
     return (width, height) if turned else (height, width)
