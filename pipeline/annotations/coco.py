@@ -63,14 +63,14 @@ def read(tree: Tree, split: str, limit: int | None) -> Annotations:
 def _files(tree: Tree) -> dict[str, str]:
     """Split -> path of its JSON."""
     tops = {path.partition("/")[0] for path in tree.paths if "/" in path}
-    files: dict[str, str] = {}
-    for name in _NAMES:
-        for path in tree.below("", (".json",)):
-            match = name.fullmatch(path)
-            # Any other file may be called x.json: beside a folder x it is taken for its annotations.
-            if match and (name is not _NAMES[-1] or match["split"] in tops):
-                files.setdefault(match["split"], path)
-    return files
+    ranked: dict[str, tuple[int, str]] = {}
+    for path in tree.below("", (".json",)):
+        matches = ((rank, name.fullmatch(path)) for rank, name in enumerate(_NAMES))
+        rank, match = next(((r, m) for r, m in matches if m), (0, None))
+        # Any other file may be called x.json: beside a folder x it is taken for its annotations.
+        if match and (rank < len(_NAMES) - 1 or match["split"] in tops):
+            ranked[match["split"]] = min((rank, path), ranked.get(match["split"], (rank, path)))
+    return {split: path for split, (_, path) in ranked.items()}
 
 
 def _load(tree: Tree, path: str) -> dict[str, list[Any]]:
