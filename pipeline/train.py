@@ -215,8 +215,7 @@ def _claim_output(config: TrainConfig) -> TrainResult | None:
                 "Give another --output, or the same flags to resume that run.",
             )
     elif not config.dry_run:
-        storage.check_exclusive_create(config.output)
-        storage.create_bytes(uri, json.dumps(flags, indent=2).encode())
+        storage.write_bytes(uri, json.dumps(flags, indent=2).encode())
     result_uri = storage.join(config.output, "result.json")
     if not storage.exists(result_uri):
         return None

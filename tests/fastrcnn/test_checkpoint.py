@@ -1,0 +1,122 @@
+"""A checkpoint is whole or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastrcnn.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from fastrcnn.config import FastRCNNConfig, ProposalConfig
+from fastrcnn.model import FastRCNN
+
+CONFIG = FastRCNNConfig.modern(2, backbone="tiny", fc_dim=16)
+CLASSES = ("cat", "dog")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = FastRCNN(CONFIG)
+    save_checkpoint(
+        tmp_path / "c",
+        model,
+        classes=CLASSES,
+        proposals=ProposalConfig(name="grid"),
+        training={"seed": 1},
+    )
+    return tmp_path / "c"
+
+
+def test_what_is_saved_is_what_is_loaded(folder: Path) -> None:
+    torch.manual_seed(0)
+    expected = FastRCNN(CONFIG).state_dict()
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.classes == CLASSES
+    assert checkpoint.model.config == CONFIG
+    assert checkpoint.proposals == ProposalConfig(name="grid")
+    assert not checkpoint.model.training
+    assert checkpoint.config["training"] == {"seed": 1}
+    assert len(checkpoint.model_id) == 16
+    for name, value in checkpoint.model.state_dict().items():
+        assert torch.equal(value, expected[name])
+
+
+def test_other_weights_have_another_id(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    save_checkpoint(
+        tmp_path / "d", FastRCNN(CONFIG), classes=CLASSES, proposals=ProposalConfig(), training={}
+    )
+    assert load_checkpoint(folder).model_id != load_checkpoint(tmp_path / "d").model_id
+
+
+def test_a_truncated_file_is_refused(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="truncated or altered"):
+        load_checkpoint(folder)
+
+
+def test_one_flipped_bit_is_refused(folder: Path) -> None:
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-7] ^= 1
+    (folder / "model.safetensors").write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match="truncated or altered"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("format_version", 99, "format_version 99"),
+        ("classes", ["cat"], "1 classes, model of 2"),
+        ("model", {"num_classes": 2, "wings": 3}, "unknown model settings: wings"),
+        ("model", None, "not one of ours"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(
+    folder: Path, key: str, value: object, reason: str
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(CheckpointError, match=reason):
+        load_checkpoint(folder)
+
+
+def test_a_config_that_is_not_json_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text("<html>")
+    with pytest.raises(CheckpointError, match="not JSON"):
+        load_checkpoint(folder)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["fc_dim"] = 32
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="does not fit its config"):
+        load_checkpoint(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model = FastRCNN(CONFIG)
+    with torch.no_grad():
+        model.head.fc6.weight[0, 0] = float("nan")
+    save_checkpoint(tmp_path, model, classes=CLASSES, proposals=ProposalConfig(), training={})
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_checkpoint(tmp_path)
+
+
+def test_class_names_must_be_as_many_as_classes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1 class names for 2"):
+        save_checkpoint(
+            tmp_path, FastRCNN(CONFIG), classes=("cat",), proposals=ProposalConfig(), training={}
+        )

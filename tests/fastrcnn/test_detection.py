@@ -1,0 +1,133 @@
+"""Output rules on hand-made logits, and detect on a small random model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fastrcnn.config import FastRCNNConfig
+from fastrcnn.detection import PADDING_WASTE, detect, group_by_shape, postprocess
+from fastrcnn.model import FastRCNN
+
+
+def config(**changes: object) -> FastRCNNConfig:
+    numbers = {"fc_dim": 16, "scale": 64, "max_size": 107} | changes
+    return FastRCNNConfig.modern(2, backbone="tiny", **numbers)
+
+
+def logits_of(*scores: tuple[float, float]) -> Tensor:
+    """Logits whose softmax gives these scores for classes 1 and 2."""
+    rows = [[max(1 - a - b, 1e-9), a, b] for a, b in scores]
+    return torch.tensor(rows).clamp(min=1e-9).log()
+
+
+def test_suppression_is_per_class() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1.0, 0, 11, 10], [50.0, 50, 60, 60]])
+    logits = logits_of((0.9, 0.0), (0.1, 0.8), (0.7, 0.0))
+    found = postprocess(boxes, logits, torch.zeros(3, 12), (100, 100), config(), 0.05)
+    assert found.labels.tolist() == [
+        1,
+        2,
+        1,
+    ]  # box 1's class 1 (.1) is suppressed by box 0, its class 2 is not
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.8, 0.7]))
+    torch.testing.assert_close(found.boxes, boxes)
+
+
+def test_iou_exactly_at_the_threshold_is_kept() -> None:
+    # Continuous widths: 5 of 15 covered, IoU 1/3; "+1" widths would say 3/8.
+    boxes = torch.tensor([[0.0, 0, 10, 10], [5.0, 0, 15, 10]])
+    logits = logits_of((0.9, 0.0), (0.8, 0.0))
+    kept = postprocess(
+        boxes, logits, torch.zeros(2, 12), (100, 100), config(nms_threshold=0.34), 0.05
+    )
+    dropped = postprocess(
+        boxes, logits, torch.zeros(2, 12), (100, 100), config(nms_threshold=0.3), 0.05
+    )
+    assert (len(kept.boxes), len(dropped.boxes)) == (2, 1)
+    nine = torch.tensor([[0.0, 0, 9, 9], [5.0, 0, 14, 9]])  # IoU 2/7 continuous, 1/3 with "+1"
+    both = postprocess(
+        nine, logits, torch.zeros(2, 12), (100, 100), config(nms_threshold=0.3), 0.05
+    )
+    assert len(both.boxes) == 2
+
+
+def test_boxes_are_clipped_and_those_outside_vanish() -> None:
+    boxes = torch.tensor([[-5.0, -5, 20, 20], [200.0, 0, 210, 10]])
+    found = postprocess(
+        boxes, logits_of((0.9, 0), (0.8, 0)), torch.zeros(2, 12), (30, 100), config(), 0.05
+    )
+    assert found.boxes.tolist() == [[0, 0, 20, 20]]
+
+
+def test_the_papers_hundred_best_of_a_class_are_kept_before_suppression() -> None:
+    paper = FastRCNNConfig.paper(2, backbone="tiny", fc_dim=16, detections_per_class=3)
+    boxes = torch.tensor([[20.0 * i, 0, 20.0 * i + 10, 10] for i in range(6)])
+    logits = logits_of(*[(0.1 * (i + 1), 0.3) for i in range(6)])
+    found = postprocess(boxes, logits, torch.zeros(6, 12), (10, 200), paper, 0.0)
+    assert sorted(found.boxes[found.labels == 1, 0].tolist()) == [60, 80, 100]
+
+
+def test_an_image_without_proposals_has_no_detections_and_keeps_its_place() -> None:
+    torch.manual_seed(0)
+    model = FastRCNN(config()).eval()
+    images = [torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8) for _ in range(3)]
+    proposals = torch.tensor([[0.0, 0, 30, 30], [10.0, 10, 50, 35]])
+    found = detect(model, images, [proposals, torch.zeros(0, 4), proposals])
+    assert [len(f.boxes) > 0 for f in found] == [True, False, True]
+    assert found[1].boxes.shape == (0, 4)
+    only = detect(model, images[1:2], [torch.zeros(0, 4)])
+    assert only[0].scores.shape == (0,)
+    assert detect(model, [], []) == []
+
+
+def test_alone_or_in_company_an_image_gets_the_same_boxes() -> None:
+    torch.manual_seed(0)
+    model = FastRCNN(config(score_threshold=0.2)).eval()
+    sizes = [(40, 60), (60, 40), (41, 60), (90, 30), (40, 58)]
+    images = [torch.randint(0, 256, (*size, 3), dtype=torch.uint8) for size in sizes]
+    proposals = []
+    for height, width in sizes:
+        corner = torch.rand(20, 2) * torch.tensor([width, height]) * 0.5
+        proposals.append(torch.cat([corner, corner + 12], dim=1))
+    together = detect(model, images, proposals)
+    for image, own, expected in zip(images, proposals, together, strict=True):
+        (alone,) = detect(model, [image], [own])
+        # GroupNorm sees the padding, so a random network's scores move a little with it.
+        assert len(alone.boxes) > 0
+        torch.testing.assert_close(alone.scores.max(), expected.scores.max(), atol=0.05, rtol=0)
+
+
+def test_numpy_images_are_taken_and_more_images_than_proposals_refused() -> None:
+    model = FastRCNN(config()).eval()
+    image = torch.zeros(40, 40, 3, dtype=torch.uint8)
+    box = torch.tensor([[0.0, 0, 30, 30]])
+    a, b = detect(model, [image.numpy(), image], [box.numpy(), box])
+    torch.testing.assert_close(a.boxes, b.boxes)
+    with pytest.raises(ValueError, match="2 images"):
+        detect(model, [image, image], [box])
+
+
+def test_chunks_of_rois_change_nothing() -> None:
+    torch.manual_seed(0)
+    model = FastRCNN(config()).eval()
+    image = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
+    corner = torch.rand(50, 2) * 30
+    proposals = torch.cat([corner, corner + 20], dim=1)
+    (whole,) = detect(model, [image], [proposals])
+    model.rois_per_chunk = 7
+    (chunked,) = detect(model, [image], [proposals])
+    torch.testing.assert_close(whole.scores, chunked.scores)
+    torch.testing.assert_close(whole.boxes, chunked.boxes)
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 500)), max_size=20))
+def test_groups_hold_every_image_once_and_waste_little(sizes: list[tuple[int, int]]) -> None:
+    groups = group_by_shape(sizes)
+    assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
+    for group in groups:
+        padded = max(sizes[i][0] for i in group) * max(sizes[i][1] for i in group)
+        assert all(padded <= PADDING_WASTE * sizes[i][0] * sizes[i][1] for i in group)

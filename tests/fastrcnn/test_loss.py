@@ -1,0 +1,147 @@
+"""The multi-task loss on hand-computed values, and the order of the training steps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fastrcnn.boxes import encode
+from fastrcnn.config import FastRCNNConfig
+from fastrcnn.loss import Target, delta_statistics, multi_task_loss, training_loss
+from fastrcnn.model import FastRCNN
+
+
+def test_zero_logits_cost_ln_of_the_number_of_columns() -> None:
+    loss = multi_task_loss(
+        torch.zeros(4, 21), torch.zeros(4, 84), torch.tensor([0, 3, 20, 7]), torch.zeros(4, 4)
+    )
+    assert loss.classification.item() == pytest.approx(math.log(21), abs=1e-6)  # 3.044522
+    assert loss.localization.item() == 0
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(1.0, 0.53125), (1 / 9, 0.8333333), (0.0, 0.875)])
+def test_the_box_loss_is_the_hand_computed_one(beta: float, expected: float) -> None:
+    deltas = torch.zeros(4, 12)
+    deltas[0, 4:8] = torch.tensor([0.5, -2.0, 0.0, 1.0])  # class 1's columns
+    labels = torch.tensor([1, 0, 0, 0])
+    loss = multi_task_loss(torch.zeros(4, 3), deltas, labels, torch.zeros(4, 4), beta=beta)
+    assert loss.localization.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_more_background_dilutes_the_box_loss() -> None:
+    deltas = torch.zeros(8, 12)
+    deltas[0, 4:8] = torch.tensor([0.5, -2.0, 0.0, 1.0])
+    labels = torch.tensor([1] + [0] * 7)
+    loss = multi_task_loss(torch.zeros(8, 3), deltas, labels, torch.zeros(8, 4))
+    assert loss.localization.item() == pytest.approx(0.53125 / 2)
+
+
+def test_only_the_true_classs_columns_carry_a_gradient() -> None:
+    deltas = torch.randn(2, 12, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    multi_task_loss(
+        torch.zeros(2, 3), deltas, torch.tensor([2, 0]), torch.zeros(2, 4)
+    ).total.backward()
+    assert deltas.grad is not None
+    assert bool((deltas.grad[0, 8:] != 0).all())
+    assert deltas.grad[0, :8].abs().sum() == 0
+    assert deltas.grad[1].abs().sum() == 0
+
+
+def test_no_rois_give_a_zero_loss_that_can_be_differentiated() -> None:
+    logits = torch.zeros(0, 3, requires_grad=True)
+    loss = multi_task_loss(
+        logits, torch.zeros(0, 12), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
+    )
+    loss.total.backward()
+    assert loss.total.item() == 0
+
+
+def test_the_box_weight_scales_the_box_loss_alone() -> None:
+    deltas = torch.ones(1, 8)
+    args = (torch.zeros(1, 2), deltas, torch.tensor([1]), torch.zeros(1, 4))
+    once, thrice = multi_task_loss(*args), multi_task_loss(*args, box_weight=3.0)
+    expected = once.classification + 3 * once.localization
+    assert thrice.total.item() == pytest.approx(expected.item())
+
+
+def targets() -> list[Target]:
+    generator = torch.Generator().manual_seed(1)
+    out = []
+    for _ in range(3):
+        corner = torch.rand(200, 2, generator=generator) * 60
+        size = 20 + torch.rand(200, 2, generator=generator) * 30
+        proposals = torch.cat([corner, corner + size], dim=1)
+        gt = proposals[:6] + torch.rand(6, 4, generator=generator) * 4
+        out.append(Target(proposals, gt, torch.tensor([1, 1, 1, 2, 2, 2])))
+    return out
+
+
+def test_normalised_targets_have_mean_zero_and_deviation_one_per_class() -> None:
+    data = targets()
+    mean, std = delta_statistics(data, 2)
+    assert mean[0].tolist() == [0] * 4
+    assert std[0].tolist() == [1] * 4
+    from torchvision.ops import box_iou
+
+    for label in (1, 2):
+        deltas = []
+        for target in data:
+            candidates = torch.cat([target.proposals, target.gt_boxes])
+            iou, match = box_iou(candidates, target.gt_boxes).max(dim=1)
+            own = (iou >= 0.5) & (target.gt_labels[match] == label)
+            deltas.append(encode(candidates[own], target.gt_boxes[match[own]]))
+        normalised = (torch.cat(deltas) - mean[label]) / std[label]
+        torch.testing.assert_close(normalised.mean(dim=0), torch.zeros(4), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            normalised.std(dim=0, unbiased=False), torch.ones(4), atol=1e-5, rtol=0
+        )
+
+
+def test_a_class_whose_only_positives_are_its_own_boxes_gets_no_nan() -> None:
+    far = torch.tensor([[500.0, 500, 520, 520]])
+    lonely = Target(far, torch.tensor([[0.0, 0, 30, 30]]), torch.tensor([2]))
+    mean, std = delta_statistics([*targets(), lonely], 3)
+    assert bool(torch.isfinite(mean).all())
+    assert bool((std > 0).all())
+
+
+def test_folding_the_normalisation_into_the_weights_changes_no_output() -> None:
+    # The reference's snapshot: W * sigma, b * sigma + mu.
+    config = FastRCNNConfig(num_classes=2, backbone="tiny", fc_dim=16, frozen_stages=0)
+    head = FastRCNN(config).eval().head
+    head.delta_mean, head.delta_std = torch.rand(3, 4), torch.rand(3, 4) + 0.5
+    x = torch.randn(5, 16)
+    mean, std = head.delta_mean.flatten(), head.delta_std.flatten()
+    with torch.no_grad():
+        expected = head.bbox_pred(x) * std + mean
+        head.bbox_pred.weight.mul_(std[:, None])
+        head.bbox_pred.bias.mul_(std).add_(mean)
+        torch.testing.assert_close(head.bbox_pred(x), expected)
+
+
+def test_the_loss_falls_when_one_batch_is_learnt_by_heart() -> None:
+    torch.manual_seed(0)
+    config = FastRCNNConfig.modern(
+        2, backbone="tiny", fc_dim=32, scale=96, max_size=160, rois_per_image=32
+    )
+    model = FastRCNN(config)
+    images = [torch.randint(0, 256, (100, 120, 3), dtype=torch.uint8) for _ in range(2)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    losses = []
+    for _ in range(25):
+        out = training_loss(
+            model,
+            images,
+            targets()[:2],
+            config=config,
+            delta_mean=model.head.delta_mean,
+            delta_std=model.head.delta_std,
+        )
+        optimizer.zero_grad()
+        out.loss.total.backward()
+        optimizer.step()
+        losses.append(out.loss.total.item())
+    assert out.num_rois == 64
+    assert losses[-1] < 0.6 * losses[0]

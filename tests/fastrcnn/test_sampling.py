@@ -1,0 +1,95 @@
+"""Hierarchical sampling against the reference's rules (minibatch.py) and counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastrcnn.sampling import RoISample, sample_rois
+
+GT = torch.tensor([[0.0, 0.0, 100.0, 100.0]])
+LABEL = torch.tensor([3])
+
+
+def boxes_of_iou(iou: float, count: int) -> Tensor:
+    """Equal boxes inside GT that cover a share `iou` of it."""
+    return torch.tensor([[0.0, 0.0, 100.0, 100.0 * iou]]).repeat(count, 1)
+
+
+def sample(num_fg: int, num_bg: int, *, seed: int = 0, gt: Tensor = GT) -> RoISample:
+    proposals = torch.cat([boxes_of_iou(0.8, num_fg), boxes_of_iou(0.3, num_bg)])
+    generator = torch.Generator().manual_seed(seed)
+    return sample_rois(proposals, gt, LABEL[: len(gt)], generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("num_fg", "num_bg", "fg", "bg"),
+    # The ground truth itself is one of the foreground candidates.
+    [(99, 1000, 16, 48), (2, 1000, 3, 61), (99, 0, 16, 0), (0, 20, 1, 20)],
+)
+def test_counts_follow_the_reference(num_fg: int, num_bg: int, fg: int, bg: int) -> None:
+    labels = sample(num_fg, num_bg).labels
+    assert ((labels == 3).sum().item(), (labels == 0).sum().item()) == (fg, bg)
+
+
+def test_without_objects_only_a_zero_floor_gives_background() -> None:
+    proposals = boxes_of_iou(0.3, 20)
+    none, no_labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    assert len(sample_rois(proposals, none, no_labels).rois) == 0
+    with_floor_zero = sample_rois(proposals, none, no_labels, bg_iou=(0.0, 0.5))
+    assert len(with_floor_zero.rois) == 20
+    assert with_floor_zero.labels.sum() == 0
+
+
+def test_the_bounds_are_as_in_the_paper() -> None:
+    # IoU .5 is foreground; .1 is background; below .1 is neither.
+    for iou, expected in ((0.5, 3), (0.1, 0)):
+        got = sample_rois(boxes_of_iou(iou, 5), GT, LABEL, num_rois=64)
+        assert (got.labels[1:] == expected).sum() + (got.labels[:1] == expected).sum() >= 5
+    got = sample_rois(boxes_of_iou(0.0999, 5), GT, LABEL, num_rois=64)
+    assert len(got.rois) == 1  # the ground truth alone
+
+
+def test_nothing_is_drawn_twice() -> None:
+    proposals = torch.cat(
+        [torch.tensor([[0.0, 0, 100, 60 + i]]) for i in range(30)]
+        + [torch.tensor([[0.0, 0, 100, 20 + i / 2]]) for i in range(50)]
+    )
+    got = sample_rois(proposals, GT, LABEL, num_rois=64)
+    assert len(torch.unique(got.rois, dim=0)) == len(got.rois) == 64
+
+
+def test_every_candidate_is_drawn_equally_often() -> None:
+    # 100 foreground, 16 drawn: p = .16; over 1000 draws one candidate's share has deviation .0116.
+    counts = torch.zeros(99)
+    proposals = torch.cat([torch.tensor([[0.0, 0, 100, 60 + i * 0.1]]) for i in range(99)])
+    proposals = torch.cat([proposals, boxes_of_iou(0.3, 60)])
+    for seed in range(1000):
+        got = sample_rois(proposals, GT, LABEL, generator=torch.Generator().manual_seed(seed))
+        heights = got.rois[got.labels == 3][:, 3]
+        index = ((heights - 60) * 10).round().long()
+        counts[index[index < 99]] += 1
+    share = counts / 1000
+    assert abs(share.mean().item() - 0.16) < 0.002
+    assert (share - 0.16).abs().max() < 5 * 0.0116
+
+
+def test_the_same_seed_gives_the_same_sample() -> None:
+    first, again, other = (
+        sample(99, 1000, seed=7),
+        sample(99, 1000, seed=7),
+        sample(99, 1000, seed=8),
+    )
+    assert torch.equal(first.rois, again.rois)
+    assert torch.equal(first.labels, again.labels)
+    assert first.rois.shape == other.rois.shape
+
+
+def test_each_roi_is_matched_to_the_box_it_overlaps_most() -> None:
+    gt = torch.tensor([[0.0, 0, 10, 10], [20.0, 0, 30, 10]])
+    got = sample_rois(
+        torch.tensor([[1.0, 0, 11, 10], [21.0, 0, 31, 10]]), gt, torch.tensor([1, 2]), fg_fraction=1
+    )
+    assert torch.equal(got.gt_boxes[:, 0] == 0, got.labels == 1)
+    assert torch.equal(got.gt_boxes[:, 0] == 20, got.labels == 2)
