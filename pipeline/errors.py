@@ -3,7 +3,8 @@
     UserError      wrong flag, missing data, unreadable checkpoint: exit code 2, before any worker starts
     JobError       the job could not be done: exit code 1, running it again continues
 
-Everything else is either a row with a status (see `pipeline.images`, `pipeline.storage`) or a bug, which rises.
+Everything else is either a row with a status (see `pipeline.images`, `pipeline.storage`) or a bug, which
+rises.
 """
 
 
@@ -17,7 +18,11 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, why: str, mend: str) -> None:
-        super().__init__(" ".join(f"{what}: {why}. {mend}".split()))
+        super().__init__(what, why, mend)  # the arguments themselves, so that it survives pickling
+
+    def __str__(self) -> str:
+        what, why, mend = self.args
+        return " ".join(f"{what}: {why}. {mend}".split())
 
 
 class JobError(Exception):

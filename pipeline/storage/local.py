@@ -69,36 +69,40 @@ class LocalStore:
 
     def write(self, path: str, data: bytes) -> None:
         """Replace the file in one step."""
-        with self._errors(path):
-            temporary = self._write_beside(path, data)
+        with self._errors(path), self._written_beside(path, data) as temporary:
             os.replace(temporary, path)
 
     def create(self, path: str, data: bytes) -> bool:
         """Make the file, whole or not at all; False where the name is taken."""
-        with self._errors(path):
-            temporary = self._write_beside(path, data)
+        with self._errors(path), self._written_beside(path, data) as temporary:
             try:
-                os.link(
-                    temporary, path
-                )  # open(..., "x") is exclusive too, but shows a file half written
+                os.link(temporary, path)  # open(..., "x") is exclusive too, but shows half a file
             except FileExistsError:
                 return False
-            finally:
-                os.unlink(temporary)
         return True
 
-    def _write_beside(self, path: str, data: bytes) -> str:
+    @contextmanager
+    def _written_beside(self, path: str, data: bytes) -> Iterator[str]:
         folder, name = os.path.split(path)
         os.makedirs(folder, exist_ok=True)
         # Not a name that readers take for a table: they glob *.parquet and skip leading dots.
         temporary = os.path.join(folder, f".{name[:200]}.{uuid.uuid4().hex}.tmp")
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return temporary
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(
+                    file.fileno()
+                )  # or the name may outlive the content when the machine stops
+            yield temporary
+        finally:
+            Path(temporary).unlink(missing_ok=True)
 
     def _listed(self, path: str) -> ObjectInfo | None:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise ObjectUnreadable(f"{self._root}{path!r}: a name that is not UTF-8") from error
         try:
             status = os.stat(path)
         except FileNotFoundError:

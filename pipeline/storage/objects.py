@@ -187,14 +187,16 @@ def driver_errors(uri: str) -> Iterator[None]:
         yield
     except ObjectMissing as error:
         raise UserError(uri, "is not there", f"Check the name ({error}).") from error
-    except ObjectDenied as error:
-        raise UserError(
-            uri, "no access", f"Check AWS_ACCESS_KEY_ID and its like, or the rights ({error})."
-        ) from error
     except StorageError as error:
-        raise UserError(
-            uri, "cannot be reached", f"Check the URI and AWS_ENDPOINT_URL ({error})."
-        ) from error
+        denied = isinstance(error, ObjectDenied)
+        why = "no access" if denied else "cannot be reached"
+        if parse(uri).scheme not in _S3_SCHEMES:
+            mend = f"Check name and rights ({error})."
+        elif denied:
+            mend = f"Check AWS_ACCESS_KEY_ID and its like, or the rights ({error})."
+        else:
+            mend = f"Check the URI and AWS_ENDPOINT_URL ({error})."
+        raise UserError(uri, why, mend) from error
 
 
 def _find(location: Location, deadline_s: float) -> list[ObjectInfo]:

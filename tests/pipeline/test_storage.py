@@ -266,6 +266,38 @@ def test_an_unknown_scheme_is_the_users_to_mend() -> None:
         storage.list_objects("foo://bucket/a")
 
 
+def test_one_client_serves_many_threads(bucket: str) -> None:
+    uris = [f"{bucket}/{n}" for n in range(100)]
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(storage.write_bytes, uris, [uri.encode() for uri in uris]))
+        infos = list(pool.map(storage.stat, uris))
+        read = list(pool.map(lambda info: storage.read_bytes(info.uri, etag=info.etag), infos))
+    assert read == [uri.encode() for uri in uris]
+
+
+def test_a_local_name_that_is_not_utf8_is_the_users_to_mend(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb"):
+        pass
+    with pytest.raises(UserError, match="not UTF-8"):
+        storage.list_objects(str(tmp_path))
+
+
+def test_a_local_file_without_rights_is_denied(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "a").chmod(0)
+    with pytest.raises(storage.ObjectDenied):
+        storage.read_bytes(str(tmp_path / "a"))
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(storage.StorageError):
+        storage.write_bytes(str(tmp_path / "taken"), b"x")
+    assert os.listdir(tmp_path) == ["taken"]
+
+
 def test_a_link_to_nothing_is_listed_and_missing(tmp_path: Path) -> None:
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "gone.jpg")
     (info,) = storage.list_objects(str(tmp_path))
