@@ -83,10 +83,10 @@ class LocalStore:
 
     @contextmanager
     def _written_beside(self, path: str, data: bytes) -> Iterator[str]:
-        folder, name = os.path.split(path)
+        folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
         # Not a name that readers take for a table: they glob *.parquet and skip leading dots.
-        temporary = os.path.join(folder, f".{name[:200]}.{uuid.uuid4().hex}.tmp")
+        temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
         try:
             with open(temporary, "xb") as file:
                 file.write(data)
