@@ -21,7 +21,7 @@ $(STAMP): requirements.lock requirements/uv.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
 		sys.exit(0 if (3, 11) <= v[:2] <= (3, 13) else "$(PYTHON) is Python %d.%d: 3.11, 3.12 or 3.13 is needed. Say which: make PYTHON=python3.12" % v[:2])'
 	@echo "==> $(VENV): installing what requirements.lock names (several minutes the first time)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@$(UV) pip sync --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -28,8 +29,8 @@ BUCKET = "s3://demo"
 DATA, INBOX = f"{BUCKET}/shapes", f"{BUCKET}/inbox"
 MODEL, RESULTS = f"{BUCKET}/models/shapes", f"{BUCKET}/results"
 TRAINING = ("--backbone", "tiny", "--weights", "none")
-# What `ray job submit` says about itself; it stays in the logs.
-_CHATTER = (" cli.py:", " sdk.py:", "dashboard_sdk.py:", "packaging.py:", "job_manager.py:")
+# What Ray itself notes while it works, short of errors; it stays in the logs.
+_RAY_NOTES = re.compile(r"\S+ \S+\t(INFO|SUCC|WARNING) \w+\.py:\d+ -- |.* core_worker\.cc:\d+: ")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +82,7 @@ class Stage:
         command = ["ray", "job", "submit", "--address", dashboard, "--working-dir", ".", "--"]
         command += ["python", f"jobs/{job}.py", *flags]
         log = self.logs / f"{job}.log"
-        demo_processes.run(command, log, cwd=CHECKOUT, leave_out=_CHATTER)
+        demo_processes.run(command, log, cwd=CHECKOUT, leave_out=_RAY_NOTES)
 
 
 def run(config: DemoConfig) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shlex
 import signal
 import socket
@@ -72,17 +73,19 @@ def background(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[b
         end(process)
 
 
-def run(command: Sequence[str], log: Path, *, cwd: Path, leave_out: tuple[str, ...] = ()) -> None:
+def run(
+    command: Sequence[str], log: Path, *, cwd: Path, leave_out: re.Pattern[str] | None = None
+) -> None:
     """Run a command as a person would type it: shown, its output shown and kept in `log`.
 
     Args:
-        leave_out: lines with one of these are kept in `log` only.
+        leave_out: lines that it matches are kept in `log` only.
 
     Raises:
         CommandError: it exited with another code than 0.
     """
     print(f"  $ {shlex.join(command)}", flush=True)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
@@ -90,17 +93,17 @@ def run(command: Sequence[str], log: Path, *, cwd: Path, leave_out: tuple[str, .
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    )
-    try:
-        assert process.stdout is not None
-        with log.open("w") as output:
-            for line in process.stdout:
-                output.write(line)
-                if line.strip() and not any(part in line for part in leave_out):
-                    print(f"    {line.rstrip()}", flush=True)
-        code = process.wait()
-    finally:
-        end(process)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            with log.open("w") as output:
+                for line in process.stdout:
+                    output.write(line)
+                    if line.strip() and not (leave_out and leave_out.match(line)):
+                        print(f"    {line.rstrip()}", flush=True)
+            code = process.wait()
+        finally:
+            end(process)
     if code != 0:
         raise CommandError(f"`{shlex.join(command)}` exited with {code}; its output is in {log}")
 

@@ -39,6 +39,7 @@ def own_environment() -> None:
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=secrets.token_hex(32),
         RAY_USAGE_STATS_ENABLED="0",
+        RAY_COLOR_PREFIX="0",
         RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE="1",  # containers with a small /dev/shm
         RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
         # The job's `python` is to be this one.

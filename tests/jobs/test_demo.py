@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from jobs.demo_processes import descendants
+from jobs.demo_results import QUERIES, answer, connect, draw_results
+from pipeline import storage
+from pipeline.scene_dataset import jpeg_bytes
+from pipeline.schema import SCORED, encode_parquet, scored_metadata
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DEMO = (sys.executable, "jobs/demo.py")
+SMALL = "--train 16 --val 2 --test 4 --score 10 --iterations 4 --expected-map 0".split()
+
+
+def box(label: str, score: float, x_max: float = 10, y_max: float = 10) -> dict[str, Any]:
+    label_id = ("circle", "cross", "ring").index(label) + 1
+    corners = {"x_min": 0.0, "y_min": 0.0, "x_max": x_max, "y_max": y_max}
+    return {"label": label, "label_id": label_id, "score": score, **corners}
+
+
+def row(uri: str, detections: list[dict[str, Any]] | None, **columns: Any) -> dict[str, Any]:
+    base = dict.fromkeys(SCORED.names) | {
+        "image_uri": uri,
+        "status": "ok",
+        "width": 40,
+        "height": 50,
+        "detections": detections,
+    }
+    return base | columns
+
+
+@pytest.fixture
+def results(bucket: str) -> str:
+    """Two shards in a bucket, one of them without any box."""
+    pixels = np.full((50, 40, 3), 200, dtype=np.uint8)
+    for name in ("a", "b", "c"):
+        storage.write_bytes(f"{bucket}/inbox/{name}.jpg", jpeg_bytes(pixels))
+    shards = {
+        "000": [
+            row(f"{bucket}/inbox/a.jpg", [box("ring", 0.9, 20, 25), box("cross", 0.75)]),
+            row(f"{bucket}/inbox/b.jpg", [box("ring", 0.5), box("ring", 0.4), box("cross", 0.1)]),
+        ],
+        "001": [
+            row(f"{bucket}/inbox/c.jpg", []),
+            row(f"{bucket}/inbox/d.jpg", None, status="undecodable", error="not an image"),
+        ],
+    }
+    for shard, rows in shards.items():
+        table = pa.Table.from_pylist(rows, schema=SCORED)
+        data = encode_parquet(table, metadata=scored_metadata(("circle", "cross", "ring"), "0123"))
+        storage.write_bytes(f"{bucket}/results/scored/run/{shard}.parquet", data)
+    return f"{bucket}/results"
+
+
+def test_the_queries_give_the_answers_counted_by_hand(results: str) -> None:
+    connection = connect()
+    answers = [
+        connection.sql(query.format(scored=f"{results}/scored/**/*.parquet")).fetchall()
+        for query in QUERIES.values()
+    ]
+    assert answers == [
+        [("ok", 3, None), ("undecodable", 1, "not an image")],
+        [("ring", 2, 2, 0.7), ("cross", 1, 1, 0.75)],  # of scores from .5 on
+        [("a.jpg", 2, 30.0)],  # (20 * 25 + 10 * 10) / (40 * 50); b.jpg's cross is below .5
+    ]
+
+
+def test_an_answer_is_printed_as_a_table(results: str) -> None:
+    query = next(iter(QUERIES.values())).format(scored=f"{results}/scored/**/*.parquet")
+    text = answer(connect(), query)
+    assert re.search(r"undecodable\s*│\s*1\s*│\s*not an image", text)
+
+
+def test_pictures_show_the_images_that_were_looked_at(results: str, tmp_path: Path) -> None:
+    assert draw_results(results, tmp_path / "boxes.png") == 3
+    sheet = np.asarray(Image.open(tmp_path / "boxes.png"))
+    assert sheet.shape[2] == 3
+    assert (sheet == (0, 158, 115)).all(axis=2).any()  # the ring's colour: label 3
+
+
+def test_a_demo_that_is_stopped_leaves_nothing_running(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*DEMO, "--output", tmp_path, *SMALL], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "Running entrypoint for job" in line:  # the training job lives on the cluster now
+                break
+        time.sleep(2)
+        family = descendants(demo.pid)
+        demo.send_signal(signal.SIGINT)
+        rest = demo.stdout.read()
+    assert demo.returncode == 128 + signal.SIGINT, rest
+    assert len(family) > 10  # Ray's servers, the S3 server, the job
+    assert not [pid for pid, _ in family if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.timeout(900)
+def test_the_demo_runs_the_main_job_end_to_end(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*DEMO, "--output", tmp_path, *SMALL],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"mAP \(VOC07, 4 test images\): [01]\.\d{3}\n", done.stdout)
+    assert re.search(r"\bok\s*│\s*9\s*│", done.stdout)  # ten files, one of them broken
+    assert Image.open(tmp_path / "boxes.png").size[0] > 1000
+    assert len(list((tmp_path / "results" / "scored").glob("*/*.parquet"))) == 1
+    assert "Traceback" not in done.stdout
