@@ -177,6 +177,7 @@ def test_local_names_are_byte_for_byte(tmp_path: Path) -> None:
         "caf\u00e9",
         "cafe\u0301",
         "new\nline",
+        "\U0001f34e" * 60,
     ]
     for name in names:
         storage.write_bytes(storage.join(str(tmp_path), name), name.encode())
