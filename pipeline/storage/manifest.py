@@ -39,7 +39,8 @@ def read_manifest(uri: str) -> list[str]:
             uris = [line.rstrip("\r") for line in data.decode("utf-8-sig").split("\n")]
     except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise UserError(uri, f"not a readable manifest ({error})", "Write it as UTF-8.") from error
-    uris = [absolute(entry) for entry in uris if entry]
+    # A blank before "s3://" is no part of a key; one at the end may be.
+    uris = [absolute(entry.lstrip() if "://" in entry else entry) for entry in uris if entry]
     if not uris:
         raise UserError(uri, "names no image", "Put one URI on each line.")
     return list(dict.fromkeys(uris))
