@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """python jobs/score_bucket.py --images s3://bucket/photos --checkpoint URI --output URI
 
-On a cluster:      ray job submit --working-dir . -- python jobs/score_bucket.py --images ...
-or:                ray job submit --working-dir . jobs/score_bucket.py --images ...
-or, where `ray start` ran in the checkout: ray job submit jobs/score_bucket.py --images ...
+ray job submit --working-dir . -- python jobs/score_bucket.py --images ... (on a cluster)
+
+ray job submit --working-dir . jobs/score_bucket.py --images ... (the same)
+
+ray job submit jobs/score_bucket.py --images ... (on a cluster started in the checkout)
 
 Scores every image of a prefix, a glob or a manifest (.txt, .csv, .parquet of URIs) on Ray Data actors and
 writes one row an image to OUTPUT/scored/<run_id>/*.parquet: boxes, or a status that says why there are

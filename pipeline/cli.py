@@ -35,7 +35,7 @@ def main(config_type: type[Config], run: Callable[[Config], object], description
     """
     configure_logging()
     try:
-        run(tyro.cli(config_type, description=description, config=(tyro.conf.FlagConversionOff,)))
+        run(tyro.cli(config_type, description=description, config=(tyro.conf.FlagCreatePairsOff,)))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

@@ -171,6 +171,8 @@ def quiet_ray_data() -> None:
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It warns of the bars that we turned off.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def _read_settings(job: Job) -> ReadSettings:

@@ -14,7 +14,12 @@ from typing import Any
 import boto3
 import pytest
 import ray
+import torch
 from moto.server import ThreadedMotoServer
+
+from fastrcnn.checkpoint import save_checkpoint
+from fastrcnn.config import FastRCNNConfig, ProposalConfig
+from fastrcnn.model import FastRCNN
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -88,3 +93,18 @@ def ray_cluster(s3: str) -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector of two classes with random weights on grid proposals; one to five boxes an image."""
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    config = FastRCNNConfig(
+        num_classes=2, backbone="tiny", fc_dim=64, scale=64, max_size=96, detections_per_image=5
+    )
+    torch.manual_seed(0)
+    proposals = ProposalConfig(name="grid", max_boxes=30)
+    save_checkpoint(
+        folder, FastRCNN(config), classes=("cat", "dog"), proposals=proposals, training={}
+    )
+    return folder

@@ -1,0 +1,147 @@
+"""The job as a user meets it: a process with flags, an exit code, and lines on stderr."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+
+from pipeline import record, storage
+from pipeline.config import ScoreConfig
+from pipeline.score import run
+
+JOB = Path(__file__).resolve().parents[2] / "jobs" / "score_bucket.py"
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
+
+
+def start(*flags: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(JOB), *flags],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def images(folder: Path, count: int) -> str:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for n in range(count):
+        pixels = rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{n:03d}.jpg")
+    return str(folder)
+
+
+def test_the_job_is_executable() -> None:
+    assert os.access(JOB, os.X_OK)
+    assert JOB.read_text().startswith("#!/usr/bin/env python3\n")
+
+
+def truncated(tmp_path: Path, checkpoint: Path) -> list[str]:
+    folder = tmp_path / "truncated"
+    shutil.copytree(checkpoint, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    return ["--images", images(tmp_path / "in", 1), "--checkpoint", str(folder)]
+
+
+def missing_bucket(tmp_path: Path, checkpoint: Path) -> list[str]:
+    return ["--images", "s3://no-such-bucket/photos", "--checkpoint", str(checkpoint)]
+
+
+def empty_prefix(tmp_path: Path, checkpoint: Path) -> list[str]:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    return ["--images", str(tmp_path / "in"), "--checkpoint", str(checkpoint)]
+
+
+def unknown_flag(tmp_path: Path, checkpoint: Path) -> list[str]:
+    return ["--images", images(tmp_path / "in", 1), "--checkpoint", str(checkpoint), "--bach", "3"]
+
+
+def zero_batch(tmp_path: Path, checkpoint: Path) -> list[str]:
+    return [*missing_bucket(tmp_path, checkpoint), "--batch-size", "0"]
+
+
+@pytest.mark.usefixtures("s3")
+def test_each_users_mistake_is_one_line_and_exit_code_2(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """Five processes at once. Their cluster is not there: none may get as far as to ask for it."""
+    mistakes: dict[Callable[[Path, Path], list[str]], str] = {
+        truncated: "truncated or altered",
+        missing_bucket: "s3://no-such-bucket",
+        empty_prefix: "holds no image",
+        unknown_flag: "--bach",
+        zero_batch: "--batch-size 0: must be above 0",
+    }
+    jobs = {}
+    for mistake in mistakes:
+        folder = tmp_path / mistake.__name__
+        folder.mkdir()
+        flags = [*mistake(folder, tiny_checkpoint), "--output", str(folder / "out")]
+        jobs[mistake] = start(*flags, RAY_ADDRESS="127.0.0.1:1")
+    for mistake, said in mistakes.items():
+        out, err = jobs[mistake].communicate(timeout=200)
+        assert jobs[mistake].returncode == 2, (mistake.__name__, out, err)
+        assert said in out + err
+        if mistake is not unknown_flag:  # whose line tyro draws a box round
+            assert [line for line in err.splitlines() if line.startswith("error: ")] == [
+                err.splitlines()[-1]
+            ]
+        assert "Traceback" not in err
+        assert not (tmp_path / mistake.__name__ / "out" / "scored").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_driver_loses_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """SIGKILL once a shard is there; the same command again: every image once, old shards untouched."""
+    config = ScoreConfig(
+        images=images(tmp_path / "in", 400),
+        checkpoint=str(tiny_checkpoint),
+        output=str(tmp_path / "out"),
+        shard_size=8,
+        batch_size=2,
+    )
+    flags = [
+        part
+        for name in ("images", "checkpoint", "output", "shard_size", "batch_size")
+        for part in (f"--{name.replace('_', '-')}", str(getattr(config, name)))
+    ]
+    address = ray.get_runtime_context().gcs_address
+    job = start(*flags, RAY_ADDRESS=address)
+    scored = tmp_path / "out" / "scored"
+    deadline = time.monotonic() + 200
+    while not list(scored.glob("*/*.parquet")) and job.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job.kill()
+    _, err = job.communicate()
+    before = {path: path.stat().st_mtime_ns for path in scored.glob("*/*.parquet")}
+    assert 0 < len(before) < 50, err
+
+    summary = run(config)
+
+    assert (summary.images, summary.statuses, summary.complete) == (400, {"ok": 400}, True)
+    assert summary.scored == 8 * (50 - len(before))
+    objects = storage.list_objects(record.scored_uri(config.output, summary.run_id))
+    uris = [
+        uri
+        for item in objects
+        for uri in pq.read_table(io.BytesIO(storage.read_bytes(item.uri)))["image_uri"].to_pylist()
+    ]
+    assert uris == [str(path) for path in sorted((tmp_path / "in").iterdir())]
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in scored.glob("*/*")}.items()

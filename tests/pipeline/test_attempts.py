@@ -1,0 +1,83 @@
+"""A batch that killed its process is taken apart, and what kills alone is given up."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from pipeline.attempts import AttemptLog, attempt
+
+
+class Died(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+def rows(*uris: str) -> pa.Table:
+    return pa.table({"image_uri": list(uris), "outcome": [""] * len(uris)})
+
+
+def outcome(batch: pa.Table, text: str) -> pa.Table:
+    return batch.set_column(1, "outcome", pa.array([text] * batch.num_rows))
+
+
+def run_until_done(batch: pa.Table, poison: str, log: AttemptLog) -> tuple[dict[str, str], int]:
+    """As Ray Data: the same batch again after each death. Returns outcomes and deaths."""
+
+    def work(part: pa.Table) -> pa.Table:
+        if poison in part["image_uri"].to_pylist():
+            raise Died
+        return outcome(part, "ok")
+
+    for deaths in range(10):
+        try:
+            done = attempt(batch, work, outcome, stage="test", attempts=log)
+        except Died:
+            continue
+        return dict(zip(*done.to_pydict().values(), strict=True)), deaths
+    raise AssertionError("never done")
+
+
+def test_an_image_that_kills_three_times_fails_alone() -> None:
+    done, deaths = run_until_done(rows("a", "b", "c"), "b", AttemptLog())
+    assert deaths == 3
+    assert (done["a"], done["c"]) == ("ok", "ok")
+    assert done["b"] == "its process died each of 3 times at stage 'test'"
+
+
+def test_a_batch_without_poison_is_done_at_once() -> None:
+    done, deaths = run_until_done(rows("a", "b"), "x", AttemptLog())
+    assert (done, deaths) == ({"a": "ok", "b": "ok"}, 0)
+
+
+def test_a_death_from_outside_costs_no_image() -> None:
+    log = AttemptLog()
+
+    def killed(part: pa.Table) -> pa.Table:
+        raise Died
+
+    with pytest.raises(Died):
+        attempt(rows("a", "b"), killed, outcome, stage="test", attempts=log)
+    done, _ = run_until_done(rows("a", "b"), "x", log)
+    assert done == {"a": "ok", "b": "ok"}
+
+
+def test_a_batch_done_once_may_be_done_again() -> None:
+    """Ray Data redoes tasks whose output was lost with a node: those are no deaths."""
+    log = AttemptLog()
+    together: list[int] = []
+
+    def work(part: pa.Table) -> pa.Table:
+        together.append(part.num_rows)
+        return outcome(part, "ok")
+
+    for _ in range(3):
+        attempt(rows("a", "b"), work, outcome, stage="test", attempts=log)
+    assert together == [2, 2, 2]
+
+
+def test_stages_are_counted_apart() -> None:
+    log = AttemptLog()
+    log.begin("read 1 a")
+    _, deaths = run_until_done(rows("a"), "x", log)
+    assert deaths == 0
+    assert log.begin("read 1 a") == 1

@@ -1,0 +1,128 @@
+"""The Detector as a plain call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from fastrcnn.checkpoint import load_checkpoint
+from fastrcnn.config import ProposalConfig
+from fastrcnn.detection import Detections, detect
+from pipeline import plan
+from pipeline.attempts import AttemptLog
+from pipeline.candidates import ReadSettings, read_images
+from pipeline.detector import Detector, detect_halving
+from pipeline.record import RESULT
+
+SETTINGS = ReadSettings(proposals=ProposalConfig(name="grid", max_boxes=12))
+
+
+@pytest.fixture
+def candidates(tmp_path: Path) -> pa.Table:
+    """Two images and a broken file between them."""
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (30, 40, 3)), ("c.png", (50, 20, 3))):
+        Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"no image")
+    objects = plan.select(str(tmp_path)).objects
+    return read_images(plan.as_rows(objects, [0, 0, 7]), SETTINGS)
+
+
+def test_rows_keep_their_place_and_carry_the_models_boxes(
+    candidates: pa.Table, tiny_checkpoint: Path
+) -> None:
+    results = Detector(tiny_checkpoint, run_id="r1")(candidates)
+    assert results.schema == RESULT
+    rows = results.to_pylist()
+    assert [row["status"] for row in rows] == ["ok", "undecodable", "ok"]
+    assert [row["shard"] for row in rows] == [0, 0, 7]
+    assert (rows[1]["detections"], rows[1]["num_detections"], rows[1]["num_proposals"]) == (
+        None, None, None,
+    )  # fmt: skip
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    assert {(row["run_id"], row["model_id"]) for row in rows} == {("r1", checkpoint.model_id)}
+    for row, candidate in zip(rows, candidates.to_pylist(), strict=True):
+        if row["status"] != "ok":
+            continue
+        boxes = np.frombuffer(candidate["proposals"], np.float32).reshape(-1, 4).copy()
+        pixels = np.asarray(Image.open(row["image_uri"])).copy()
+        (expected,) = detect(checkpoint.model, [pixels], [boxes])
+        assert row["num_proposals"] == len(boxes)
+        assert row["num_detections"] == len(row["detections"]) == len(expected.scores) > 0
+        found = row["detections"]
+        torch.testing.assert_close(
+            torch.tensor([[d["x_min"], d["y_min"], d["x_max"], d["y_max"]] for d in found]),
+            expected.boxes,
+        )
+        assert [d["label"] for d in found] == [("cat", "dog")[k - 1] for k in expected.labels]
+        scores = [d["score"] for d in found]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_the_threshold_replaces_the_checkpoints(
+    candidates: pa.Table, tiny_checkpoint: Path
+) -> None:
+    rows = Detector(tiny_checkpoint, score_threshold=1.0)(candidates).to_pylist()
+    assert [row["num_detections"] for row in rows] == [0, None, 0]
+    assert rows[0]["detections"] == []
+
+
+def test_a_batch_of_broken_images_needs_no_model_pass(
+    candidates: pa.Table, tiny_checkpoint: Path
+) -> None:
+    (row,) = Detector(tiny_checkpoint)(candidates.slice(1, 1)).to_pylist()
+    assert row["status"] == "undecodable"
+
+
+def test_a_checkpoint_written_anew_since_the_start_is_refused(tiny_checkpoint: Path) -> None:
+    with pytest.raises(RuntimeError, match="was 0123 when the job started"):
+        Detector(tiny_checkpoint, model_id="0123")
+
+
+def test_an_image_that_killed_three_detectors_is_a_row(
+    candidates: pa.Table, tiny_checkpoint: Path
+) -> None:
+    poison = candidates["image_uri"][2].as_py()
+    log = AttemptLog()
+    for key in (f"detect 3 {candidates['image_uri'][0]}", *[f"detect alone {poison}"] * 2):
+        log.begin(key)
+    rows = Detector(tiny_checkpoint, attempts=log)(candidates).to_pylist()
+    assert [row["status"] for row in rows] == ["ok", "undecodable", "failed"]
+    assert "died each of 3 times" in rows[2]["error"]
+
+
+class SmallGpu:
+    """Fits `room` images; one of 99 rows never."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.calls: list[int] = []
+
+    def __call__(self, pixels: Sequence[Any], proposals: Sequence[Any]) -> list[Detections]:
+        self.calls.append(len(pixels))
+        if len(pixels) > self.room or any(len(p) == 99 for p in pixels):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
+        empty = torch.zeros(0)
+        return [Detections(empty, empty, torch.tensor([float(len(p))])) for p in pixels]
+
+
+def test_a_batch_too_large_for_the_gpu_is_halved() -> None:
+    gpu = SmallGpu(room=2)
+    pixels = [np.zeros((n, 1, 3), np.uint8) for n in range(1, 6)]
+    found = detect_halving(gpu, pixels, [np.zeros((0, 4), np.float32)] * 5)
+    assert [o.scores.item() for o in found if not isinstance(o, str)] == [1, 2, 3, 4, 5]
+    assert gpu.calls == [5, 2, 3, 1, 2]
+
+
+def test_an_image_too_large_for_the_gpu_fails_alone() -> None:
+    pixels = [np.zeros((n, 1, 3), np.uint8) for n in (1, 99, 3)]
+    found = detect_halving(SmallGpu(room=8), pixels, [np.zeros((0, 4), np.float32)] * 3)
+    assert [isinstance(o, str) for o in found] == [False, True, False]
+    assert found[1] == "CUDA out of memory. Tried to allocate 9 GiB"

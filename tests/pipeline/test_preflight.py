@@ -1,0 +1,100 @@
+"""What is the user's to mend is found before a worker starts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.config import ScoreConfig
+from pipeline.errors import UserError
+from pipeline.preflight import find_checkpoint, prepare, size_cluster
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_checkpoint: Path) -> ScoreConfig:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    return ScoreConfig(
+        images=str(tmp_path / "images"),
+        checkpoint=str(tiny_checkpoint),
+        output=str(tmp_path / "out"),
+    )
+
+
+def changed(config: ScoreConfig, **changes: object) -> ScoreConfig:
+    return ScoreConfig(**{n: getattr(config, n) for n in config.__slots__} | changes)
+
+
+def test_the_same_command_has_the_same_run_id(config: ScoreConfig) -> None:
+    assert prepare(config).run_id == prepare(changed(config, batch_size=3, num_workers=9)).run_id
+
+
+@pytest.mark.parametrize(
+    "change", [{"score_threshold": 0.5}, {"proposals": "opencv"}, {"max_pixels": 9}, {"seed": 4}]
+)
+def test_what_changes_the_rows_changes_the_run_id(
+    config: ScoreConfig, change: dict[str, object]
+) -> None:
+    assert prepare(config).run_id != prepare(changed(config, **change)).run_id
+
+
+def test_a_training_output_is_a_checkpoint(tiny_checkpoint: Path) -> None:
+    assert find_checkpoint(str(tiny_checkpoint.parent)) == str(tiny_checkpoint)
+
+
+@pytest.mark.parametrize("fault", ["truncated", "no weights", "config is no JSON", "not there"])
+def test_an_unreadable_checkpoint_is_refused(
+    config: ScoreConfig, tiny_checkpoint: Path, tmp_path: Path, fault: str
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, folder)
+    weights = folder / "model.safetensors"
+    if fault == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif fault == "no weights":
+        weights.unlink()
+    elif fault == "config is no JSON":
+        (folder / "config.json").write_text("{")
+    else:
+        shutil.rmtree(folder)
+    with pytest.raises(UserError, match=f"--checkpoint {folder}"):
+        prepare(changed(config, checkpoint=str(folder)))
+
+
+@pytest.mark.parametrize("proposals", ["selective", "no/such/table.parquet"])
+def test_unknown_proposals_are_refused(config: ScoreConfig, proposals: str) -> None:
+    with pytest.raises(UserError, match=proposals):
+        prepare(changed(config, proposals=proposals))
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 2, 8])
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 8, 64])
+@pytest.mark.parametrize("asked", [None, 1, 4, 100])
+def test_a_read_always_has_room_beside_all_detectors(
+    config: ScoreConfig, cpus: int, gpus: int, asked: int | None
+) -> None:
+    cluster = {"CPU": float(cpus), "GPU": float(gpus)}
+    found = size_cluster(changed(config, num_workers=asked), cluster)
+    assert found.workers >= 1
+    assert found.workers * found.detector_cpus + found.read_cpus <= cpus
+    assert found.workers * found.detector_gpus <= gpus
+    assert found.workers <= (asked or 100)
+    assert found.detector_cpus != found.read_cpus  # else Ray Data fuses the stages
+
+
+def test_gpus_are_used_where_there_are_any(config: ScoreConfig) -> None:
+    cluster = {"CPU": 8.0, "GPU": 2.0}
+    assert size_cluster(config, cluster).detector_gpus == 1.0
+    half = size_cluster(changed(config, gpus_per_worker=0.5), cluster)
+    assert (half.workers, half.detector_gpus) == (4, 0.5)
+    assert size_cluster(changed(config, gpus_per_worker=0.0), cluster).detector_gpus == 0.0
+
+
+def test_gpus_that_are_not_there_are_refused(config: ScoreConfig) -> None:
+    with pytest.raises(UserError, match="the cluster has 0 GPUs"):
+        size_cluster(changed(config, gpus_per_worker=1.0), {"CPU": 8.0})
+    with pytest.raises(UserError, match="no CPU"):
+        size_cluster(config, {})

@@ -1,0 +1,137 @@
+"""The whole chain on a local cluster and a real S3 server."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline import plan, record, storage
+from pipeline.attempts import SharedAttempts
+from pipeline.candidates import ReadSettings
+from pipeline.config import ScoreConfig
+from pipeline.errors import JobError
+from pipeline.preflight import Resources, prepare
+from pipeline.schema import SCORED
+from pipeline.score import chain, quiet_ray_data, run
+from tests.pipeline.poison import Poisoned
+
+# Ray 2.60 sets its own deprecated settings whenever it copies a DataContext.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
+
+
+def jpeg(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def upload(contents: dict[str, bytes]) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(storage.write_bytes, contents, contents.values()))
+
+
+def scored(output: str, run_id: str) -> pa.Table:
+    """All of scored/<run_id>, as any reader finds it."""
+    objects = storage.list_objects(record.scored_uri(output, run_id))
+    tables = [pq.read_table(io.BytesIO(storage.read_bytes(item.uri))) for item in objects]
+    assert all(table.schema.remove_metadata() == SCORED for table in tables)
+    return pa.concat_tables(tables)
+
+
+def immutable(output: str) -> set[tuple[str, str]]:
+    """(URI, ETag) of all that is written once; the summary is the last command's."""
+    objects = storage.list_objects(output)
+    return {(item.uri, item.etag) for item in objects if not item.uri.endswith("summary.json")}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_500_images_of_which_50_are_broken(
+    bucket: str, s3_client: Any, tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every image is one row, counts add up; again does nothing; a changed image is scored anew."""
+    contents = {f"{bucket}/in/{n:03d}.jpg": jpeg(n) for n in range(500)}
+    broken = {0: b"", 1: jpeg(1)[:300], 2: b"<Error><Code>NoSuchKey</Code></Error>"}
+    uris = sorted(contents)
+    for n in range(40):
+        contents[uris[12 * n]] = broken[n % 3]
+    upload(contents | {f"{bucket}/in/notes.txt": b"left out"})
+    config = ScoreConfig(
+        images=f"{bucket}/in",
+        checkpoint=str(tiny_checkpoint),
+        output=f"{bucket}/out",
+        shard_size=64,
+        batch_size=16,
+    )
+    estimate = run(replace(config, dry_run=True))
+    assert not estimate.complete
+    assert storage.list_objects(config.output, missing_ok=True) == []
+
+    # Ten vanish between listing and scoring.
+    plan.extend(config.output, plan.select(config.images).objects, shard_size=config.shard_size)
+    gone = [uri for uri in uris if uri not in uris[::12]][:10]
+    for uri in gone:
+        s3_client.delete_object(Bucket=bucket[5:], Key=uri.removeprefix(f"{bucket}/"))
+
+    with caplog.at_level(logging.INFO, logger="pipeline"):
+        summary = run(config)
+    expected = {"ok": 450, "undecodable": 40, "missing": 10}
+    assert (summary.statuses, summary.images, summary.complete) == (expected, 500, True)
+    assert "ok 450, undecodable 40, missing 10" in caplog.text
+    table = scored(config.output, summary.run_id)
+    assert sorted(table["image_uri"].to_pylist()) == uris
+    assert Counter(table["status"].to_pylist()) == Counter(expected)
+    rows = {row["image_uri"]: row for row in table.to_pylist()}
+    assert {uri for uri, row in rows.items() if row["status"] == "missing"} == set(gone)
+    assert all(row["error"] for row in rows.values() if row["status"] != "ok")
+    assert all(row["num_detections"] for row in rows.values() if row["status"] == "ok")
+
+    before = immutable(config.output)
+    again = run(config)
+    assert (again.scored, again.statuses) == (0, expected)
+    assert immutable(config.output) == before
+
+    with pytest.raises(JobError, match=r"50 of 500 images are not ok"):
+        run(replace(config, max_failures=0.05))
+
+    storage.write_bytes(uris[0], jpeg(1000))
+    mended = run(config)
+    assert (mended.scored, mended.images, mended.statuses["ok"]) == (1, 501, 451)
+    assert before < immutable(config.output)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_image_that_kills_its_process_is_a_row(bucket: str, tiny_checkpoint: Path) -> None:
+    upload({f"{bucket}/in/{n}.jpg": jpeg(n) for n in range(8)})
+    config = ScoreConfig(
+        images=f"{bucket}/in", checkpoint=str(tiny_checkpoint), output=f"{bucket}/out"
+    )
+    job = prepare(config)
+    planned = plan.extend(config.output, job.selection.objects, shard_size=8)
+    quiet_ray_data()
+    results = chain(
+        planned.rows,
+        read_settings=ReadSettings(proposals=job.proposals),
+        detector=Poisoned,
+        detector_settings={"poison": f"{bucket}/in/5.jpg"},
+        attempts=SharedAttempts(),
+        resources=Resources(workers=1, detector_cpus=1.0, detector_gpus=0.0, read_cpus=0.9),
+        batch_size=4,
+    )
+    rows = pa.concat_tables(results.iter_batches(batch_size=None, batch_format="pyarrow"))
+    found = {row["image_uri"][-5:]: row for row in rows.to_pylist()}
+    assert {name: row["status"] for name, row in found.items()} == {
+        f"{n}.jpg": "failed" if n == 5 else "ok" for n in range(8)
+    }
+    assert "died each of 3 times" in found["5.jpg"]["error"]
