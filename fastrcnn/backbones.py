@@ -134,7 +134,7 @@ def _mobilenet_v2(norm: NormLayer) -> nn.Module:
 
 
 def _dilate(blocks: nn.Sequential) -> None:
-    """Depthwise 3 x 3 convolutions at stride 1 with dilation 2; the first one had stride 2, so it is only unstrided."""
+    """Depthwise convolutions at stride 1 with dilation 2; the first had stride 2, so it only loses that."""
     for index, block in enumerate(blocks):
         for layer in block.modules():
             if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):

@@ -127,7 +127,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     if config["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path.name} has format_version {config['format_version']!r}, this program reads {FORMAT_VERSION}"
+            f"{path.name} has format_version {config['format_version']!r},"
+            f" this program reads {FORMAT_VERSION}"
         )
     return config
 

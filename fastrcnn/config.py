@@ -41,7 +41,7 @@ class ProposalConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FastRCNNConfig:
-    """The model's numbers. Use `FastRCNNConfig.paper` or `.modern`; the bare defaults are `paper` with VGG16."""
+    """The model's numbers. Use `.paper` or `.modern`; the bare defaults are `paper` with VGG16."""
 
     num_classes: int
     """K, without background."""
@@ -120,7 +120,7 @@ class FastRCNNConfig:
     def modern(
         cls, num_classes: int, *, backbone: str = "resnet50_fpn", **changes: Any
     ) -> FastRCNNConfig:
-        """What a practitioner trains today: TV's and D2's numbers (RoIAlign, 512 RoIs, no background floor)."""
+        """What is trained today: TV's and D2's numbers (RoIAlign, 512 RoIs, no background floor)."""
         numbers: dict[str, Any] = {
             "pooling": "align",
             "pool_size": 7,

@@ -6,7 +6,7 @@ N images, R RoIs, K classes, D detections. Everything that leaves is in the imag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +59,8 @@ def detect(
     config = model.config
     threshold = config.score_threshold if score_threshold is None else score_threshold
     device = model.head.delta_mean.device
-    pixels = [torch.as_tensor(image) for image in images]
-    boxes = [torch.as_tensor(p, dtype=torch.float32).reshape(-1, 4) for p in proposals]
+    pixels = [_tensor(image) for image in images]
+    boxes = [_tensor(p).to(torch.float32).reshape(-1, 4) for p in proposals]
     if len(pixels) != len(boxes):
         raise ValueError(f"{len(pixels)} images, but proposals for {len(boxes)}")
     results: dict[int, Detections] = {}
@@ -76,6 +76,13 @@ def detect(
     return [results[index] for index in range(len(pixels))]
 
 
+def _tensor(values: Tensor | npt.NDArray[Any]) -> Tensor:
+    """Without a copy, but for arrays that may not be written (Ray's object store): torch warns of them."""
+    if isinstance(values, Tensor):
+        return values
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
 def postprocess(
     proposals: Tensor,
     class_logits: Tensor,
@@ -84,7 +91,7 @@ def postprocess(
     config: FastRCNNConfig,
     score_threshold: float,
 ) -> Detections:
-    """Softmax, decode, clip, threshold, per-class suppression, best of the image (paper, section 2; F test.py).
+    """Softmax, decode, clip, threshold, suppress per class, keep the best (paper, section 2; F test.py).
 
     Deltas are relative to the box's own size, so proposals of the *image* frame are decoded: no way back
     from the model frame is needed.

@@ -138,7 +138,7 @@ def _sample(target: Target, config: FastRCNNConfig, seed: int) -> RoISample:
 def delta_statistics(
     targets: Sequence[Target], num_classes: int, fg_iou: float = 0.5
 ) -> tuple[Tensor, Tensor]:
-    """Per-class mean and population deviation of the deltas of all proposals with IoU >= fg_iou (fast-rcnn roidb.py).
+    """Per-class mean and population deviation of the deltas of all foreground proposals (fast-rcnn roidb.py).
 
     The ground truth boxes themselves are counted, as there; a class with no or only perfect proposals would
     get deviation 0, hence NaN targets, in the reference code; here it gets that of all classes together.

@@ -36,7 +36,7 @@ def roi_max_pool(
 def roi_align_pool(
     features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float
 ) -> Tensor:
-    """RoIAlign (He et al. 2017): no rounding, bilinear samples (2 x 2 a bin), averaged; aligned by half a pixel."""
+    """RoIAlign (He et al. 2017): no rounding, 2 x 2 bilinear samples a bin, averaged; half-pixel aligned."""
     pooled: Tensor = roi_align(
         features, rois, output_size, spatial_scale, sampling_ratio=2, aligned=True
     )
@@ -44,7 +44,7 @@ def roi_align_pool(
 
 
 def fpn_levels(boxes: Tensor, num_levels: int, *, finest_stride: int = 4) -> Tensor:
-    """Level of each box in a feature pyramid: floor(4 + log2(sqrt(area) / 224)) (Lin et al. 2017, equation 1).
+    """Pyramid level of each box: floor(4 + log2(sqrt(area) / 224)) (Lin et al. 2017, equation 1).
 
     Args:
         boxes: (R, 4), model frame.

@@ -109,7 +109,8 @@ def build_optimizer(model: nn.Module, config: SolverConfig) -> torch.optim.SGD:
     Norm layers' affine parameters are one-dimensional like biases and are treated as such: decaying a
     scale towards 0 is not a prior anyone holds.
     """
-    weights, biases = [], []
+    weights: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             (weights if parameter.ndim > 1 else biases).append(parameter)

@@ -26,13 +26,13 @@ class TrainConfig:
     split: str = "train"
     """Images to train on, as the data set names them (VOC: ImageSets/Main/<split>.txt)."""
     val_split: str | None = None
-    """Images to validate on; by default `val` where the data has one apart from --split, else none."""
+    """Images to validate on; by default `val` where the data has one and --split is `train`."""
     classes: tuple[str, ...] = ()
     """Class names, in label order; by default every class in the annotations, sorted."""
     preset: Preset = "modern"
     """`paper`: the reference implementation's numbers. `modern`: what is trained today."""
     backbone: str | None = None
-    """caffenet, vgg16, resnet50, resnet50_fpn, mobilenet_v2, squeezenet1_1 or tiny; by default the preset's."""
+    """See `fastrcnn.config.BACKBONES`, e.g. vgg16, mobilenet_v2, tiny; by default the preset's."""
     weights: str = "imagenet"
     """`imagenet` (torchvision's hub), `none`, or the path or URI of a state_dict (.pth, .safetensors)."""
     proposals: str = "opencv"

@@ -14,7 +14,8 @@ import logging
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -77,13 +78,10 @@ def boxes_of(column: pa.ChunkedArray | pa.Array) -> list[Boxes | None]:
     out: list[Boxes | None] = []
     for chunk in chunks:
         offsets = chunk.offsets.to_numpy()
-        flat = chunk.values.flatten() if len(chunk.values) else chunk.values.values
-        values = np.asarray(flat, dtype=np.float32).reshape(-1, 4)
-        first = int(offsets[0]) if len(offsets) else 0
+        values = chunk.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
         valid = chunk.is_valid().to_numpy(zero_copy_only=False)
         for index in range(len(chunk)):
-            rows = values[offsets[index] - first : offsets[index + 1] - first]
-            out.append(rows if valid[index] else None)
+            out.append(values[offsets[index] : offsets[index + 1]] if valid[index] else None)
     return out
 
 
@@ -148,12 +146,10 @@ def _compute(missing: Sequence[storage.ObjectInfo], config: ProposalConfig) -> I
     batches = (
         ray.data.from_arrow(rows)
         .repartition(target_num_rows_per_block=4 if config.name == "opencv" else 64)
-        .map_batches(
-            propose_batch, fn_kwargs={"config": config}, batch_size=None, batch_format="pyarrow"
-        )
+        .map_batches(partial(propose_batch, config=config), batch_size=None, batch_format="pyarrow")
         .iter_batches(batch_size=ROWS_PER_PART, batch_format="pyarrow")
     )
-    for batch in batches:
+    for batch in cast(Iterable[pa.Table], batches):
         yield batch.cast(CACHE)
 
 

@@ -21,7 +21,13 @@ import ray
 import ray.train
 import torch
 import torchvision
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+)
 from ray.train.torch import TorchTrainer
 
 from fastrcnn.checkpoint import CONFIG, WEIGHTS
@@ -299,6 +305,8 @@ def _fit(config: TrainConfig, job: TrainJob) -> ray.train.Result:
                 num_to_keep=2, checkpoint_score_attribute=_score_of(job)
             ),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            # At INFO it repeats every report in full. (The stubs know only the first API's RunConfig.)
+            logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
         ),
     )
     try:

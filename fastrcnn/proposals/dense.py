@@ -48,7 +48,9 @@ def grid(
         x1, y1 = (a.ravel() for a in np.meshgrid(x, y))
         boxes.append(np.stack([x1, y1, x1 + box_width, y1 + box_height], axis=1).astype(np.float32))
     together = np.concatenate(boxes)
-    _, first = np.unique(together, axis=0, return_index=True)  # a square image is its own largest box
+    _, first = np.unique(
+        together, axis=0, return_index=True
+    )  # a square image is its own largest box
     return together[np.sort(first)][:max_boxes]
 
 

@@ -107,6 +107,10 @@ def test_numpy_images_are_taken_and_more_images_than_proposals_refused() -> None
     box = torch.tensor([[0.0, 0, 30, 30]])
     a, b = detect(model, [image.numpy(), image], [box.numpy(), box])
     torch.testing.assert_close(a.boxes, b.boxes)
+    frozen = image.numpy().copy()
+    frozen.setflags(write=False)  # as Ray's object store hands it out; warnings are errors here
+    (c,) = detect(model, [frozen], [box])
+    torch.testing.assert_close(a.boxes, c.boxes)
     with pytest.raises(ValueError, match="2 images"):
         detect(model, [image, image], [box])
 
