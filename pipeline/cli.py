@@ -23,6 +23,8 @@ def configure_logging() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
+    for chatty in ("aiobotocore", "botocore"):  # where each client found its credentials
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def main(config_type: type[Config], run: Callable[[Config], object], description: str) -> None:
