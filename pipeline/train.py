@@ -11,16 +11,11 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
-import torch
-import torchvision
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
@@ -31,20 +26,17 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from fastrcnn.checkpoint import CONFIG, WEIGHTS
-from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.loss import delta_statistics
-from fastrcnn.proposals import PROPOSERS
-from fastrcnn.solver import SolverConfig
 from pipeline import cluster, storage
-from pipeline.annotations import LabelledImages, read_labelled_images, splits
 from pipeline.config import TrainConfig
 from pipeline.curves import loss_curves
 from pipeline.errors import JobError, UserError
-from pipeline.examples import Example, target_of
-from pipeline.images import IMAGE_SUFFIXES
+from pipeline.examples import target_of
 from pipeline.initial_weights import initial_model
-from pipeline.proposals import Boxes, compute_proposals, read_table
-from pipeline.train_loop import STATE, TrainJob, train_loop
+from pipeline.train_data import read_data, with_proposals
+from pipeline.train_loop import TrainJob, train_loop
+from pipeline.train_plan import TrainPlan, describe, provenance
+from pipeline.training_state import STATE
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +66,9 @@ def run(config: TrainConfig) -> TrainResult | None:
         UserError: before any worker starts.
         JobError: the run failed; the same command continues it.
     """
-    training, validation = _read_data(config)
-    plan = _Plan.of(config, training)
-    _describe(config, plan, training, validation)
+    training, validation = read_data(config)
+    plan = TrainPlan.of(config, training)
+    describe(config, plan, training, validation)
     model = initial_model(plan.model, config.weights, config.seed)
     finished = _claim_output(config)
     if config.dry_run:
@@ -85,7 +77,7 @@ def run(config: TrainConfig) -> TrainResult | None:
         logger.info("already trained: %s", finished.checkpoint)
         return finished
     cluster.connect()
-    examples, val_examples = _with_proposals(config, plan, training, validation)
+    examples, val_examples = with_proposals(config, plan.proposals, training, validation)
     if plan.model.delta_std is None:
         statistics = delta_statistics([target_of(e) for e in examples], plan.model.num_classes)
         model.head.delta_mean, model.head.delta_std = statistics
@@ -98,111 +90,12 @@ def run(config: TrainConfig) -> TrainResult | None:
         num_iterations=num_iterations,
         validate_every=config.validate_every or max(1, num_iterations // 10),
         seed=config.seed,
-        provenance=_provenance(config, plan, len(examples)),
+        provenance=provenance(config, plan, len(examples)),
         examples=ray.put(examples),
         validation=ray.put(val_examples),
         weights=ray.put(model.state_dict()),
     )
     return _export(config, _fit(config, job), job)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """The flags, the preset's numbers and the data, made into what workers are told."""
-
-    model: FastRCNNConfig
-    solver: SolverConfig
-    proposals: ProposalConfig
-
-    @classmethod
-    def of(cls, config: TrainConfig, training: LabelledImages) -> _Plan:
-        preset = FastRCNNConfig.paper if config.preset == "paper" else FastRCNNConfig.modern
-        changes: dict[str, Any] = {}
-        if config.backbone:
-            changes["backbone"] = config.backbone
-        if config.scale:
-            changes |= {"scale": config.scale, "max_size": round(config.scale * 5 / 3)}
-        if config.rois_per_image:
-            changes["rois_per_image"] = config.rois_per_image
-        if config.fc_dim:
-            changes["fc_dim"] = config.fc_dim
-        if config.weights == "none":
-            # Nothing to keep: every stage learns, and batch norms must find their statistics.
-            changes |= {"frozen_stages": 0, "frozen_norm": False}
-        try:
-            model = preset(len(training.classes), **changes)
-        except ValueError as error:
-            raise UserError(f"--backbone {config.backbone}", str(error), "See --help.") from error
-        return cls(model=model, solver=_solver(config), proposals=_proposals(config))
-
-
-def _solver(config: TrainConfig) -> SolverConfig:
-    solver = SolverConfig.paper() if config.preset == "paper" else SolverConfig.modern()
-    batch_size = config.batch_size or solver.batch_size
-    if batch_size % config.num_workers:
-        raise UserError(
-            f"--num-workers {config.num_workers}",
-            f"does not divide the preset's batch of {batch_size} images",
-            "Give --batch-size, a multiple of the workers.",
-        )
-    changes: dict[str, Any] = {"batch_size": batch_size}
-    # Linear scaling (Goyal et al. 2017): k times the images, k times the rate.
-    changes["learning_rate"] = config.learning_rate or (
-        solver.learning_rate * batch_size / solver.batch_size
-    )
-    if config.iterations or config.epochs:
-        changes |= {"iterations": config.iterations, "epochs": config.epochs}
-    return replace(solver, **changes)
-
-
-def _proposals(config: TrainConfig) -> ProposalConfig:
-    if config.proposals in PROPOSERS:
-        return ProposalConfig(name=config.proposals, max_boxes=config.max_proposals)
-    if "/" not in config.proposals and not config.proposals.endswith(".parquet"):
-        raise UserError(
-            f"--proposals {config.proposals}",
-            "is neither a proposer nor a table",
-            f"Proposers are {', '.join(PROPOSERS)}; a table is the URI of a Parquet file or folder.",
-        )
-    return ProposalConfig(name="table", max_boxes=config.max_proposals)
-
-
-def _read_data(config: TrainConfig) -> tuple[LabelledImages, LabelledImages | None]:
-    training = read_labelled_images(
-        config.data, config.split, classes=config.classes, limit=config.limit
-    )
-    val_split = config.val_split
-    if val_split is None and "val" in splits(config.data) and config.split == "train":
-        val_split = "val"
-    validation = None
-    if val_split is not None:
-        validation = read_labelled_images(config.data, val_split, classes=training.classes)
-    for part in filter(None, (training, validation)):
-        for problem in part.problems:
-            logger.warning("%s", problem)
-    return training, validation
-
-
-def _describe(
-    config: TrainConfig, plan: _Plan, training: LabelledImages, validation: LabelledImages | None
-) -> None:
-    counts = Counter(int(label) for image in training.images for label in image.gt_labels)
-    boxes = ", ".join(f"{name} {counts[k]}" for k, name in enumerate(training.classes, start=1))
-    num_images = len(training.images)
-    iterations = plan.solver.num_iterations(num_images)
-    logger.info("%s data: %d training images; boxes: %s", training.layout, num_images, boxes)
-    if validation is not None:
-        logger.info("%d validation images", len(validation.images))
-    logger.info(
-        "%s, %s preset, weights %s: %d iterations of %d images (%.1f epochs), rate %g",
-        plan.model.backbone,
-        config.preset,
-        config.weights,
-        iterations,
-        plan.solver.batch_size,
-        iterations * plan.solver.batch_size / num_images,
-        plan.solver.learning_rate,
-    )
 
 
 def _claim_output(config: TrainConfig) -> TrainResult | None:
@@ -228,56 +121,8 @@ def _claim_output(config: TrainConfig) -> TrainResult | None:
     return TrainResult(**json.loads(storage.read_bytes(result_uri)))
 
 
-def _with_proposals(
-    config: TrainConfig, plan: _Plan, training: LabelledImages, validation: LabelledImages | None
-) -> tuple[list[Example], list[Example]]:
-    parts = [training.images, validation.images if validation else ()]
-    wanted = {image.image_uri for part in parts for image in part}
-    if plan.proposals.name == "table":
-        boxes = _table_boxes(config, wanted)
-    else:
-        listed = storage.list_objects(config.data, suffixes=IMAGE_SUFFIXES)
-        folder = storage.join(config.output, "proposals")
-        infos = [info for info in listed if info.uri in wanted]
-        boxes, errors = compute_proposals(infos, plan.proposals, folder)
-        _check_failures(config, errors, len(wanted))
-    pairs = [
-        [Example(image, boxes[image.image_uri]) for image in part if image.image_uri in boxes]
-        for part in parts
-    ]
-    return pairs[0], pairs[1]
-
-
-def _table_boxes(config: TrainConfig, wanted: set[str]) -> dict[str, Boxes]:
-    """Boxes of a given table, whose image_uri is full or relative to --data."""
-    root = storage.join(storage.absolute(config.data), "")
-    table = read_table(config.proposals)
-    boxes = {}
-    for uri in sorted(wanted):
-        own = table.get(uri, table.get(uri.removeprefix(root)))
-        if own is None:
-            raise UserError(
-                f"--proposals {config.proposals}",
-                f"has no row for {uri}",
-                "Every training image needs one; an image without proposals has an empty list.",
-            )
-        boxes[uri] = own[: config.max_proposals]
-    return boxes
-
-
-def _check_failures(config: TrainConfig, errors: dict[str, str], total: int) -> None:
-    for uri, error in sorted(errors.items()):
-        logger.warning("left out: %s: %s", uri, error)
-    if len(errors) > config.max_failures * total:
-        uri, error = next(iter(sorted(errors.items())))
-        raise JobError(
-            f"{len(errors)} of {total} images cannot be used, more than --max-failures"
-            f" {config.max_failures:g} allows; first {uri}: {error}"
-        )
-
-
 def _fit(config: TrainConfig, job: TrainJob) -> ray.train.Result:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources = cluster.resources()
     gpus = config.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if resources.get("GPU", 0) >= 1 else 0.0
@@ -348,17 +193,3 @@ def _export(config: TrainConfig, result: ray.train.Result, job: TrainJob) -> Tra
     score = "" if outcome.val_map is None else f", validation mAP (VOC07) {outcome.val_map:.4f}"
     logger.info("checkpoint of iteration %d in %s%s", metrics["iteration"], checkpoint, score)
     return outcome
-
-
-def _provenance(config: TrainConfig, plan: _Plan, num_images: int) -> dict[str, Any]:
-    return {
-        "flags": asdict(config),
-        "solver": asdict(plan.solver),
-        "num_images": num_images,
-        "versions": {
-            "python": platform.python_version(),
-            "ray": ray.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
-    }

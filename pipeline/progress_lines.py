@@ -1,0 +1,46 @@
+"""How far is it, as plain lines in a job's log."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressLines:
+    """Progress as plain lines, one every `SECONDS_BETWEEN_LINES`."""
+
+    def __init__(self, num_iterations: int, batch_size: int) -> None:
+        self.num_iterations = num_iterations
+        self.batch_size = batch_size
+        self.rows: list[dict[str, float]] = []
+        self.waited = 0.0
+        self.since = time.monotonic()
+
+    def step(self, row: dict[str, float], waited: float) -> None:
+        """Take a step's row and the seconds it waited for its batch."""
+        self.rows.append(row)
+        self.waited += waited
+        elapsed = time.monotonic() - self.since
+        if elapsed < SECONDS_BETWEEN_LINES and row["iteration"] < self.num_iterations:
+            return
+        mean = {key: sum(r[key] for r in self.rows) / len(self.rows) for key in row}
+        speed = len(self.rows) / max(elapsed, 1e-9)
+        logger.info(
+            "step %d/%d  loss %.3f (class %.3f, box %.3f)  lr %.2g  foreground %.0f%%"
+            "  %.1f images/s  waiting for data %.0f%%  %.0f s left",
+            row["iteration"],
+            self.num_iterations,
+            mean["loss"],
+            mean["classification"],
+            mean["localization"],
+            row["learning_rate"],
+            100 * mean["foreground"],
+            speed * self.batch_size,
+            100 * self.waited / max(elapsed, 1e-9),
+            (self.num_iterations - row["iteration"]) / speed,
+        )
+        self.rows, self.waited, self.since = [], 0.0, time.monotonic()

@@ -1,0 +1,124 @@
+"""Flags, preset and data made into what training workers are told."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import ray
+import torch
+import torchvision
+
+from fastrcnn.config import FastRCNNConfig, ProposalConfig
+from fastrcnn.proposals import PROPOSERS
+from fastrcnn.solver import SolverConfig
+from pipeline.annotations import LabelledImages
+from pipeline.config import TrainConfig
+from pipeline.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPlan:
+    """The flags, the preset's numbers and the data, made into what workers are told."""
+
+    model: FastRCNNConfig
+    solver: SolverConfig
+    proposals: ProposalConfig
+
+    @classmethod
+    def of(cls, config: TrainConfig, training: LabelledImages) -> TrainPlan:
+        preset = FastRCNNConfig.paper if config.preset == "paper" else FastRCNNConfig.modern
+        changes: dict[str, Any] = {}
+        if config.backbone:
+            changes["backbone"] = config.backbone
+        if config.scale:
+            changes |= {"scale": config.scale, "max_size": round(config.scale * 5 / 3)}
+        if config.rois_per_image:
+            changes["rois_per_image"] = config.rois_per_image
+        if config.fc_dim:
+            changes["fc_dim"] = config.fc_dim
+        if config.weights == "none":
+            # Nothing to keep: every stage learns, and batch norms must find their statistics.
+            changes |= {"frozen_stages": 0, "frozen_norm": False}
+        try:
+            model = preset(len(training.classes), **changes)
+        except ValueError as error:
+            raise UserError(f"--backbone {config.backbone}", str(error), "See --help.") from error
+        return cls(model=model, solver=_solver(config), proposals=_proposals(config))
+
+
+def _solver(config: TrainConfig) -> SolverConfig:
+    solver = SolverConfig.paper() if config.preset == "paper" else SolverConfig.modern()
+    batch_size = config.batch_size or solver.batch_size
+    if batch_size % config.num_workers:
+        raise UserError(
+            f"--num-workers {config.num_workers}",
+            f"does not divide the preset's batch of {batch_size} images",
+            "Give --batch-size, a multiple of the workers.",
+        )
+    changes: dict[str, Any] = {"batch_size": batch_size}
+    # Linear scaling (Goyal et al. 2017): k times the images, k times the rate.
+    changes["learning_rate"] = config.learning_rate or (
+        solver.learning_rate * batch_size / solver.batch_size
+    )
+    if config.iterations or config.epochs:
+        changes |= {"iterations": config.iterations, "epochs": config.epochs}
+    return replace(solver, **changes)
+
+
+def _proposals(config: TrainConfig) -> ProposalConfig:
+    if config.proposals in PROPOSERS:
+        return ProposalConfig(name=config.proposals, max_boxes=config.max_proposals)
+    if "/" not in config.proposals and not config.proposals.endswith(".parquet"):
+        raise UserError(
+            f"--proposals {config.proposals}",
+            "is neither a proposer nor a table",
+            f"Proposers are {', '.join(PROPOSERS)}; a table is the URI of a Parquet file or folder.",
+        )
+    return ProposalConfig(name="table", max_boxes=config.max_proposals)
+
+
+def describe(
+    config: TrainConfig,
+    plan: TrainPlan,
+    training: LabelledImages,
+    validation: LabelledImages | None,
+) -> None:
+    """Log what will be trained on what: the lines that a person checks before going away."""
+    counts = Counter(int(label) for image in training.images for label in image.gt_labels)
+    boxes = ", ".join(f"{name} {counts[k]}" for k, name in enumerate(training.classes, start=1))
+    num_images = len(training.images)
+    iterations = plan.solver.num_iterations(num_images)
+    logger.info("%s data: %d training images; boxes: %s", training.layout, num_images, boxes)
+    if validation is not None:
+        logger.info("%d validation images", len(validation.images))
+    logger.info(
+        "%s, %s preset, weights %s: %d iterations of %d images (%.1f epochs), rate %g",
+        plan.model.backbone,
+        config.preset,
+        config.weights,
+        iterations,
+        plan.solver.batch_size,
+        iterations * plan.solver.batch_size / num_images,
+        plan.solver.learning_rate,
+    )
+
+
+def provenance(config: TrainConfig, plan: TrainPlan, num_images: int) -> dict[str, Any]:
+    """What the checkpoint says of its making."""
+    return {
+        "flags": asdict(config),
+        "solver": asdict(plan.solver),
+        "num_images": num_images,
+        "versions": {
+            "python": platform.python_version(),
+            "ray": ray.__version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+    }

@@ -1,0 +1,69 @@
+"""What a resumed run needs beside the model: momentum and progress. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fastrcnn.checkpoint import load_checkpoint
+from fastrcnn.model import FastRCNN
+
+logger = logging.getLogger(__name__)
+
+MOMENTUM, STATE = "momentum.safetensors", "training_state.json"
+
+
+@dataclass(slots=True)
+class Progress:
+    """What grows while training, and is saved with each checkpoint."""
+
+    iteration: int
+    """Steps done."""
+    history: list[dict[str, float]]
+    """One row a step, averaged over all ranks."""
+    validations: list[dict[str, Any]]
+
+
+def save_state(
+    folder: Path, model: FastRCNN, optimizer: torch.optim.SGD, progress: Progress
+) -> None:
+    """Momentum by parameter name and progress as JSON, beside the model: nothing is pickled."""
+    momentum = {
+        name: optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+    }
+    save_file(momentum, folder / MOMENTUM)
+    state = {
+        "iteration": progress.iteration,
+        "history": progress.history,
+        "validations": progress.validations,
+        "learning_rates": [group["lr"] for group in optimizer.param_groups],
+    }
+    (folder / STATE).write_text(json.dumps(state))
+
+
+def restore_state(model: FastRCNN, optimizer: torch.optim.SGD) -> Progress:
+    """Go back to the run's latest checkpoint, where there is one: model, momentum, rates, progress."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return Progress(0, [], [])
+    with checkpoint.as_directory() as folder:
+        model.load_state_dict(load_checkpoint(Path(folder)).model.state_dict())
+        momentum: dict[str, Tensor] = load_file(Path(folder) / MOMENTUM)
+        state = json.loads((Path(folder) / STATE).read_text())
+    for name, parameter in model.named_parameters():
+        if name in momentum:
+            optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
+    for group, rate in zip(optimizer.param_groups, state["learning_rates"], strict=True):
+        group["lr"] = rate  # Caffe's momentum is relative to the rate it was gathered at
+    logger.info("resumed at iteration %d", state["iteration"])
+    return Progress(state["iteration"], state["history"], state["validations"])
