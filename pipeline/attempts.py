@@ -48,7 +48,9 @@ class SharedAttempts:
     """The counts in an actor that outlives the workers; pickles, so that stages can carry it."""
 
     def __init__(self) -> None:
-        self._actor: Any = ray.remote(num_cpus=0)(AttemptLog).remote()
+        # Should its node die, the counts start anew: an image may then be tried more often, never for ever.
+        survives = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        self._actor: Any = survives(AttemptLog).remote()
 
     def begin(self, key: str) -> int:
         """See `Attempts`. Waits for the answer: the beginning must be known before the work can kill us."""

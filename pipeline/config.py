@@ -155,6 +155,19 @@ class ScoreConfig:
                 "must be above 0",
                 "Give a larger one.",
             )
+        for flag, amount in (
+            ("--gpus-per-worker", self.gpus_per_worker),
+            ("--price-per-cpu-hour", self.price_per_cpu_hour),
+        ):
+            _require(
+                amount is None or amount >= 0, f"{flag} {amount}", "is negative", "Give 0 or more."
+            )
+        _require(
+            self.score_threshold is None or 0 <= self.score_threshold <= 1,
+            f"--score-threshold {self.score_threshold}",
+            "is no probability",
+            "Give a number from 0 to 1.",
+        )
         _check_share(self.max_failures)
 
 

@@ -11,11 +11,13 @@ other reads what the winner planned and adds only what is still lacking. A plann
 
 from __future__ import annotations
 
+import bisect
 import io
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -31,6 +33,7 @@ from pipeline.storage.uris import compile_pattern, is_pattern
 
 logger = logging.getLogger(__name__)
 
+_PLANNED_AT = b"planned_at"
 NO_ETAG = ""
 """Etag in `ObjectInfo` of an image that a manifest names and that could not be looked up; null in tables."""
 
@@ -46,10 +49,23 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """All generations together: `rows` has schema PLAN, in order of shard, then URI."""
+    """All generations together."""
 
     rows: pa.Table
-    generations: int
+    """Schema PLAN, in order of shard, then URI."""
+    starts: tuple[tuple[int, datetime], ...]
+    """Of each generation: its first shard, and when it was planned."""
+
+    @property
+    def generations(self) -> int:
+        """How many there are."""
+        return len(self.starts)
+
+    def planned_at(self, shard: int) -> datetime:
+        """When the generation of `shard` was planned."""
+        return self.starts[bisect.bisect_right(self.starts, shard, key=lambda start: start[0]) - 1][
+            1
+        ]
 
     def shard_sizes(self) -> dict[int, int]:
         """Number of planned images of each shard."""
@@ -102,7 +118,7 @@ def check_apart(images: str, output: str) -> None:
     if _is_manifest(images):
         return
     pattern = compile_pattern(storage.absolute(images))
-    if ours.startswith(_folder(images)) or pattern.match(ours):
+    if ours.startswith(_folder(images)) or pattern.fullmatch(ours):
         raise UserError(
             f"--output {output}",
             f"lies inside --images {images}, so the next run would list its files",
@@ -124,8 +140,11 @@ def read(output: str) -> Plan:
             f"holds {[PurePosixPath(item.uri).name for item in found][:3]}, not generations 1 to n",
             "Give an --output that only this job writes to.",
         )
-    tables = [_read_generation(item.uri) for item in found]
-    return Plan(rows=pa.concat_tables([PLAN.empty_table(), *tables]), generations=len(found))
+    generations = [_read_generation(item.uri) for item in found]
+    return Plan(
+        rows=pa.concat_tables([PLAN.empty_table(), *(rows for rows, _ in generations)]),
+        starts=tuple((rows["shard"][0].as_py(), planned_at) for rows, planned_at in generations),
+    )
 
 
 def missing(plan: Plan, objects: Sequence[ObjectInfo]) -> list[ObjectInfo]:
@@ -149,11 +168,20 @@ def extend(output: str, objects: Sequence[ObjectInfo], *, shard_size: int) -> Pl
             return plan
         first = (pc.max(plan.rows["shard"]).as_py() + 1) if plan.rows.num_rows else 0
         rows = as_rows(new, [first + i // shard_size for i in range(len(new))])
+        now = datetime.now(UTC)
+        data = encode_parquet(
+            rows,
+            metadata={
+                b"format_version": str(TABLE_VERSION).encode(),
+                _PLANNED_AT: now.isoformat().encode(),
+            },
+        )
         generation = plan.generations + 1
-        data = encode_parquet(rows, metadata={b"format_version": str(TABLE_VERSION).encode()})
         if storage.create_bytes(_generation_uri(output, generation), data):
             logger.info("planned %d new or changed images as generation %d", len(new), generation)
-            return Plan(rows=pa.concat_tables([plan.rows, rows]), generations=generation)
+            return Plan(
+                rows=pa.concat_tables([plan.rows, rows]), starts=(*plan.starts, (first, now))
+            )
         # Another driver made this generation first: read it and add what it lacks.
 
 
@@ -170,11 +198,12 @@ def as_rows(objects: Sequence[ObjectInfo], shards: Sequence[int]) -> pa.Table:
     )
 
 
-def _read_generation(uri: str) -> pa.Table:
+def _read_generation(uri: str) -> tuple[pa.Table, datetime]:
     try:
         table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
-        return table.select(PLAN.names).cast(PLAN)
-    except (StorageError, pa.ArrowException, KeyError) as error:
+        planned_at = datetime.fromisoformat(table.schema.metadata[_PLANNED_AT].decode())
+        return table.select(PLAN.names).cast(PLAN), planned_at
+    except (StorageError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise UserError(
             uri, f"is no generation of a plan: {error}", "Give another --output."
         ) from error

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from fastrcnn.checkpoint import Checkpoint, CheckpointError
 from fastrcnn.config import ProposalConfig
@@ -113,13 +117,30 @@ def choose_proposals(
     if name in PROPOSERS:
         return replace(checkpoint.proposals, name=name, seed=config.seed), None
     if "/" in name or name.endswith(".parquet"):
-        storage.list_objects(name, suffixes=(".parquet",))  # raises where nothing is there
+        _check_table(name)
         return ProposalConfig(name="table"), name
     raise UserError(
         f"--proposals {name}",
         "is neither a proposer nor the URI of a table",
         f"Give one of {', '.join(sorted(PROPOSERS))}, or a URI.",
     )
+
+
+def _check_table(uri: str) -> None:
+    """The workers read it; here only that there is one, with the right columns."""
+    parts = storage.list_objects(uri, suffixes=(".parquet",))
+    try:
+        columns = pq.read_schema(io.BytesIO(storage.read_bytes(parts[0].uri))).names
+    except (IndexError, StorageError, pa.ArrowException) as error:
+        raise UserError(
+            f"--proposals {uri}", f"holds no Parquet file: {error}", "Name a file or folder."
+        ) from error
+    if not {"image_uri", "boxes"} <= set(columns):
+        raise UserError(
+            f"--proposals {uri}",
+            f"has the columns {', '.join(columns)}",
+            "A proposals table has image_uri and boxes.",
+        )
 
 
 def size_cluster(config: ScoreConfig, available: Mapping[str, float]) -> Resources:

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -125,17 +126,25 @@ class Committer:
     Args:
         output: scored/ lies under it.
         run_id: the run.
-        plan_rows: the plan's rows of the shards to be done; schema PLAN.
+        plan: the plan.
+        to_do: those of its rows whose shards are to be made; whole shards.
         metadata: of each Parquet file.
     """
 
     def __init__(
-        self, *, output: str, run_id: str, plan_rows: pa.Table, metadata: Mapping[bytes, bytes]
+        self,
+        *,
+        output: str,
+        run_id: str,
+        plan: Plan,
+        to_do: pa.Table,
+        metadata: Mapping[bytes, bytes],
     ) -> None:
         self._output = output
         self._run_id = run_id
+        self._plan = plan
         self._metadata = dict(metadata)
-        self._planned = _images_by_shard(plan_rows)
+        self._planned = _images_by_shard(to_do)
         self._waiting: dict[int, list[pa.Table]] = {}
         self.shards: list[Shard] = []
 
@@ -159,7 +168,9 @@ class Committer:
             )
 
     def _create(self, shard: int, rows: pa.Table) -> Shard:
-        table = rows.drop_columns(["shard"]).cast(SCORED)
+        table = (
+            _date_changed(rows, self._plan.planned_at(shard)).drop_columns(["shard"]).cast(SCORED)
+        )
         data = encode_parquet(table, metadata=self._metadata)
         uri = shard_uri(self._output, self._run_id, shard)
         made = inspect(shard, data, self._planned[shard])
@@ -167,6 +178,17 @@ class Committer:
             return made
         # Another driver was first. Its rows are as good as ours and stay as they are.
         return inspect(shard, storage.read_bytes(uri), self._planned[shard])
+
+
+def _date_changed(rows: pa.Table, planned_at: datetime) -> pa.Table:
+    """Give rows with status `changed` the time when their object was last known to be there.
+
+    The image's newer version is a row of its own, and readers take the newest: under a new run_id both
+    may be scored in the same instant, and the row that says "changed" must not win.
+    """
+    when = pa.scalar(planned_at, SCORED.field("scored_at").type)
+    dates = pc.if_else(pc.equal(rows["status"], "changed"), when, rows["scored_at"])
+    return rows.set_column(rows.schema.get_field_index("scored_at"), "scored_at", dates)
 
 
 def inspect(shard: int, data: bytes, planned: Collection[Planned]) -> Shard:

@@ -71,12 +71,13 @@ def run(config: ScoreConfig) -> ScoreSummary:
     if config.dry_run:
         return _estimate(job)
     planned = plan.extend(config.output, job.selection.objects, shard_size=config.shard_size)
-    rows = _to_do(job, planned)
+    rows = to_do(job, planned)
     _write_config(job)
     committer = record.Committer(
         output=config.output,
         run_id=job.run_id,
-        plan_rows=rows,
+        plan=planned,
+        to_do=rows,
         metadata=scored_metadata(job.checkpoint.classes, job.checkpoint.model_id),
     )
     started = time.monotonic()
@@ -143,8 +144,11 @@ def chain(
 
 
 def _score(job: Job, rows: pa.Table, resources: Resources, committer: record.Committer) -> None:
-    logger.info("%s", resources)
-    quiet_ray_data()
+    logger.info(
+        "%d Detector(s) at most, each with %g CPUs and %g GPUs; the other CPUs read and propose",
+        *(resources.workers, resources.detector_cpus, resources.detector_gpus),
+    )
+    configure_ray_data()
     results = chain(
         rows,
         read_settings=_read_settings(job),
@@ -164,12 +168,13 @@ def _score(job: Job, rows: pa.Table, resources: Resources, committer: record.Com
         progress(block)
 
 
-def quiet_ray_data() -> None:
-    """A job's log is no terminal: no bars, no plans; what goes wrong is still said. Bounds a hang."""
+def configure_ray_data() -> None:
+    """Bound what could hang or loop; and say no more in a job's log than what goes wrong."""
     context = DataContext.get_current()
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    context.max_consecutive_actor_init_deaths = 3
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # It warns of the bars that we turned off.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -195,7 +200,7 @@ def _detector_settings(job: Job) -> dict[str, Any]:
     }
 
 
-def _to_do(job: Job, planned: Plan) -> pa.Table:
+def to_do(job: Job, planned: Plan) -> pa.Table:
     """The plan's rows of the shards that are not there; with --limit, of those that its images are in."""
     rows = planned.rows
     done = record.done_shards(job.config.output, job.run_id, planned)
@@ -236,7 +241,7 @@ def _estimate(job: Job) -> ScoreSummary:
     config, objects = job.config, job.selection.objects
     planned = plan.read(config.output)
     new = plan.missing(planned, objects)
-    rows = _to_do(job, planned)
+    rows = to_do(job, planned)
     todo = rows.num_rows + len(new)
     size = (pc.sum(rows["size_bytes"]).as_py() or 0) + sum(item.size for item in new)
     logger.info(

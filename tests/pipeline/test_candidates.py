@@ -15,7 +15,7 @@ from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import propose
 from pipeline import plan
 from pipeline.candidates import CANDIDATE, ReadSettings, read_images
-from pipeline.schema import PROPOSALS
+from pipeline.schema import PLAN, PROPOSALS
 
 SETTINGS = ReadSettings(proposals=ProposalConfig(name="grid", max_boxes=12))
 
@@ -75,8 +75,7 @@ def test_every_fault_is_a_row_in_its_place(tmp_path: Path) -> None:
 def test_what_was_not_there_when_planned_is_missing_or_changed(tmp_path: Path) -> None:
     write_image(tmp_path / "late.png")
     uris = [str(tmp_path / "gone.png"), str(tmp_path / "late.png")]
-    schema = plan.PLAN
-    rows = pa.Table.from_pylist([{"image_uri": uri, "shard": 0} for uri in uris], schema=schema)
+    rows = pa.Table.from_pylist([{"image_uri": uri, "shard": 0} for uri in uris], schema=PLAN)
     found = read_images(rows, SETTINGS).to_pylist()
     assert [row["status"] for row in found] == ["missing", "changed"]
     assert "run again" in found[1]["error"]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipeline.config import ScoreConfig
 from pipeline.errors import UserError
 from pipeline.preflight import find_checkpoint, prepare, size_cluster
+from pipeline.schema import PROPOSALS
 
 
 @pytest.fixture
@@ -68,6 +71,40 @@ def test_an_unreadable_checkpoint_is_refused(
 def test_unknown_proposals_are_refused(config: ScoreConfig, proposals: str) -> None:
     with pytest.raises(UserError, match=proposals):
         prepare(changed(config, proposals=proposals))
+
+
+@pytest.mark.parametrize("fault", ["no Parquet", "other columns", "empty folder"])
+def test_a_proposals_table_that_is_none_is_refused(
+    config: ScoreConfig, tmp_path: Path, fault: str
+) -> None:
+    folder = tmp_path / "table"
+    folder.mkdir()
+    if fault == "no Parquet":
+        (folder / "part.parquet").write_bytes(b"PAR1")
+    elif fault == "other columns":
+        pq.write_table(pa.table({"key": ["a"]}), folder / "part.parquet")
+    with pytest.raises(UserError, match="table"):
+        prepare(changed(config, proposals=str(folder)))
+
+
+def test_a_proposals_table_is_part_of_the_run_id(config: ScoreConfig, tmp_path: Path) -> None:
+    table, ids = tmp_path / "table.parquet", set()
+    for boxes in ([[0.0, 0.0, 1.0, 1.0]], []):
+        rows = [{"image_uri": "a.png", "boxes": boxes}]
+        pq.write_table(pa.Table.from_pylist(rows, schema=PROPOSALS), table)
+        job = prepare(changed(config, proposals=str(table)))
+        ids.add(job.run_id)
+        assert (job.table, job.proposals.name) == (str(table), "table")
+    assert len(ids | {prepare(config).run_id}) == 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"score_threshold": 1.5}, {"gpus_per_worker": -1.0}, {"max_failures": 2.0}]
+)
+def test_flags_out_of_range_are_refused(config: ScoreConfig, change: dict[str, object]) -> None:
+    flag = "--" + next(iter(change)).replace("_", "-")
+    with pytest.raises(UserError, match=flag):
+        changed(config, **change)
 
 
 @pytest.mark.parametrize("gpus", [0, 1, 2, 8])

@@ -46,8 +46,14 @@ def result(rows: pa.Table, *, status: str = "ok", author: str = "m") -> pa.Table
     return pa.Table.from_pylist(made, schema=record.RESULT)
 
 
-def committer(output: str, rows: pa.Table) -> Committer:
-    return Committer(output=output, run_id=RUN, plan_rows=rows, metadata={b"format_version": b"1"})
+def committer(output: str, work: plan.Plan, to_do: pa.Table | None = None) -> Committer:
+    return Committer(
+        output=output,
+        run_id=RUN,
+        plan=work,
+        to_do=work.rows if to_do is None else to_do,
+        metadata={b"format_version": b"1"},
+    )
 
 
 def written(output: str) -> pa.Table:
@@ -59,7 +65,7 @@ def test_rows_in_any_order_make_whole_shards(output: str) -> None:
     work = planned(output, 10)
     order = list(range(10))
     random.Random(0).shuffle(order)
-    writer = committer(output, work.rows)
+    writer = committer(output, work)
     for index in order:
         writer.add(result(work.rows.slice(index, 1)))
     writer.check_nothing_waits()
@@ -72,7 +78,7 @@ def test_rows_in_any_order_make_whole_shards(output: str) -> None:
 
 def test_a_shard_is_not_there_before_its_last_row(output: str) -> None:
     work = planned(output, 4)
-    writer = committer(output, work.rows)
+    writer = committer(output, work)
     writer.add(result(work.rows.slice(0, 2)))
     assert record.done_shards(output, RUN, work) == set()
     writer.add(result(work.rows.slice(2, 2)))
@@ -81,7 +87,7 @@ def test_a_shard_is_not_there_before_its_last_row(output: str) -> None:
 
 def test_a_lacking_row_is_said_and_its_shard_not_written(output: str) -> None:
     work = planned(output, 6)
-    writer = committer(output, work.rows)
+    writer = committer(output, work)
     writer.add(result(work.rows.slice(0, 5)))
     with pytest.raises(JobError, match="shard 1 got 2 rows of 3"):
         writer.check_nothing_waits()
@@ -90,7 +96,7 @@ def test_a_lacking_row_is_said_and_its_shard_not_written(output: str) -> None:
 
 def test_a_row_that_came_twice_is_not_written(output: str) -> None:
     work = planned(output, 3)
-    writer = committer(output, work.rows)
+    writer = committer(output, work)
     writer.add(result(work.rows.slice(0, 1)))
     writer.add(result(work.rows.slice(0, 1)))
     with pytest.raises(JobError, match="not the 3 of the plan"):
@@ -100,7 +106,7 @@ def test_a_row_that_came_twice_is_not_written(output: str) -> None:
 
 def test_two_committers_racing_on_a_shard_leave_one_object(output: str) -> None:
     work = planned(output, 40, shard_size=4)
-    writers = [committer(output, work.rows) for _ in range(4)]
+    writers = [committer(output, work) for _ in range(4)]
 
     def write(number: int) -> None:
         writers[number].add(result(work.rows, author=f"author {number}"))
@@ -117,20 +123,38 @@ def test_two_committers_racing_on_a_shard_leave_one_object(output: str) -> None:
 
 def test_resume_is_the_plan_minus_what_is_there(output: str) -> None:
     work = planned(output, 12)
-    committer(output, work.rows).add(result(work.rows.slice(0, 7)))  # two shards and one row
+    committer(output, work).add(result(work.rows.slice(0, 7)))  # two shards and one row
     done = record.done_shards(output, RUN, work)
     assert done == {0, 1}
     rest = work.rows.filter(pc.invert(pc.is_in(work.rows["shard"], pa.array(sorted(done)))))
     assert rest.num_rows == 6
-    writer = committer(output, rest)
+    writer = committer(output, work, rest)
     writer.add(result(rest))
     writer.check_nothing_waits()
     assert written(output)["image_uri"].to_pylist() == work.rows["image_uri"].to_pylist()
 
 
+def test_a_changed_image_s_newest_row_is_not_the_one_that_says_changed(output: str) -> None:
+    """A second model scores both versions in the same instant."""
+    old = [ObjectInfo("s3://b/a.jpg", "e1", 1), ObjectInfo("s3://b/b.jpg", "e1", 1)]
+    plan.extend(output, old, shard_size=9)
+    new = [ObjectInfo("s3://b/a.jpg", "e2", 1)]
+    work = plan.extend(output, new, shard_size=9)
+    made = result(work.rows).to_pylist()
+    made[0]["status"] = "changed"
+    for row in made:
+        row["scored_at"] = datetime.datetime.now(datetime.UTC)
+    committer(output, work).add(pa.Table.from_pylist(made, schema=record.RESULT))
+    rows = written(output).to_pylist()
+    newest = max((r for r in rows if r["image_uri"] == old[0].uri), key=lambda r: r["scored_at"])
+    assert (newest["etag"], newest["status"]) == ("e2", "ok")
+    assert rows[0]["scored_at"] == work.planned_at(0) < work.planned_at(1)
+    assert rows[1]["scored_at"] == made[1]["scored_at"]
+
+
 def test_another_run_stands_beside(output: str) -> None:
     work = planned(output, 3)
-    committer(output, work.rows).add(result(work.rows))
+    committer(output, work).add(result(work.rows))
     assert record.done_shards(output, "another", work) == set()
 
 
@@ -145,7 +169,7 @@ def test_something_else_among_the_shards_is_refused(output: str) -> None:
 
 def test_the_manifest_counts_and_hashes_every_shard(output: str) -> None:
     work = planned(output, 5)
-    writer = committer(output, work.rows)
+    writer = committer(output, work)
     writer.add(result(work.rows.slice(0, 3)))
     partial = record.write_manifest(output, RUN, work, writer.shards)
     assert (partial.rows, partial.complete) == (3, False)
@@ -167,7 +191,7 @@ def test_the_manifest_counts_and_hashes_every_shard(output: str) -> None:
 
 def test_a_manifest_that_says_nothing_new_is_not_written(output: str) -> None:
     work = planned(output, 3)
-    writer = committer(output, work.rows)
+    writer = committer(output, work)
     writer.add(result(work.rows))
     first = record.write_manifest(output, RUN, work, writer.shards)
     assert record.write_manifest(output, RUN, work) == first
