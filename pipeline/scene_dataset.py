@@ -71,16 +71,19 @@ def draw_dataset(config: DrawConfig, folder: Path) -> None:
     """Draw `shapes/` and `inbox/` below a local folder."""
     first = 0
     for split, count in (("train", config.train), ("val", config.val), ("test", config.test)):
-        _draw_split(folder / "shapes", split, range(first, first + count), config.seed)
+        draw_split(folder / "shapes", split, range(first, first + count), config.seed)
         first += count
     _draw_inbox(folder, first - config.test, config)
 
 
-def _draw_split(shapes: Path, split: str, indices: range, seed: int) -> None:
+def draw_split(
+    shapes: Path, split: str, indices: range, seed: int, *, size: tuple[int, int] | None = None
+) -> None:
+    """Write one split of a VOC folder: scenes `indices`, of one `size` or of many."""
     for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (shapes / part).mkdir(parents=True, exist_ok=True)
     for index in indices:
-        scene = draw_scene(scene_rng(seed, index))
+        scene = draw_scene(scene_rng(seed, index), size)
         (shapes / "JPEGImages" / f"{index:06d}.jpg").write_bytes(jpeg_bytes(scene.pixels))
         (shapes / "Annotations" / f"{index:06d}.xml").write_bytes(
             voc_annotation(f"{index:06d}", scene)

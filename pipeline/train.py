@@ -155,9 +155,12 @@ def _fit(config: TrainConfig, job: TrainJob) -> ray.train.Result:
         ),
     )
     try:
-        return trainer.fit()
+        result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise JobError(f"training stopped: {error}; run the same command to resume") from error
+    if result.return_value is not None:
+        raise JobError(result.return_value)
+    return result
 
 
 def _score_of(job: TrainJob) -> str:

@@ -62,10 +62,22 @@ class NonFiniteLossError(RuntimeError):
     """The loss is NaN or infinite: names the step, the images and the parts."""
 
 
-def train_loop(setup: dict[str, TrainJob]) -> None:
-    """Ray Train's train_loop_per_worker. Every rank makes as many steps and reports as often."""
+def train_loop(setup: dict[str, TrainJob]) -> str | None:
+    """Ray Train's train_loop_per_worker. Every rank makes as many steps and reports as often.
+
+    Returns:
+        None, or why the run cannot be finished: Ray would start a worker that raises anew, and the same
+        seed leads to the same step.
+    """
     configure_logging()
-    job = setup["job"]
+    try:
+        _train(setup["job"])
+    except NonFiniteLossError as error:  # its loss is summed over ranks, so all of them get here
+        return str(error)
+    return None
+
+
+def _train(job: TrainJob) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     examples: list[Example] = ray.get(job.examples)

@@ -57,13 +57,19 @@ def restore_state(model: FastRCNN, optimizer: torch.optim.SGD) -> Progress:
     if checkpoint is None:
         return Progress(0, [], [])
     with checkpoint.as_directory() as folder:
-        model.load_state_dict(load_checkpoint(Path(folder)).model.state_dict())
-        momentum: dict[str, Tensor] = load_file(Path(folder) / MOMENTUM)
-        state = json.loads((Path(folder) / STATE).read_text())
+        progress = load_state(Path(folder), model, optimizer)
+    logger.info("resumed at iteration %d", progress.iteration)
+    return progress
+
+
+def load_state(folder: Path, model: FastRCNN, optimizer: torch.optim.SGD) -> Progress:
+    """Inverse of `save_checkpoint` and `save_state` into `folder`; model and optimizer are changed in place."""
+    model.load_state_dict(load_checkpoint(folder).model.state_dict())
+    momentum: dict[str, Tensor] = load_file(folder / MOMENTUM)
+    state = json.loads((folder / STATE).read_text())
     for name, parameter in model.named_parameters():
         if name in momentum:
             optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
     for group, rate in zip(optimizer.param_groups, state["learning_rates"], strict=True):
         group["lr"] = rate  # Caffe's momentum is relative to the rate it was gathered at
-    logger.info("resumed at iteration %d", state["iteration"])
     return Progress(state["iteration"], state["history"], state["validations"])
