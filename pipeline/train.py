@@ -135,7 +135,7 @@ def _fit(config: TrainConfig, job: TrainJob) -> ray.train.Result:
     cpus = max(1, int(resources.get("CPU", 1)) // config.num_workers) if gpus == 0 else 1
     filesystem, path = storage.arrow_filesystem(config.output)
     trainer = TorchTrainer(
-        train_loop,
+        train_loop,  # type: ignore[arg-type]  # the stubs know no returned value
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
@@ -158,8 +158,9 @@ def _fit(config: TrainConfig, job: TrainJob) -> ray.train.Result:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise JobError(f"training stopped: {error}; run the same command to resume") from error
-    if result.return_value is not None:
-        raise JobError(result.return_value)
+    reason: str | None = getattr(result, "return_value")  # noqa: B009 - the stubs know only the first API
+    if reason is not None:
+        raise JobError(reason)
     return result
 
 

@@ -63,7 +63,7 @@ def restore_state(model: FastRCNN, optimizer: torch.optim.SGD) -> Progress:
 
 
 def load_state(folder: Path, model: FastRCNN, optimizer: torch.optim.SGD) -> Progress:
-    """Inverse of `save_checkpoint` and `save_state` into `folder`; model and optimizer are changed in place."""
+    """Inverse of `save_checkpoint` and `save_state`; model and optimizer are changed in place."""
     model.load_state_dict(load_checkpoint(folder).model.state_dict())
     momentum: dict[str, Tensor] = load_file(folder / MOMENTUM)
     state = json.loads((folder / STATE).read_text())
