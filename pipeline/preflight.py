@@ -6,6 +6,7 @@ import io
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from fastrcnn.checkpoint import Checkpoint, CheckpointError
 from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import PROPOSERS
 from pipeline import plan, record, storage
+from pipeline.candidates import ReadSettings
 from pipeline.config import ScoreConfig
 from pipeline.detector import load
 from pipeline.errors import UserError
@@ -37,6 +39,11 @@ class Job:
     """URI of the proposals table."""
     selection: Selection
     run_id: str
+
+    @property
+    def only(self) -> list[str] | None:
+        """The images to score, where --limit leaves out others."""
+        return None if self.config.limit is None else [item.uri for item in self.selection.objects]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,3 +188,25 @@ def size_cluster(config: ScoreConfig, available: Mapping[str, float]) -> Resourc
     return Resources(
         workers=workers, detector_cpus=detector_cpus, detector_gpus=wanted, read_cpus=read_cpus
     )
+
+
+def read_settings(job: Job) -> ReadSettings:
+    """What the job's CPU stage is told."""
+    return ReadSettings(
+        proposals=job.proposals,
+        max_bytes=job.config.max_bytes,
+        max_pixels=job.config.max_pixels,
+        table=job.table,
+        table_root=job.config.images,
+    )
+
+
+def detector_settings(job: Job) -> dict[str, Any]:
+    """What the job's Detectors are made with, whatever they run on."""
+    return {
+        "checkpoint": job.checkpoint_uri,
+        "run_id": job.run_id,
+        "model_id": job.checkpoint.model_id,
+        "score_threshold": job.config.score_threshold,
+        "max_pixels": job.config.max_pixels,
+    }

@@ -1,13 +1,11 @@
-"""Which images are done: whole shards under scored/<run_id>/, each created once; the manifest says which.
+"""Which images are done: whole shards under scored/<run_id>/, each created once.
 
     <output>/scored/<run_id>/00000007.parquet        one row for each image that the plan put in shard 7
-    <output>/runs/<run_id>/manifest-000001.json      shards, rows, counts by status, sha256
 
 Why every planned image has exactly one row in a run, whatever dies: the plan fixes the shard of an image
 (`pipeline.plan`); a shard is encoded in memory only when its rows are the plan's, and becomes visible
 through one exclusive create, so at most one object per shard ever exists and it is whole. A driver that
-was killed left some shards out; the next one scores plan minus LIST. Nothing else decides what is done:
-the manifest is for readers, and is checked against the plan before it is written.
+was killed left some shards out; the next one scores plan minus LIST. Nothing else decides what is done.
 """
 
 from __future__ import annotations
@@ -18,10 +16,8 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,7 +27,6 @@ from pipeline import storage
 from pipeline.errors import JobError, UserError
 from pipeline.plan import Plan
 from pipeline.schema import SCORED, TABLE_VERSION, encode_parquet
-from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -59,29 +54,6 @@ class Shard:
     num_detections: int
     size_bytes: int
     sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Manifest:
-    """The shards of a run that are there, each checked against the plan."""
-
-    run_id: str
-    complete: bool
-    """Every image of the plan has its row."""
-    shards: tuple[Shard, ...]
-
-    @property
-    def rows(self) -> int:
-        """Images scored so far in this run, by whatever number of commands."""
-        return sum(shard.rows for shard in self.shards)
-
-    @property
-    def statuses(self) -> dict[str, int]:
-        """Those images by status, most frequent first."""
-        total: Counter[str] = Counter()
-        for shard in self.shards:
-            total.update(shard.statuses)
-        return dict(total.most_common())
 
 
 def make_run_id(facts: Mapping[str, object]) -> str:
@@ -120,6 +92,22 @@ def done_shards(output: str, run_id: str, plan: Plan) -> set[int]:
     return {uris[uri] for uri in found}
 
 
+def to_do(plan: Plan, done: Collection[int], only: Collection[str] | None = None) -> pa.Table:
+    """The plan's rows of the shards that are not done.
+
+    Args:
+        plan: the plan.
+        done: shards, from `done_shards`.
+        only: image URIs; then just the shards that hold one of them, whole.
+    """
+    rows = plan.rows
+    lacking = plan.shard_sizes().keys() - done
+    if only is not None:
+        named = rows.filter(pc.is_in(rows["image_uri"], pa.array(list(only), pa.string())))
+        lacking &= set(named["shard"].to_pylist())
+    return rows.filter(pc.is_in(rows["shard"], pa.array(sorted(lacking), pa.int64())))
+
+
 class Committer:
     """Collects result rows in whatever order they come; writes each shard when it is whole.
 
@@ -144,7 +132,7 @@ class Committer:
         self._run_id = run_id
         self._plan = plan
         self._metadata = dict(metadata)
-        self._planned = _images_by_shard(to_do)
+        self._planned = images_by_shard(to_do)
         self._waiting: dict[int, list[pa.Table]] = {}
         self.shards: list[Shard] = []
 
@@ -219,74 +207,8 @@ def inspect(shard: int, data: bytes, planned: Collection[Planned]) -> Shard:
     )
 
 
-def write_manifest(
-    output: str, run_id: str, plan: Plan, shards: Collection[Shard] = ()
-) -> Manifest:
-    """Check every shard there is against the plan and write down what was found.
-
-    Shards this process made (`shards`) and those an earlier manifest describes are not read again:
-    they never change. A manifest equal to the last one is not written again.
-
-    Raises:
-        JobError: a shard's rows are not the plan's.
-    """
-    there = done_shards(output, run_id, plan)
-    last, number = _last_manifest(output, run_id)
-    known = {shard.shard: shard for shard in [*last, *shards]}
-    planned = _images_by_shard(plan.rows)
-
-    def read(shard: int) -> Shard:
-        if shard in known:
-            return known[shard]
-        return inspect(shard, storage.read_bytes(shard_uri(output, run_id, shard)), planned[shard])
-
-    with ThreadPoolExecutor(16) as threads:
-        entries = tuple(threads.map(read, sorted(there)))
-    manifest = Manifest(run_id=run_id, complete=there == planned.keys(), shards=entries)
-    if list(entries) != last:
-        text = json.dumps(
-            {
-                "run_id": run_id,
-                "table_version": TABLE_VERSION,
-                "complete": manifest.complete,
-                "rows": manifest.rows,
-                "statuses": manifest.statuses,
-                "shards": [
-                    {"uri": shard_uri(output, run_id, entry.shard), **asdict(entry)}
-                    for entry in entries
-                ],
-            },
-            indent=1,
-        )
-        # Lost to another driver that wrote the same number: its manifest says what it saw, ours would
-        # say the same or be found wanting by the next run, which compares and writes one more.
-        storage.create_bytes(_manifest_uri(output, run_id, number + 1), text.encode())
-    return manifest
-
-
-def _last_manifest(output: str, run_id: str) -> tuple[list[Shard], int]:
-    uri = storage.join(output, "runs", run_id)
-    found = [
-        item.uri
-        for item in storage.list_objects(uri, missing_ok=True)
-        if PurePosixPath(item.uri).name.startswith("manifest-")
-    ]
-    if not found:
-        return [], 0
-    try:
-        entries = json.loads(storage.read_bytes(found[-1]))["shards"]
-        names = Shard.__dataclass_fields__
-        shards = [Shard(**{name: entry[name] for name in names}) for entry in entries]
-    except (StorageError, ValueError, KeyError) as error:
-        raise UserError(found[-1], f"is no manifest: {error}", "Move it away.") from error
-    return shards, int(PurePosixPath(found[-1]).stem.removeprefix("manifest-"))
-
-
-def _manifest_uri(output: str, run_id: str, number: int) -> str:
-    return storage.join(output, "runs", run_id, f"manifest-{number:06d}.json")
-
-
-def _images_by_shard(rows: pa.Table) -> dict[int, list[Planned]]:
+def images_by_shard(rows: pa.Table) -> dict[int, list[Planned]]:
+    """What is planned (schema PLAN), by shard."""
     images: dict[int, list[Planned]] = {}
     columns = (rows[name].to_pylist() for name in ("shard", "image_uri", "etag"))
     for shard, uri, etag in zip(*columns, strict=True):

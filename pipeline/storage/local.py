@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat as st
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipeline.storage.errors import (
@@ -18,6 +19,10 @@ from pipeline.storage.errors import (
     ObjectUnreadable,
 )
 from pipeline.storage.uris import ObjectInfo
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+"""Of O_TMPFILE: the file system, or an old kernel, has none; ENOENT: no /proc to name one by."""
 
 
 class LocalStore:
@@ -45,6 +50,8 @@ class LocalStore:
                 continue
             seen.add((status.st_dev, status.st_ino))
             for name in names:
+                if _TEMPORARY.fullmatch(name):
+                    continue  # being written, or left by a process that was killed
                 path = os.path.join(folder, name)
                 if path.startswith(prefix) and (info := self._listed(path)):
                     yield info
@@ -74,11 +81,39 @@ class LocalStore:
 
     def create(self, path: str, data: bytes) -> bool:
         """Make the file, whole or not at all; False where the name is taken."""
-        with self._errors(path), self._written_beside(path, data) as temporary:
+        # open(..., "x") is exclusive too, but shows half a file
+        with self._errors(path):
             try:
-                os.link(temporary, path)  # open(..., "x") is exclusive too, but shows half a file
-            except FileExistsError:
-                return False
+                return self._create_unnamed(path, data)
+            except OSError as error:
+                if error.errno not in _NO_UNNAMED_FILES:
+                    raise
+            with self._written_beside(path, data) as temporary:
+                try:
+                    os.link(temporary, path)
+                except FileExistsError:
+                    return False
+            return True
+
+    def _create_unnamed(self, path: str, data: bytes) -> bool:
+        """A file that gets its first name when it is whole: who dies before leaves nothing behind."""
+        if not hasattr(os, "O_TMPFILE"):
+            raise OSError(errno.EOPNOTSUPP, "no unnamed files on this system")
+        folder, name = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        with ExitStack() as stack:
+            there = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, there)
+            unnamed = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
+            with open(unnamed, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(unnamed)
+                try:
+                    # With a dst_dir_fd Python calls linkat, which follows the link in /proc.
+                    os.link(f"/proc/self/fd/{unnamed}", name, dst_dir_fd=there)
+                except FileExistsError:
+                    return False
         return True
 
     @contextmanager

@@ -23,7 +23,7 @@ from pipeline.config import ScoreConfig
 from pipeline.errors import JobError
 from pipeline.preflight import Resources, prepare
 from pipeline.schema import SCORED
-from pipeline.score import chain, configure_ray_data, run, to_do
+from pipeline.score import chain, configure_ray_data, run
 from tests.pipeline.poison import Poisoned
 
 # Ray 2.60 sets its own deprecated settings whenever it copies a DataContext.
@@ -135,20 +135,3 @@ def test_an_image_that_kills_its_process_is_a_row(bucket: str, tiny_checkpoint: 
         f"{n}.jpg": "failed" if n == 5 else "ok" for n in range(8)
     }
     assert "died each of 3 times" in found["5.jpg"]["error"]
-
-
-def test_a_limit_takes_the_whole_shards_that_its_images_are_in(
-    tmp_path: Path, tiny_checkpoint: Path
-) -> None:
-    images = {str(tmp_path / "in" / f"{n}.jpg"): jpeg(n) for n in range(7)}
-    upload(images)
-    config = ScoreConfig(
-        images=str(tmp_path / "in"), checkpoint=str(tiny_checkpoint), output=str(tmp_path / "out")
-    )
-    planned = plan.extend(config.output, prepare(config).selection.objects, shard_size=3)
-    limited = prepare(replace(config, limit=4))
-    assert to_do(limited, planned)["image_uri"].to_pylist() == sorted(images)[:6]
-    assert to_do(prepare(config), planned).num_rows == 7
-    # On an empty output the limit is what is planned.
-    first = plan.extend(str(tmp_path / "other"), limited.selection.objects, shard_size=3)
-    assert first.rows.num_rows == 4
