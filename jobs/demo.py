@@ -28,7 +28,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 BUCKET = "s3://demo"
 DATA, INBOX = f"{BUCKET}/shapes", f"{BUCKET}/inbox"
 MODEL, RESULTS = f"{BUCKET}/models/shapes", f"{BUCKET}/results"
-TRAINING = ("--backbone", "tiny", "--weights", "none")
+# Small enough for two cores, and for images of about 220 pixels.
+MODEL_FLAGS = "--backbone tiny --weights none --scale 224 --fc-dim 256 --rois-per-image 64".split()
+SOLVER_FLAGS = "--batch-size 4 --learning-rate 0.015".split()
 # What Ray itself notes while it works, short of errors; it stays in the logs.
 _RAY_NOTES = re.compile(r"\S+ \S+\t(INFO|SUCC|WARNING) \w+\.py:\d+ -- |.* core_worker\.cc:\d+: ")
 
@@ -47,7 +49,7 @@ class DemoConfig:
     """Labelled images to evaluate on."""
     score: int = 110
     """Files in the bucket to score: the test images, unseen ones, and a tenth broken on purpose."""
-    iterations: int = 600
+    iterations: int = 1200
     """SGD steps."""
     seed: int = 0
     """Of the scenes."""
@@ -130,8 +132,10 @@ def _start(stage: Stage, servers: contextlib.ExitStack, config: DemoConfig) -> s
 
 def _train_and_score(stage: Stage, dashboard: str, config: DemoConfig) -> None:
     stage.step(f"Training a detector from nothing, {config.iterations} steps")
-    length = ("--iterations", str(config.iterations))
-    stage.submit(dashboard, "train", "--data", DATA, "--output", MODEL, *TRAINING, *length)
+    validations = ("--validate-every", str(-(-config.iterations // 3)))
+    length = ("--iterations", str(config.iterations), *validations)
+    flags = (*MODEL_FLAGS, *SOLVER_FLAGS, *length)
+    stage.submit(dashboard, "train", "--data", DATA, "--output", MODEL, *flags)
 
     stage.step(f"Scoring every file in {INBOX}")
     places = ("--images", INBOX, "--checkpoint", MODEL, "--output", RESULTS)
