@@ -3,9 +3,9 @@
 
 ray job submit --working-dir . -- python jobs/score_bucket.py --images ... (on a cluster)
 
-ray job submit --working-dir . jobs/score_bucket.py --images ... (the same)
+ray job submit --working-dir . -- jobs/score_bucket.py --images ... (the same)
 
-ray job submit jobs/score_bucket.py --images ... (on a cluster started in the checkout)
+ray job submit -- jobs/score_bucket.py --images ... (on a cluster started in the checkout)
 
 Scores every image of a prefix, a glob or a manifest (.txt, .csv, .parquet of URIs) on Ray Data actors and
 writes one row an image to OUTPUT/scored/<run_id>/*.parquet: boxes, or a status that says why there are

@@ -1,0 +1,86 @@
+"""Every job in the submitted forms of the contract, on a cluster started in the checkout.
+
+The documented form, ``ray job submit --working-dir . -- python jobs/X.py``, is what the demo runs
+(`test_demo.py`); the direct one is in each job's own tests. Here: the two in which the file itself is run.
+Ray's command line takes a job's flags for its own unless ``--`` stands before the job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs import demo_servers
+from pipeline import storage
+from pipeline.scene_dataset import draw_split
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+FORMS = {"working-dir": ["--working-dir", "."], "literal": []}
+TRAIN = (
+    "--backbone tiny --weights none --proposals grid --max-proposals 50 --scale 96 --fc-dim 16"
+    " --rois-per-image 16 --batch-size 2 --iterations 1"
+).split()
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def dashboard(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster of its own, asking for a token, started in the checkout with this Python first."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(CHECKOUT)
+        patch.setenv("PATH", path)
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
+        patch.delenv("PYTHONPATH", raising=False)
+        with demo_servers.ray_cluster(tmp_path_factory.mktemp("logs")) as url:
+            yield url
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    draw_split(folder, "train", range(3), seed=0)
+    draw_split(folder, "test", range(3, 5), seed=0)
+    return folder
+
+
+def submit(dashboard: str, form: str, *command: str) -> str:
+    done = subprocess.run(
+        ["ray", "job", "submit", "--address", dashboard, *FORMS[form], "--", *command],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_job_runs_when_its_file_is_submitted(
+    form: str, dashboard: str, bucket: str, shapes: Path
+) -> None:
+    data, model, results = (f"{bucket}/{name}" for name in ("shapes", "model", "results"))
+    storage.upload_folder(shapes, data)
+    submit(dashboard, form, "jobs/train.py", "--data", data, "--output", model, *TRAIN)
+    places = ["--images", f"{data}/JPEGImages", "--checkpoint", model, "--output", results]
+    submit(dashboard, form, "jobs/score_bucket.py", *places)
+    shards = storage.list_objects(f"{results}/scored")
+    assert [storage.basename(shard.uri).endswith(".parquet") for shard in shards] == [True]
+    submit(dashboard, form, "jobs/evaluate.py", "--scored", results, "--data", data)
+    (metrics,) = [
+        info.uri
+        for info in storage.list_objects(f"{results}/evaluation")
+        if info.uri.endswith("metrics.json")
+    ]
+    assert 0 <= json.loads(storage.read_bytes(metrics))["voc07"]["mean_ap"] <= 1
