@@ -55,6 +55,9 @@ class FastRCNNConfig:
     """Side of the pooled map: 6 for S and M, 7 for L (F models/*/train.prototxt)."""
     fc_dim: int = 4096
     """Width of fc6 and fc7."""
+    fc6_rank: int | None = None
+    fc7_rank: int | None = None
+    """Ranks of truncated layers (`fastrcnn.svd`); None: whole layers."""
     dropout: float = 0.5
     """After fc6 and fc7, in training (F train.prototxt)."""
 

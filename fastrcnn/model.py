@@ -25,14 +25,11 @@ class Head(nn.Module):
     def __init__(self, config: FastRCNNConfig, channels: int) -> None:
         super().__init__()
         num_outputs = config.num_classes + 1
-        self.fc6 = nn.Linear(channels * config.pool_size**2, config.fc_dim)
-        self.fc7 = nn.Linear(config.fc_dim, config.fc_dim)
+        self.fc6 = _hidden(channels * config.pool_size**2, config.fc_dim, config.fc6_rank)
+        self.fc7 = _hidden(config.fc_dim, config.fc_dim, config.fc7_rank)
         self.cls_score = nn.Linear(config.fc_dim, num_outputs)
         self.bbox_pred = nn.Linear(config.fc_dim, 4 * num_outputs)
         self.dropout = config.dropout
-        for hidden in (self.fc6, self.fc7):
-            nn.init.kaiming_normal_(hidden.weight, nonlinearity="relu")
-            nn.init.zeros_(hidden.bias)
         # Paper, section 4: zero-mean Gaussians of deviation .01 and .001, biases 0.
         for sibling, deviation in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
             nn.init.normal_(sibling.weight, std=deviation)
@@ -50,6 +47,16 @@ class Head(nn.Module):
         normalised = self.bbox_pred(x).float()
         box_deltas = normalised * self.delta_std.flatten() + self.delta_mean.flatten()
         return self.cls_score(x).float(), box_deltas
+
+
+def _hidden(inputs: int, outputs: int, rank: int | None) -> nn.Module:
+    """fc6 or fc7, whole, or as the two thin layers of `fastrcnn.svd`."""
+    if rank is not None:
+        return nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs))
+    linear = nn.Linear(inputs, outputs)
+    nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 class FastRCNN(nn.Module):
@@ -119,7 +126,7 @@ def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[s
     if model.config.backbone in ("caffenet", "vgg16"):
         fc = fc_weights(model.config.backbone, state_dict)
         for name, layer in (("fc6", model.head.fc6), ("fc7", model.head.fc7)):
-            if fc[f"{name}.weight"].shape == layer.weight.shape:
+            if isinstance(layer, nn.Linear) and fc[f"{name}.weight"].shape == layer.weight.shape:
                 layer.load_state_dict({p: fc[f"{name}.{p}"] for p in ("weight", "bias")})
                 loaded.append(name)
     return loaded

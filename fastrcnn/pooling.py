@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align, roi_pool
 
+from fastrcnn.transform import scale_factor
+
 
 def roi_max_pool(
     features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float
@@ -41,6 +43,25 @@ def roi_align_pool(
         features, rois, output_size, spatial_scale, sampling_ratio=2, aligned=True
     )
     return pooled
+
+
+def scale_levels(
+    boxes: Tensor, scales: Sequence[int], size: tuple[int, int], *, max_size: int = 2000
+) -> Tensor:
+    """Level of an image pyramid at which each box's area is nearest 224^2 (fast-rcnn test.py).
+
+    Args:
+        boxes: (R, 4), image frame.
+        scales: length of the image's shorter side at each level.
+        size: (height, width) of the image.
+        max_size: longest side at any level (fast-rcnn multiscale.yml).
+
+    Returns:
+        (R,) int64 indices into `scales`; the first of equally near ones.
+    """
+    factors = boxes.new_tensor([scale_factor(size, scale, max_size) for scale in scales])  # (L,)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return (area[:, None] * factors**2 - 224**2).abs().argmin(dim=1)
 
 
 def fpn_levels(boxes: Tensor, num_levels: int, *, finest_stride: int = 4) -> Tensor:

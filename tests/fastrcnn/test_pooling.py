@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastrcnn.pooling import fpn_levels, pool, roi_align_pool, roi_max_pool
+from fastrcnn.pooling import fpn_levels, pool, roi_align_pool, roi_max_pool, scale_levels
 
 ARANGE = torch.arange(64.0).reshape(1, 1, 8, 8)
 
@@ -88,3 +88,9 @@ def test_each_roi_is_pooled_from_its_own_level() -> None:
     assert pooled[:, 0, 1, 1].tolist() == [0, 2, 1]
     pooled.sum().backward()
     assert all(m.grad is not None for m in maps)  # an empty level's gradient is zero, not missing
+
+
+def test_small_boxes_go_to_large_scales() -> None:
+    sides = torch.tensor([50.0, 100.0, 150.0, 224.0])
+    boxes = torch.stack([torch.zeros(4), torch.zeros(4), sides, sides], dim=1)
+    assert scale_levels(boxes, (480, 576, 688, 864, 1200), (500, 375)).tolist() == [4, 3, 1, 0]
