@@ -30,7 +30,7 @@ DATA, INBOX = f"{BUCKET}/shapes", f"{BUCKET}/inbox"
 MODEL, RESULTS = f"{BUCKET}/models/shapes", f"{BUCKET}/results"
 # Small enough for two cores, and for images of about 220 pixels.
 MODEL_FLAGS = "--backbone tiny --weights none --scale 224 --fc-dim 256 --rois-per-image 64".split()
-SOLVER_FLAGS = "--batch-size 4 --learning-rate 0.015".split()
+SOLVER_FLAGS = "--batch-size 2 --learning-rate 0.01".split()
 # What Ray itself notes while it works, short of errors; it stays in the logs.
 _RAY_NOTES = re.compile(r"\S+ \S+\t(INFO|SUCC|WARNING) \w+\.py:\d+ -- |.* core_worker\.cc:\d+: ")
 
@@ -49,7 +49,7 @@ class DemoConfig:
     """Labelled images to evaluate on."""
     score: int = 110
     """Files in the bucket to score: the test images, unseen ones, and a tenth broken on purpose."""
-    iterations: int = 1200
+    iterations: int = 1800
     """SGD steps."""
     seed: int = 0
     """Of the scenes."""

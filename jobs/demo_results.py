@@ -12,7 +12,7 @@ from pipeline import images, storage
 from pipeline.pictures import contact_sheet, draw_boxes
 
 _NUM_PICTURES = 12
-_SHOWN_SCORE = 0.5
+_SHOWN_SCORE = 0.7
 
 QUERIES = {
     "Was every file looked at, and if not, why?": """

@@ -69,6 +69,8 @@ def create_bucket(name: str) -> None:
 def ray_cluster(logs: Path) -> Iterator[str]:
     """A Ray head with the dashboard on loopback, on ports of its own; gives the dashboard's URL."""
     port, log = free_port(), logs / "ray.log"
+    # Some of Ray's own actors look for "the" cluster of the machine, which may have several.
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     # Not in $TMPDIR: the paths of Ray's sockets may have no more than 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temp:
         command = [

@@ -23,7 +23,7 @@ Points = NDArray[np.float64]
 
 MIN_VISIBLE = 0.75
 """Share of every shape's pixels that is neither covered nor outside the image."""
-MIN_SIDE, MAX_SIDE = 24, 130
+MIN_SIDE, MAX_SIDE = 30, 130
 """Range of a shape's diameter, in pixels; log-uniform, so that each octave has as many."""
 MIN_CONTRAST = 70.0
 """Distance in RGB between a shape's colour and the mean of what it is drawn on."""
