@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -61,6 +62,7 @@ def read_images(
     rows: pa.Table, settings: ReadSettings, attempts: Attempts | None = None
 ) -> pa.Table:
     """Read, check and propose: planned images (schema PLAN) to candidates (CANDIDATE), one for one."""
+    cv2.setNumThreads(1)  # a task has one core: OpenCV's own threads would fight the other tasks
 
     def work(batch: pa.Table) -> pa.Table:
         planned = batch.to_pylist()
