@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
@@ -35,6 +36,18 @@ class _Spec:
     prefix: str = "features."
     fc: tuple[str, str] | None = None
     pyramid: tuple[int, ...] = ()
+    memory_format: torch.memory_format = torch.contiguous_format
+    """Of a training step on 2 CPU cores: channels last, with `FrozenNorm`, takes a half to a quarter of the
+    time for mobilenet_v2 and resnet50, as much for tiny, and two to three times as much for squeezenet."""
+
+
+class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is untyped
+    """torchvision's, in one pass over the map instead of two, and half the maps kept for the gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 
 
 class Backbone(nn.Module):
@@ -46,11 +59,13 @@ class Backbone(nn.Module):
         self.name = name
         self.strides = spec.strides
         self.out_channels = spec.channels
-        self.body = spec.build(FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d)
+        self.body = spec.build(FrozenNorm if frozen_norm else nn.BatchNorm2d)
         self.fpn = FeaturePyramidNetwork(list(spec.pyramid), 256) if spec.pyramid else None
+        self.memory_format = spec.memory_format
+        self.to(memory_format=spec.memory_format)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps = self.body(images)
+        maps = self.body(images.contiguous(memory_format=self.memory_format))
         if self.fpn is not None:
             maps = self.fpn(maps)
         return list(maps.values()) if isinstance(maps, dict) else [maps]
@@ -183,6 +198,7 @@ _SPECS: dict[str, _Spec] = {
         channels=2048,
         stages=("conv1", "layer1", "layer2", "layer3", "layer4"),
         prefix="",
+        memory_format=torch.channels_last,
     ),
     "resnet50_fpn": _Spec(
         build=_resnet50_levels,
@@ -191,12 +207,14 @@ _SPECS: dict[str, _Spec] = {
         stages=("conv1", "layer1", "layer2", "layer3", "layer4"),
         prefix="",
         pyramid=(256, 512, 1024, 2048),
+        memory_format=torch.channels_last,
     ),
     "mobilenet_v2": _Spec(
         build=_mobilenet_v2,
         strides=(16,),
         channels=320,
         stages=("0", "2", "4", "7", "14"),
+        memory_format=torch.channels_last,
     ),
     "squeezenet1_0": _Spec(
         build=_squeezenet("squeezenet1_0"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 
-from fastrcnn.backbones import Backbone
+from fastrcnn.backbones import Backbone, FrozenNorm
 from fastrcnn.config import BACKBONES, FastRCNNConfig
 from fastrcnn.model import FastRCNN, load_pretrained
 
@@ -112,3 +112,20 @@ def test_frozen_norms_do_not_move_in_training() -> None:
 def test_numbers_that_cannot_work_are_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         FastRCNNConfig(**({"num_classes": 3} | changes))  # type: ignore[arg-type]
+
+
+def test_the_frozen_norm_is_torchvisions() -> None:
+    torch.manual_seed(0)
+    ours, theirs = FrozenNorm(6), torchvision.ops.FrozenBatchNorm2d(6)
+    for buffer in ours.buffers():
+        buffer.uniform_(0.5, 2)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 6, 5, 7).requires_grad_()
+    y = x.detach().clone().requires_grad_()
+    weight = torch.randn(2, 6, 5, 7)
+    (ours(x) * weight).sum().backward()
+    (theirs(y) * weight).sum().backward()
+    torch.testing.assert_close(ours(x), theirs(y))
+    torch.testing.assert_close(x.grad, y.grad)
+    last = ours(x.detach().contiguous(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
