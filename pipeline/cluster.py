@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.data import DataContext
 
 logger = logging.getLogger(__name__)
+
+NO_PROGRESS_TIMEOUT_S = 900.0
+"""Ray Data's own is 30 minutes. The longest honest silence is a Detector that downloads its weights and
+takes its first batch on one CPU: minutes."""
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -36,6 +41,18 @@ def connect() -> None:
 def resources() -> dict[str, float]:
     """What the cluster has in all, busy or not: "CPU", and "GPU" where there are any."""
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def configure_ray_data() -> None:
+    """Bound what could hang or loop; and say no more in a job's log than what goes wrong."""
+    context = DataContext.get_current()
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    context.max_consecutive_actor_init_deaths = 3
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It warns of the bars that we turned off.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def _runtime_env() -> dict[str, Any]:

@@ -26,7 +26,7 @@ import ray
 
 from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import propose
-from pipeline import storage
+from pipeline import cluster, storage
 from pipeline.errors import UserError
 from pipeline.images import ImageError, decode
 from pipeline.schema import encode_parquet
@@ -143,6 +143,7 @@ def _compute(missing: Sequence[storage.ObjectInfo], config: ProposalConfig) -> I
         {"image_uri": [info.uri for info in missing], "etag": [info.etag for info in missing]},
         schema=pa.schema([("image_uri", pa.string()), ("etag", pa.string())]),
     )
+    cluster.configure_ray_data()
     batches = (
         ray.data.from_arrow(rows)
         .repartition(target_num_rows_per_block=4 if config.name == "opencv" else 64)

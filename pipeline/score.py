@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, Dataset
 
 from pipeline import cluster, dry_run, plan, record, score_report, storage
 from pipeline.attempts import Attempts, SharedAttempts
@@ -30,10 +30,6 @@ from pipeline.schema import scored_metadata
 from pipeline.score_report import ScoreSummary
 
 logger = logging.getLogger(__name__)
-
-NO_PROGRESS_TIMEOUT_S = 900.0
-"""Ray Data's own is 30 minutes. The longest honest silence is a Detector that downloads its weights and
-takes its first batch on one CPU: minutes."""
 
 
 def run(config: ScoreConfig) -> ScoreSummary:
@@ -133,7 +129,7 @@ def _score(job: Job, rows: pa.Table, resources: Resources, committer: record.Com
         "%d Detector(s) at most, each with %g CPUs and %g GPUs; the other CPUs read and propose",
         *(resources.workers, resources.detector_cpus, resources.detector_gpus),
     )
-    configure_ray_data()
+    cluster.configure_ray_data()
     results = chain(
         rows,
         read_settings=read_settings(job),
@@ -151,15 +147,3 @@ def _score(job: Job, rows: pa.Table, resources: Resources, committer: record.Com
     for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         committer.add(block)
         report(block)
-
-
-def configure_ray_data() -> None:
-    """Bound what could hang or loop; and say no more in a job's log than what goes wrong."""
-    context = DataContext.get_current()
-    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    context.max_consecutive_actor_init_deaths = 3
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # It warns of the bars that we turned off.
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

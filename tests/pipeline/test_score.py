@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import plan, record, storage
+from pipeline import cluster, plan, record, storage
 from pipeline.attempts import SharedAttempts
 from pipeline.candidates import ReadSettings
 from pipeline.config import ScoreConfig
 from pipeline.errors import JobError
 from pipeline.preflight import Resources, prepare
 from pipeline.schema import SCORED
-from pipeline.score import chain, configure_ray_data, run
+from pipeline.score import chain, run
 from tests.pipeline.poison import Poisoned
 
 # Ray 2.60 sets its own deprecated settings whenever it copies a DataContext.
@@ -119,7 +119,7 @@ def test_an_image_that_kills_its_process_is_a_row(bucket: str, tiny_checkpoint: 
     )
     job = prepare(config)
     planned = plan.extend(config.output, job.selection.objects, shard_size=8)
-    configure_ray_data()
+    cluster.configure_ray_data()
     results = chain(
         planned.rows,
         read_settings=ReadSettings(proposals=job.proposals),
