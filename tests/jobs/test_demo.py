@@ -85,7 +85,8 @@ def test_an_answer_is_printed_as_a_table(results: str) -> None:
 
 def test_pictures_show_the_images_that_were_looked_at(results: str, tmp_path: Path) -> None:
     assert draw_results(results, tmp_path / "boxes.png") == 3
-    sheet = np.asarray(Image.open(tmp_path / "boxes.png"))
+    with Image.open(tmp_path / "boxes.png") as picture:
+        sheet = np.asarray(picture)
     assert sheet.shape[2] == 3
     assert (sheet == (0, 158, 115)).all(axis=2).any()  # the ring's colour: label 3
 
@@ -125,6 +126,7 @@ def test_the_demo_runs_the_main_job_end_to_end(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert re.search(r"mAP \(VOC07, 4 test images\): [01]\.\d{3}\n", done.stdout)
     assert re.search(r"\bok\s*│\s*9\s*│", done.stdout)  # ten files, one of them broken
-    assert Image.open(tmp_path / "boxes.png").size[0] > 1000
+    with Image.open(tmp_path / "boxes.png") as sheet:
+        assert sheet.size[0] > 1000
     assert len(list((tmp_path / "results" / "scored").glob("*/*.parquet"))) == 1
     assert "Traceback" not in done.stdout
