@@ -75,25 +75,20 @@ class TrainConfig:
             "both say how long to train",
             "Give one of them.",
         )
-        for flag, value in (
-            ("--num-workers", self.num_workers),
-            ("--batch-size", self.batch_size),
-            ("--iterations", self.iterations),
-            ("--epochs", self.epochs),
-            ("--learning-rate", self.learning_rate),
-            ("--max-proposals", self.max_proposals),
-            ("--scale", self.scale),
-            ("--rois-per-image", self.rois_per_image),
-            ("--fc-dim", self.fc_dim),
-            ("--validate-every", self.validate_every),
-            ("--limit", self.limit),
-        ):
-            _require(
-                value is None or value > 0,
-                f"{flag} {value}",
-                "must be above 0",
-                "Give a larger one.",
-            )
+        _check_above_zero(
+            self,
+            "num_workers",
+            "batch_size",
+            "iterations",
+            "epochs",
+            "learning_rate",
+            "max_proposals",
+            "scale",
+            "rois_per_image",
+            "fc_dim",
+            "validate_every",
+            "limit",
+        )
         _require(
             self.batch_size is None or self.batch_size % self.num_workers == 0,
             f"--batch-size {self.batch_size} --num-workers {self.num_workers}",
@@ -141,20 +136,9 @@ class ScoreConfig:
     """Dollars, for the estimate of --dry-run."""
 
     def __post_init__(self) -> None:
-        for flag, value in (
-            ("--num-workers", self.num_workers),
-            ("--batch-size", self.batch_size),
-            ("--shard-size", self.shard_size),
-            ("--max-bytes", self.max_bytes),
-            ("--max-pixels", self.max_pixels),
-            ("--limit", self.limit),
-        ):
-            _require(
-                value is None or value > 0,
-                f"{flag} {value}",
-                "must be above 0",
-                "Give a larger one.",
-            )
+        _check_above_zero(
+            self, "num_workers", "batch_size", "shard_size", "max_bytes", "max_pixels", "limit"
+        )
         for flag, amount in (
             ("--gpus-per-worker", self.gpus_per_worker),
             ("--price-per-cpu-hour", self.price_per_cpu_hour),
@@ -191,6 +175,17 @@ class EvaluateConfig:
     """Evaluate only the first N images of the split."""
     dry_run: bool = False
     """Print counts; write nothing."""
+
+    def __post_init__(self) -> None:
+        _check_above_zero(self, "limit")
+
+
+def _check_above_zero(config: object, *names: str) -> None:
+    """Raises UserError for the first of these fields that is neither None nor above 0."""
+    for name in names:
+        value = getattr(config, name)
+        flag = f"--{name.replace('_', '-')} {value}"
+        _require(value is None or value > 0, flag, "must be above 0", "Give a larger one.")
 
 
 def _check_share(value: float) -> None:
