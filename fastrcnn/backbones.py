@@ -60,7 +60,9 @@ class Backbone(nn.Module):
         self.strides = spec.strides
         self.out_channels = spec.channels
         self.body = spec.build(FrozenNorm if frozen_norm else nn.BatchNorm2d)
-        self.fpn = FeaturePyramidNetwork(list(spec.pyramid), 256) if spec.pyramid else None
+        self.fpn = (
+            FeaturePyramidNetwork(list(spec.pyramid), spec.channels) if spec.pyramid else None
+        )
         self.memory_format = spec.memory_format
         self.to(memory_format=spec.memory_format)
 
@@ -142,20 +144,10 @@ def _last_map(net: nn.Module, layers: dict[str, str]) -> nn.Module:
 
 
 def _mobilenet_v2(norm: NormLayer) -> nn.Module:
-    # Stride 16 to the end of the 320-channel stage: its one stride-2 block keeps stride 1 and dilates.
-    body = torchvision.models.mobilenet_v2(weights=None, norm_layer=norm).features[:18]
-    _dilate(body[14:18])
-    return cast(nn.Module, body)
-
-
-def _dilate(blocks: nn.Sequential) -> None:
-    """Depthwise convolutions at stride 1 with dilation 2; the first had stride 2, so it only loses that."""
-    for index, block in enumerate(blocks):
-        for layer in block.modules():
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
-                layer.stride = (1, 1)
-                if index:
-                    layer.dilation = layer.padding = (2, 2)
+    features = torchvision.models.mobilenet_v2(weights=None, norm_layer=norm).features
+    # The last blocks of strides 8, 16 and 32. From stride 16 alone, objects of 40 px are two cells wide:
+    # on bccd a dilated single map found platelets with AP .57.
+    return _last_map(features, {"6": "0", "13": "1", "17": "2"})
 
 
 def _squeezenet(version: str) -> Callable[[NormLayer], nn.Module]:
@@ -211,9 +203,10 @@ _SPECS: dict[str, _Spec] = {
     ),
     "mobilenet_v2": _Spec(
         build=_mobilenet_v2,
-        strides=(16,),
-        channels=320,
+        strides=(8, 16, 32),
+        channels=128,
         stages=("0", "2", "4", "7", "14"),
+        pyramid=(32, 96, 320),
         memory_format=torch.channels_last,
     ),
     "squeezenet1_0": _Spec(

@@ -49,7 +49,7 @@ class DemoConfig:
     """Labelled images to evaluate on."""
     score: int = 110
     """Files in the bucket to score: the test images, unseen ones, and a tenth broken on purpose."""
-    iterations: int = 1800
+    iterations: int = 1500
     """SGD steps."""
     seed: int = 0
     """Of the scenes."""

@@ -85,10 +85,9 @@ def test_published_weights_load_whole(shared_data: Path, name: str) -> None:
     weights = torch.load(shared_data.parent / "weights" / f"{name}.pth", weights_only=True)
     model = FastRCNN(FastRCNNConfig.modern(3, backbone=name, fc_dim=16))
     assert load_pretrained(model, weights) == ["backbone"]
-    assert torch.equal(
-        model.backbone.body[0].state_dict()["0.weight" if name == "mobilenet_v2" else "weight"],
-        weights["features.0.0.weight" if name == "mobilenet_v2" else "features.0.weight"],
-    )  # type: ignore[index]
+    body = model.backbone.body.state_dict()
+    first = "0.0.weight" if name == "mobilenet_v2" else "0.weight"
+    assert torch.equal(body[first], weights[f"features.{first}"])
 
 
 def test_frozen_norms_do_not_move_in_training() -> None:
