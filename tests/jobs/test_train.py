@@ -70,7 +70,8 @@ def test_a_missing_bucket_is_named(
 
 def test_an_unknown_flag_is_refused_by_the_process_itself() -> None:
     done = subprocess.run(
-        [JOB, "--data", "x", "--output", "y", "--bach-size", "4"], capture_output=True
+        [sys.executable, JOB, "--data", "x", "--output", "y", "--bach-size", "4"],
+        capture_output=True,
     )
     assert done.returncode == 2
     assert b"bach-size" in done.stdout + done.stderr
@@ -84,7 +85,7 @@ def test_the_file_run_directly_starts_ray_here_and_trains(shapes: Path, tmp_path
     ).split()
     output = tmp_path / "model"
     done = subprocess.run(
-        [JOB, "--data", shapes, "--output", output, *flags],
+        [sys.executable, JOB, "--data", shapes, "--output", output, *flags],
         cwd=tmp_path,
         env=os.environ | {"RAY_memory_monitor_refresh_ms": "0"},
         stdout=subprocess.PIPE,
