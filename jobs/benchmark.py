@@ -48,11 +48,11 @@ class BenchmarkConfig:
     proposals: str = "grid"
     max_proposals: int = 4000
     scale: int = 480
-    fc_dim: int = 512
+    fc_dim: int = 1024
     rois_per_image: int = 256
     batch_size: int = 2
     learning_rate: float = 0.01
-    epochs: float = 11
+    epochs: float = 12
     seed: int = 3
     """See `jobs/train.py --help` for these."""
 
