@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align, roi_pool
 
+from fastrcnn.align import SAMPLES, roi_align_levels
 from fastrcnn.transform import scale_factor
 
 
@@ -38,9 +39,12 @@ def roi_max_pool(
 def roi_align_pool(
     features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float
 ) -> Tensor:
-    """RoIAlign (He et al. 2017): no rounding, 2 x 2 bilinear samples a bin, averaged; half-pixel aligned."""
+    """RoIAlign (He et al. 2017): no rounding, 2 x 2 bilinear samples a bin, averaged; half-pixel aligned.
+
+    torchvision's kernel; on CPUs `pool` takes `fastrcnn.align` instead, which gives the same faster.
+    """
     pooled: Tensor = roi_align(
-        features, rois, output_size, spatial_scale, sampling_ratio=2, aligned=True
+        features, rois, output_size, spatial_scale, sampling_ratio=SAMPLES, aligned=True
     )
     return pooled
 
@@ -98,9 +102,14 @@ def pool(
     layer = roi_max_pool if kind == "max" else roi_align_pool
     # The kernels know float32 and float64; under autocast the maps arrive as bfloat16.
     maps = [f if f.dtype == torch.float64 else f.float() for f in features]
-    if len(maps) == 1:
-        return layer(maps[0], rois.to(maps[0].dtype), output_size, 1 / strides[0])
+    rois = rois.to(maps[0].dtype)
     level = fpn_levels(rois[:, 1:], len(maps), finest_stride=strides[0])
+    if kind == "align" and (
+        rois.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+    ):
+        return roi_align_levels(maps, rois, level, strides, output_size)
+    if len(maps) == 1:
+        return layer(maps[0], rois, output_size, 1 / strides[0])
     pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], output_size, output_size)
     for index, (feature, stride) in enumerate(zip(maps, strides, strict=True)):
         chosen = (level == index).nonzero()[:, 0]
