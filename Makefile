@@ -52,7 +52,7 @@ format: $(STAMP) ## put the code in ruff's format and order
 
 lock: $(STAMP) ## name and hash again every package, at its newest version that pyproject.toml allows
 	@echo "==> requirements.lock, requirements/uv.txt"
-	@$(COMPILE) --upgrade --extra dev --extra demo -o requirements.lock pyproject.toml
+	@$(COMPILE) --upgrade --extra dev -o requirements.lock pyproject.toml
 	@echo uv | $(COMPILE) --upgrade -o requirements/uv.txt -
 
 clean: ## remove the environment, caches and what the demo wrote
