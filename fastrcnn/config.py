@@ -11,6 +11,7 @@ from typing import Any, Literal
 Pooling = Literal["max", "align"]
 BACKBONES = (
     "caffenet",
+    "vgg_m",
     "vgg16",
     "resnet50",
     "resnet50_fpn",
@@ -19,7 +20,7 @@ BACKBONES = (
     "squeezenet1_1",
     "tiny",
 )
-_PAPER_FROZEN_STAGES = {"caffenet": 1, "vgg16": 2}
+_PAPER_FROZEN_STAGES = {"caffenet": 1, "vgg_m": 1, "vgg16": 2}
 """Paper, section 4.5: conv1 of S and M, conv1_1 to conv2_2 of L are not trained."""
 
 
@@ -54,7 +55,9 @@ class FastRCNNConfig:
     pool_size: int = 7
     """Side of the pooled map: 6 for S and M, 7 for L (F models/*/train.prototxt)."""
     fc_dim: int = 4096
-    """Width of fc6 and fc7."""
+    """Width of fc6, and of fc7 where `fc7_dim` is None."""
+    fc7_dim: int | None = None
+    """1024 for M, as its name VGG_CNN_M_1024 says (F models/VGG_CNN_M_1024)."""
     fc6_rank: int | None = None
     fc7_rank: int | None = None
     """Ranks of truncated layers (`fastrcnn.svd`); None: whole layers."""
@@ -113,8 +116,9 @@ class FastRCNNConfig:
         """The reference implementation's numbers. Where paper and code differ the code is followed, but
         boxes are continuous (F adds 1 to every width) and NMS suppresses only IoU *above* its threshold."""
         numbers: dict[str, Any] = {
-            "pool_size": 6 if backbone == "caffenet" else 7,
+            "pool_size": 6 if backbone in ("caffenet", "vgg_m") else 7,
             "fc_dim": 4096 if backbone in _PAPER_FROZEN_STAGES else 1024,
+            "fc7_dim": 1024 if backbone == "vgg_m" and "fc_dim" not in changes else None,
             "frozen_stages": _PAPER_FROZEN_STAGES.get(backbone, 2),
         }
         return cls(num_classes=num_classes, backbone=backbone, **(numbers | changes))
@@ -126,8 +130,9 @@ class FastRCNNConfig:
         """What is trained today: TV's and D2's numbers (RoIAlign, 512 RoIs, no background floor)."""
         numbers: dict[str, Any] = {
             "pooling": "align",
-            "pool_size": 7,
+            "pool_size": 6 if backbone in ("caffenet", "vgg_m") else 7,
             "fc_dim": 4096 if backbone in _PAPER_FROZEN_STAGES else 1024,
+            "fc7_dim": 1024 if backbone == "vgg_m" and "fc_dim" not in changes else None,
             "frozen_stages": 0 if backbone == "tiny" else 2,
             "dropout": 0.0,
             "rois_per_image": 512,

@@ -26,9 +26,10 @@ class Head(nn.Module):
         super().__init__()
         num_outputs = config.num_classes + 1
         self.fc6 = _hidden(channels * config.pool_size**2, config.fc_dim, config.fc6_rank)
-        self.fc7 = _hidden(config.fc_dim, config.fc_dim, config.fc7_rank)
-        self.cls_score = nn.Linear(config.fc_dim, num_outputs)
-        self.bbox_pred = nn.Linear(config.fc_dim, 4 * num_outputs)
+        fc7_dim = config.fc7_dim or config.fc_dim
+        self.fc7 = _hidden(config.fc_dim, fc7_dim, config.fc7_rank)
+        self.cls_score = nn.Linear(fc7_dim, num_outputs)
+        self.bbox_pred = nn.Linear(fc7_dim, 4 * num_outputs)
         self.dropout = config.dropout
         # Paper, section 4: zero-mean Gaussians of deviation .01 and .001, biases 0.
         for sibling, deviation in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
@@ -95,11 +96,12 @@ class FastRCNN(nn.Module):
 
 
 def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Start the backbone, and fc6/fc7 where shapes allow, from a torchvision classifier's weights.
+    """Start the backbone, and fc6/fc7 where shapes allow, from a classifier's weights.
 
     Args:
         model: changed in place.
-        state_dict: of the classifier that the backbone was cut from.
+        state_dict: of the classifier that the backbone was cut from: torchvision's, or what
+            `fastrcnn.caffe_weights` reads.
 
     Returns:
         What was loaded: `backbone`, and `fc6`, `fc7` where they fit.
@@ -123,10 +125,10 @@ def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[s
         )
     body.load_state_dict({k: v for k, v in given.items() if k in wanted}, strict=False)
     loaded = ["backbone"]
-    if model.config.backbone in ("caffenet", "vgg16"):
-        fc = fc_weights(model.config.backbone, state_dict)
-        for name, layer in (("fc6", model.head.fc6), ("fc7", model.head.fc7)):
-            if isinstance(layer, nn.Linear) and fc[f"{name}.weight"].shape == layer.weight.shape:
-                layer.load_state_dict({p: fc[f"{name}.{p}"] for p in ("weight", "bias")})
-                loaded.append(name)
+    fc = fc_weights(model.config.backbone, state_dict)
+    for name, layer in (("fc6", model.head.fc6), ("fc7", model.head.fc7)):
+        weight = fc.get(f"{name}.weight", torch.empty(0))
+        if isinstance(layer, nn.Linear) and weight.shape == layer.weight.shape:
+            layer.load_state_dict({p: fc[f"{name}.{p}"] for p in ("weight", "bias")})
+            loaded.append(name)
     return loaded

@@ -44,6 +44,13 @@ def test_what_is_saved_is_what_is_loaded(folder: Path) -> None:
         assert torch.equal(value, expected[name])
 
 
+def test_a_checkpoint_older_than_a_setting_has_its_default(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["model"]["fc7_dim"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_checkpoint(folder).model.config == CONFIG
+
+
 def test_other_weights_have_another_id(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     save_checkpoint(

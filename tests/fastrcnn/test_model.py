@@ -8,7 +8,8 @@ import pytest
 import torch
 import torchvision
 
-from fastrcnn.backbones import Backbone, FrozenNorm
+from fastrcnn.backbones import Backbone
+from fastrcnn.bodies import FrozenNorm
 from fastrcnn.config import BACKBONES, FastRCNNConfig
 from fastrcnn.model import FastRCNN, load_pretrained
 
@@ -50,12 +51,27 @@ def test_the_sibling_layers_start_as_the_papers_gaussians() -> None:
 
 
 def test_the_papers_network_l_has_its_parameters() -> None:
-    model = FastRCNN(FastRCNNConfig.paper(20))
+    with torch.device("meta"):
+        model = FastRCNN(FastRCNNConfig.paper(20))
     assert model.head.fc6.weight.numel() == 102_760_448  # facts: SVD counts start from these
     assert model.head.fc7.weight.numel() == 16_777_216
     assert (model.config.pool_size, model.backbone.strides) == (7, (16,))
     frozen = {n for n, p in model.backbone.body.named_parameters() if not p.requires_grad}
     assert frozen == {f"{i}.{part}" for i in (0, 2, 5, 7) for part in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("preset", [FastRCNNConfig.paper, FastRCNNConfig.modern])
+def test_the_papers_network_m_is_as_wide_as_its_name_says(preset: object) -> None:
+    with torch.device("meta"):
+        model = FastRCNN(preset(20, backbone="vgg_m", frozen_stages=1))  # type: ignore[operator]
+        narrower = FastRCNN(preset(20, backbone="vgg_m", fc_dim=512))  # type: ignore[operator]
+    shapes = [tuple(layer.weight.shape) for layer in (model.head.fc6, model.head.fc7)]
+    assert shapes == [(4096, 512 * 6 * 6), (1024, 4096)]  # of VGG_CNN_M_1024.caffemodel
+    assert model.head.cls_score.weight.shape == (21, 1024)
+    assert model.head.bbox_pred.weight.shape == (84, 1024)
+    frozen = {n for n, p in model.backbone.body.named_parameters() if not p.requires_grad}
+    assert frozen == {"conv1.weight", "conv1.bias"}
+    assert narrower.head.fc7.weight.shape == (512, 512)
 
 
 def test_vgg16_starts_from_the_classifiers_own_layers() -> None:
@@ -72,6 +88,13 @@ def test_layers_that_do_not_fit_keep_their_own_start_and_are_not_claimed() -> No
     donor = torchvision.models.alexnet(weights=None).state_dict()
     model = FastRCNN(FastRCNNConfig.paper(3, backbone="caffenet", fc_dim=64))
     assert load_pretrained(model, donor) == ["backbone"]
+
+
+def test_a_classifier_without_its_hidden_layers_starts_the_backbone_alone() -> None:
+    donor = torchvision.models.alexnet(weights=None).state_dict()
+    features = {k: v for k, v in donor.items() if k.startswith("features.")}
+    model = FastRCNN(FastRCNNConfig.paper(3, backbone="caffenet", fc_dim=16))
+    assert load_pretrained(model, features) == ["backbone"]
 
 
 def test_weights_of_another_network_are_refused() -> None:
