@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from fastrcnn.checkpoint import Checkpoint, CheckpointError
 from fastrcnn.config import ProposalConfig
-from fastrcnn.proposals import PROPOSERS
 from pipeline import plan, record, storage
 from pipeline.candidates import ReadSettings
 from pipeline.config import ScoreConfig
 from pipeline.detector import load
 from pipeline.errors import UserError
 from pipeline.plan import Selection
+from pipeline.proposals_table import find_table
 from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -121,33 +117,14 @@ def choose_proposals(
         UserError: no such proposer, no such table, or a detector trained on a table and none given.
     """
     name = config.proposals or checkpoint.proposals.name
-    if name in PROPOSERS:
-        return replace(checkpoint.proposals, name=name, seed=config.seed), None
-    if "/" in name or name.endswith(".parquet"):
-        _check_table(name)
-        return ProposalConfig(name="table"), name
-    raise UserError(
-        f"--proposals {name}",
-        "is neither a proposer nor the URI of a table",
-        f"Give one of {', '.join(sorted(PROPOSERS))}, or a URI.",
-    )
-
-
-def _check_table(uri: str) -> None:
-    """The workers read it; here only that there is one, with the right columns."""
-    parts = storage.list_objects(uri, suffixes=(".parquet",))
-    try:
-        columns = pq.read_schema(io.BytesIO(storage.read_bytes(parts[0].uri))).names
-    except (IndexError, StorageError, pa.ArrowException) as error:
+    table = None if name == "table" else find_table(name)
+    if name == "table":
         raise UserError(
-            f"--proposals {uri}", f"holds no Parquet file: {error}", "Name a file or folder."
-        ) from error
-    if not {"image_uri", "boxes"} <= set(columns):
-        raise UserError(
-            f"--proposals {uri}",
-            f"has the columns {', '.join(columns)}",
-            "A proposals table has image_uri and boxes.",
+            f"--checkpoint {config.checkpoint}",
+            "was trained on a table of proposals",
+            "Give --proposals: the URI of a table for these images.",
         )
+    return replace(checkpoint.proposals, name="table" if table else name, seed=config.seed), table
 
 
 def size_cluster(config: ScoreConfig, available: Mapping[str, float]) -> Resources:

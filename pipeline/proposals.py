@@ -18,8 +18,6 @@ from functools import partial
 from typing import Any, cast
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -27,19 +25,16 @@ import ray
 from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import propose
 from pipeline import cluster, storage
-from pipeline.errors import UserError
 from pipeline.images import ImageError, decode
+from pipeline.proposals_table import BOXES, Boxes, boxes_array, boxes_of
 from pipeline.schema import encode_parquet
 from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
 
-Boxes = npt.NDArray[np.float32]
-
 ROWS_PER_PART = 512
 """16 MB of boxes at 2000 an image: what a driver that dies has to compute again."""
 
-BOXES = pa.list_(pa.list_(pa.field("item", pa.float32()), 4))
 CACHE = pa.schema(
     [
         pa.field("image_uri", pa.string(), nullable=False),
@@ -57,32 +52,6 @@ def settings_name(config: ProposalConfig) -> str:
     """Folder of one proposer's settings, e.g. `opencv-3f2a9c01`."""
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
     return f"{config.name}-{digest[:8]}"
-
-
-def boxes_array(boxes: Sequence[Boxes | None]) -> pa.Array:
-    """(P, 4) arrays, one an image, to one Arrow array; None becomes null."""
-    counts = [0 if b is None else len(b) for b in boxes]
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    rows = [b.reshape(-1, 4) for b in boxes if b is not None and len(b)]
-    flat = np.concatenate(rows) if rows else np.zeros((0, 4), np.float32)
-    values = pa.FixedSizeListArray.from_arrays(
-        pa.array(flat.ravel(), pa.float32()), type=BOXES.value_type
-    )
-    mask = pa.array([b is None for b in boxes], pa.bool_())
-    return pa.ListArray.from_arrays(offsets, values, type=BOXES, mask=mask)
-
-
-def boxes_of(column: pa.ChunkedArray | pa.Array) -> list[Boxes | None]:
-    """Inverse of `boxes_array`; the arrays are views."""
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    out: list[Boxes | None] = []
-    for chunk in chunks:
-        offsets = chunk.offsets.to_numpy()
-        values = chunk.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
-        valid = chunk.is_valid().to_numpy(zero_copy_only=False)
-        for index in range(len(chunk)):
-            out.append(values[offsets[index] : offsets[index + 1]] if valid[index] else None)
-    return out
 
 
 def propose_batch(batch: pa.Table, config: ProposalConfig) -> pa.Table:
@@ -174,31 +143,3 @@ def _collect(table: pa.Table, boxes: dict[str, Boxes], errors: dict[str, str]) -
             errors[uri] = error
         else:
             boxes[uri] = own
-
-
-def read_table(uri: str) -> dict[str, Boxes]:
-    """A proposals table (contract, section 4) as image_uri -> (P, 4) float32, best first.
-
-    Args:
-        uri: a Parquet file, or a folder of them, with columns image_uri and boxes.
-
-    Raises:
-        UserError: nothing there, or a column is missing.
-    """
-    boxes: dict[str, Boxes] = {}
-    for part in storage.list_objects(uri, suffixes=(".parquet",)):
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(part.uri)))
-        if not {"image_uri", "boxes"} <= set(table.column_names):
-            raise UserError(
-                f"--proposals {uri}",
-                f"{part.uri} has the columns {', '.join(table.column_names)}",
-                "A proposals table has image_uri and boxes (list of 4 floats, xyxy).",
-            )
-        own = boxes_of(table["boxes"].cast(BOXES))
-        pairs = zip(table["image_uri"].to_pylist(), own, strict=True)
-        boxes.update({name: rows for name, rows in pairs if rows is not None})
-    if not boxes:
-        raise UserError(
-            f"--proposals {uri}", "no proposals there", "Name a Parquet file or folder."
-        )
-    return boxes

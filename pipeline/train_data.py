@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from fastrcnn.config import ProposalConfig
 from pipeline import storage
@@ -10,8 +11,8 @@ from pipeline.annotations import LabelledImages, read_labelled_images, splits
 from pipeline.config import TrainConfig
 from pipeline.errors import JobError, UserError
 from pipeline.examples import Example
-from pipeline.images import IMAGE_SUFFIXES
-from pipeline.proposals import Boxes, compute_proposals, read_table
+from pipeline.proposals import compute_proposals
+from pipeline.proposals_table import Boxes, ProposalsError, ProposalsTable
 
 logger = logging.getLogger(__name__)
 
@@ -42,18 +43,20 @@ def with_proposals(
     """Training and validation examples: labelled images joined with their proposals.
 
     Raises:
-        UserError: a given table has no row for an image.
-        JobError: more images than --max-failures allows could not be read.
+        UserError: a given table has no usable row for an image.
+        JobError: more images than --max-failures allows are not there or could not be read.
     """
     parts = [training.images, validation.images if validation else ()]
-    wanted = {image.image_uri for part in parts for image in part}
+    wanted = sorted({image.image_uri for part in parts for image in part})
     if proposer.name == "table":
         boxes = _table_boxes(config, wanted)
     else:
-        listed = storage.list_objects(config.data, suffixes=IMAGE_SUFFIXES)
+        # Every object, whatever its suffix: what is labelled is an image.
+        listed = {info.uri: info for info in storage.list_objects(config.data)}
+        infos = [listed[uri] for uri in wanted if uri in listed]
         folder = storage.join(config.output, "proposals")
-        infos = [info for info in listed if info.uri in wanted]
         boxes, errors = compute_proposals(infos, proposer, folder)
+        errors |= {uri: "missing: labelled, but not there" for uri in wanted if uri not in listed}
         _check_failures(config, errors, len(wanted))
     pairs = [
         [Example(image, boxes[image.image_uri]) for image in part if image.image_uri in boxes]
@@ -62,21 +65,16 @@ def with_proposals(
     return pairs[0], pairs[1]
 
 
-def _table_boxes(config: TrainConfig, wanted: set[str]) -> dict[str, Boxes]:
-    """Boxes of a given table, whose image_uri is full or relative to --data."""
-    root = storage.join(storage.absolute(config.data), "")
-    table = read_table(config.proposals)
-    boxes = {}
-    for uri in sorted(wanted):
-        own = table.get(uri, table.get(uri.removeprefix(root)))
-        if own is None:
-            raise UserError(
-                f"--proposals {config.proposals}",
-                f"has no row for {uri}",
-                "Every training image needs one; an image without proposals has an empty list.",
-            )
-        boxes[uri] = own[: config.max_proposals]
-    return boxes
+def _table_boxes(config: TrainConfig, wanted: Sequence[str]) -> dict[str, Boxes]:
+    table = ProposalsTable.read(config.proposals, root=config.data)
+    try:
+        return {uri: table.of(uri, config.max_proposals) for uri in wanted}
+    except ProposalsError as error:
+        raise UserError(
+            f"--proposals {config.proposals}",
+            str(error),
+            "Every training image needs a row; one without proposals has an empty list.",
+        ) from error
 
 
 def _check_failures(config: TrainConfig, errors: dict[str, str], total: int) -> None:

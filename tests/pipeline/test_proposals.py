@@ -1,4 +1,4 @@
-"""Proposals tables: ragged arrays there and back, the cache, given tables."""
+"""Proposals of labelled images: computed once, cached, a bad image said."""
 
 from __future__ import annotations
 
@@ -12,43 +12,10 @@ from PIL import Image
 
 from fastrcnn.config import ProposalConfig
 from pipeline import storage
-from pipeline.errors import UserError
-from pipeline.proposals import (
-    BOXES,
-    boxes_array,
-    boxes_of,
-    compute_proposals,
-    propose_batch,
-    read_table,
-    settings_name,
-)
+from pipeline.proposals import compute_proposals, propose_batch, settings_name
+from pipeline.proposals_table import boxes_of
 
 GRID = ProposalConfig(name="grid", max_boxes=30)
-
-
-def ragged() -> list[np.ndarray | None]:
-    rng = np.random.default_rng(0)
-    return [rng.random((n, 4), np.float32) if n is not None else None for n in (3, 0, None, 5, 1)]
-
-
-@pytest.mark.parametrize(("start", "length"), [(0, 5), (1, 3), (3, 2), (2, 1), (5, 0)])
-def test_ragged_boxes_come_back_whole_even_from_a_slice(start: int, length: int) -> None:
-    boxes = ragged()
-    array = boxes_array(boxes)
-    assert array.type == BOXES
-    back = boxes_of(array.slice(start, length))
-    assert len(back) == length
-    for got, expected in zip(back, boxes[start : start + length], strict=True):
-        assert (got is None) == (expected is None)
-        if got is not None:
-            np.testing.assert_array_equal(got, expected)
-
-
-def test_boxes_survive_parquet_and_several_chunks(tmp_path: Path) -> None:
-    table = pa.table({"boxes": boxes_array(ragged())})
-    pq.write_table(pa.concat_tables([table, table]), tmp_path / "t.parquet")
-    back = boxes_of(pq.read_table(tmp_path / "t.parquet")["boxes"].cast(BOXES))
-    assert [None if b is None else len(b) for b in back] == [3, 0, None, 5, 1] * 2
 
 
 @pytest.fixture
@@ -98,16 +65,3 @@ def test_only_new_and_changed_images_are_computed(
     changed, _ = compute_proposals(storage.list_objects(images), GRID, cache)
     assert changed[str(Path(images) / "0.png")][0].tolist() == [0, 0, 90, 90]
     assert first[str(Path(images) / "0.png")][0].tolist() == [0, 0, 40, 60]
-
-
-def test_a_given_table_is_read_from_a_file_or_a_folder(tmp_path: Path) -> None:
-    table = pa.table({"image_uri": ["a", "b"], "boxes": boxes_array(ragged()[:2])})
-    pq.write_table(table, tmp_path / "t.parquet")
-    for uri in (str(tmp_path / "t.parquet"), str(tmp_path)):
-        assert {k: len(v) for k, v in read_table(uri).items()} == {"a": 3, "b": 0}
-
-
-def test_a_table_without_boxes_is_refused(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"image_uri": ["a"]}), tmp_path / "t.parquet")
-    with pytest.raises(UserError, match=r"has the columns image_uri"):
-        read_table(str(tmp_path))

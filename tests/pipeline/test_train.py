@@ -135,7 +135,7 @@ def refused(scenes: Path, tmp_path: Path, **changes: Any) -> str:
         ({"split": "holdout"}, "train"),  # the splits there are are listed
         ({"classes": ("zebra", "yak")}, "zebra"),
         ({"backbone": "vgg17"}, "known are"),
-        ({"proposals": "sliding_window"}, "opencv, grid"),
+        ({"proposals": "sliding_window"}, "grid, opencv"),
         ({"weights": "imagenet"}, "no ImageNet weights"),
         ({"weights": "/nowhere/weights.pth"}, "/nowhere/weights.pth"),
         ({"num_workers": 3, "batch_size": None}, "does not divide"),
