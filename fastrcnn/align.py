@@ -26,7 +26,7 @@ def roi_align_levels(
     strides: Sequence[int],
     output_size: int,
 ) -> Tensor:
-    """Each RoI averaged from its own level, as `torchvision.ops.roi_align(..., sampling_ratio=2, aligned=True)`.
+    """Each RoI averaged from its own level: torchvision's roi_align(sampling_ratio=2, aligned=True).
 
     Args:
         features: one map (N, C, H_l, W_l) a level, float32 or float64; fastest in channels-last layout.
@@ -41,7 +41,8 @@ def roi_align_levels(
     sizes = torch.tensor([f.shape[-2:] for f in features], device=rois.device)[levels]  # (R, 2)
     firsts = torch.tensor([0, *(len(rows) for rows in maps)], device=rois.device).cumsum(0)
     height, width = sizes.unbind(dim=1)
-    corners = rois[:, 1:] / rois.new_tensor(strides)[levels, None] - 0.5  # cell centres at whole numbers
+    # Cell centres lie at whole numbers.
+    corners = rois[:, 1:] / rois.new_tensor(strides)[levels, None] - 0.5
     rows, row_weights = _cells(corners[:, 1], corners[:, 3], height, output_size)  # (R, P, 4)
     columns, column_weights = _cells(corners[:, 0], corners[:, 2], width, output_size)
     origin = firsts[levels] + rois[:, 0].long() * height * width  # (R,)

@@ -9,6 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 Pooling = Literal["max", "align"]
+Classifier = Literal["softmax", "svm"]
+PYRAMID, PYRAMID_MAX_SIZE = (480, 576, 688, 864, 1200), 2000
+"""Paper, section 4 (F experiments/cfgs/multiscale.yml)."""
 BACKBONES = (
     "caffenet",
     "vgg_m",
@@ -68,6 +71,9 @@ class FastRCNNConfig:
     """Length of the shorter image side, pixels (paper, section 4)."""
     max_size: int = 1000
     """Longest side, pixels: caps the scale (paper, section 4)."""
+    pyramid: tuple[int, ...] = ()
+    """Scales of an image pyramid, instead of `scale`; `PYRAMID` is the paper's. In training each image has
+    a random one; at test each RoI goes to the level where its area is nearest 224^2 (section 2.4)."""
 
     rois_per_image: int = 64
     """R / N = 128 / 2 (paper, section 2.3)."""
@@ -79,11 +85,17 @@ class FastRCNNConfig:
     beta: float = 1.0
     """Where smooth L1 turns linear (paper, equation 3; F). TV 1/9, D2 0."""
     box_weight: float = 1.0
-    """lambda of equation 1."""
+    """lambda of equation 1; 0 trains the classifier alone (Table 6)."""
+    class_agnostic: bool = False
+    """One box for all classes, instead of one a class."""
     delta_std: tuple[float, float, float, float] | None = None
     """Targets are divided by it. None: per class mean and deviation, measured on the training set, as F
     does (roidb.py). TV and D2 fix (.1, .1, .2, .2)."""
 
+    box_regression: bool = True
+    """False: proposals are the boxes, whatever the deltas say (Table 6)."""
+    classifier: Classifier = "softmax"
+    """`svm`: class_logits are the margins of `fastrcnn.svm`, which are the scores as they are (Table 8)."""
     score_threshold: float = 0.0
     nms_threshold: float = 0.3
     """F test.py. Suppresses IoU above it (F's compiled code: at or above)."""
@@ -106,10 +118,16 @@ class FastRCNNConfig:
             )
         if not 0 < self.fg_fraction <= 1:
             raise ValueError(f"fg_fraction={self.fg_fraction}: is a share of the RoIs")
-        if not 0 < self.scale <= self.max_size:
-            raise ValueError(
-                f"scale={self.scale}, max_size={self.max_size}: need 0 < scale <= max_size"
-            )
+        for scale in self.scales:
+            if not 0 < scale <= self.max_size:
+                raise ValueError(
+                    f"scale={scale}, max_size={self.max_size}: need 0 < scale <= max_size"
+                )
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Of the pyramid, or the only one."""
+        return self.pyramid or (self.scale,)
 
     @classmethod
     def paper(cls, num_classes: int, *, backbone: str = "vgg16", **changes: Any) -> FastRCNNConfig:

@@ -16,6 +16,7 @@ from torchvision.ops import batched_nms
 
 from fastrcnn.boxes import clip, decode
 from fastrcnn.config import FastRCNNConfig
+from fastrcnn.pooling import scale_levels
 from fastrcnn.transform import batch_images, scaled_size, to_rois
 
 if TYPE_CHECKING:
@@ -65,15 +66,50 @@ def detect(
         raise ValueError(f"{len(pixels)} images, but proposals for {len(boxes)}")
     results: dict[int, Detections] = {}
     sizes = [(int(p.shape[0]), int(p.shape[1])) for p in pixels]
-    for group in group_by_shape([scaled_size(s, config.scale, config.max_size) for s in sizes]):
-        batch = batch_images([pixels[i] for i in group], config.scale, config.max_size, device)
+    for group in group_by_shape([scaled_size(s, config.scales[0], config.max_size) for s in sizes]):
         own = [boxes[i].to(device) for i in group]
-        class_logits, box_deltas = model(batch.images, to_rois(own, batch.factors))
+        class_logits, box_deltas = _classify(model, [pixels[i] for i in group], own)
         counts = [len(b) for b in own]
-        parts = zip(group, own, class_logits.split(counts), box_deltas.split(counts), strict=True)
+        rows = torch.split(class_logits, counts), torch.split(box_deltas, counts)
+        parts = zip(group, own, *rows, strict=True)
         for index, rois, logits, deltas in parts:
             results[index] = postprocess(rois, logits, deltas, sizes[index], config, threshold)
     return [results[index] for index in range(len(pixels))]
+
+
+def _classify(
+    model: FastRCNN, images: Sequence[Tensor], proposals: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Class logits and deltas of the proposals of like-shaped images, in their order.
+
+    Each level of a pyramid is a pass of its own over all images: in one batch for all levels the small ones
+    would be padded to the largest, which for the paper's five is 2.2 times the pixels.
+    """
+    config, device = model.config, model.head.delta_mean.device
+    if len(config.scales) == 1:
+        batch = batch_images(images, config.scales[0], config.max_size, device)
+        outputs: tuple[Tensor, Tensor] = model(batch.images, to_rois(proposals, batch.factors))
+        return outputs
+    counts = [len(p) for p in proposals]
+    levels = torch.cat(
+        [
+            scale_levels(
+                p, config.scales, (image.shape[0], image.shape[1]), max_size=config.max_size
+            )
+            for p, image in zip(proposals, images, strict=True)
+        ]
+    )  # (R,)
+    num_outputs = config.num_classes + 1
+    class_logits = torch.zeros(len(levels), num_outputs, device=device)
+    box_deltas = torch.zeros(len(levels), 4 * num_outputs, device=device)
+    for level, scale in enumerate(config.scales):
+        chosen = levels == level
+        if not chosen.any():
+            continue
+        batch = batch_images(images, scale, config.max_size, device)
+        own = [p[c] for p, c in zip(proposals, torch.split(chosen, counts), strict=True)]
+        class_logits[chosen], box_deltas[chosen] = model(batch.images, to_rois(own, batch.factors))
+    return class_logits, box_deltas
 
 
 def _tensor(values: Tensor | npt.NDArray[Any]) -> Tensor:
@@ -102,8 +138,12 @@ def postprocess(
         box_deltas: (P, 4 * (K + 1)).
         size: (height, width) of the image.
     """
-    scores = torch.softmax(class_logits, dim=1)[:, 1:]  # (P, K)
-    boxes = clip(decode(proposals, box_deltas), size)[:, 1:]  # (P, K, 4)
+    svm = config.classifier == "svm"
+    scores = (class_logits if svm else torch.softmax(class_logits, dim=1))[:, 1:]  # (P, K)
+    if config.box_regression:
+        boxes = clip(decode(proposals, box_deltas), size)[:, 1:]  # (P, K, 4)
+    else:
+        boxes = clip(proposals, size)[:, None].expand(-1, scores.shape[1], 4)
     keep = scores > score_threshold
     if config.detections_per_class is not None and len(scores) > config.detections_per_class:
         lowest = scores.topk(config.detections_per_class, dim=0).values[-1]  # (K,)

@@ -100,12 +100,14 @@ def training_loss(
         targets: of the same images.
         config: of the model.
         delta_mean, delta_std: (K + 1, 4), the model's normalisation; the loss is taken on normalised deltas.
-        seeds: one an image, for its sample: the same image and seed give the same RoIs on any rank.
+        seeds: one an image, for its sample and its scale: the same image and seed give the same RoIs on
+            any rank.
     """
     device = delta_mean.device
     seeds = range(len(images)) if seeds is None else seeds
     samples = [_sample(t, config, s) for t, s in zip(targets, seeds, strict=True)]
-    batch = batch_images(images, config.scale, config.max_size, device)
+    scales = [_random_scale(config, seed) for seed in seeds]
+    batch = batch_images(images, scales, config.max_size, device)
     rois = to_rois([sample.rois for sample in samples], batch.factors)
     labels = torch.cat([sample.labels for sample in samples]).to(device)
     raw = torch.cat([encode(sample.rois, sample.gt_boxes) for sample in samples]).to(device)
@@ -122,6 +124,14 @@ def training_loss(
     return TrainingLoss(loss, len(labels), num_fg)
 
 
+def _random_scale(config: FastRCNNConfig, seed: int) -> int:
+    """Of an image pyramid one level an image and step (fast-rcnn minibatch.py)."""
+    if len(config.scales) == 1:
+        return config.scales[0]
+    generator = torch.Generator().manual_seed(seed + 1)  # not the sample's numbers
+    return config.scales[int(torch.randint(len(config.scales), (), generator=generator))]
+
+
 def _sample(target: Target, config: FastRCNNConfig, seed: int) -> RoISample:
     return sample_rois(
         target.proposals,
@@ -136,12 +146,17 @@ def _sample(target: Target, config: FastRCNNConfig, seed: int) -> RoISample:
 
 
 def delta_statistics(
-    targets: Sequence[Target], num_classes: int, fg_iou: float = 0.5
+    targets: Sequence[Target],
+    num_classes: int,
+    fg_iou: float = 0.5,
+    *,
+    class_agnostic: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Per-class mean and population deviation of the deltas of all foreground proposals (fast-rcnn roidb.py).
 
     The ground truth boxes themselves are counted, as there; a class with no or only perfect proposals would
     get deviation 0, hence NaN targets, in the reference code; here it gets that of all classes together.
+    `class_agnostic`: every class has the numbers of all together, since one output serves them all.
 
     Returns:
         delta_mean, delta_std: (K + 1, 4) float32; background has mean 0, deviation 1.
@@ -152,6 +167,9 @@ def delta_statistics(
         return mean, std
     overall = deltas.std(dim=0, unbiased=False)
     overall = torch.where(overall > 0, overall, torch.ones(4, dtype=overall.dtype))
+    if class_agnostic:
+        rows = (num_classes + 1, 1)
+        return deltas.mean(dim=0).float().repeat(rows), overall.float().repeat(rows)
     for label in range(1, num_classes + 1):
         own = deltas[labels == label]
         if len(own) == 0:

@@ -29,7 +29,9 @@ class Head(nn.Module):
         fc7_dim = config.fc7_dim or config.fc_dim
         self.fc7 = _hidden(config.fc_dim, fc7_dim, config.fc7_rank)
         self.cls_score = nn.Linear(fc7_dim, num_outputs)
-        self.bbox_pred = nn.Linear(fc7_dim, 4 * num_outputs)
+        # Class-agnostic: one box, given to every class.
+        self.box_copies = num_outputs if config.class_agnostic else 1
+        self.bbox_pred = nn.Linear(fc7_dim, 4 * num_outputs // self.box_copies)
         self.dropout = config.dropout
         # Paper, section 4: zero-mean Gaussians of deviation .01 and .001, biases 0.
         for sibling, deviation in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
@@ -45,7 +47,7 @@ class Head(nn.Module):
         x = pooled.flatten(1)  # (R, C * P * P)
         x = F.dropout(F.relu(self.fc6(x)), self.dropout, self.training)
         x = F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
-        normalised = self.bbox_pred(x).float()
+        normalised = self.bbox_pred(x).float().repeat(1, self.box_copies)
         box_deltas = normalised * self.delta_std.flatten() + self.delta_mean.flatten()
         return self.cls_score(x).float(), box_deltas
 

@@ -39,7 +39,9 @@ def sample_rois(
 
     Ground truth joins the proposals. Foreground is IoU >= `fg_iou`, background IoU in [low, high) of
     `bg_iou`. round(fg_fraction * num_rois) foreground at most; where there are fewer, background fills
-    up; where background runs short the sample shrinks, foreground is not raised.
+    up; where background runs short the sample shrinks, foreground is not raised. Where that share is
+    less than one RoI it is drawn with that chance: `num_rois=1` from each of 128 images is how R-CNN and
+    SPPnet train (32 of 128 foreground), the paper's RoI-centric sampling.
 
     Args:
         proposals: (P, 4) float32.
@@ -58,8 +60,13 @@ def sample_rois(
         iou = candidates.new_zeros(len(candidates))
         labels, matched = gt_labels.new_zeros(len(candidates)), candidates
     fg = (iou >= fg_iou).nonzero()[:, 0]
+    num_fg = fg_fraction * num_rois
+    if (
+        num_fg < 1
+    ):  # RoI-centric: this image's one RoI is foreground as often as one of 1 / fg_fraction
+        num_fg = float(torch.rand((), generator=generator) < num_fg)
     bg = ((iou >= bg_iou[0]) & (iou < bg_iou[1])).nonzero()[:, 0]
-    fg = _draw(fg, round(fg_fraction * num_rois), generator)
+    fg = _draw(fg, round(num_fg), generator)
     bg = _draw(bg, num_rois - len(fg), generator)
     keep = torch.cat([fg, bg])
     labels = labels[keep]

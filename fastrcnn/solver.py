@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 Schedule = Literal["step", "cosine"]
+Trained = Literal["all", "bbox_pred"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +46,19 @@ class SolverConfig:
     """Longer gradients are shortened to it: one odd batch then cannot end a run."""
     mixed_precision: bool = False
     """bfloat16 autocast where there is a GPU."""
+    images_per_pass: int | None = None
+    """Images of a worker's share that go through the network at once; gradients of the passes are added up,
+    so a step is the same and its memory bounded. None: all of them."""
+    trained: Trained = "all"
+    """`bbox_pred`: all else keeps its weights, the second stage of stage-wise training (paper, Table 6)."""
 
     def __post_init__(self) -> None:
         if (self.iterations is None) == (self.epochs is None):
             raise ValueError(
                 f"iterations={self.iterations}, epochs={self.epochs}: give one of them"
             )
+        if self.images_per_pass is not None and self.images_per_pass < 1:
+            raise ValueError(f"images_per_pass={self.images_per_pass}: must be at least 1")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate={self.learning_rate}: must be above 0")
 
@@ -101,6 +109,14 @@ def learning_rate(config: SolverConfig, iteration: int, num_iterations: int) -> 
     if iteration < warmup:
         rate *= 0.001 + 0.999 * iteration / warmup
     return rate
+
+
+def freeze_untrained(model: nn.Module, config: SolverConfig) -> None:
+    """Stop the gradient into the parameters that `config.trained` leaves out."""
+    if config.trained == "bbox_pred":
+        for name, parameter in model.named_parameters():
+            if ".bbox_pred." not in f".{name}":
+                parameter.requires_grad_(False)
 
 
 def build_optimizer(model: nn.Module, config: SolverConfig) -> torch.optim.SGD:

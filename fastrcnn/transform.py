@@ -49,19 +49,23 @@ def scaled_size(size: tuple[int, int], scale: int, max_size: int) -> tuple[int, 
 
 
 def batch_images(
-    images: Sequence[Tensor], scale: int, max_size: int, device: torch.device | str = "cpu"
+    images: Sequence[Tensor],
+    scale: int | Sequence[int],
+    max_size: int,
+    device: torch.device | str = "cpu",
 ) -> ImageBatch:
     """Resize (bilinear), normalise and pad images into one batch.
 
     Args:
         images: N tensors (H, W, 3) uint8 RGB, of any sizes.
-        scale, max_size: see `scale_factor`.
+        scale, max_size: see `scale_factor`; one scale for all, or one an image.
         device: where the pixels are copied before any arithmetic: uint8 is a quarter of the traffic.
     """
     resized, factors = [], []
     sizes = tuple((int(image.shape[0]), int(image.shape[1])) for image in images)
-    for image, (height, width) in zip(images, sizes, strict=True):
-        new_height, new_width = scaled_size((height, width), scale, max_size)
+    scales = [scale] * len(images) if isinstance(scale, int) else scale
+    for image, (height, width), own in zip(images, sizes, scales, strict=True):
+        new_height, new_width = scaled_size((height, width), own, max_size)
         pixels = image.to(device, non_blocking=True).permute(2, 0, 1)[None].float()
         if (new_height, new_width) != (height, width):
             pixels = F.interpolate(

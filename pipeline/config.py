@@ -45,6 +45,9 @@ class TrainConfig:
     """RoIs sampled from each image of a step; by default the preset's."""
     fc_dim: int | None = None
     """Width of fc6 and fc7; by default the backbone's."""
+    set: tuple[str, ...] = ()
+    """Other numbers of model and solver as NAME=VALUE, e.g. pyramid=480,576 class_agnostic=true; see
+    `FastRCNNConfig` and `SolverConfig` for the names."""
     num_workers: int = 1
     """Ray Train workers, each one process."""
     gpus_per_worker: float | None = None
@@ -75,7 +78,7 @@ class TrainConfig:
             "both say how long to train",
             "Give one of them.",
         )
-        _check_above_zero(
+        check_above_zero(
             self,
             "num_workers",
             "batch_size",
@@ -89,6 +92,7 @@ class TrainConfig:
             "validate_every",
             "limit",
         )
+        _check_not_negative(self, "gpus_per_worker")
         _require(
             self.batch_size is None or self.batch_size % self.num_workers == 0,
             f"--batch-size {self.batch_size} --num-workers {self.num_workers}",
@@ -136,16 +140,10 @@ class ScoreConfig:
     """Dollars, for the estimate of --dry-run."""
 
     def __post_init__(self) -> None:
-        _check_above_zero(
+        check_above_zero(
             self, "num_workers", "batch_size", "shard_size", "max_bytes", "max_pixels", "limit"
         )
-        for flag, amount in (
-            ("--gpus-per-worker", self.gpus_per_worker),
-            ("--price-per-cpu-hour", self.price_per_cpu_hour),
-        ):
-            _require(
-                amount is None or amount >= 0, f"{flag} {amount}", "is negative", "Give 0 or more."
-            )
+        _check_not_negative(self, "gpus_per_worker", "price_per_cpu_hour")
         _require(
             self.score_threshold is None or 0 <= self.score_threshold <= 1,
             f"--score-threshold {self.score_threshold}",
@@ -177,15 +175,23 @@ class EvaluateConfig:
     """Print counts; write nothing."""
 
     def __post_init__(self) -> None:
-        _check_above_zero(self, "limit")
+        check_above_zero(self, "limit")
 
 
-def _check_above_zero(config: object, *names: str) -> None:
+def check_above_zero(config: object, *names: str) -> None:
     """Raises UserError for the first of these fields that is neither None nor above 0."""
     for name in names:
         value = getattr(config, name)
         flag = f"--{name.replace('_', '-')} {value}"
         _require(value is None or value > 0, flag, "must be above 0", "Give a larger one.")
+
+
+def _check_not_negative(config: object, *names: str) -> None:
+    """Raises UserError for the first of these fields that is below 0."""
+    for name in names:
+        value = getattr(config, name)
+        flag = f"--{name.replace('_', '-')} {value}"
+        _require(value is None or value >= 0, flag, "is negative", "Give 0 or more.")
 
 
 def _check_share(value: float) -> None:

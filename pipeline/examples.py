@@ -25,7 +25,7 @@ from fastrcnn.loss import Target
 from pipeline import storage
 from pipeline.annotations import LabelledImage
 from pipeline.images import decode
-from pipeline.proposals import Boxes
+from pipeline.proposals_table import Boxes
 
 Item = TypeVar("Item")
 

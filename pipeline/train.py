@@ -13,6 +13,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import ray
 import ray.train
@@ -67,20 +68,25 @@ def run(config: TrainConfig) -> TrainResult | None:
         JobError: the run failed; the same command continues it.
     """
     training, validation = read_data(config)
-    plan = TrainPlan.of(config, training)
+    plan = TrainPlan.of(config, training.classes)
     describe(config, plan, training, validation)
-    model = initial_model(plan.model, config.weights, config.seed)
-    finished = _claim_output(config)
-    if config.dry_run:
-        return None
-    if finished:
+    finished = _finished(config)
+    if finished and not config.dry_run:
         logger.info("already trained: %s", finished.checkpoint)
         return finished
+    # Unreadable weights are found here.
+    model = initial_model(plan.model, config.weights, config.seed, training.classes)
+    if config.dry_run:
+        return None
+    _claim_output(config)
     cluster.connect()
     examples, val_examples = with_proposals(config, plan.proposals, training, validation)
     if plan.model.delta_std is None:
-        statistics = delta_statistics([target_of(e) for e in examples], plan.model.num_classes)
-        model.head.delta_mean, model.head.delta_std = statistics
+        model.head.delta_mean, model.head.delta_std = delta_statistics(
+            [target_of(example) for example in examples],
+            plan.model.num_classes,
+            class_agnostic=plan.model.class_agnostic,
+        )
     num_iterations = plan.solver.num_iterations(len(examples))
     job = TrainJob(
         model=plan.model,
@@ -95,33 +101,45 @@ def run(config: TrainConfig) -> TrainResult | None:
         validation=ray.put(val_examples),
         weights=ray.put(model.state_dict()),
     )
-    return _export(config, _fit(config, job), job)
+    score = "val_map" if val_examples else "iteration"
+    return _export(config, _fit(config, job, score), job, score)
 
 
-def _claim_output(config: TrainConfig) -> TrainResult | None:
-    """Write run.json, or prove that the one there is this run's; a finished run's result, if it is."""
+def _finished(config: TrainConfig) -> TrainResult | None:
+    """The result of a run that ended under this --output. Raises UserError where it is another run's."""
+    _check_same_run(config)
+    uri = storage.join(config.output, "result.json")
+    return TrainResult(**json.loads(storage.read_bytes(uri))) if storage.exists(uri) else None
+
+
+def _claim_output(config: TrainConfig) -> None:
+    """Write run.json, unless it is there."""
+    data = json.dumps(_flags(config), indent=2).encode()
+    if not storage.create_bytes(storage.join(config.output, "run.json"), data):
+        _check_same_run(config)
+
+
+def _flags(config: TrainConfig) -> dict[str, Any]:
     flags = {k: v for k, v in asdict(config).items() if k not in FREE_FLAGS and k != "output"}
+    return cast(dict[str, Any], json.loads(json.dumps(flags)))  # as it reads back
+
+
+def _check_same_run(config: TrainConfig) -> None:
     uri = storage.join(config.output, "run.json")
-    if storage.exists(uri):
-        there = json.loads(storage.read_bytes(uri))
-        flags = json.loads(json.dumps(flags))
-        changed = sorted(k for k in flags | there if flags.get(k) != there.get(k))
-        if changed:
-            listed = ", ".join(f"{k} was {there.get(k)!r}, is {flags.get(k)!r}" for k in changed)
-            raise UserError(
-                f"--output {config.output}",
-                f"holds another run ({listed})",
-                "Give another --output, or the same flags to resume that run.",
-            )
-    elif not config.dry_run:
-        storage.write_bytes(uri, json.dumps(flags, indent=2).encode())
-    result_uri = storage.join(config.output, "result.json")
-    if not storage.exists(result_uri):
-        return None
-    return TrainResult(**json.loads(storage.read_bytes(result_uri)))
+    if not storage.exists(uri):
+        return
+    there, flags = json.loads(storage.read_bytes(uri)), _flags(config)
+    changed = sorted(k for k in flags | there if flags.get(k) != there.get(k))
+    if changed:
+        listed = ", ".join(f"{k} was {there.get(k)!r}, is {flags.get(k)!r}" for k in changed)
+        raise UserError(
+            f"--output {config.output}",
+            f"holds another run ({listed})",
+            "Give another --output, or the same flags to resume that run.",
+        )
 
 
-def _fit(config: TrainConfig, job: TrainJob) -> ray.train.Result:
+def _fit(config: TrainConfig, job: TrainJob, score: str) -> ray.train.Result:
     resources = cluster.resources()
     gpus = config.gpus_per_worker
     if gpus is None:
@@ -146,9 +164,7 @@ def _fit(config: TrainConfig, job: TrainJob) -> ray.train.Result:
             name=RUN_NAME,
             storage_path=path,
             storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute=_score_of(job)
-            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=score),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             # At INFO it repeats every report in full. (The stubs know only the first API's RunConfig.)
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
@@ -164,13 +180,11 @@ def _fit(config: TrainConfig, job: TrainJob) -> ray.train.Result:
     return result
 
 
-def _score_of(job: TrainJob) -> str:
-    return "val_map" if ray.get(job.validation) else "iteration"
-
-
-def _export(config: TrainConfig, result: ray.train.Result, job: TrainJob) -> TrainResult:
+def _export(
+    config: TrainConfig, result: ray.train.Result, job: TrainJob, score: str
+) -> TrainResult:
     """Copy the best checkpoint out, weights before config, and write metrics and curves."""
-    best = result.get_best_checkpoint(_score_of(job), "max")
+    best = result.get_best_checkpoint(score, "max")
     latest = result.checkpoint
     if best is None or latest is None:
         raise JobError("training ended without a checkpoint")
@@ -194,6 +208,6 @@ def _export(config: TrainConfig, result: ray.train.Result, job: TrainJob) -> Tra
     storage.write_bytes(
         storage.join(config.output, "result.json"), json.dumps(asdict(outcome)).encode()
     )
-    score = "" if outcome.val_map is None else f", validation mAP (VOC07) {outcome.val_map:.4f}"
-    logger.info("checkpoint of iteration %d in %s%s", metrics["iteration"], checkpoint, score)
+    reached = "" if outcome.val_map is None else f", validation mAP (VOC07) {outcome.val_map:.4f}"
+    logger.info("checkpoint of iteration %d in %s%s", metrics["iteration"], checkpoint, reached)
     return outcome

@@ -8,10 +8,8 @@ another number of workers, takes the same steps.
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,17 +19,16 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
-from torch import nn
 
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
-from fastrcnn.loss import training_loss
+from fastrcnn.detection import detect
 from fastrcnn.model import FastRCNN
-from fastrcnn.solver import SolverConfig, build_optimizer, learning_rate, set_learning_rate
+from fastrcnn.solver import SolverConfig, build_optimizer, freeze_untrained
 from pipeline.cli import configure_logging
-from pipeline.examples import Batch, Example, load_batch, prefetch, step_seed
+from pipeline.examples import Batch, Example, load_batch, prefetch
 from pipeline.progress_lines import ProgressLines
+from pipeline.train_step import NonFiniteLossError, train_step
 from pipeline.training_state import Progress, restore_state, save_state
 from pipeline.validation import validate
 
@@ -58,10 +55,6 @@ class TrainJob:
     """ObjectRef of the initial state_dict."""
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss is NaN or infinite: names the step, the images and the parts."""
-
-
 def train_loop(setup: dict[str, TrainJob]) -> str | None:
     """Ray Train's train_loop_per_worker. Every rank makes as many steps and reports as often.
 
@@ -84,6 +77,7 @@ def _train(job: TrainJob) -> None:
     validation: list[Example] = ray.get(job.validation)
     model = FastRCNN(job.model)
     model.load_state_dict(ray.get(job.weights))
+    freeze_untrained(model, job.solver)  # before DDP, which waits for every gradient it knows of
     wrapped = ray.train.torch.prepare_model(model)
     optimizer = build_optimizer(model, job.solver)
     progress = restore_state(model, optimizer)
@@ -93,7 +87,18 @@ def _train(job: TrainJob) -> None:
     waiting = time.monotonic()
     for step, batch in zip(steps, prefetch(load, steps), strict=True):
         waited = time.monotonic() - waiting
-        row = _step(job, model, wrapped, optimizer, batch, step, rank, world_size)
+        row = train_step(
+            model,
+            wrapped,
+            optimizer,
+            batch,
+            job.solver,
+            step=step,
+            num_iterations=job.num_iterations,
+            seed=job.seed,
+            rank=rank,
+            world_size=world_size,
+        )
         progress.iteration = step + 1
         progress.history.append(row)
         if lines:
@@ -107,66 +112,6 @@ def _load(examples: list[Example], job: TrainJob, rank: int, world_size: int, st
     return load_batch(
         examples, step, job.solver.batch_size, job.seed, rank=rank, world_size=world_size
     )
-
-
-def _step(
-    job: TrainJob,
-    model: FastRCNN,
-    wrapped: nn.Module,
-    optimizer: torch.optim.SGD,
-    batch: Batch,
-    step: int,
-    rank: int,
-    world_size: int,
-) -> dict[str, float]:
-    """One SGD step; the row of the history it makes."""
-    wrapped.train()
-    rate = learning_rate(job.solver, step, job.num_iterations)
-    set_learning_rate(optimizer, rate, caffe_momentum=job.solver.caffe_momentum)
-    torch.manual_seed(step_seed(job.seed, step, rank))  # dropout
-    with _autocast(job.solver, model.head.delta_mean.device):
-        out = training_loss(
-            wrapped,
-            batch.images,
-            batch.targets,
-            config=job.model,
-            delta_mean=model.head.delta_mean,
-            delta_std=model.head.delta_std,
-            seeds=batch.seeds,
-        )
-    parts = torch.stack([*out.loss, torch.ones_like(out.loss.total)]).detach() * out.num_rois
-    sums = torch.cat([parts, parts.new_tensor([out.num_fg])])
-    if world_size > 1:
-        dist.all_reduce(sums)
-    total, classification, localization, num_rois, num_fg = sums.tolist()
-    if not math.isfinite(total):
-        raise NonFiniteLossError(
-            f"loss at step {step} is not finite: classification {classification}, localization"
-            f" {localization}; this rank's images: {', '.join(batch.image_uris)}."
-            " Lower --learning-rate; the last checkpoint is good."
-        )
-    # DDP averages over ranks as if each had as many RoIs; weighting makes it the average over RoIs.
-    optimizer.zero_grad(set_to_none=True)
-    (out.loss.total * (out.num_rois * world_size / max(num_rois, 1.0))).backward()
-    if job.solver.max_grad_norm is not None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), job.solver.max_grad_norm)
-    optimizer.step()
-    count = max(num_rois, 1.0)
-    return {
-        "iteration": step + 1,
-        "loss": total / count,
-        "classification": classification / count,
-        "localization": localization / count,
-        "learning_rate": rate,
-        "rois": num_rois,
-        "foreground": num_fg / count,
-    }
-
-
-def _autocast(solver: SolverConfig, device: torch.device) -> AbstractContextManager[Any]:
-    if solver.mixed_precision and device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def _validate_and_save(
@@ -183,7 +128,8 @@ def _validate_and_save(
         "loss": progress.history[-1]["loss"],
     }
     if validation:
-        metrics |= validate(model, job.classes, validation, rank, world_size)
+        model.eval()
+        metrics |= validate(partial(detect, model), job.classes, validation, rank, world_size)
         progress.validations.append(metrics)
         if rank == 0:
             logger.info("iteration %d: validation mAP %.4f", progress.iteration, metrics["val_map"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 import torchvision
 
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
-from fastrcnn.proposals import PROPOSERS
 from fastrcnn.solver import SolverConfig
 from pipeline.annotations import LabelledImages
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
+from pipeline.proposals_table import find_table
+from pipeline.settings import parse_settings
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,8 @@ class TrainPlan:
     proposals: ProposalConfig
 
     @classmethod
-    def of(cls, config: TrainConfig, training: LabelledImages) -> TrainPlan:
+    def of(cls, config: TrainConfig, classes: Sequence[str]) -> TrainPlan:
+        """Raises UserError where flags do not fit each other."""
         preset = FastRCNNConfig.paper if config.preset == "paper" else FastRCNNConfig.modern
         changes: dict[str, Any] = {}
         if config.backbone:
@@ -45,11 +48,13 @@ class TrainPlan:
         if config.weights == "none":
             # Nothing to keep: every stage learns, and batch norms must find their statistics.
             changes |= {"frozen_stages": 0, "frozen_norm": False}
+        model_settings, solver_settings = parse_settings(config.set)
         try:
-            model = preset(len(training.classes), **changes)
+            model = preset(len(classes), **(changes | model_settings))
+            solver = replace(_solver(config), **solver_settings)
         except ValueError as error:
-            raise UserError(f"--backbone {config.backbone}", str(error), "See --help.") from error
-        return cls(model=model, solver=_solver(config), proposals=_proposals(config))
+            raise UserError("--set, --backbone, --scale", str(error), "See --help.") from error
+        return cls(model=model, solver=solver, proposals=_proposals(config))
 
 
 def _solver(config: TrainConfig) -> SolverConfig:
@@ -72,15 +77,8 @@ def _solver(config: TrainConfig) -> SolverConfig:
 
 
 def _proposals(config: TrainConfig) -> ProposalConfig:
-    if config.proposals in PROPOSERS:
-        return ProposalConfig(name=config.proposals, max_boxes=config.max_proposals)
-    if "/" not in config.proposals and not config.proposals.endswith(".parquet"):
-        raise UserError(
-            f"--proposals {config.proposals}",
-            "is neither a proposer nor a table",
-            f"Proposers are {', '.join(PROPOSERS)}; a table is the URI of a Parquet file or folder.",
-        )
-    return ProposalConfig(name="table", max_boxes=config.max_proposals)
+    name = config.proposals if find_table(config.proposals) is None else "table"
+    return ProposalConfig(name=name, max_boxes=config.max_proposals)
 
 
 def describe(

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch.distributed as dist
 
-from fastrcnn.detection import detect
+from fastrcnn.detection import Detections
 from fastrcnn.metrics import ImageDetections, ImageGroundTruth, evaluate_voc
-from fastrcnn.model import FastRCNN
 from pipeline import storage
 from pipeline.examples import Example
 from pipeline.images import decode
+from pipeline.proposals_table import Boxes
 
 VALIDATION_BATCH = 4
 
 
+Detect = Callable[[Sequence[npt.NDArray[np.uint8]], Sequence[Boxes]], list[Detections]]
+"""Decoded images and their proposals to detections."""
+
+
 def validate(
-    model: FastRCNN,
+    detect: Detect,
     classes: tuple[str, ...],
     validation: list[Example],
     rank: int,
     world_size: int,
 ) -> dict[str, Any]:
-    """VOC07 mAP of the model on `validation`, the same on every rank; each detects on its share.
+    """VOC07 mAP on `validation`, the same on every rank; each detects on its share.
+
+    Args:
+        detect: of a model in eval mode.
 
     Returns:
         val_map, and val_ap by class name.
     """
-    model.eval()
     found: dict[int, ImageDetections] = {}
     own = range(rank, len(validation), world_size)
     for start in range(0, len(own), VALIDATION_BATCH):
         indices = own[start : start + VALIDATION_BATCH]
         pixels = [decode(storage.read_bytes(validation[i].image.image_uri)).pixels for i in indices]
-        detections = detect(model, pixels, [validation[i].proposals for i in indices])
+        detections = detect(pixels, [validation[i].proposals for i in indices])
         for index, (boxes, labels, scores) in zip(indices, detections, strict=True):
             found[index] = ImageDetections(
                 boxes=boxes.numpy(), labels=labels.numpy(), scores=scores.numpy()
