@@ -1,0 +1,155 @@
+"""Run the paper's comparisons on any labelled data, one Ray Tune trial a training, and lay out one table.
+
+<output>/trials/<training>/      checkpoint and result.json of each; one that is there is not made again
+<output>/ablations.md, .parquet, .png
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray import tune
+
+from pipeline import cluster, storage
+from pipeline.ablation_table import as_markdown, as_parquet, as_png, results_of
+from pipeline.ablations import AblateConfig, Row, Test, Training, rows
+from pipeline.annotations import LabelledImages, read_labelled_images
+from pipeline.cli import configure_logging
+from pipeline.errors import JobError
+from pipeline.examples import Example
+from pipeline.initial_weights import initial_model
+from pipeline.train_data import with_proposals
+from pipeline.train_plan import TrainPlan
+from pipeline.trial import RESULT, folder_of, run_trial
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: AblateConfig) -> list[dict[str, Any]] | None:
+    """Train and test what every row needs, then write the tables.
+
+    Returns:
+        The table's rows; None for a dry run.
+
+    Raises:
+        UserError: before any worker starts.
+        JobError: a trial failed; the same command goes on with the others' results kept.
+    """
+    wanted = rows(config)
+    training = read_labelled_images(config.data, config.split, limit=config.limit)
+    test = read_labelled_images(
+        config.data, config.test_split, classes=training.classes, limit=config.limit
+    )
+    trials = _trials(wanted)
+    for one in trials:  # what no worker could do is said here
+        plan = TrainPlan.of(config.training(one), training.classes)
+    initial_model(plan.model, config.weights, config.seeds[0], training.classes)
+    logger.info(
+        "%d rows, %d trainings, %d training images, %d test images",
+        len(wanted), len(trials), len(training.images), len(test.images),
+    )  # fmt: skip
+    if config.dry_run:
+        for row in wanted:
+            logger.info("%s: %s (%s)", row.comparison, row.setting, row.training.name)
+        return None
+    cluster.connect()
+    _run_trials(config, wanted, trials, training, test)
+    results = results_of(wanted, {t.name: _read_result(config, t) for t in trials})
+    markdown = as_markdown(config, results)
+    for name, data in (
+        ("ablations.md", markdown.encode()),
+        ("ablations.parquet", as_parquet(results)),
+        ("ablations.png", as_png(results)),
+    ):
+        storage.write_bytes(storage.join(config.output, name), data)
+    logger.info("\n%s", markdown)
+    return results
+
+
+def _trials(wanted: Sequence[Row]) -> dict[Training, tuple[Test, ...]]:
+    """Every training that rows or other trainings need, with all tests of it."""
+    trials: dict[Training, dict[Test, None]] = {}
+    for row in wanted:
+        if row.training.start:
+            trials.setdefault(row.training.start, {})
+        trials.setdefault(row.training, {})[row.test] = None
+    return {training: tuple(tests) for training, tests in trials.items()}
+
+
+def _run_trials(
+    config: AblateConfig,
+    wanted: Sequence[Row],
+    trials: dict[Training, tuple[Test, ...]],
+    training: LabelledImages,
+    test: LabelledImages,
+) -> None:
+    todo = {t: tests for t, tests in trials.items() if not _has(config, t, tests)}
+    logger.info("%d of %d trainings are done", len(trials) - len(todo), len(trials))
+    if not todo:
+        return
+    flags = config.training(Training())
+    plan = TrainPlan.of(flags, training.classes)
+    examples, test_examples = with_proposals(flags, plan.proposals, training, test)
+    shared = {
+        "config": config,
+        "classes": training.classes,
+        "examples": ray.put(examples),
+        "test_examples": ray.put(test_examples),
+    }
+    for from_another in (False, True):  # a second stage needs the first's weights
+        wave = {t: tests for t, tests in todo.items() if bool(t.start) == from_another}
+        if wave:
+            _fit(config, wave, shared)
+
+
+def _fit(
+    config: AblateConfig, wave: dict[Training, tuple[Test, ...]], shared: dict[str, Any]
+) -> None:
+    # The costliest first: a long trial that starts last would run alone at the end.
+    order = sorted(wave, key=lambda t: "rois_per_image=1" not in t.settings)
+    trainable = tune.with_resources(
+        tune.with_parameters(_trainable, shared=shared, wave=wave),
+        {"CPU": config.cpus_per_trial, "GPU": config.gpus_per_trial},
+    )
+    with tempfile.TemporaryDirectory(prefix="tune-") as folder:
+        # What lasts is in trials/; Tune's own files are of no use to anybody.
+        results = tune.Tuner(
+            trainable,
+            param_space={"training": tune.grid_search(order)},
+            run_config=tune.RunConfig(name="ablations", storage_path=folder, verbose=0),
+        ).fit()
+    failed = [str(error) for error in results.errors]
+    if failed:
+        raise JobError(f"{len(failed)} of {len(wave)} trainings failed; first: {failed[0]}")
+
+
+def _trainable(
+    setup: dict[str, Any], shared: dict[str, Any], wave: dict[Training, tuple[Test, ...]]
+) -> None:
+    """One trial, in a worker."""
+    configure_logging()
+    training: Training = setup["training"]
+    examples: list[Example] = ray.get(shared["examples"])
+    test_examples: list[Example] = ray.get(shared["test_examples"])
+    result = run_trial(
+        shared["config"], training, wave[training], shared["classes"], examples, test_examples
+    )
+    tune.report({"iterations": result["iterations"], "step_seconds": result["step_seconds"]})
+
+
+def _has(config: AblateConfig, training: Training, tests: Sequence[Test]) -> bool:
+    result = _read_result(config, training)
+    return result is not None and {t.name for t in tests} <= set(result["tests"])
+
+
+def _read_result(config: AblateConfig, training: Training) -> dict[str, Any] | None:
+    uri = storage.join(folder_of(config, training), RESULT)
+    if not storage.exists(uri):
+        return None
+    result: dict[str, Any] = json.loads(storage.read_bytes(uri))
+    return result

@@ -1,0 +1,269 @@
+"""The paper's comparisons as data: which trainings and tests make each row, and what the paper got.
+
+    comparison -> rows; a row -> one Training and one Test; equal trainings are made once
+
+Paper numbers are VOC 2007 test mAP in per cent, of models S, M and L (sections 4.4 to 5.5).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+from fastrcnn.config import PYRAMID, PYRAMID_MAX_SIZE
+from pipeline.config import Preset, TrainConfig, check_above_zero
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AblateConfig:
+    """Flags of `jobs/ablate.py`."""
+
+    data: str
+    """Labelled images, as for `jobs/train.py`."""
+    output: str
+    """Where tables, plot and trials go; run again with the same one to continue."""
+    comparisons: tuple[str, ...] = ()
+    """Which ones; by default all of the paper's (`roi_heads` only where it is named)."""
+    split: str = "trainval"
+    test_split: str = "test"
+    """The images to train and to test on."""
+    preset: Preset = "paper"
+    backbone: str = "caffenet"
+    weights: str = "imagenet"
+    proposals: str = "opencv"
+    max_proposals: int = 2000
+    scale: int = 600
+    """See `jobs/train.py --help` for these."""
+    rois_per_image: int = 64
+    """RoIs of an image in hierarchical sampling."""
+    fc_dim: int | None = None
+    epochs: float = 12
+    """Passes over the training images, the same for every row."""
+    learning_rate: float = 0.001
+    set: tuple[str, ...] = ()
+    """Other numbers for every row, as for `jobs/train.py`."""
+    seeds: tuple[int, ...] = (3,)
+    """Every row is trained and tested once a seed."""
+    cpus_per_trial: float = 1
+    gpus_per_trial: float = 0
+    """What a trial takes of the cluster; as many run at once as there is room for."""
+    limit: int | None = None
+    """Use only the first N images of each split."""
+    dry_run: bool = False
+    """Print the rows; train nothing."""
+
+    def __post_init__(self) -> None:
+        check_above_zero(
+            self, "max_proposals", "scale", "rois_per_image", "fc_dim", "epochs", "learning_rate",
+            "cpus_per_trial", "limit",
+        )  # fmt: skip
+        unknown = [name for name in self.comparisons if name not in COMPARISONS]
+        if unknown or not self.seeds:
+            raise UserError(
+                f"--comparisons {' '.join(unknown)}" if unknown else "--seeds",
+                "is none of ours" if unknown else "needs one",
+                f"Comparisons are {', '.join(COMPARISONS)}.",
+            )
+
+    def training(self, training: Training) -> TrainConfig:
+        """The flags of `jobs/train.py` that a training means."""
+        return TrainConfig(
+            data=self.data,
+            output=self.output,
+            split=self.split,
+            preset=self.preset,
+            backbone=self.backbone,
+            weights=self.weights,
+            proposals=self.proposals,
+            max_proposals=training.max_proposals or self.max_proposals,
+            scale=self.scale,
+            rois_per_image=self.rois_per_image,
+            fc_dim=self.fc_dim,
+            batch_size=2,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            set=(*self.set, *training.settings),
+            seed=training.seed,
+            limit=self.limit,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """A network trained one way."""
+
+    settings: tuple[str, ...] = ()
+    """NAME=VALUE, as for --set."""
+    max_proposals: int | None = None
+    """Instead of the run's, in training and in tests."""
+    start: Training | None = None
+    """The training whose weights this one starts from."""
+    torchvision_heads: bool = False
+    """torchvision's RoIHeads on the same backbone, proposals and initial weights."""
+    seed: int = 3
+
+    @property
+    def name(self) -> str:
+        """12 hex digits."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Test:
+    """How a trained network is tested."""
+
+    __test__ = False  # pytest: no test class
+
+    svd: bool = False
+    svm: bool = False
+    box_regression: bool = True
+
+    @property
+    def name(self) -> str:
+        parts = ["svd"] * self.svd + ["svm"] * self.svm + ["no-boxes"] * (not self.box_regression)
+        return "+".join(parts) or "plain"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    comparison: str
+    setting: str
+    training: Training
+    test: Test
+    paper: str
+
+
+BASE = Training()
+PLAIN = Test()
+CLASSIFIER = Training(settings=("box_weight=0",))
+STAGE_WISE = Training(settings=("trained=bbox_pred",), start=CLASSIFIER)
+ALL_STAGES = 5
+"""Of S, M, L, mobilenet_v2, resnet50 and tiny."""
+
+Case = tuple[str, Training, Test, str]
+
+
+def rows(config: AblateConfig) -> list[Row]:
+    """Every row that `config` asks for, in the order of the paper, seed by seed."""
+    names = config.comparisons or tuple(name for name in COMPARISONS if name != "roi_heads")
+    return [
+        Row(
+            comparison=name,
+            setting=setting,
+            training=_seeded(training, seed),
+            test=test,
+            paper=paper,
+        )
+        for name in names
+        for setting, training, test, paper in COMPARISONS[name](config)
+        for seed in config.seeds
+    ]
+
+
+def _seeded(training: Training, seed: int) -> Training:
+    start = _seeded(training.start, seed) if training.start else None
+    return replace(training, seed=seed, start=start)
+
+
+def _sampling(config: AblateConfig) -> list[Case]:
+    rois = 2 * config.rois_per_image
+    one_each = ("rois_per_image=1", f"batch_size={rois}", "images_per_pass=8")
+    paper = "the paper argues 64x (128 / 2 images a step)"
+    return [
+        (f"hierarchical: {rois} RoIs of 2 images", BASE, PLAIN, paper),
+        (f"RoI-centric: {rois} RoIs of {rois} images", Training(settings=one_each), PLAIN, ""),
+    ]
+
+
+def _multi_task(config: AblateConfig) -> list[Case]:
+    proposals_alone = Test(box_regression=False)
+    return [
+        ("classification only", CLASSIFIER, proposals_alone, "S 52.2, M 54.7, L 62.6"),
+        ("multi-task, no boxes at test", BASE, proposals_alone, "S 53.3, M 55.5, L 63.4"),
+        ("stage-wise", STAGE_WISE, PLAIN, "S 54.6, M 56.6, L 64.0"),
+        ("multi-task", BASE, PLAIN, "S 57.1, M 59.2, L 66.9"),
+    ]
+
+
+def _scales(config: AblateConfig) -> list[Case]:
+    pyramid = [round(scale * config.scale / 600) for scale in PYRAMID]
+    longest = round(PYRAMID_MAX_SIZE * config.scale / 600)
+    five = Training(settings=(f"pyramid={','.join(map(str, pyramid))}", f"max_size={longest}"))
+    return [
+        (f"1 scale: {config.scale}", BASE, PLAIN, "S 57.1 (.10 s), M 59.2 (.15 s)"),
+        (f"5 scales: {pyramid}", five, PLAIN, "S 58.4 (.39 s), M 60.7 (.64 s)"),
+    ]
+
+
+def _svd(config: AblateConfig) -> list[Case]:
+    return [
+        ("whole fc6 and fc7", BASE, PLAIN, "S 57.1, M 59.2, L 66.9 (.32 s)"),
+        ("truncated to 1/4 and 1/16", BASE, Test(svd=True), "S 56.5, M 58.7, L 66.6 (.22 s)"),
+    ]
+
+
+def _svm(config: AblateConfig) -> list[Case]:
+    return [
+        ("SVMs", BASE, Test(svm=True), "S 56.3, M 58.7, L 66.8"),
+        ("softmax", BASE, PLAIN, "S 57.1, M 59.2, L 66.9"),
+    ]
+
+
+def _proposals(config: AblateConfig) -> list[Case]:
+    most = config.max_proposals
+    counts = sorted({max(most // 16, 1), max(most // 4, 1), most})
+    return [
+        (
+            f"{count} proposals",
+            BASE if count == most else Training(max_proposals=count),
+            PLAIN,
+            "rises, then falls a little, from 1k to 10k (figure 3)" if count == most else "",
+        )
+        for count in counts
+    ]
+
+
+def _layers(config: AblateConfig) -> list[Case]:
+    published = {ALL_STAGES: "L 61.4 (fc6 and up)", 2: "L 66.9 (conv3_1 and up)"}
+    published[1] = "L 67.2 (conv2_1 and up)"
+    return [
+        (
+            f"{frozen} of {ALL_STAGES} stages frozen"
+            + (" (as SPPnet)" if frozen == ALL_STAGES else ""),
+            Training(settings=(f"frozen_stages={frozen}",)),
+            PLAIN,
+            published[frozen],
+        )
+        for frozen in (ALL_STAGES, 2, 1)
+    ]
+
+
+def _class_agnostic(config: AblateConfig) -> list[Case]:
+    return [
+        ("one box a class", BASE, PLAIN, ""),
+        ("one box for all", Training(settings=("class_agnostic=true",)), PLAIN, ""),
+    ]
+
+
+def _roi_heads(config: AblateConfig) -> list[Case]:
+    return [
+        ("ours", BASE, PLAIN, ""),
+        ("torchvision's RoIHeads", Training(torchvision_heads=True), PLAIN, ""),
+    ]
+
+
+COMPARISONS: dict[str, Callable[[AblateConfig], list[Case]]] = {
+    "sampling": _sampling,
+    "multi_task": _multi_task,
+    "scales": _scales,
+    "svd": _svd,
+    "svm": _svm,
+    "proposals": _proposals,
+    "layers": _layers,
+    "class_agnostic": _class_agnostic,
+    "roi_heads": _roi_heads,
+}

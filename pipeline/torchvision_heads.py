@@ -1,0 +1,121 @@
+"""torchvision's RoIHeads fed with our proposals: the peer that our own heads are measured against.
+
+Same backbone, same proposals, same initial weights, same batches and solver as a `FastRCNN`; its own
+sampling, pooling, loss and output rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import MultiScaleRoIAlign
+
+from fastrcnn.boxes import clip
+from fastrcnn.detection import Detections
+from fastrcnn.model import FastRCNN
+from fastrcnn.solver import SolverConfig, learning_rate, set_learning_rate
+from fastrcnn.transform import batch_images
+from pipeline.examples import Batch
+
+
+class TorchvisionHeads(nn.Module):
+    """Shares `model`'s backbone and starts from its head's weights.
+
+    Raises:
+        ValueError: the model has what RoIHeads lacks: max pooling, a pyramid, other target deviations.
+    """
+
+    def __init__(self, model: FastRCNN) -> None:
+        super().__init__()
+        config = model.config
+        if config.pooling != "align" or config.pyramid or config.class_agnostic or config.dropout:
+            raise ValueError(
+                "RoIHeads know RoIAlign, one scale, a box a class and no dropout: take the modern preset"
+            )
+        self.config = config
+        self.backbone = model.backbone
+        levels = [str(index) for index in range(len(model.backbone.strides))]
+        channels = model.backbone.out_channels
+        box_head = TwoMLPHead(channels * config.pool_size**2, config.fc_dim)
+        predictor = FastRCNNPredictor(config.fc_dim, config.num_classes + 1)
+        box_head.fc6.load_state_dict(model.head.fc6.state_dict())
+        box_head.fc7.load_state_dict(model.head.fc7.state_dict())
+        predictor.cls_score.load_state_dict(model.head.cls_score.state_dict())
+        predictor.bbox_pred.load_state_dict(model.head.bbox_pred.state_dict())
+        std = config.delta_std or (0.1, 0.1, 0.2, 0.2)
+        self.heads = RoIHeads(
+            MultiScaleRoIAlign(levels, config.pool_size, sampling_ratio=2),
+            box_head,
+            predictor,
+            fg_iou_thresh=config.fg_iou,
+            bg_iou_thresh=config.fg_iou,
+            batch_size_per_image=config.rois_per_image,
+            positive_fraction=config.fg_fraction,
+            bbox_reg_weights=tuple(1 / s for s in std),
+            score_thresh=config.score_threshold,
+            nms_thresh=config.nms_threshold,
+            detections_per_img=config.detections_per_image or 100,
+        )
+
+    def train_step(
+        self,
+        optimizer: torch.optim.SGD,
+        batch: Batch,
+        solver: SolverConfig,
+        step: int,
+        num_iterations: int,
+        seed: int,
+    ) -> dict[str, float]:
+        """One step, as `pipeline.train_step` makes it; gives the loss."""
+        self.train()
+        set_learning_rate(
+            optimizer,
+            learning_rate(solver, step, num_iterations),
+            caffe_momentum=solver.caffe_momentum,
+        )
+        torch.manual_seed(seed)  # RoIHeads sample from the global generator
+        images = batch_images(batch.images, self.config.scale, self.config.max_size)
+        factors = images.factors
+        targets = [
+            {"boxes": t.gt_boxes * f, "labels": t.gt_labels}
+            for t, f in zip(batch.targets, factors, strict=True)
+        ]
+        proposals = [t.proposals * f for t, f in zip(batch.targets, factors, strict=True)]
+        _, losses = self._run(images.images, proposals, targets)
+        loss = losses["loss_classifier"] + losses["loss_box_reg"]
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        if solver.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), solver.max_grad_norm)
+        optimizer.step()
+        return {"loss": float(loss)}
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Any], proposals: Sequence[Any]) -> list[Detections]:
+        """As `fastrcnn.detection.detect`, image by image."""
+        self.eval()
+        found = []
+        for pixels, boxes in zip(images, proposals, strict=True):
+            image = torch.as_tensor(pixels)
+            batch = batch_images([image], self.config.scale, self.config.max_size)
+            scaled = torch.as_tensor(boxes) * batch.factors[0]
+            (result,), _ = self._run(batch.images, [scaled], None)
+            own = clip(result["boxes"] / batch.factors[0], (image.shape[0], image.shape[1]))
+            found.append(Detections(own, result["labels"], result["scores"]))
+        return found
+
+    def _run(
+        self, images: Tensor, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        features = {str(index): level for index, level in enumerate(self.backbone(images))}
+        # The padded size: from it RoIHeads work out each level's stride.
+        shapes = [(int(images.shape[2]), int(images.shape[3]))] * len(images)
+        outputs: tuple[list[dict[str, Tensor]], dict[str, Tensor]] = self.heads(
+            features, proposals, shapes, targets
+        )
+        return outputs

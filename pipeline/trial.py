@@ -1,0 +1,200 @@
+"""One training of an ablation, start to end in one process, and its tests. No Ray Train: a trial is small."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastrcnn.checkpoint import CONFIG, WEIGHTS, save_checkpoint
+from fastrcnn.detection import detect
+from fastrcnn.loss import Target, delta_statistics
+from fastrcnn.model import FastRCNN
+from fastrcnn.solver import build_optimizer, freeze_untrained
+from fastrcnn.svd import compress
+from pipeline import storage
+from pipeline.ablations import AblateConfig, Test, Training
+from pipeline.examples import Batch, Example, load_batch, prefetch, step_seed, target_of
+from pipeline.images import decode
+from pipeline.initial_weights import initial_model
+from pipeline.torchvision_heads import TorchvisionHeads
+from pipeline.train_plan import TrainPlan
+from pipeline.train_step import train_step
+from pipeline.validation import Detect, validate
+
+logger = logging.getLogger(__name__)
+
+RESULT = "result.json"
+Network = FastRCNN | TorchvisionHeads
+
+TIMED_IMAGES = 20
+"""Detected one by one for the time of an image, as the paper's s/im."""
+
+
+def folder_of(config: AblateConfig, training: Training) -> str:
+    """URI of a trial's checkpoint and result.json, which is written last."""
+    return storage.join(config.output, "trials", training.name)
+
+
+def run_trial(
+    config: AblateConfig,
+    training: Training,
+    tests: Sequence[Test],
+    classes: Sequence[str],
+    examples: Sequence[Example],
+    test_examples: Sequence[Example],
+) -> dict[str, Any]:
+    """Train, test every way that is asked for, and keep the checkpoint.
+
+    Returns:
+        step_seconds (median), iterations, and for each test by name: map, ap, image_seconds (median).
+
+    Raises:
+        NonFiniteLossError, StorageError, ImageError: the trial failed.
+    """
+    cut = training.max_proposals or config.max_proposals
+    examples = [replace(e, proposals=e.proposals[:cut]) for e in examples]
+    test_examples = [replace(e, proposals=e.proposals[:cut]) for e in test_examples]
+    plan = TrainPlan.of(config.training(training), classes)
+    model = _start(config, training, plan, classes, examples)
+    network: Network = TorchvisionHeads(model) if training.torchvision_heads else model
+    result = _train(network, plan, training.seed, examples)
+    result["tests"] = {}
+    for test in tests:
+        run = _detector(network, test, examples)
+        metrics = validate(run, tuple(classes), list(test_examples), 0, 1)
+        result["tests"][test.name] = {
+            "map": metrics["val_map"],
+            "ap": metrics["val_ap"],
+            "image_seconds": _seconds_per_image(run, test_examples),
+        }
+    _keep(folder_of(config, training), config, plan, model, classes, result)
+    return result
+
+
+def _start(
+    config: AblateConfig,
+    training: Training,
+    plan: TrainPlan,
+    classes: Sequence[str],
+    examples: Sequence[Example],
+) -> FastRCNN:
+    weights = folder_of(config, training.start) if training.start else config.weights
+    model = initial_model(plan.model, weights, training.seed, classes)
+    if plan.model.delta_std is None:
+        model.head.delta_mean, model.head.delta_std = delta_statistics(
+            [target_of(example) for example in examples],
+            plan.model.num_classes,
+            class_agnostic=plan.model.class_agnostic,
+        )
+    freeze_untrained(model, plan.solver)
+    return model
+
+
+def _train(
+    network: Network, plan: TrainPlan, seed: int, examples: Sequence[Example]
+) -> dict[str, Any]:
+    optimizer = build_optimizer(network, plan.solver)
+    num_iterations = plan.solver.num_iterations(len(examples))
+    steps = range(num_iterations)
+    load = partial(_load, examples, plan.solver.batch_size, seed)
+    seconds, losses = [], []
+    for step, batch in zip(steps, prefetch(load, steps, threads=1), strict=True):
+        started = time.perf_counter()
+        if isinstance(network, TorchvisionHeads):
+            row = network.train_step(
+                optimizer, batch, plan.solver, step, num_iterations, step_seed(seed, step, 0)
+            )
+        else:
+            row = train_step(
+                network,
+                network,
+                optimizer,
+                batch,
+                plan.solver,
+                step=step,
+                num_iterations=num_iterations,
+                seed=seed,
+            )
+        seconds.append(time.perf_counter() - started)
+        losses.append(row["loss"])
+        if step % max(num_iterations // 10, 1) == 0:
+            logger.info("step %d of %d: loss %.3f", step + 1, num_iterations, row["loss"])
+    return {
+        "iterations": num_iterations,
+        "step_seconds": statistics.median(seconds),
+        "last_loss": statistics.fmean(losses[-10:]),
+    }
+
+
+def _load(examples: Sequence[Example], batch_size: int, seed: int, step: int) -> Batch:
+    return load_batch(examples, step, batch_size, seed)
+
+
+def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Detect:
+    """The trained network, as `test` wants it."""
+    if isinstance(network, TorchvisionHeads):
+        return network.detect
+    model = network.eval()
+    if test.svd:
+        fc6 = model.head.fc6
+        assert isinstance(fc6, torch.nn.Linear)
+        # The paper's 1024 and 256 of 4096.
+        ranks = max(fc6.out_features // 4, 1), max(fc6.out_features // 16, 1)
+        model = compress(model, *ranks)
+    if test.svm:
+        from fastrcnn.svm import with_svms  # scikit-learn is an extra
+
+        model = with_svms(model, *_unflipped(examples))
+    if not test.box_regression:
+        copy = FastRCNN(replace(model.config, box_regression=False))
+        copy.load_state_dict(model.state_dict())
+        model = copy.eval()
+    return partial(detect, model)
+
+
+def _unflipped(examples: Sequence[Example]) -> tuple[list[torch.Tensor], list[Target]]:
+    pixels = [decode(storage.read_bytes(e.image.image_uri)).pixels for e in examples]
+    return [torch.from_numpy(p) for p in pixels], [target_of(e) for e in examples]
+
+
+def _seconds_per_image(run: Detect, examples: Sequence[Example]) -> float:
+    """Median of detection alone, decoded pixels and proposals in hand."""
+    seconds = []
+    for example in examples[:TIMED_IMAGES]:
+        pixels = decode(storage.read_bytes(example.image.image_uri)).pixels
+        started = time.perf_counter()
+        run([pixels], [example.proposals])
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def _keep(
+    uri: str,
+    config: AblateConfig,
+    plan: TrainPlan,
+    model: FastRCNN,
+    classes: Sequence[str],
+    result: dict[str, Any],
+) -> None:
+    """Checkpoint, for trainings that start from it and for people; result.json last: it says done."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(
+            Path(folder),
+            model,
+            classes=classes,
+            proposals=plan.proposals,
+            training={"flags": asdict(config), "result": result},
+        )
+        for name in (WEIGHTS, CONFIG):
+            storage.write_bytes(storage.join(uri, name), (Path(folder) / name).read_bytes())
+    storage.write_bytes(storage.join(uri, RESULT), json.dumps(result, indent=1).encode())
