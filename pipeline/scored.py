@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.schema import SCORED, TABLE_VERSION
+from pipeline.storage import ObjectInfo
 
 _THREADS = 16
 _COLUMNS = ("image_uri", "status", "scored_at", "detections")
@@ -27,7 +29,12 @@ class RunFiles:
 
     run_id: str
     root: str
-    uris: tuple[str, ...]
+    objects: tuple[ObjectInfo, ...]
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """Of `objects`, in the same order: by name."""
+        return tuple(info.uri for info in self.objects)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +65,7 @@ def find_run(scored: str, run_id: str | None = None) -> RunFiles:
     Raises:
         UserError: nothing there, no such run, or several and no `run_id`.
     """
-    runs = _list_runs(scored)
+    runs = list_runs(scored)
     known = ", ".join(sorted(runs))
     if run_id is None and len(runs) > 1:
         raise UserError(f"--scored {scored}", f"holds {len(runs)} runs", f"Give --run-id: {known}.")
@@ -68,29 +75,39 @@ def find_run(scored: str, run_id: str | None = None) -> RunFiles:
     return runs[chosen]
 
 
-def _list_runs(scored: str) -> dict[str, RunFiles]:
-    """Files by run id; the folder of a run lies in scored/, or is what we were given."""
+def list_runs(scored: str) -> dict[str, RunFiles]:
+    """Files by run id; the folder of a run lies in scored/, or is what we were given.
+
+    Args:
+        scored: as for `find_run`.
+
+    Raises:
+        UserError: there is none.
+    """
     top = storage.absolute(scored).rstrip("/")
     below = storage.join(top, "scored")
-    uris = [i.uri for i in storage.list_objects(below, suffixes=(".parquet",), missing_ok=True)]
-    folders = [below + "/" + uri.removeprefix(below + "/").split("/")[0] for uri in uris]
-    if not uris:
-        found = [i.uri for i in storage.list_objects(top, suffixes=(".parquet",))]
+    found = storage.list_objects(below, suffixes=(".parquet",), missing_ok=True)
+    folders = [below + "/" + info.uri.removeprefix(below + "/").split("/")[0] for info in found]
+    if not found:
         depth = 1 if storage.basename(top) == "scored" else 0  # folders between `top` and a file
-        uris = [uri for uri in found if uri.removeprefix(top + "/").count("/") == depth]
-        folders = [uri.rpartition("/")[0] for uri in uris]
-    if not uris:
+        found = [
+            info
+            for info in storage.list_objects(top, suffixes=(".parquet",))
+            if info.uri.removeprefix(top + "/").count("/") == depth
+        ]
+        folders = [info.uri.rpartition("/")[0] for info in found]
+    if not found:
         raise UserError(
             f"--scored {scored}",
             "holds no scored/<run_id>/*.parquet",
             "Give the --output of jobs/score_bucket.py.",
         )
-    runs: dict[str, list[str]] = {}
-    for folder, uri in zip(folders, uris, strict=True):
-        runs.setdefault(folder, []).append(uri)
+    runs: dict[str, list[ObjectInfo]] = {}
+    for folder, info in zip(folders, found, strict=True):
+        runs.setdefault(folder, []).append(info)
     return {
         storage.basename(folder): RunFiles(
-            run_id=storage.basename(folder), root=_root(folder), uris=tuple(files)
+            run_id=storage.basename(folder), root=_root(folder), objects=tuple(files)
         )
         for folder, files in runs.items()
     }
@@ -131,23 +148,37 @@ def read_run(files: RunFiles, basenames: Collection[str]) -> ScoredRun:
 
 
 def _read_shard(uri: str, basenames: frozenset[str]) -> ScoredRun:
-    with storage.driver_errors(uri):
-        data = storage.read_bytes(uri)
-    try:
-        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
-        metadata = file.schema_arrow.metadata or {}
-        if metadata.get(b"format_version") != str(TABLE_VERSION).encode():
-            raise KeyError(f"format_version {TABLE_VERSION}")
+    with open_shard(uri) as (file, classes, model_id):
         uris = file.read(["image_uri"])["image_uri"]
         keep = np.array([storage.basename(u) in basenames for u in uris.to_pylist()], bool)
         # Boxes are most of a file; those without a wanted image are not decoded.
         rows = file.read(list(_COLUMNS)).filter(pa.array(keep)) if keep.any() else _no_rows()
         return ScoredRun(
-            classes=tuple(json.loads(metadata[b"classes"])),
-            model_id=metadata[b"model_id"].decode(),
+            classes=classes,
+            model_id=model_id,
             rows=rows.cast(_no_rows().schema),
             num_rows=len(keep),
         )
+
+
+@contextmanager
+def open_shard(
+    uri: str, etag: str | None = None
+) -> Iterator[tuple[pq.ParquetFile, tuple[str, ...], str]]:
+    """One Parquet file of a run, its checksums verified as it is read; its classes and model_id.
+
+    Raises:
+        UserError: not there, not readable, or not a table of a scoring run; this holds for what is read
+            inside the context too.
+    """
+    with storage.driver_errors(uri):
+        data = storage.read_bytes(uri, etag=etag)
+    try:
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        metadata = file.schema_arrow.metadata or {}
+        if metadata.get(b"format_version") != str(TABLE_VERSION).encode():
+            raise KeyError(f"format_version {TABLE_VERSION}")
+        yield file, tuple(json.loads(metadata[b"classes"])), metadata[b"model_id"].decode()
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise UserError(
             uri,

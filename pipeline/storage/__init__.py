@@ -23,6 +23,7 @@ from pipeline.storage.objects import (
     list_objects,
     read_bytes,
     stat,
+    upload_file,
     write_bytes,
 )
 from pipeline.storage.uris import ObjectInfo, absolute, basename, join, stem
@@ -50,6 +51,7 @@ __all__ = [
     "read_manifest",
     "stat",
     "stem",
+    "upload_file",
     "upload_folder",
     "write_bytes",
 ]

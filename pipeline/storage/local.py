@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat as st
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.storage.errors import (
     ObjectChanged,
@@ -116,19 +118,27 @@ class LocalStore:
                     return False
         return True
 
+    def upload(self, local: Path, path: str) -> None:
+        """Copy a file, which may be larger than memory, and put the copy in place in one step."""
+        with self._errors(path), local.open("rb") as source:
+            with self._written_beside(path, source) as temporary:
+                os.replace(temporary, path)
+
     @contextmanager
-    def _written_beside(self, path: str, data: bytes) -> Iterator[str]:
+    def _written_beside(self, path: str, data: bytes | BinaryIO) -> Iterator[str]:
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
         # Not a name that readers take for a table: they glob *.parquet and skip leading dots.
         temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
         try:
             with open(temporary, "xb") as file:
-                file.write(data)
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    shutil.copyfileobj(data, file, 1 << 20)
                 file.flush()
-                os.fsync(
-                    file.fileno()
-                )  # or the name may outlive the content when the machine stops
+                # Or the name may outlive the content when the machine stops.
+                os.fsync(file.fileno())
             yield temporary
         finally:
             Path(temporary).unlink(missing_ok=True)

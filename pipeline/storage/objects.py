@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import pyarrow.fs as pafs
@@ -43,6 +44,7 @@ class Store(Protocol):
     ) -> bytes: ...
     def write(self, path: str, data: bytes) -> None: ...
     def create(self, path: str, data: bytes) -> bool: ...
+    def upload(self, local: Path, path: str) -> None: ...
 
 
 def list_objects(
@@ -129,6 +131,16 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Put an object in one step, replacing what is there. Raises `StorageError`."""
     location = parse(uri)
     _store(location).write(location.path, data)
+
+
+def upload_file(local: Path, uri: str) -> None:
+    """Put a file of any size in one step, replacing what is there: readers see the old object or the new.
+
+    Raises:
+        StorageError: it is not there, or what was there stayed.
+    """
+    location = parse(uri)
+    _store(location).upload(local, location.path)
 
 
 def create_bytes(uri: str, data: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -97,6 +98,11 @@ class FsspecStore:
         except _Exists:
             return False
         return True
+
+    def upload(self, local: Path, path: str) -> None:
+        """Put a file; the drivers of object stores show it when its last block is there."""
+        with self._errors(path):
+            self._fs.put_file(str(local), self._key(path))
 
     def _key(self, path: str) -> str:
         key: str = self._fs._strip_protocol(self._root + path)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
@@ -36,6 +38,10 @@ READ_TIMEOUT_S = 30
 MIN_BYTES_PER_S = 64 * 1024
 """A body that comes slower than this, on average, is a failed attempt."""
 _CONNECTIONS = 64
+PART_BYTES = 32 * 2**20
+"""Of a multipart upload, and the largest file that is put in one request; S3 takes 5 MiB to 5 GiB."""
+_MOST_PARTS = 9_000  # S3 takes 10,000, and 5 TiB in all
+_PARTS_AT_ONCE = 4
 
 Result = TypeVar("Result")
 
@@ -152,6 +158,45 @@ class S3Store:
         except ObjectChanged:  # 412
             return False
         return True
+
+    def upload(self, local: Path, path: str) -> None:
+        """PUT a file, in parts where it is large; nothing is seen of them until the last request.
+
+        A process that is killed before leaves parts that cost storage until the bucket's lifecycle rule
+        (AbortIncompleteMultipartUpload) takes them.
+        """
+        size = local.stat().st_size
+        if size <= PART_BYTES:
+            self.write(path, local.read_bytes())
+            return
+        bucket, key = _split(path)
+        target = {"Bucket": bucket, "Key": key}
+        upload = self._call(path, DEADLINE_S, "create_multipart_upload", **target)["UploadId"]
+        step = max(PART_BYTES, -(-size // _MOST_PARTS))
+
+        def put(number: int) -> dict[str, Any]:
+            with local.open("rb") as file:
+                file.seek((number - 1) * step)
+                part = {"PartNumber": number, "UploadId": upload, "Body": file.read(step)}
+            answer = self._call(path, DEADLINE_S, "upload_part", **target, **part)
+            return {"ETag": answer["ETag"], "PartNumber": number}
+
+        try:
+            with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
+                parts = list(threads.map(put, range(1, -(-size // step) + 1)))
+            done = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
+            self._complete(path, size, **target, **done)
+        except BaseException:
+            self._call(path, DEADLINE_S, "abort_multipart_upload", **target, UploadId=upload)
+            raise
+
+    def _complete(self, path: str, size: int, **request: Any) -> None:
+        try:
+            self._call(path, DEADLINE_S, "complete_multipart_upload", **request)
+        except ObjectMissing:
+            # No such upload any more: a completion whose acknowledgement was lost, and that was sent again.
+            if self.stat(path, deadline_s=DEADLINE_S).size != size:
+                raise
 
     def _call(self, path: str, deadline_s: float, operation: str, **request: Any) -> dict[str, Any]:
         async def call(client: Any) -> dict[str, Any]:
