@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -57,6 +58,8 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
         for row in wanted:
             logger.info("%s: %s (%s)", row.comparison, row.setting, row.training.name)
         return None
+    # Tune's newer console output prints boxes and folders that are gone when the job ends.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     cluster.connect()
     _run_trials(config, wanted, trials, training, test)
     results = results_of(wanted, {t.name: _read_result(config, t) for t in trials})
