@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -24,6 +25,7 @@ from pipeline.cli import configure_logging
 from pipeline.errors import JobError
 from pipeline.examples import Example
 from pipeline.initial_weights import initial_model
+from pipeline.proposals_table import find_table
 from pipeline.train_data import with_proposals
 from pipeline.train_plan import TrainPlan
 from pipeline.trial import RESULT, folder_of, run_trial
@@ -41,6 +43,7 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
         UserError: before any worker starts.
         JobError: a trial failed; the same command goes on with the others' results kept.
     """
+    config = _with_absolute_uris(config)
     wanted = rows(config)
     training = read_labelled_images(config.data, config.split, limit=config.limit)
     test = read_labelled_images(
@@ -72,6 +75,16 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
         storage.write_bytes(storage.join(config.output, name), data)
     logger.info("\n%s", markdown)
     return results
+
+
+def _with_absolute_uris(config: AblateConfig) -> AblateConfig:
+    """Tune gives each trial a working folder of its own."""
+    changes = {name: storage.absolute(getattr(config, name)) for name in ("data", "output")}
+    if config.weights not in ("imagenet", "none"):
+        changes["weights"] = storage.absolute(config.weights)
+    if find_table(config.proposals):
+        changes["proposals"] = storage.absolute(config.proposals)
+    return replace(config, **changes)
 
 
 def _trials(wanted: Sequence[Row]) -> dict[Training, tuple[Test, ...]]:
