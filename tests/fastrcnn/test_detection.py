@@ -135,3 +135,33 @@ def test_groups_hold_every_image_once_and_waste_little(sizes: list[tuple[int, in
     for group in groups:
         padded = max(sizes[i][0] for i in group) * max(sizes[i][1] for i in group)
         assert all(padded <= PADDING_WASTE * sizes[i][0] * sizes[i][1] for i in group)
+
+
+def test_without_box_regression_the_proposals_are_the_boxes() -> None:
+    boxes = torch.tensor([[-5.0, 0, 10, 10], [50.0, 50, 60, 60]])
+    logits = logits_of((0.9, 0.0), (0.0, 0.8))
+    deltas = torch.full((2, 12), 0.7)
+    rules = config(box_regression=False)
+    found = postprocess(boxes, logits, deltas, (100, 100), rules, 0.05)
+    assert found.boxes.tolist() == [[0, 0, 10, 10], [50, 50, 60, 60]]
+    assert found.labels.tolist() == [1, 2]
+
+
+def test_the_margins_of_svms_are_the_scores() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60]])
+    margins = torch.tensor([[0.0, 1.5, -2.0], [0.0, -1.0, 0.25]])
+    rules = config(classifier="svm")
+    found = postprocess(boxes, margins, torch.zeros(2, 12), (100, 100), rules, -1.05)
+    assert found.labels.tolist() == [1, 2, 1]
+    assert found.scores.tolist() == [1.5, 0.25, -1.0]
+
+
+def test_one_box_for_all_classes_is_given_to_each() -> None:
+    torch.manual_seed(0)
+    model = FastRCNN(config(class_agnostic=True, delta_std=(0.1, 0.1, 0.2, 0.2)))
+    assert model.head.bbox_pred.out_features == 4
+    with torch.no_grad():
+        _, deltas = model(torch.randn(1, 3, 64, 64), torch.tensor([[0.0, 3, 3, 40, 40]]))
+    assert deltas.shape == (1, 12)
+    assert torch.equal(deltas[:, :4], deltas[:, 4:8])
+    assert deltas.abs().sum() > 0

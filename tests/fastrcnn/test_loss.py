@@ -145,3 +145,14 @@ def test_the_loss_falls_when_one_batch_is_learnt_by_heart() -> None:
         losses.append(out.loss.total.item())
     assert out.num_rois == 64
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_class_agnostic_statistics_are_those_of_all_classes_together() -> None:
+    mean, std = delta_statistics(targets(), 2, class_agnostic=True)
+    assert mean.shape == std.shape == (3, 4)
+    for rows in (mean, std):
+        assert torch.equal(rows, rows[:1].expand(3, 4))
+    one_class = [Target(t.proposals, t.gt_boxes, torch.ones_like(t.gt_labels)) for t in targets()]
+    own_mean, own_std = delta_statistics(one_class, 1)
+    torch.testing.assert_close(mean[1], own_mean[1])
+    torch.testing.assert_close(std[1], own_std[1])

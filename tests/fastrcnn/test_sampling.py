@@ -93,3 +93,17 @@ def test_each_roi_is_matched_to_the_box_it_overlaps_most() -> None:
     )
     assert torch.equal(got.gt_boxes[:, 0] == 0, got.labels == 1)
     assert torch.equal(got.gt_boxes[:, 0] == 20, got.labels == 2)
+
+
+def test_one_roi_of_many_images_is_foreground_in_its_share() -> None:
+    """RoI-centric sampling: 32 of 128 RoIs of 128 images are foreground (R-CNN, SPPnet)."""
+    proposals = torch.cat([boxes_of_iou(0.8, 5), boxes_of_iou(0.3, 50)])
+    labels = [
+        sample_rois(
+            proposals, GT, LABEL, num_rois=1, generator=torch.Generator().manual_seed(seed)
+        ).labels
+        for seed in range(2000)
+    ]
+    assert {len(own) for own in labels} == {1}
+    share = torch.cat(labels).gt(0).double().mean().item()
+    assert share == pytest.approx(0.25, abs=0.04)  # four deviations of .0097

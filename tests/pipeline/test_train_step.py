@@ -1,0 +1,87 @@
+"""One step of SGD: in one pass or many the same, and a loss that is not finite changes no weight."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from fastrcnn.config import FastRCNNConfig
+from fastrcnn.loss import Target
+from fastrcnn.model import FastRCNN
+from fastrcnn.solver import SolverConfig, build_optimizer, freeze_untrained
+from pipeline.examples import Batch
+from pipeline.train_step import NonFiniteLossError, train_step
+
+SOLVER = SolverConfig.paper(learning_rate=0.05, iterations=4, batch_size=4)
+
+
+def batch(images: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    pixels = [
+        torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8, generator=generator)
+        for _ in range(images)
+    ]
+    targets = []
+    for index in range(images):
+        corners = torch.rand(30, 2, generator=generator) * 30
+        proposals = torch.cat([corners, corners + 25], dim=1)
+        targets.append(Target(proposals, proposals[: index + 1], torch.ones(index + 1).long()))
+    return Batch(pixels, targets, list(range(images)), [f"{n}.png" for n in range(images)])
+
+
+def build(**changes: Any) -> FastRCNN:
+    torch.manual_seed(0)
+    numbers: dict[str, Any] = {"fc_dim": 16, "scale": 64, "dropout": 0.0, "rois_per_image": 16}
+    return FastRCNN(FastRCNNConfig.paper(1, backbone="tiny", **(numbers | changes)))
+
+
+def step(solver: SolverConfig, **changes: Any) -> tuple[FastRCNN, dict[str, float]]:
+    model = build(**changes)
+    freeze_untrained(model, solver)
+    optimizer = build_optimizer(model, solver)
+    row = train_step(model, model, optimizer, batch(), solver, step=0, num_iterations=4, seed=0)
+    return model, row
+
+
+@pytest.mark.parametrize("images_per_pass", [1, 2, 3])
+def test_passes_add_up_to_one_step(images_per_pass: int) -> None:
+    whole, row = step(SOLVER)
+    parts, again = step(replace(SOLVER, images_per_pass=images_per_pass))
+    assert again == pytest.approx(row, rel=1e-4)
+    for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_gradient_is_averaged_over_the_rois_there_are() -> None:
+    """Twice the RoIs asked for, the same ones found: the step is the same."""
+    few, row = step(SOLVER, rois_per_image=64, bg_iou=(0.49, 0.5), fg_fraction=1.0)
+    more, again = step(SOLVER, rois_per_image=128, bg_iou=(0.49, 0.5), fg_fraction=1.0)
+    assert row["rois"] == again["rois"] < 4 * 64
+    for a, b in zip(few.parameters(), more.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_second_stage_moves_the_box_layer_alone() -> None:
+    before = build()
+    after, _ = step(replace(SOLVER, trained="bbox_pred"))
+    moved = {
+        name
+        for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True)
+        if not torch.equal(a, b)
+    }
+    assert moved == {"head.bbox_pred.weight", "head.bbox_pred.bias"}
+
+
+def test_a_loss_that_is_not_finite_names_the_images_and_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = FastRCNN(FastRCNNConfig.paper(1, backbone="tiny", fc_dim=16, scale=64))
+    with torch.no_grad():
+        model.head.cls_score.bias[0] = torch.inf
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = build_optimizer(model, SOLVER)
+    with pytest.raises(NonFiniteLossError, match=r"step 2 .*0\.png, 1\.png"):
+        train_step(model, model, optimizer, batch(2), SOLVER, step=2, num_iterations=4, seed=0)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
