@@ -6,6 +6,7 @@ N images, C channels, R RoIs (batch index, x1, y1, x2, y2) in the model frame, P
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,11 @@ def roi_max_pool(
 
     RoI corners are scaled and rounded half away from zero, both ends inclusive, so an RoI covers at
     least one cell; bins overlap; a bin outside the map is 0 and passes no gradient; the first of equal
-    maxima wins. torchvision's kernel gives the values of Caffe's roi_pooling_layer.cpp.
+    maxima wins. torchvision's kernel gives the values of Caffe's roi_pooling_layer.cpp, and its gradient but
+    for RoIs that end before they start: they cover the cell they start at, and Caffe drops their gradient.
+
+    On a GPU the kernel's gradient is summed in whatever order its threads arrive. Under
+    `torch.use_deterministic_algorithms(True)` it is summed in a fixed one, of RoIs and then bins.
 
     Args:
         features: (N, C, H, W) float32 or float64.
@@ -32,8 +37,47 @@ def roi_max_pool(
     Returns:
         (R, C, P, P).
     """
-    pooled: Tensor = roi_pool(features, rois, output_size, spatial_scale)
+    pooled: Tensor
+    if features.requires_grad and torch.are_deterministic_algorithms_enabled():
+        pooled = _OrderedMaxPool.apply(features, rois, output_size, spatial_scale)
+    else:
+        pooled = roi_pool(features, rois, output_size, spatial_scale)
     return pooled
+
+
+class _OrderedMaxPool(torch.autograd.Function):
+    """torchvision's kernel forward; backward by its argmax, with an addition that has an ordered form."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        rois: Tensor,
+        output_size: int | tuple[int, int],
+        spatial_scale: float,
+    ) -> Tensor:
+        height, width = (output_size,) * 2 if isinstance(output_size, int) else output_size
+        pooled: Tensor
+        pooled, argmax = torch.ops.torchvision.roi_pool(
+            features, rois, spatial_scale, height, width
+        )
+        ctx.save_for_backward(rois, argmax)
+        ctx.shape = features.shape
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = gradients  # (R, C, P, P)
+        rois, argmax = ctx.saved_tensors  # argmax: int32 cell of the map, -1 for a bin outside it
+        images, channels, height, width = ctx.shape
+        first = torch.arange(channels, device=rois.device) + rois[:, :1].long() * channels  # (R, C)
+        cells = first[:, :, None, None] * (height * width) + argmax  # (R, C, P, P) of all maps
+        inside = argmax >= 0
+        summed = gradient.new_zeros(images * channels * height * width)
+        summed.index_add_(
+            0, torch.where(inside, cells, 0).flatten(), torch.where(inside, gradient, 0).flatten()
+        )
+        return summed.view(ctx.shape), None, None, None
 
 
 def roi_align_pool(
