@@ -1,4 +1,4 @@
-"""What a training run starts from: `imagenet`, `none`, a state_dict, or a checkpoint of ours."""
+"""What a training run starts from: `imagenet`, `none`, a state_dict, Caffe's weights, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from pipeline.storage import StorageError
 logger = logging.getLogger(__name__)
 
 MEND = (
-    "Give the path or URI of a torchvision state_dict (.pth, .safetensors), a checkpoint, or none."
+    "Give the path or URI of a torchvision state_dict (.pth, .safetensors), a .caffemodel, a checkpoint,"
+    " or none."
 )
 SIBLINGS = ("head.cls_score.", "head.bbox_pred.", "head.delta_")
 """Tensors that belong to a list of classes."""
