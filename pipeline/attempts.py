@@ -68,6 +68,7 @@ def attempt(
     *,
     stage: str,
     attempts: Attempts,
+    alone: Callable[[pa.Table], pa.Table] | None = None,
 ) -> pa.Table:
     """Do `work` on a batch; on one that was in a process when it died, image by image.
 
@@ -77,6 +78,7 @@ def attempt(
         fail: one row and a cause -> its result row, for an image that was tried `1 + ALONE` times.
         stage: tells the batches of one stage from those of another.
         attempts: the counts, shared by the workers.
+        alone: instead of `work`, with more care, for each image of a batch that was in such a process.
     """
     if rows.num_rows == 0:
         return work(rows)
@@ -85,7 +87,7 @@ def attempt(
         results = work(rows)
     else:
         single = [
-            _attempt_alone(rows.slice(i, 1), work, fail, stage=stage, attempts=attempts)
+            _attempt_alone(rows.slice(i, 1), alone or work, fail, stage=stage, attempts=attempts)
             for i in range(rows.num_rows)
         ]
         results = pa.concat_tables(single)

@@ -24,7 +24,7 @@ from fastrcnn.proposals import propose
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
 from pipeline.images import ImageError
-from pipeline.proposals import read_table
+from pipeline.proposals_table import ProposalsError, ProposalsTable
 from pipeline.storage import StorageError
 
 CANDIDATE = pa.schema(
@@ -64,22 +64,32 @@ def read_images(
     """Read, check and propose: planned images (schema PLAN) to candidates (CANDIDATE), one for one."""
     cv2.setNumThreads(1)  # a task has one core: OpenCV's own threads would fight the other tasks
 
-    def work(batch: pa.Table) -> pa.Table:
+    def work(batch: pa.Table, *, fenced: bool = False) -> pa.Table:
         planned = batch.to_pylist()
         with ThreadPoolExecutor(READS_AT_ONCE) as threads:
             reads = list(threads.map(lambda row: _read(row, settings), planned))
         return _candidates(
-            [_look(row, read, settings) for row, read in zip(planned, reads, strict=True)]
+            [
+                _look(row, read, settings, fenced=fenced)
+                for row, read in zip(planned, reads, strict=True)
+            ]
         )
 
     def fail(row: pa.Table, cause: str) -> pa.Table:
         return _candidates([_base(row.to_pylist()[0]) | {"status": "failed", "error": cause}])
 
-    return attempt(rows, work, fail, stage="read", attempts=attempts or AttemptLog())
+    return attempt(
+        *(rows, work, fail),
+        stage="read",
+        attempts=attempts or AttemptLog(),
+        alone=functools.partial(work, fenced=True),
+    )
 
 
 def _read(row: dict[str, Any], settings: ReadSettings) -> bytes | StorageError:
-    uri, etag = row["image_uri"], row["etag"]
+    uri, etag, size = row["image_uri"], row["etag"], row["size_bytes"]
+    if size is not None and size > settings.max_bytes:  # as listed: not even a request
+        return storage.ObjectTooLarge(f"{uri}: {size} bytes, at most {settings.max_bytes}")
     try:
         data = storage.read_bytes(uri, etag=etag, max_bytes=settings.max_bytes)
     except StorageError as error:
@@ -92,13 +102,13 @@ def _read(row: dict[str, Any], settings: ReadSettings) -> bytes | StorageError:
 
 
 def _look(
-    row: dict[str, Any], read: bytes | StorageError, settings: ReadSettings
+    row: dict[str, Any], read: bytes | StorageError, settings: ReadSettings, *, fenced: bool
 ) -> dict[str, Any]:
     candidate = _base(row)
     if isinstance(read, StorageError):
         return candidate | {"status": read.status, "error": one_line(read)}
     try:
-        image = images.decode(read, max_pixels=settings.max_pixels)
+        image = images.decode(read, max_pixels=settings.max_pixels, fenced=fenced)
     except ImageError as error:
         return candidate | {"status": error.status, "error": one_line(error)}
     height, width = image.pixels.shape[:2]
@@ -121,20 +131,17 @@ def _boxes(
     """Proposals (P, 4) of an image, or why there are none: never an empty list for want of a row."""
     if settings.table is None:
         return propose(pixels, settings.proposals)
-    table = _table(settings.table)
-    root = storage.absolute(settings.table_root).rstrip("/") + "/"
-    boxes = table.get(uri, table.get(uri.removeprefix(root)))
-    if boxes is None:
-        return f"{settings.table} has no row for this image"
-    if not (np.isfinite(boxes).all() and (boxes[:, 2:] >= boxes[:, :2]).all()):
-        return f"{settings.table} has a box that is not finite or not x1 <= x2, y1 <= y2"
-    return boxes
+    table = _table(settings.table, settings.table_root)
+    try:
+        return table.of(uri, settings.proposals.max_boxes)
+    except ProposalsError as error:
+        return one_line(error)
 
 
 @functools.cache
-def _table(uri: str) -> dict[str, npt.NDArray[np.float32]]:
+def _table(uri: str, root: str) -> ProposalsTable:
     """Of this process: tasks come and go, the process that runs them stays."""
-    return read_table(uri)
+    return ProposalsTable.read(uri, root)
 
 
 def _base(row: dict[str, Any]) -> dict[str, Any]:

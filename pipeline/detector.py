@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fastrcnn.detection import Detections, detect
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
 from pipeline.candidates import CANDIDATE, one_line
+from pipeline.images import ImageError
 from pipeline.record import RESULT
 
 
@@ -66,12 +68,24 @@ class Detector:
         self._attempts = attempts or AttemptLog()
 
     def __call__(self, candidates: pa.Table) -> pa.Table:
-        return attempt(candidates, self._work, self._fail, stage="detect", attempts=self._attempts)
+        return attempt(
+            *(candidates, self._work, self._fail),
+            stage="detect",
+            attempts=self._attempts,
+            alone=partial(self._work, fenced=True),
+        )
 
-    def _work(self, candidates: pa.Table) -> pa.Table:
+    def _work(self, candidates: pa.Table, *, fenced: bool = False) -> pa.Table:
         rows = candidates.to_pylist()
+        pixels = []
+        for row in rows:
+            if row["status"] == "ok":
+                try:
+                    image = images.decode(row["image"], max_pixels=self._max_pixels, fenced=fenced)
+                    pixels.append(image.pixels)
+                except ImageError as error:  # the CPU stage decoded it, but here it ran out of time
+                    row |= {"status": error.status, "error": one_line(error)}
         ok = [row for row in rows if row["status"] == "ok"]
-        pixels = [images.decode(row["image"], max_pixels=self._max_pixels).pixels for row in ok]
         # frombuffer alone would be read-only, which torch warns of
         proposals = [
             np.frombuffer(row["proposals"], np.float32).reshape(-1, 4).copy() for row in ok

@@ -44,6 +44,26 @@ def test_an_image_that_kills_three_times_fails_alone() -> None:
     assert done["b"] == "its process died each of 3 times at stage 'test'"
 
 
+def test_after_a_death_images_are_taken_with_care() -> None:
+    """What kills a process in company lives behind the fence: no image is lost."""
+    log = AttemptLog()
+
+    def killed(part: pa.Table) -> pa.Table:
+        raise Died
+
+    def careful(part: pa.Table) -> pa.Table:
+        return outcome(part, "fenced")
+
+    def try_it() -> pa.Table:
+        batch = rows("a", "b")
+        return attempt(batch, killed, outcome, stage="test", attempts=log, alone=careful)
+
+    with pytest.raises(Died):
+        try_it()
+    done = try_it()
+    assert done["outcome"].to_pylist() == ["fenced", "fenced"]
+
+
 def test_a_batch_without_poison_is_done_at_once() -> None:
     done, deaths = run_until_done(rows("a", "b"), "x", AttemptLog())
     assert (done, deaths) == ({"a": "ok", "b": "ok"}, 0)

@@ -1,0 +1,114 @@
+"""EXIF's orientation and ICC profiles, read by a few lines that cannot be surprised."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+ORIENTATION = 0x0112  # EXIF 2.3, table 4
+TURNED = (5, 6, 7, 8)
+"""Orientations that swap height and width."""
+_SHORT = 3
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+
+# sRGB's primaries as ICC profiles store them, adapted to D50 (IEC 61966-2-1, profile of the ICC).
+_SRGB = {
+    b"rXYZ": (0.4360, 0.2225, 0.0139),
+    b"gXYZ": (0.3851, 0.7169, 0.0971),
+    b"bXYZ": (0.1431, 0.0606, 0.7141),
+}
+_NEAR = 0.02
+"""Adobe RGB's green and Display P3's red are over 0.1 away."""
+
+
+class UnreadableError(ValueError):
+    """Metadata that is not what its standard says."""
+
+
+def orientation_of_exif(exif: bytes) -> int | None:
+    """Orientation, 1 to 8, of EXIF data that begins with its byte order; None where it says none.
+
+    Raises:
+        UnreadableError: its first directory lies elsewhere, is cut, or stores the tag as another type.
+    """
+    if not exif:
+        return None
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    try:
+        if order is None or struct.unpack_from(f"{order}H", exif, 2)[0] != 42:
+            raise UnreadableError("no byte order")
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        found = None
+        for entry in range(count):
+            tag, kind, number, value = struct.unpack_from(
+                f"{order}HHIH", exif, start + 2 + 12 * entry
+            )
+            if tag == ORIENTATION:
+                if found is not None or kind != _SHORT or number != 1:
+                    raise UnreadableError("an orientation of another type")
+                found = value
+    except struct.error as error:
+        raise UnreadableError(str(error)) from error
+    # A value that means nothing changes nothing; nor is XMP asked then.
+    return None if found is None else found if 1 <= found <= 8 else 1
+
+
+def orientation_of_xmp(xmp: bytes) -> int | None:
+    """Orientation, 1 to 8, that an XMP packet says; asked where EXIF says none."""
+    found = _XMP_ORIENTATION.search(xmp)
+    return int(found[1]) if found else None
+
+
+def icc_warning(profile: bytes) -> str | None:
+    """What ignoring an ICC profile means: None where its colours are sRGB's, or there is none.
+
+    Pixels are taken as sRGB whatever the profile says: ImageNet's were, and so were the training images.
+    """
+    if not profile:
+        return None
+    try:
+        tags = _tags(profile)
+        space = profile[16:20]
+        if space == b"GRAY" or (space == b"RGB " and _is_srgb(profile, tags)):
+            return None
+        name = _description(profile, tags) or space.decode("ascii", "replace").strip()
+    except (struct.error, UnreadableError):
+        return "ICC profile unreadable, ignored"
+    return f"ICC profile {name!r} ignored"
+
+
+def _tags(profile: bytes) -> dict[bytes, tuple[int, int]]:
+    """Signature -> (offset, size)."""
+    if profile[36:40] != b"acsp":
+        raise UnreadableError("no ICC profile")
+    (count,) = struct.unpack_from(">I", profile, 128)
+    if count > 200:
+        raise UnreadableError("too many tags")
+    entries = (struct.unpack_from(">4sII", profile, 132 + 12 * n) for n in range(count))
+    return {signature: (offset, size) for signature, offset, size in entries}
+
+
+def _is_srgb(profile: bytes, tags: dict[bytes, tuple[int, int]]) -> bool:
+    for name, expected in _SRGB.items():
+        if name not in tags:
+            return False  # a table of colours instead of primaries
+        xyz = struct.unpack_from(">3i", profile, tags[name][0] + 8)
+        if any(abs(v / 65536 - e) > _NEAR for v, e in zip(xyz, expected, strict=True)):
+            return False
+    return True
+
+
+def _description(profile: bytes, tags: dict[bytes, tuple[int, int]]) -> str:
+    if b"desc" not in tags:
+        return ""
+    offset, _ = tags[b"desc"]
+    if profile[offset : offset + 4] == b"mluc":
+        length, where = struct.unpack_from(">II", profile, offset + 20)
+        text = profile[offset + where : offset + where + min(length, 120)].decode(
+            "utf-16-be", "replace"
+        )
+    else:
+        (length,) = struct.unpack_from(">I", profile, offset + 8)
+        text = profile[offset + 12 : offset + 12 + min(length, 60)].decode("ascii", "replace")
+    return "".join(c for c in text if c.isprintable()).strip()
