@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit
 	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := .venv
-.PHONY: .venv help demo test lint format lock clean
+.PHONY: .venv help demo test fuzz lint format lock clean
 
 .venv: $(STAMP) ## the environment, from the hash-pinned lock (done again only when that changes)
 
@@ -37,6 +37,10 @@ demo: $(STAMP) ## the main job end to end: a bucket, a Ray cluster, training, sc
 test: lint ## format, lint and types, then every test
 	@echo "==> tests"
 	@$(BIN)/python -m pytest --durations=10
+
+fuzz: $(STAMP) ## 10,000 damaged images through the guard, with another seed each day (a few minutes)
+	@NUM_FUZZED=10000 FUZZ_SEED=$$(date +%Y%m%d) $(BIN)/python -m pytest --timeout=0 \
+		tests/pipeline/test_hostile_images.py
 
 lint: $(STAMP) ## format, lint and types
 	@echo "==> format"
