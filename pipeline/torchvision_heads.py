@@ -93,7 +93,7 @@ class TorchvisionHeads(nn.Module):
         if solver.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters(), solver.max_grad_norm)
         optimizer.step()
-        return {"loss": float(loss)}
+        return {"loss": loss.item()}
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Any], proposals: Sequence[Any]) -> list[Detections]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,7 +58,11 @@ def validate(
         [found[index] for index in range(len(validation))],
         len(classes),
     )
-    per_class = {name: float(ap) for name, ap in zip(classes, result.ap, strict=True)}
+    # None, not NaN, for a class that these images do not hold: JSON knows no NaN.
+    per_class = {
+        name: None if math.isnan(ap) else float(ap)
+        for name, ap in zip(classes, result.ap, strict=True)
+    }
     return {"val_map": float(result.mean_ap), "val_ap": per_class}
 
 

@@ -1,0 +1,154 @@
+"""The paper's comparisons: which trainings they need, one trial as a plain call, and the job over Tune."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fastrcnn.proposals import grid
+from pipeline import ablate, storage
+from pipeline.ablation_table import TABLE, as_markdown, as_png
+from pipeline.ablations import COMPARISONS, AblateConfig, Test, Training, rows
+from pipeline.annotations import read_labelled_images
+from pipeline.errors import UserError
+from pipeline.examples import Example
+from pipeline.scene_dataset import draw_split
+from pipeline.trial import folder_of, run_trial
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("scenes")
+    draw_split(folder, "train", range(6), seed=0, size=(180, 220))
+    draw_split(folder, "val", range(6, 9), seed=0, size=(180, 220))
+    return str(folder)
+
+
+def config(scenes: str, output: Path, **changes: Any) -> AblateConfig:
+    small: dict[str, Any] = {
+        "split": "train",
+        "test_split": "val",
+        "backbone": "tiny",
+        "weights": "none",
+        "proposals": "grid",
+        "max_proposals": 150,
+        "scale": 96,
+        "fc_dim": 32,
+        "rois_per_image": 8,
+        "epochs": 1,
+    }
+    return AblateConfig(data=scenes, output=str(output), **(small | changes))
+
+
+def test_equal_trainings_are_made_once_and_first_stages_come_along(
+    scenes: str, tmp_path: Path
+) -> None:
+    wanted = rows(config(scenes, tmp_path, seeds=(3, 4)))
+    assert {row.comparison for row in wanted} == set(COMPARISONS) - {"roi_heads"}
+    base = {row.training.name for row in wanted if row.training == Training()}
+    assert len(base) == 1
+    trials = ablate._trials(wanted)
+    assert len(trials) == len({training.name for training in trials})
+    stage_wise = [t for t in trials if t.start is not None]
+    assert [t.seed for t in stage_wise] == [3, 4]
+    for training in stage_wise:
+        assert training.start in trials
+        assert training.start is not None
+        assert training.start.seed == training.seed
+    assert trials[Training()] == (
+        Test(),
+        Test(box_regression=False),
+        Test(svd=True),
+        Test(svm=True),
+    )
+
+
+def test_what_is_no_comparison_is_refused(scenes: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"scaling: .*sampling, multi_task"):
+        config(scenes, tmp_path, comparisons=("scaling",))
+
+
+def examples(scenes: str, split: str) -> list[Example]:
+    images = read_labelled_images(scenes, split).images
+    return [Example(image, grid((180, 220), max_boxes=150)) for image in images]
+
+
+@pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
+@pytest.mark.parametrize("peer", [False, True])
+def test_a_trial_trains_tests_every_way_and_keeps_its_checkpoint(
+    scenes: str, tmp_path: Path, peer: bool
+) -> None:
+    flags = config(scenes, tmp_path, preset="modern")
+    training = Training(torchvision_heads=peer)
+    tests = (
+        [Test()] if peer else [Test(), Test(svd=True), Test(svm=True), Test(box_regression=False)]
+    )
+    classes = read_labelled_images(scenes, "train").classes
+    result = run_trial(
+        flags, training, tests, classes, examples(scenes, "train"), examples(scenes, "val")
+    )
+    assert result["iterations"] == 3
+    assert list(result["tests"]) == [test.name for test in tests]
+    for test in result["tests"].values():
+        assert 0 <= test["map"] <= 1
+        assert test["image_seconds"] > 0
+        assert set(test["ap"]) == set(classes)
+    folder = Path(folder_of(flags, training))
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "result.json"}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_row_of_the_table_is_filled_in_and_a_second_run_trains_nothing(
+    scenes: str, tmp_path: Path
+) -> None:
+    flags = config(scenes, tmp_path, comparisons=("sampling", "multi_task"))
+    results = ablate.run(flags)
+    assert results is not None
+    assert [row["setting"] for row in results] == [
+        "hierarchical: 16 RoIs of 2 images",
+        "RoI-centric: 16 RoIs of 16 images",
+        "classification only",
+        "multi-task, no boxes at test",
+        "stage-wise",
+        "multi-task",
+    ]
+    assert all(np.isfinite(row["map"]) and row["step_seconds"] > 0 for row in results)
+    table = pq.read_table(io.BytesIO(storage.read_bytes(str(tmp_path / "ablations.parquet"))))
+    assert table.schema.equals(TABLE)
+    assert table["map"].to_pylist() == [row["map"] for row in results]
+    markdown = (tmp_path / "ablations.md").read_text()
+    for row in results:
+        assert f"| {row['setting']} | {100 * row['map']:.1f} |" in markdown
+    assert "S 57.1, M 59.2, L 66.9" in markdown
+    assert (tmp_path / "ablations.png").read_bytes().startswith(b"\x89PNG")
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/*")}
+    assert ablate.run(flags) == results
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/*")} == before
+
+
+def test_seeds_are_one_line_with_their_range(scenes: str, tmp_path: Path) -> None:
+    one = {
+        "comparison": "svd",
+        "setting": "whole",
+        "seed": 3,
+        "map": 0.5,
+        "ap": {},
+        "step_seconds": 0.2,
+        "image_seconds": 0.1,
+        "iterations": 9,
+        "paper": "",
+        "training": "x",
+    }
+    two = [one, {**one, "seed": 4, "map": 0.7}]
+    markdown = as_markdown(replace(config(scenes, tmp_path), seeds=(3, 4)), two)
+    assert "| whole | 60.0 (50.0 to 70.0) | 200 | 100 | 9 |  |" in markdown
+    assert as_png(two).startswith(b"\x89PNG")
