@@ -49,6 +49,9 @@ class SolverConfig:
     images_per_pass: int | None = None
     """Images of a worker's share that go through the network at once; gradients of the passes are added up,
     so a step is the same and its memory bounded. None: all of them."""
+    deterministic: bool = False
+    """Only algorithms that add up in one order: the same run bit for bit on the same kind of GPU, more slowly
+    (poolings have such paths, `fastrcnn.pooling`). CPUs give that anyway."""
     trained: Trained = "all"
     """`bbox_pred`: all else keeps its weights, the second stage of stage-wise training (paper, Table 6)."""
 

@@ -139,9 +139,9 @@ def _fit(
             param_space={"training": tune.grid_search(order)},
             run_config=tune.RunConfig(name="ablations", storage_path=folder, verbose=0),
         ).fit()
-    failed = [str(error) for error in results.errors]
-    if failed:
-        raise JobError(f"{len(failed)} of {len(wave)} trainings failed; first: {failed[0]}")
+    if results.num_errors:
+        cause = str(results.errors[0]).strip().splitlines()[-1]  # the rest is the traceback, logged
+        raise JobError(f"{results.num_errors} of {len(wave)} trainings failed; first: {cause}")
 
 
 def _trainable(

@@ -8,6 +8,7 @@ another number of workers, takes the same steps.
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -71,6 +72,9 @@ def train_loop(setup: dict[str, TrainJob]) -> str | None:
 
 
 def _train(job: TrainJob) -> None:
+    if job.solver.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS
+        torch.use_deterministic_algorithms(True)
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     examples: list[Example] = ray.get(job.examples)

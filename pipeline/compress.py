@@ -1,0 +1,78 @@
+"""A trained detector with truncated fc6 and fc7, as another checkpoint, not retrained (paper, section 3.1)."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from fastrcnn.checkpoint import CONFIG, WEIGHTS, CheckpointError, save_checkpoint
+from fastrcnn.svd import compress
+from pipeline import storage
+from pipeline.config import check_above_zero
+from pipeline.detector import load
+from pipeline.errors import UserError
+from pipeline.preflight import find_checkpoint
+from pipeline.storage import StorageError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompressConfig:
+    """Flags of `jobs/compress.py`."""
+
+    checkpoint: str
+    """Folder with model.safetensors and config.json, or the --output of a training run."""
+    output: str
+    """Where the new checkpoint goes; nothing may be there yet."""
+    fc6_rank: int = 1024
+    fc7_rank: int = 256
+    """Singular values kept (the paper's, for layers of 4096)."""
+    dry_run: bool = False
+    """Print the counts of weights; write nothing."""
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "fc6_rank", "fc7_rank")
+
+
+def run(config: CompressConfig) -> None:
+    """Write the compressed checkpoint, weights before config.
+
+    Raises:
+        UserError: no whole checkpoint, ranks that its layers do not have, or an output that is taken.
+    """
+    given = find_checkpoint(config.checkpoint)
+    try:
+        checkpoint = load(given)
+        model = compress(checkpoint.model, config.fc6_rank, config.fc7_rank)
+    except (CheckpointError, StorageError) as error:
+        raise UserError(f"--checkpoint {given}", str(error), "Give a whole checkpoint.") from error
+    except ValueError as error:
+        ranks = f"--fc6-rank {config.fc6_rank} --fc7-rank {config.fc7_rank}"
+        raise UserError(ranks, str(error), "Give lower ranks, or a whole head.") from error
+    before, after = (_count(m.head.fc6) + _count(m.head.fc7) for m in (checkpoint.model, model))
+    logger.info("weights of fc6 and fc7: %d, were %d (%.1f%%)", after, before, 100 * after / before)
+    if storage.exists(storage.join(config.output, CONFIG)):
+        raise UserError(f"--output {config.output}", "holds a checkpoint", "Give another one.")
+    if config.dry_run:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(
+            Path(folder),
+            model,
+            classes=checkpoint.classes,
+            proposals=checkpoint.proposals,
+            training=checkpoint.config["training"] | {"compressed_from": checkpoint.model_id},
+        )
+        for name in (WEIGHTS, CONFIG):
+            data = (Path(folder) / name).read_bytes()
+            storage.write_bytes(storage.join(config.output, name), data)
+    logger.info("wrote %s", config.output)
+
+
+def _count(layer: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in layer.parameters())

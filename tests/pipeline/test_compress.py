@@ -1,0 +1,50 @@
+"""Compressing a checkpoint: it loads, detects nearly the same, and mistakes are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastrcnn.detection import detect
+from pipeline.compress import CompressConfig, run
+from pipeline.detector import load
+from pipeline.errors import UserError
+
+
+def test_at_full_rank_it_is_the_same_detector(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    before = load(str(tiny_checkpoint))
+    width = before.model.config.fc_dim
+    output = str(tmp_path / "small")
+    given = str(tiny_checkpoint)
+    run(CompressConfig(checkpoint=given, output=output, fc6_rank=width, fc7_rank=width))
+    after = load(output)
+    assert (after.classes, after.proposals) == (before.classes, before.proposals)
+    assert (after.model.config.fc6_rank, after.model.config.fc7_rank) == (width, width)
+    assert after.config["training"]["compressed_from"] == before.model_id
+    assert after.model_id != before.model_id
+    image = torch.randint(0, 256, (80, 100, 3), dtype=torch.uint8)
+    boxes = torch.tensor([[0.0, 0, 50, 50], [20.0, 10, 90, 70]])
+    (a,), (b,) = (
+        detect(checkpoint.model, [image], [boxes], score_threshold=0.0)
+        for checkpoint in (before, after)
+    )
+    torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_ranks_that_a_layer_has_not_and_a_taken_output_are_refused(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    given, output = str(tiny_checkpoint), str(tmp_path / "small")
+    with pytest.raises(UserError, match="rank=100000"):
+        run(CompressConfig(checkpoint=given, output=output, fc6_rank=100_000))
+    run(CompressConfig(checkpoint=given, output=output, fc6_rank=4, fc7_rank=2, dry_run=True))
+    assert not Path(output).exists()
+    run(CompressConfig(checkpoint=given, output=output, fc6_rank=4, fc7_rank=2))
+    again = CompressConfig(checkpoint=given, output=output, fc6_rank=4, fc7_rank=2)
+    with pytest.raises(UserError, match="holds a checkpoint"):
+        run(again)
+    twice = CompressConfig(checkpoint=output, output=str(tmp_path / "x"), fc6_rank=2, fc7_rank=1)
+    with pytest.raises(UserError, match="truncated already"):
+        run(twice)
