@@ -1,4 +1,4 @@
-"""A trained detector with truncated fc6 and fc7, as another checkpoint, not retrained (paper, section 3.1)."""
+"""A trained detector with truncated fc6 and fc7, not retrained, as another checkpoint (section 3.1)."""
 
 from __future__ import annotations
 
