@@ -50,10 +50,11 @@ def read(tree: Tree, split: str, limit: int | None) -> Annotations:
     document = _load(tree, path)
     names = _categories(document["categories"], uri)
     images = _locate(tree, path, split, document["images"])
+    sizes = {str(entry["id"]): _size(entry, uri) for entry in document["images"]}
     boxes = _boxes(document["annotations"], names, set(images), uri)
     placed = sorted((image_uri, image_id) for image_id, image_uri in images.items())
     named = tuple(
-        NamedImage(image_uri, uri, image_id, tuple(boxes.get(image_id, ())))
+        NamedImage(image_uri, uri, image_id, tuple(boxes.get(image_id, ())), sizes[image_id])
         for image_uri, image_id in placed[:limit]
     )
     _check_once((name for name in names.values()), "category name", uri)
@@ -77,7 +78,7 @@ def _load(tree: Tree, path: str) -> dict[str, list[Any]]:
     uri = tree.uri(path)
     try:
         document = json.loads(tree.read(path))
-    except ValueError as error:  # JSON's and Unicode's errors
+    except (ValueError, RecursionError) as error:  # JSON's and Unicode's errors; a million brackets
         raise UserError(uri, f"not readable as JSON ({error})", "Write it anew.") from error
     for section in ("images", "annotations", "categories"):
         entries = document.get(section) if isinstance(document, dict) else None
@@ -90,9 +91,12 @@ def _load(tree: Tree, path: str) -> dict[str, list[Any]]:
 def _categories(entries: list[dict[str, Any]], uri: str) -> dict[int, str]:
     """Category id -> name, by rising id."""
     for entry in entries:
-        if type(entry.get("id")) is not int or not isinstance(entry.get("name"), str):
+        name = entry.get("name")
+        if type(entry.get("id")) is not int or not isinstance(name, str) or not name.strip():
             raise UserError(
-                f"category {entry} in {uri}", "needs an integer id and a name", "Mend the file."
+                f"category {_short(entry)} in {uri}",
+                "needs an integer id and a name",
+                "Write both.",
             )
     _check_once((entry["id"] for entry in entries), "category id", uri)
     return {entry["id"]: entry["name"] for entry in sorted(entries, key=lambda entry: entry["id"])}
@@ -105,12 +109,19 @@ def _locate(tree: Tree, path: str, split: str, entries: list[dict[str, Any]]) ->
     located: dict[str, str] = {}
     absent = []
     for entry in entries:
-        image_id = _id(entry.get("id"), f"image {entry}", tree.uri(path))
+        image_id = _id(entry.get("id"), f"image {_short(entry)}", tree.uri(path))
         if image_id in located:
             raise UserError(
-                f"image id {image_id} in {tree.uri(path)}", "is there twice", "Mend the file."
+                f"image id {image_id} in {tree.uri(path)}", "is there twice", "Give each its own."
             )
-        name = str(entry.get("file_name", "")).replace("\\", "/")
+        name = entry.get("file_name", "")
+        if not isinstance(name, str):
+            raise UserError(
+                f"image id {image_id} in {tree.uri(path)}",
+                f"file_name {_short(name)} is no text",
+                "Write the image's name.",
+            )
+        name = name.replace("\\", "/")
         candidates = (posixpath.normpath(posixpath.join(folder, name)) for folder in folders)
         found = next((candidate for candidate in candidates if candidate in tree.known), None)
         if found is None:
@@ -123,7 +134,23 @@ def _locate(tree: Tree, path: str, split: str, entries: list[dict[str, Any]]) ->
             f"names images that are not there: {some(absent)}",
             f"Looked in {where}.",
         )
+    _check_once(located.values(), "image", tree.uri(path))
     return located
+
+
+def _size(entry: dict[str, Any], uri: str) -> tuple[int, int] | None:
+    """(height, width) of an entry of images, where it says both."""
+    sides = [entry.get(name) for name in ("height", "width")]
+    if any(side is None for side in sides):
+        return None
+    height, width = sides
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        raise UserError(
+            f"image {entry['id']} in {uri}",
+            f"width {_short(width)}, height {_short(height)} are no size",
+            "Write whole pixels, or leave both out.",
+        )
+    return height, width
 
 
 def _boxes(
@@ -140,16 +167,19 @@ def _boxes(
         if image_id not in images:
             orphans.append(where)
             continue
-        if entry.get("category_id") not in names:
+        category = entry.get("category_id")
+        if type(category) is not int or category not in names:
             raise UserError(
                 f"{where} in {uri}",
-                f"category_id {entry.get('category_id')!r} is not among the categories",
-                "Mend the file.",
+                f"category_id {_short(category)} is not among the categories",
+                f"They are {some([str(known) for known in names])}.",
             )
         boxes.setdefault(image_id, []).append(_box(entry, names, where, uri))
     if orphans:
         raise UserError(
-            uri, f"annotations of images that it does not list: {some(orphans)}", "Mend it."
+            uri,
+            f"annotations of images that it does not list: {some(orphans)}",
+            "List the images, or take the annotations out.",
         )
     return boxes
 
@@ -157,14 +187,22 @@ def _boxes(
 def _box(entry: dict[str, Any], names: dict[int, str], where: str, uri: str) -> NamedBox:
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
-        raise UserError(f"{where} in {uri}", f"bbox {box!r} is not [x, y, w, h]", "Mend the file.")
+        raise UserError(
+            f"{where} in {uri}",
+            f"bbox {_short(box)} is not [x, y, w, h]",
+            "Write the box that bounds its segmentation, or take it out.",
+        )
+    if any(isinstance(edge, str) for edge in box):
+        raise UserError(f"{where} in {uri}", f"bbox {_short(box)} holds text", "Write numbers.")
+    if (crowd := entry.get("iscrowd", 0)) not in (0, 1):
+        raise UserError(f"{where} in {uri}", f"iscrowd is {_short(crowd)}", "Write 0 or 1.")
     x, y, w, h = (finite(edge, f"{where} in {uri}") for edge in box)
     return NamedBox(
         names[entry["category_id"]],
         (x, y, x + w, y + h),
         where,
         str(box),
-        crowd=bool(entry.get("iscrowd", 0)),
+        crowd=bool(crowd),
     )
 
 
@@ -172,13 +210,21 @@ def _id(value: object, where: str, uri: str) -> str:
     if type(value) is int or (isinstance(value, str) and value):
         return str(value)
     raise UserError(
-        f"{where} in {uri}", f"image id {value!r} is no integer or text", "Mend the file."
+        f"{where} in {uri}",
+        f"image id {_short(value)} is no integer or text",
+        "Write the id that images has.",
     )
+
+
+def _short(value: object, most: int = 80) -> str:
+    """A value of the file for a message, not longer than a line."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _check_once(values: Iterable[object], what: str, uri: str) -> None:
     seen: set[object] = set()
     for value in values:
         if value in seen:
-            raise UserError(f"{what} {value} in {uri}", "is there twice", "Mend the file.")
+            raise UserError(f"{what} {value} in {uri}", "is there twice", "Give each its own.")
         seen.add(value)

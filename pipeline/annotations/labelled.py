@@ -6,6 +6,7 @@ Legend: G boxes in one image, K classes; label 0 is the background, classes are 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ import numpy.typing as npt
 from pipeline.errors import UserError
 
 Layout = Literal["voc", "labelimg", "coco", "yolo"]
+
+_OUTSIDE = 1.0
+"""Pixels by which a box may leave its image: tools round, and some count corners from 0 instead of 1."""
+# Python's own float() also takes 1_0 and digits of other scripts, which no tool means.
+_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,8 @@ class NamedImage:
     annotation_uri: str
     image_id: str
     boxes: tuple[NamedBox, ...]
+    size: tuple[int, int] | None = None
+    """(height, width) as the annotation says; None where it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,7 @@ class Annotations:
 
 
 def number_labels(found: Annotations, layout: Layout, classes: Sequence[str]) -> LabelledImages:
-    """Names -> labels 1..K, boxes without area left out.
+    """Names -> labels 1..K; boxes without area are left out and reported.
 
     Args:
         found: what a reader gave.
@@ -96,7 +104,8 @@ def number_labels(found: Annotations, layout: Layout, classes: Sequence[str]) ->
             or, where it declares none, every class in it, sorted.
 
     Raises:
-        UserError: a box of a class that is not in `classes`, or no class at all.
+        UserError: a box of a class that is not in `classes`, or no class at all; a box whose corners are
+            swapped, or that lies outside its image.
     """
     used = Counter(box.name for image in found.images for box in image.boxes)
     chosen = tuple(classes) or found.names or tuple(sorted(used))
@@ -135,6 +144,7 @@ def _check_classes(classes: tuple[str, ...], found: Annotations) -> None:
 def _number(image: NamedImage, classes: tuple[str, ...], problems: list[str]) -> LabelledImage:
     kept = []
     for box in image.boxes:
+        _check_place(box, image)
         x1, y1, x2, y2 = (np.float32(edge) for edge in box.box)
         if x2 > x1 and y2 > y1:
             kept.append(box)
@@ -155,18 +165,40 @@ def _number(image: NamedImage, classes: tuple[str, ...], problems: list[str]) ->
     )
 
 
+def _check_place(box: NamedBox, image: NamedImage) -> None:
+    where = f"{image.annotation_uri} ({box.where})"
+    x1, y1, x2, y2 = box.box
+    if x2 < x1 or y2 < y1:
+        raise UserError(
+            where,
+            f"{box.name} {box.written} ends before it begins",
+            "Swap its corners, or write it in this layout's order.",
+        )
+    if image.size is None:
+        return
+    height, width = image.size
+    if min(x1, y1) < -_OUTSIDE or x2 > width + _OUTSIDE or y2 > height + _OUTSIDE:
+        raise UserError(
+            where,
+            f"{box.name} {box.written} lies outside its image, {width} wide and {height} high",
+            "Mend the box, or the size if that is another picture's.",
+        )
+
+
 def finite(text: object, where: str) -> float:
     """A coordinate as the file has it, as a number.
 
     Raises:
         UserError: none, not a number, or not a finite one.
     """
-    try:
-        value = float(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(where, f"coordinate {text!r} is not a finite number", "Mend the file.")
+    value = math.nan
+    if isinstance(text, str) and _NUMBER.fullmatch(text):
+        value = float(text)
+    elif isinstance(text, float | int) and not isinstance(text, bool):
+        value = float(min(max(text, -1e300), 1e300))  # a whole number may be too long for a float
+    if not math.isfinite(value) or abs(value) >= 1e9:
+        shown = repr(text) if len(str(text)) <= 40 else f"{str(text)[:40]!r}..."
+        raise UserError(where, f"coordinate {shown} is not a finite number", "Write pixels there.")
     return value
 
 

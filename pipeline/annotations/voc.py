@@ -4,8 +4,8 @@
     train/x.xml  train/x.jpg  test/...                                  labelimg
 
 The image of an annotation is the one with its stem; <filename> and <path> are not asked, they name files of
-the annotator's machine. Corners are 1-based and inclusive: (xmin - 1, ymin - 1, xmax, ymax). <size> is not
-read: tools write zeros into it.
+the annotator's machine. Corners are 1-based and inclusive: (xmin - 1, ymin - 1, xmax, ymax). Boxes must lie
+in <size>, unless that is zero, as tools write it that did not look.
 """
 
 from __future__ import annotations
@@ -126,8 +126,9 @@ def _read_pairs(
 
     def read(pair: tuple[str, str]) -> NamedImage:
         image, annotation = pair
-        boxes = parse_voc_xml(tree.read(annotation), tree.uri(annotation))
-        return NamedImage(tree.uri(image), tree.uri(annotation), ids[pair], boxes)
+        uri = tree.uri(annotation)
+        root = _parse(tree.read(annotation), uri)
+        return NamedImage(tree.uri(image), uri, ids[pair], _objects(root, uri), _size(root, uri))
 
     return tuple(in_threads(read, sorted(pairs)[:limit]))
 
@@ -136,14 +137,38 @@ def parse_voc_xml(data: bytes, uri: str) -> tuple[NamedBox, ...]:
     """The objects of one annotation.
 
     Raises:
-        UserError: not XML, XML with entities, an object without name or box, a coordinate that is no number.
+        UserError: not XML, XML with entities or of another kind, an object without name or box, a coordinate
+            that is no number.
     """
+    return _objects(_parse(data, uri), uri)
+
+
+def _parse(data: bytes, uri: str) -> Element:
     try:
         root: Element = fromstring(data)
     except DefusedXmlException as error:
         raise UserError(uri, f"XML with entities is refused ({error})", "Take them out.") from error
     except (ParseError, ValueError, LookupError) as error:  # the latter two: an unknown encoding
         raise UserError(uri, f"not readable as XML ({error})", "Write it anew.") from error
+    if root.tag != "annotation":  # else another tool's file would be an image with nothing in it
+        raise UserError(
+            uri, f"begins with <{root.tag[:40]}>, not <annotation>", "Export it as VOC."
+        )
+    return root
+
+
+def _size(root: Element, uri: str) -> tuple[int, int] | None:
+    """(height, width) where <size> says both."""
+    sides = []
+    for name in ("height", "width"):
+        text = root.findtext(f"size/{name}")
+        sides.append(
+            0 if text is None or not text.strip() else finite(text, f"{uri} (size) {name}")
+        )
+    return (int(sides[0]), int(sides[1])) if min(sides) >= 1 else None
+
+
+def _objects(root: Element, uri: str) -> tuple[NamedBox, ...]:
     objects = root.findall("object")
     return tuple(_parse_object(o, f"object {n}", uri) for n, o in enumerate(objects, start=1))
 
@@ -153,7 +178,11 @@ def _parse_object(element: Element, where: str, uri: str) -> NamedBox:
     corners = element.find("bndbox")
     if not name or corners is None:
         missing = "<name>" if not name else "<bndbox>"
-        raise UserError(f"{uri} ({where})", f"has no {missing}", "Mend the file.")
+        raise UserError(f"{uri} ({where})", f"has no {missing}", "Add it or take the object out.")
+    twice = [c for c in _CORNERS if len(corners.findall(c)) > 1]
+    if twice or len(element.findall("bndbox")) > 1:
+        what = f"<{twice[0]}>" if twice else "<bndbox>"
+        raise UserError(f"{uri} ({where})", f"has {what} twice", "Keep one of them.")
     xmin, ymin, xmax, ymax = (finite(corners.findtext(c), f"{uri} ({where}) {c}") for c in _CORNERS)
     box = (xmin - 1, ymin - 1, xmax, ymax)
     if xmax <= xmin or ymax <= ymin:
@@ -161,5 +190,7 @@ def _parse_object(element: Element, where: str, uri: str) -> NamedBox:
         # shifted, the box has no area, and is left out and reported as such.
         box = (xmin, ymin, xmax, ymax)
     written = f"[{xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}]"
-    difficult = (element.findtext("difficult") or "0").strip() == "1"
-    return NamedBox(name, box, where, written, difficult=difficult)
+    difficult = (element.findtext("difficult") or "").strip()
+    if difficult not in ("", "0", "1"):
+        raise UserError(f"{uri} ({where})", f"difficult is {difficult!r}", "Write 0 or 1.")
+    return NamedBox(name, box, where, written, difficult=difficult == "1")

@@ -11,6 +11,7 @@ polygon, whose bounding box is taken. Boxes need the image's size, so the images
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,17 +92,17 @@ def _box(
     fields: list[str], where: str, names: tuple[str, ...], size: tuple[int, int], uri: str
 ) -> NamedBox:
     """One line -> xyxy in pixels; `size` is (height, width)."""
-    if not fields[0].isdecimal() or int(fields[0]) >= len(names):
+    if not re.fullmatch("[0-9]{1,6}", fields[0]) or int(fields[0]) >= len(names):
         raise UserError(
             f"{uri} ({where})",
-            f"class {fields[0]!r} is not a number from 0 to {len(names) - 1}",
+            f"class {fields[0][:40]!r} is not a number from 0 to {len(names) - 1}",
             f"The classes are {', '.join(names)}.",
         )
     shares = [finite(field, f"{uri} ({where})") for field in fields[1:]]
     if any(not -_ROUNDING <= share <= 1 + _ROUNDING for share in shares):
         raise UserError(
             f"{uri} ({where})",
-            f"{' '.join(fields[1:])} are no shares of the image",
+            f"{' '.join(fields[1:7])} are no shares of the image",
             "Divide by its size.",
         )
     if len(shares) == 4:
@@ -115,9 +116,15 @@ def _box(
             f"has {len(fields)} numbers",
             "Write: class cx cy w h, or a polygon.",
         )
+    if min(x1, y1) < -_ROUNDING or max(x2, y2) > 1 + _ROUNDING:
+        raise UserError(
+            f"{uri} ({where})",
+            f"{' '.join(fields[1:7])} lies outside its image",
+            "Write its centre and size as shares of the image.",
+        )
     height, width = size
     pixels = (x1 * width, y1 * height, x2 * width, y2 * height)
-    return NamedBox(names[int(fields[0])], pixels, where, f"[{', '.join(fields[1:])}]")
+    return NamedBox(names[int(fields[0])], pixels, where, f"[{', '.join(fields[1:7])}]")
 
 
 def _label_path(image: str) -> str:
@@ -144,7 +151,7 @@ def _open(tree: Tree) -> _DataSet:
         return _DataSet(names, _folders(tree))
     try:
         document = yaml.safe_load(tree.read_text(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(tree.uri(path), f"not readable as YAML ({error})", "Mend it.") from error
     if not isinstance(document, dict):
         raise UserError(tree.uri(path), "holds no settings", "It must have names, train and val.")
@@ -154,15 +161,26 @@ def _open(tree: Tree) -> _DataSet:
             found = _entry_images(tree, document.get("path"), entry)
             if found:
                 images[split] = found
-    return _DataSet(_names(document.get("names"), tree.uri(path)), images)
+    return _DataSet(_names(document, tree.uri(path)), images)
 
 
-def _names(names: Any, uri: str) -> tuple[str, ...]:
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+def _names(document: dict[str, Any], uri: str) -> tuple[str, ...]:
+    names = document.get("names")
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[number] for number in range(len(names))]
+    # Its values are not shown: a few lines of aliases may stand for gigabytes of text.
     if not isinstance(names, list) or not names:
-        raise UserError(uri, f"names {names!r} are no list, nor numbered from 0", "Mend it.")
-    return tuple(str(name) for name in names)
+        raise UserError(uri, "names are no list, nor numbered from 0", "Write names: [a, b].")
+    for number, name in enumerate(names):
+        if not isinstance(name, str | int | float) or not str(name).strip():
+            raise UserError(uri, f"name {number} is no text", "Write names: [a, b].")
+    texts = tuple(str(name) for name in names)
+    if len(set(texts)) < len(texts):
+        twice = next(name for name in texts if texts.count(name) > 1)
+        raise UserError(uri, f"name {twice!r} is there twice", "Give each class one number.")
+    if document.get("nc", len(texts)) != len(texts):
+        raise UserError(uri, f"nc is not {len(texts)}, the number of names", "Mend one of them.")
+    return texts
 
 
 def _folders(tree: Tree) -> dict[str, list[str]]:
@@ -181,6 +199,8 @@ def _entry_images(tree: Tree, base: Any, entry: Any) -> list[str]:
     """What `train: ...` names: folders or lists, given from where the yaml lies, or from `path`."""
     found: list[str] = []
     for name in entry if isinstance(entry, list) else [entry]:
+        if not isinstance(name, str):
+            raise UserError(tree.root, "its YAML names splits by no text", "Write train: folder.")
         # Exporters write "../train/images" for a folder beside the yaml, and paths of their own machine.
         plain = posixpath.normpath(str(name)).replace("\\", "/")
         while plain.startswith("../"):

@@ -103,7 +103,7 @@ def test_other_files_of_coco_are_no_splits(tmp_path: Path) -> None:
     assert splits(uri) == ("train", "val")
 
 
-@pytest.mark.parametrize("box", [[5, 5, 0, 3], [5, 5, 3, 0], [5, 5, -2, 3]])
+@pytest.mark.parametrize("box", [[5, 5, 0, 3], [5, 5, 3, 0]])
 def test_a_box_without_area_is_left_out_and_reported(tmp_path: Path, box: list[float]) -> None:
     content = document()
     content["annotations"][0]["bbox"] = box
