@@ -24,6 +24,8 @@ from fastrcnn.metrics import (
     proposal_recall,
 )
 from fastrcnn.metrics.inputs import pairwise_iou
+from tests.fastrcnn.scored_images import coco_val2014, random_images, voc_style
+from tests.fastrcnn.slow_metrics import slow_ap, slow_curve
 
 Box = tuple[float, float, float, float]
 UNIT = (0, 0, 10, 10)
@@ -202,58 +204,6 @@ def test_malformed_input_is_refused_with_the_reason() -> None:
 # --- evaluate_voc against a slow second implementation ------------------------------------------
 
 
-def _slow_ap(
-    truth: list[ImageGroundTruth], found: list[ImageDetections], label: int, method: str
-) -> float:
-    """The development kit's rules, one detection at a time and in plain Python."""
-    asked = {
-        (i, g): not bool(t.difficult[g] or t.crowd[g])  # type: ignore[index]
-        for i, t in enumerate(truth)
-        for g in range(len(t.boxes))
-        if t.labels[g] == label
-    }
-    queue = [
-        (float(d.scores[n]), i, d.boxes[n].tolist())
-        for i, d in enumerate(found)
-        for n in range(len(d.boxes))
-        if d.labels[n] == label
-    ]
-    queue.sort(key=lambda entry: -entry[0])  # Python's sort is stable
-    taken: set[tuple[int, int]] = set()
-    points: list[tuple[float, float]] = []
-    right = wrong = 0
-    for _, i, (x1, y1, x2, y2) in queue:
-        best, best_iou = None, -1.0
-        for j, g in asked:
-            if j != i:
-                continue
-            u1, v1, u2, v2 = truth[i].boxes[g].tolist()
-            inter = max(0, min(x2, u2) - max(x1, u1)) * max(0, min(y2, v2) - max(y1, v1))
-            union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - inter
-            iou = inter / union if union else 0.0
-            if iou > best_iou:
-                best, best_iou = (j, g), iou
-        if best is None or best_iou < 0.5:
-            wrong += 1
-        elif not asked[best]:
-            continue
-        elif best in taken:
-            wrong += 1
-        else:
-            taken.add(best)
-            right += 1
-        points.append((right / max(1, sum(asked.values())), right / (right + wrong)))
-    if not any(asked.values()):
-        return float("nan")
-    if method == "voc07":
-        return sum(max((p for r, p in points if r >= k / 10), default=0) for k in range(11)) / 11
-    recalls = sorted({0.0, *(r for r, _ in points)})
-    return sum(
-        (high - low) * max(p for r, p in points if r >= high)
-        for low, high in zip(recalls, recalls[1:], strict=False)
-    )
-
-
 SIDE = st.integers(0, 6)
 BOX = st.tuples(SIDE, SIDE, SIDE, SIDE).map(
     lambda c: (min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3]))
@@ -280,7 +230,10 @@ def test_any_small_case_agrees_with_the_slow_implementation(
 ) -> None:
     truth, found = [t for t, _ in images], [d for _, d in images]
     result = evaluate_voc(truth, found, 3, method=method)  # type: ignore[arg-type]
-    expected = [_slow_ap(truth, found, label, method) for label in (1, 2, 3)]
+    expected = [
+        slow_ap(slow_curve(truth, found, label), method) if result.num_gt[label - 1] else np.nan
+        for label in (1, 2, 3)
+    ]
     np.testing.assert_allclose(result.ap, expected, atol=1e-12)
     assert result.mean_ap == pytest.approx(
         np.nanmean(expected) if not np.isnan(expected).all() else np.nan, nan_ok=True
@@ -290,41 +243,8 @@ def test_any_small_case_agrees_with_the_slow_implementation(
 # --- evaluate_voc on larger input ---------------------------------------------------------------
 
 
-def _random_images(
-    seed: int, num_images: int, num_objects: int, num_found: int, num_classes: int
-) -> tuple[list[ImageGroundTruth], list[ImageDetections]]:
-    """Detections are objects moved a little, some with another label; no two scores are equal."""
-    rng = np.random.default_rng(seed)
-    scores = rng.permutation(num_images * num_found).reshape(num_images, -1)
-    scores = scores / scores.size
-    truth, found = [], []
-    for i in range(num_images):
-        corner = rng.uniform(0, 500, (num_objects, 2))
-        boxes = np.hstack([corner, corner + rng.uniform(5, 200, (num_objects, 2))])
-        labels = rng.integers(1, num_classes + 1, num_objects)
-        truth.append(
-            ImageGroundTruth(
-                boxes=boxes.astype(np.float32),
-                labels=labels,
-                difficult=rng.random(num_objects) < 0.1,
-            )
-        )
-        of = rng.integers(0, num_objects, num_found)
-        moved = boxes[of] + rng.normal(0, 8, (num_found, 4))
-        moved[:, 2:] = np.maximum(moved[:, :2], moved[:, 2:])
-        other = rng.random(num_found) < 0.2
-        found.append(
-            ImageDetections(
-                boxes=moved.astype(np.float32),
-                labels=np.where(other, rng.integers(1, num_classes + 1, num_found), labels[of]),
-                scores=scores[i].astype(np.float32),
-            )
-        )
-    return truth, found
-
-
 def test_the_order_of_images_and_of_detections_does_not_matter_without_ties() -> None:
-    truth, found = _random_images(0, 40, 6, 15, 5)
+    truth, found = random_images(0, 40, 6, 15, 5)
     result = evaluate_voc(truth, found, 5)
     rng = np.random.default_rng(1)
     order = rng.permutation(len(truth))
@@ -341,7 +261,7 @@ def test_the_order_of_images_and_of_detections_does_not_matter_without_ties() ->
 
 
 def test_only_the_order_of_scores_matters() -> None:
-    truth, found = _random_images(2, 20, 6, 15, 5)
+    truth, found = random_images(2, 20, 6, 15, 5)
     result = evaluate_voc(truth, found, 5)
     cubed = [
         ImageDetections(boxes=d.boxes, labels=d.labels, scores=d.scores.astype(np.float64) ** 3 - 7)
@@ -351,7 +271,7 @@ def test_only_the_order_of_scores_matters() -> None:
 
 
 def test_enlarging_the_world_changes_nothing() -> None:
-    truth, found = _random_images(3, 20, 6, 15, 5)
+    truth, found = random_images(3, 20, 6, 15, 5)
     larger = evaluate_voc(
         [
             ImageGroundTruth(boxes=t.boxes * 4, labels=t.labels, difficult=t.difficult)
@@ -364,7 +284,7 @@ def test_enlarging_the_world_changes_nothing() -> None:
 
 
 def test_a_hundred_thousand_detections_take_seconds() -> None:
-    truth, found = _random_images(4, 1000, 8, 100, 20)
+    truth, found = random_images(4, 1000, 8, 100, 20)
     start = time.process_time()
     evaluate_voc(truth, found, 20)
     assert time.process_time() - start < 10
@@ -373,29 +293,8 @@ def test_a_hundred_thousand_detections_take_seconds() -> None:
 # --- published answers ---------------------------------------------------------------------------
 
 
-def _voc_style(folder: Path) -> tuple[list[ImageGroundTruth], list[ImageDetections], list[str]]:
-    truth_rows, found_rows = [], []
-    for path in sorted((folder / "ground-truth").glob("*.txt")):
-        detected = folder / "detection-results" / path.name
-        truth_rows.append([line.split() for line in path.read_text().splitlines()])
-        found_rows.append([line.split() for line in detected.read_text().splitlines()])
-    # Some of the detector's classes have no object here.
-    names = sorted({row[0] for rows in (*truth_rows, *found_rows) for row in rows})
-    label = {name: k for k, name in enumerate(names, 1)}
-    truth = [_truth(*((label[r[0]], _corners(r[1:5])) for r in rows)) for rows in truth_rows]
-    found = [
-        _found(*((label[r[0]], _corners(r[2:6]), float(r[1])) for r in rows)) for rows in found_rows
-    ]
-    return truth, found, names
-
-
-def _corners(words: list[str]) -> Box:
-    x1, y1, x2, y2 = map(float, words)
-    return x1, y1, x2, y2
-
-
 def test_thirty_classes_agree_with_the_published_answers(shared_data: Path) -> None:
-    truth, found, names = _voc_style(shared_data / "eval_vectors" / "voc_style_30class")
+    truth, found, names = voc_style(shared_data / "eval_vectors" / "voc_style_30class")
     assert (len(truth), sum(len(t.boxes) for t in truth)) == (85, 686)
     assert sum(len(d.boxes) for d in found) == 494
     area = evaluate_voc(truth, found, len(names), method="area")
@@ -405,7 +304,7 @@ def test_thirty_classes_agree_with_the_published_answers(shared_data: Path) -> N
 
 def test_with_one_added_to_every_side_each_class_agrees_too(shared_data: Path) -> None:
     folder = shared_data / "eval_vectors" / "voc_style_30class"
-    truth, found, names = _voc_style(folder)
+    truth, found, names = voc_style(folder)
     one = np.array([0, 0, 1, 1], np.float32)
     truth = [ImageGroundTruth(boxes=t.boxes + one, labels=t.labels) for t in truth]
     found = [ImageDetections(boxes=d.boxes + one, labels=d.labels, scores=d.scores) for d in found]
@@ -452,41 +351,10 @@ def test_seven_toy_images_agree_with_the_published_answers(shared_data: Path) ->
 # --- COCO ---------------------------------------------------------------------------------------
 
 
-def _coco_val2014(folder: Path) -> tuple[list[ImageGroundTruth], list[ImageDetections], int]:
-    data = json.loads((folder / "instances_val2014_100.json").read_text())
-    results = json.loads((folder / "instances_val2014_fakebbox100_results.json").read_text())
-    label = {c["id"]: k for k, c in enumerate(sorted(data["categories"], key=lambda c: c["id"]), 1)}
-    truth, found = [], []
-    for image_id in sorted(image["id"] for image in data["images"]):
-        rows = [r for r in data["annotations"] if r["image_id"] == image_id]
-        truth.append(
-            ImageGroundTruth(
-                boxes=_from_xywh([r["bbox"] for r in rows]),
-                labels=np.array([label[r["category_id"]] for r in rows], np.int64),
-                crowd=np.array([r["iscrowd"] for r in rows], bool),
-                areas=np.array([r["area"] for r in rows], np.float64),
-            )
-        )
-        rows = [r for r in results if r["image_id"] == image_id]
-        found.append(
-            ImageDetections(
-                boxes=_from_xywh([r["bbox"] for r in rows]),
-                labels=np.array([label[r["category_id"]] for r in rows], np.int64),
-                scores=np.array([r["score"] for r in rows]),
-            )
-        )
-    return truth, found, len(label)
-
-
-def _from_xywh(boxes: list[list[float]]) -> npt.NDArray[np.float64]:
-    xywh = np.array(boxes, np.float64).reshape(-1, 4)
-    return np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
-
-
 def test_coco_agrees_with_the_published_table(
     shared_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    truth, found, num_classes = _coco_val2014(shared_data / "eval_vectors" / "coco_val2014_100")
+    truth, found, num_classes = coco_val2014(shared_data / "eval_vectors" / "coco_val2014_100")
     assert sum(len(t.boxes) for t in truth) == 839
     result = evaluate_coco(truth, found, num_classes)
     printed = [
@@ -545,7 +413,7 @@ def test_coco_without_detections_is_zero_and_without_objects_nan() -> None:
 
 
 def test_coco_at_one_iou_agrees_with_voc_where_every_object_is_plain() -> None:
-    truth, found = _random_images(5, 30, 4, 8, 3)
+    truth, found = random_images(5, 30, 4, 8, 3)
     plain = [ImageGroundTruth(boxes=t.boxes, labels=t.labels) for t in truth]
     # They differ in reading the curve (101 points, area) and in what a second detection may take.
     assert evaluate_coco(plain, found, 3).ap50 == pytest.approx(
@@ -557,7 +425,7 @@ def test_coco_at_one_iou_agrees_with_voc_where_every_object_is_plain() -> None:
 
 
 def test_iou_is_that_of_torchvision() -> None:
-    truth, found = _random_images(7, 5, 6, 15, 1)
+    truth, found = random_images(7, 5, 6, 15, 1)
     for t, d in zip(truth, found, strict=True):
         expected = box_iou(torch.tensor(d.boxes).double(), torch.tensor(t.boxes).double())
         np.testing.assert_allclose(pairwise_iou(d.boxes, t.boxes), expected.numpy(), rtol=1e-12)
@@ -592,7 +460,7 @@ def test_without_objects_recall_is_nan() -> None:
 
 
 def test_average_recall_is_the_mean_over_many_thresholds() -> None:
-    truth, found = _random_images(6, 20, 6, 15, 1)
+    truth, found = random_images(6, 20, 6, 15, 1)
     thresholds = np.linspace(0.5, 1, 2001)
     result = proposal_recall(
         [d.boxes for d in found], [t.boxes for t in truth], tuple(thresholds.tolist())

@@ -12,7 +12,7 @@ from fastrcnn.config import FastRCNNConfig
 from fastrcnn.detection import Detections, postprocess
 
 SIZE = (20, 24)  # height, width
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=40, deadline=None)
 Box = tuple[float, ...]
 coordinate = st.integers(-4, 28)
 box = (

@@ -12,7 +12,7 @@ from fastrcnn.boxes import clip, decode, encode, flip
 from fastrcnn.pooling import scale_levels
 from fastrcnn.transform import batch_images, scale_factor, scaled_size, to_rois
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=40, deadline=None)
 corner = st.floats(-100, 600, width=32)
 side = st.floats(1, 300, width=32)
 box = st.tuples(corner, corner, side, side).map(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])

@@ -37,7 +37,7 @@ def whole(row: Tensor) -> Box:
     return x1, y1, x2, y2
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(cases)
 def test_every_sample_keeps_the_rules(
     case: tuple[list[Box], list[Box], int, float, tuple[float, float], int],
@@ -75,7 +75,7 @@ def test_every_sample_keeps_the_rules(
     assert all(drawn.count(roi) <= candidates.count(roi) for roi in drawn)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cases)
 def test_a_seed_is_a_sample_and_labels_do_not_move_it(
     case: tuple[list[Box], list[Box], int, float, tuple[float, float], int],
