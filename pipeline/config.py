@@ -92,7 +92,7 @@ class TrainConfig:
             "validate_every",
             "limit",
         )
-        _check_not_negative(self, "gpus_per_worker")
+        check_not_negative(self, "gpus_per_worker")
         _require(
             self.batch_size is None or self.batch_size % self.num_workers == 0,
             f"--batch-size {self.batch_size} --num-workers {self.num_workers}",
@@ -143,7 +143,7 @@ class ScoreConfig:
         check_above_zero(
             self, "num_workers", "batch_size", "shard_size", "max_bytes", "max_pixels", "limit"
         )
-        _check_not_negative(self, "gpus_per_worker", "price_per_cpu_hour")
+        check_not_negative(self, "gpus_per_worker", "price_per_cpu_hour")
         _require(
             self.score_threshold is None or 0 <= self.score_threshold <= 1,
             f"--score-threshold {self.score_threshold}",
@@ -186,7 +186,7 @@ def check_above_zero(config: object, *names: str) -> None:
         _require(value is None or value > 0, flag, "must be above 0", "Give a larger one.")
 
 
-def _check_not_negative(config: object, *names: str) -> None:
+def check_not_negative(config: object, *names: str) -> None:
     """Raises UserError for the first of these fields that is below 0."""
     for name in names:
         value = getattr(config, name)

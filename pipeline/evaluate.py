@@ -32,7 +32,7 @@ from pipeline.config import EvaluateConfig
 from pipeline.errors import UserError
 from pipeline.image_matching import match_images
 from pipeline.precision_recall import draw_precision_recall
-from pipeline.scored import ScoredRun, find_run, read_run
+from pipeline.scored import RunFiles, ScoredRun, find_run, read_run
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,20 @@ def run(config: EvaluateConfig) -> EvaluationResult:
             told from another, or a labelled class that the detector does not know.
     """
     files = find_run(config.scored, config.run_id)
+    result = measure(config, files)
+    if config.dry_run:
+        logger.info("--dry-run: nothing written")
+    else:
+        _write(result, config, config.output or _default_output(files.root, files.run_id))
+    return result
+
+
+def measure(config: EvaluateConfig, files: RunFiles) -> EvaluationResult:
+    """Compare a scoring run with labels and log a table; nothing is written.
+
+    Raises:
+        UserError: as `run`.
+    """
     labelled = read_labelled_images(config.data, config.split, limit=config.limit)
     _log_problems(labelled.problems)
     uris = [image.image_uri for image in labelled.images]
@@ -92,10 +106,6 @@ def run(config: EvaluateConfig) -> EvaluationResult:
         coco=evaluate_coco(truth, found, len(classes)),
     )
     _log(result, scored)
-    if config.dry_run:
-        logger.info("--dry-run: nothing written")
-    else:
-        _write(result, config, config.output or _default_output(files.root, files.run_id))
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.config import check_above_zero
+from pipeline.config import check_above_zero, check_not_negative
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,3 +26,35 @@ class CompactConfig:
 
     def __post_init__(self) -> None:
         check_above_zero(self, "memory_gib")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """Flags of `jobs/report.py`."""
+
+    scored: str
+    """The --output of a scoring run (or its scored/<run_id> folder)."""
+    output: str
+    """The page, where it ends in .html; else report/<run_id>.html is put under it."""
+    run_id: str | None = None
+    """Which run, where --scored holds several."""
+    data: str | None = None
+    """Labelled images, as for `jobs/evaluate.py`: then the page has accuracy and its curves too."""
+    split: str = "test"
+    """The labelled images to measure accuracy on."""
+    gallery: int = 96
+    """Pictures in the page; 0: none, and no image is read."""
+    thumbnail: int = 400
+    """The longer side of a picture, in pixels."""
+    gallery_mib: float = 8.0
+    """All pictures together take no more of the page than this; those that do not fit are left out."""
+    memory_gib: float = 2.0
+    """What counting may hold in memory, beside the job's own 400 MB; the rest goes to --temp-folder."""
+    temp_folder: str | None = None
+    """A folder of this machine with room for the run, some 100 bytes a box; by default the system's."""
+    dry_run: bool = False
+    """Print counts; write nothing, and read no image."""
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "thumbnail", "gallery_mib", "memory_gib")
+        check_not_negative(self, "gallery")

@@ -1,0 +1,143 @@
+"""A scoring run as one HTML page: counts, histograms, time, failures, accuracy, pictures with their boxes.
+
+Rows are counted in a database on this machine's disk (`pipeline.run_tables`); what goes into the page are the
+counts and a bounded number of small pictures, so a page of a hundred million images is as small as one of a
+thousand.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.config import EvaluateConfig
+from pipeline.evaluate import EvaluationResult, measure
+from pipeline.report_figures import figures
+from pipeline.report_gallery import gallery
+from pipeline.report_page import page
+from pipeline.results_config import ReportConfig
+from pipeline.run_tables import load_run
+from pipeline.scored import RunFiles, find_run
+
+logger = logging.getLogger(__name__)
+
+_RECALLS = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportSummary:
+    """What was written."""
+
+    uri: str
+    images: int
+    boxes: int
+    pictures: int
+    size_bytes: int
+    """Of the page; 0 with --dry-run."""
+
+
+def run(config: ReportConfig) -> ReportSummary:
+    """Write the page of one run.
+
+    Raises:
+        UserError: missing or several runs, labels that do not fit the run, no access.
+        JobError: the disk is full, or memory too little.
+    """
+    files = find_run(config.scored, config.run_id)
+    uri = page_uri(config, files.run_id)
+    with storage.driver_errors(uri):
+        storage.exists(uri)  # a bucket that is not there is said before the counting
+    measured = _measure(config, files)
+    with load_run(files, memory_gib=config.memory_gib, temp_folder=config.temp_folder) as tables:
+        data = figures(tables) | {
+            "run_id": files.run_id,
+            "model_id": tables.model_id,
+            "scored": config.scored,
+            "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "evaluation": measured and describe(measured, config.split),
+        }
+        logger.info("run %s: %d images, %d boxes", files.run_id, data["images"], data["boxes"])
+        count = 0 if config.dry_run else config.gallery
+        data["gallery"] = gallery(
+            tables, count=count, side=config.thumbnail, max_bytes=int(config.gallery_mib * 2**20)
+        )
+    title = f"{data['images']:,} images, {data['boxes']:,} boxes"
+    whole = page(title, data)
+    if config.dry_run:
+        logger.info("--dry-run: nothing written to %s", uri)
+    else:
+        with storage.driver_errors(uri):
+            storage.write_bytes(uri, whole)
+        logger.info(
+            "wrote %s: %.1f MB with %d pictures",
+            *(uri, len(whole) / 1e6, len(data["gallery"]["items"])),
+        )
+    return ReportSummary(
+        uri=uri,
+        images=data["images"],
+        boxes=data["boxes"],
+        pictures=len(data["gallery"]["items"]),
+        size_bytes=0 if config.dry_run else len(whole),
+    )
+
+
+def page_uri(config: ReportConfig, run_id: str) -> str:
+    """The object that is written."""
+    if config.output.endswith(".html"):
+        return config.output
+    return storage.join(config.output, "report", f"{run_id}.html")
+
+
+def _measure(config: ReportConfig, files: RunFiles) -> EvaluationResult | None:
+    if config.data is None:
+        return None
+    asked = EvaluateConfig(scored=config.scored, data=config.data, split=config.split)
+    return measure(asked, files)
+
+
+def describe(result: EvaluationResult, split: str) -> dict[str, Any]:
+    """An evaluation as JSON types; `curve` is the best precision at each hundredth of recall or above it."""
+    rows = zip(
+        result.classes,
+        result.voc07.num_gt.tolist(),
+        result.voc07.ap.tolist(),
+        result.voc10.ap.tolist(),
+        result.coco.ap_per_class.tolist(),
+        result.voc07.curves,
+        strict=True,
+    )
+    return {
+        "split": split,
+        "images": sum(result.images_by_status.values()),
+        "voc07": _number(result.voc07.mean_ap),
+        "voc10": _number(result.voc10.mean_ap),
+        "coco": _number(result.coco.ap),
+        "classes": [
+            {
+                "name": name,
+                "objects": objects,
+                "voc07": _number(voc07),
+                "voc10": _number(voc10),
+                "coco": _number(coco),
+                "curve": _curve(curve.recall, curve.precision),
+            }
+            for name, objects, voc07, voc10, coco, curve in rows
+        ],
+    }
+
+
+def _curve(recall: np.ndarray, precision: np.ndarray) -> list[float]:
+    """Precision at 0, 0.01, ... as far as recall goes."""
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    places = np.searchsorted(recall, _RECALLS)
+    return [round(float(p), 4) for p in best[places[places < len(best)]]]
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 5)

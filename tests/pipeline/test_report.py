@@ -1,0 +1,278 @@
+"""What a report counts, which pictures it chooses, and what its file holds."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.report import run
+from pipeline.report_figures import SIZE_BINS, figures
+from pipeline.report_gallery import choose, gallery
+from pipeline.report_page import page
+from pipeline.results_config import ReportConfig
+from pipeline.run_tables import RunTables, load_run
+from pipeline.scored import find_run
+from tests.pipeline.scored_runs import image, write_shard
+
+JOB = Path(__file__).resolve().parents[2] / "jobs" / "report.py"
+SQUARE = (10.0, 10.0, 42.0, 42.0)  # 32 x 32
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Iterator[RunTables]:
+    """Ten images, one of them scored twice, in two shards."""
+    half_hour = 0.5
+    write_shard(
+        str(tmp_path),
+        image("s3://b/0.jpg", ("cat", 0.995, SQUARE), ("cat", 1.0, SQUARE), ("dog", 0.5, SQUARE)),
+        image("s3://b/1.jpg", ("dog", 0.505, (0, 0, 640, 480))),
+        image("s3://b/2.jpg", hours=half_hour, error="first frame of 12"),
+        image("s3://b/3.jpg", ("dog", 0.1, (5, 5, 5, 9)), hours=1),
+        image("s3://b/9.jpg", ("dog", 0.9, SQUARE)),
+    )
+    broken = [
+        image(
+            f"s3://b/{n}.jpg",
+            status="undecodable",
+            error=f"s3://b/{n}.jpg: truncated after {n} bytes",
+            hours=1,
+        )
+        for n in (4, 5, 6)
+    ]
+    write_shard(
+        str(tmp_path),
+        *broken,
+        image("s3://b/7.jpg", status="missing", error="s3://b/7.jpg: no such key abc1", hours=1),
+        image("s3://b/8.jpg", status="changed", error="was e1, is e2", hours=-999),
+        image("s3://b/9.jpg", hours=1),
+        shard=1,
+    )
+    with load_run(find_run(str(tmp_path)), memory_gib=0.5, temp_folder=None) as loaded:
+        yield loaded
+
+
+def test_images_are_counted_by_status_and_boxes_by_class(tables: RunTables) -> None:
+    found = figures(tables)
+    assert found["statuses"] == [("ok", 5), ("undecodable", 3), ("changed", 1), ("missing", 1)]
+    assert (found["images"], found["older_rows"]) == (10, 1)
+    assert (found["boxes"], found["images_with_boxes"]) == (5, 3)
+    assert found["classes"] == ["cat", "dog"]
+    assert found["class_images"] == [1, 3]
+
+
+def test_scores_and_sizes_fall_into_their_bins(tables: RunTables) -> None:
+    found = figures(tables)
+    cat, dog = found["scores"]
+    assert {i: n for i, n in enumerate(cat) if n} == {99: 2}  # a score of 1 has no bin of its own
+    assert {i: n for i, n in enumerate(dog) if n} == {10: 1, 50: 2}
+    cat, dog = found["sizes"]
+    assert {i: n for i, n in enumerate(cat) if n} == {10: 2}  # 2^(10/2) = 32
+    # No area: the first bin. 640 x 480: 2^(18/2) = 512 <= 554 < 724.
+    assert {i: n for i, n in enumerate(dog) if n} == {0: 1, 10: 1, 18: 1}
+    assert len(cat) == SIZE_BINS
+
+
+def test_boxes_an_image_are_counted_for_images_that_were_looked_at(tables: RunTables) -> None:
+    counts = figures(tables)["per_image"]
+    assert counts["names"][:7] == ["0", "1", "2", "3", "4", "5", "6–10"]
+    assert counts["names"][-1] == "101+"
+    assert counts["counts"] == [2, 2, 0, 1] + [0] * 7
+
+
+def test_throughput_is_by_time_and_leaves_out_what_bears_the_plans_time(tables: RunTables) -> None:
+    time = figures(tables)["throughput"]
+    assert (time["start"], time["step_s"]) == ("2026-01-01T00:00:00+00:00", 60)
+    assert [(i, n) for i, n in enumerate(time["ok"]) if n] == [(0, 2), (30, 1), (60, 2)]
+    assert [(i, n) for i, n in enumerate(time["failed"]) if n] == [(60, 4)]
+
+
+def test_failures_of_one_cause_are_one_line_with_examples(tables: RunTables) -> None:
+    found = figures(tables)
+    causes = {cause.pop("cause"): cause for cause in found["failures"]["causes"]}
+    assert list(causes) == ["truncated after # bytes", "was e1, is e2", "no such key abc1"]
+    assert causes["truncated after # bytes"] == {
+        "status": "undecodable",
+        "images": 3,
+        "examples": ["s3://b/4.jpg", "s3://b/5.jpg", "s3://b/6.jpg"],
+    }
+    (note,) = found["notes"]["causes"]
+    assert (note["cause"], note["examples"]) == ("first frame of 12", ["s3://b/2.jpg"])
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Iterator[RunTables]:
+    """200 images of cats with all scores, one dog, 20 images without a box; real files, turned by EXIF."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees: 640 wide and 480 high once upright
+    noise = np.random.default_rng(0).integers(0, 255, (640, 480, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "noise.jpg", exif=exif, comment=b"a secret")
+    rows = []
+    for n in range(221):
+        path = folder / f"{n:03d}.jpg"
+        os.link(folder / "noise.jpg", path)
+        box = (0.0, 0.0, 320.0, 240.0)
+        found = [("cat", (n + 0.5) / 200, box)] if n < 200 else [("dog", 0.5, box)] * (n == 200)
+        rows.append(image(str(path), *found, etag=None))
+    write_shard(str(tmp_path), *rows)
+    with load_run(find_run(str(tmp_path)), memory_gib=0.5, temp_folder=None) as loaded:
+        yield loaded
+
+
+def test_pictures_show_every_class_the_surest_and_the_least_sure_and_nothing(
+    many: RunTables,
+) -> None:
+    chosen = choose(many, 16)
+    assert len(chosen) == len(set(chosen)) == 16
+    assert 200 in chosen  # the only dog
+    cats = [row for row in chosen if row < 200]
+    assert {row // 20 for row in cats} == set(range(10))  # each tenth of the score
+    assert sum(row > 200 for row in chosen) == 2  # one in eight
+    assert choose(many, 16) == chosen
+    assert choose(many, 0) == []
+    assert len(choose(many, 1000)) == 8 * 10 + 1 + 20
+
+
+def test_pictures_are_small_upright_and_bounded_in_bytes(many: RunTables) -> None:
+    whole = gallery(many, count=6, side=100, max_bytes=10**6)
+    assert (len(whole["items"]), whole["unseen"], whole["left_out"]) == (6, [], 0)
+    item = whole["items"][0]
+    data = base64.b64decode(item["src"].removeprefix("data:image/jpeg;base64,"))
+    picture = Image.open(io.BytesIO(data))
+    assert picture.size == (100, 75)
+    assert (dict(picture.getexif()), b"a secret" in data) == ({}, False)
+    assert (item["width"], item["height"]) == (640, 480)
+    assert [box[0] for box in item["boxes"]] == [0]
+    assert item["boxes"][0][2:] == [0, 0, 320, 240]
+    room = 2 * len(item["src"]) + 100
+    part = gallery(many, count=6, side=100, max_bytes=room)
+    assert (len(part["items"]), part["left_out"]) == (2, 4)
+
+
+def test_a_picture_that_is_gone_is_named_and_no_more(many: RunTables) -> None:
+    for row in choose(many, 3)[:2]:
+        (tuple_,) = many.rows("SELECT image_uri FROM images WHERE row = $1", (row,))
+        Path(tuple_[0]).unlink()
+    found = gallery(many, count=3, side=100, max_bytes=10**6)
+    assert len(found["items"]) == 1
+    assert ["No such file" in cause for _, cause in found["unseen"]] == [True, True]
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_the_file_is_whole_and_lets_only_its_own_script_run() -> None:
+    names = ["</script><script>alert(1)</script>", "{{script}}", "<!--", "a\u2028b", "🦊 & ü"]
+    text = page("<b>T</b> & {{data}}", {"names": names}).decode()
+    assert "<title>&lt;b&gt;T&lt;/b&gt; &amp; {{data}}</title>" in text
+    data = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    assert not set("<>&\u2028") & set(data[1])
+    assert json.loads(data[1]) == {"names": names}
+    script = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(script) == 1
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert "default-src 'none'" in text
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
+
+
+def test_the_page_goes_where_it_is_asked_for(bucket: str) -> None:
+    write_shard(f"{bucket}/out", image("s3://no-such-bucket/1.jpg", ("cat", 0.5, SQUARE)))
+    summary = run(ReportConfig(scored=f"{bucket}/out", output=f"{bucket}/out", gallery=0))
+    assert summary.uri == f"{bucket}/out/report/r1.html"
+    assert len(storage.read_bytes(summary.uri)) == summary.size_bytes
+    assert (summary.images, summary.boxes, summary.pictures) == (1, 1, 0)
+    named = run(ReportConfig(scored=f"{bucket}/out", output=f"{bucket}/look.html", gallery=0))
+    assert storage.exists(f"{bucket}/look.html")
+    assert named.uri == f"{bucket}/look.html"
+    assert len(storage.list_objects(f"{bucket}/out/scored")) == 1
+
+
+def test_a_run_of_broken_images_alone_gives_a_page(tmp_path: Path) -> None:
+    row: dict[str, Any] = image("1.jpg", status="failed", error=None) | {"scored_at": None}
+    write_shard(str(tmp_path), row)
+    summary = run(ReportConfig(scored=str(tmp_path), output=str(tmp_path)))
+    assert (summary.images, summary.boxes) == (1, 0)
+    assert b"no cause was written down" in Path(summary.uri).read_bytes()
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    write_shard(str(tmp_path), image("1.jpg"))
+    summary = run(ReportConfig(scored=str(tmp_path), output=str(tmp_path), dry_run=True))
+    assert (summary.images, summary.size_bytes) == (1, 0)
+    assert not (tmp_path / "report").exists()
+
+
+def test_accuracy_is_in_the_page_where_the_truth_is_given(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        folder = tmp_path / "data"
+        (folder / "Annotations").mkdir(parents=True, exist_ok=True)
+        (folder / "JPEGImages").mkdir(exist_ok=True)
+        Image.new("RGB", (64, 48)).save(folder / "JPEGImages" / f"{name}.jpg")
+        (folder / "Annotations" / f"{name}.xml").write_text(
+            "<annotation><object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin>"
+            "<xmax>20</xmax><ymax>20</ymax></bndbox></object></annotation>"
+        )
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    (folder / "ImageSets" / "Main" / "test.txt").write_text("a\nb\n")
+    uris = [str(folder / "JPEGImages" / f"{name}.jpg") for name in ("a", "b")]
+    wrong, right = ("cat", 0.75, (30.0, 0.0, 60.0, 40.0)), (0.0, 0.0, 20.0, 20.0)
+    write_shard(
+        str(tmp_path),
+        image(uris[0], ("cat", 0.9, right), etag=None),
+        image(uris[1], wrong, ("cat", 0.5, right), etag=None),
+    )
+    summary = run(ReportConfig(scored=str(tmp_path), output=str(tmp_path), data=str(folder)))
+    text = Path(summary.uri).read_text()
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', text)[0])
+    found = data["evaluation"]
+    assert (found["split"], found["images"]) == ("test", 2)
+    cat, dog = found["classes"]
+    assert (cat["objects"], dog["objects"], dog["voc10"]) == (2, 0, None)
+    assert cat["voc10"] == pytest.approx(0.5 + 0.5 * 2 / 3, abs=1e-5)
+    # Right, wrong, right: precision 1 up to recall .5, then 2/3 as far as 1.
+    assert cat["curve"] == [1.0] * 51 + [0.6667] * 50
+
+
+def test_the_job_says_in_one_line_what_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert os.access(JOB, os.X_OK)
+    write_shard(str(tmp_path), image("1.jpg"))
+    for flags, message in (
+        (("--scored", f"{tmp_path}/no"), f"error: {tmp_path}/no: nothing is there"),
+        (("--scored", f"{tmp_path}", "--gallery", "-1"), "error: --gallery -1: is negative"),
+        (("--scored", f"{tmp_path}", "--data", f"{tmp_path}/no"), f"error: {tmp_path}/no"),
+    ):
+        monkeypatch.setattr(sys, "argv", [str(JOB), *flags, "--output", str(tmp_path / "out")])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(JOB), run_name="__main__")
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith(message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bucket_that_is_not_there_is_said_before_the_counting(s3: str, tmp_path: Path) -> None:
+    write_shard(str(tmp_path), image("1.jpg"))
+    with pytest.raises(UserError, match="no-such-bucket"):
+        run(ReportConfig(scored=str(tmp_path), output="s3://no-such-bucket/out"))
