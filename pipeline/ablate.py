@@ -79,12 +79,14 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
 
 def _with_absolute_uris(config: AblateConfig) -> AblateConfig:
     """Tune gives each trial a working folder of its own."""
-    changes = {name: storage.absolute(getattr(config, name)) for name in ("data", "output")}
-    if config.weights not in ("imagenet", "none"):
-        changes["weights"] = storage.absolute(config.weights)
-    if find_table(config.proposals):
-        changes["proposals"] = storage.absolute(config.proposals)
-    return replace(config, **changes)
+    weights, proposals = config.weights, config.proposals
+    return replace(
+        config,
+        data=storage.absolute(config.data),
+        output=storage.absolute(config.output),
+        weights=weights if weights in ("imagenet", "none") else storage.absolute(weights),
+        proposals=storage.absolute(proposals) if find_table(proposals) else proposals,
+    )
 
 
 def _trials(wanted: Sequence[Row]) -> dict[Training, tuple[Test, ...]]:

@@ -5,6 +5,7 @@
 <output>/train/...                 Ray Train's checkpoints, for resuming
 <output>/checkpoint/               the best: model.safetensors, then config.json
 <output>/metrics.json, curves.png  every step's losses, every validation
+<output>/tensorboard/...           the same, while it runs; validation/<step>/: curves and pictures with boxes
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ def run(config: TrainConfig) -> TrainResult | None:
         validate_every=config.validate_every or max(1, num_iterations // 10),
         seed=config.seed,
         provenance=provenance(config, plan, len(examples)),
+        output=storage.absolute(config.output),
         examples=ray.put(examples),
         validation=ray.put(val_examples),
         weights=ray.put(model.state_dict()),
@@ -109,7 +111,12 @@ def _finished(config: TrainConfig) -> TrainResult | None:
     """The result of a run that ended under this --output. Raises UserError where it is another run's."""
     _check_same_run(config)
     uri = storage.join(config.output, "result.json")
-    return TrainResult(**json.loads(storage.read_bytes(uri))) if storage.exists(uri) else None
+    if not storage.exists(uri):
+        return None
+    try:
+        return TrainResult(**_read_object(uri))
+    except TypeError as error:
+        raise UserError(uri, "is no result of this job", "Give another --output.") from error
 
 
 def _claim_output(config: TrainConfig) -> None:
@@ -128,7 +135,7 @@ def _check_same_run(config: TrainConfig) -> None:
     uri = storage.join(config.output, "run.json")
     if not storage.exists(uri):
         return
-    there, flags = json.loads(storage.read_bytes(uri)), _flags(config)
+    there, flags = _read_object(uri), _flags(config)
     changed = sorted(k for k in flags | there if flags.get(k) != there.get(k))
     if changed:
         listed = ", ".join(f"{k} was {there.get(k)!r}, is {flags.get(k)!r}" for k in changed)
@@ -137,6 +144,19 @@ def _check_same_run(config: TrainConfig) -> None:
             f"holds another run ({listed})",
             "Give another --output, or the same flags to resume that run.",
         )
+
+
+def _read_object(uri: str) -> dict[str, Any]:
+    """A JSON object of an earlier run. Raises UserError."""
+    with storage.driver_errors(uri):
+        data = storage.read_bytes(uri)
+    try:
+        there = json.loads(data)
+    except ValueError as error:
+        raise UserError(uri, f"is not JSON ({error})", "Give another --output.") from error
+    if not isinstance(there, dict):
+        raise UserError(uri, "is no JSON object", "Give another --output.")
+    return there
 
 
 def _fit(config: TrainConfig, job: TrainJob, score: str) -> ray.train.Result:

@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,10 @@ from pipeline.cli import configure_logging
 from pipeline.examples import Batch, Example, load_batch, prefetch
 from pipeline.progress_lines import ProgressLines
 from pipeline.train_step import NonFiniteLossError, train_step
+from pipeline.training_board import TrainingBoard
 from pipeline.training_state import Progress, restore_state, save_state
 from pipeline.validation import validate
+from pipeline.validation_pictures import draw_validation
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,8 @@ class TrainJob:
     validate_every: int
     seed: int
     provenance: dict[str, Any]
+    output: str
+    """URI, for what rank 0 shows."""
     examples: Any
     """ObjectRef of list[Example]."""
     validation: Any
@@ -88,28 +93,35 @@ def _train(job: TrainJob) -> None:
     steps = range(progress.iteration, job.num_iterations)
     load = partial(_load, examples, job, rank, world_size)
     lines = ProgressLines(job.num_iterations, job.solver.batch_size) if rank == 0 else None
-    waiting = time.monotonic()
-    for step, batch in zip(steps, prefetch(load, steps), strict=True):
-        waited = time.monotonic() - waiting
-        row = train_step(
-            model,
-            wrapped,
-            optimizer,
-            batch,
-            job.solver,
-            step=step,
-            num_iterations=job.num_iterations,
-            seed=job.seed,
-            rank=rank,
-            world_size=world_size,
-        )
-        progress.iteration = step + 1
-        progress.history.append(row)
-        if lines:
-            lines.step(row, waited)
-        if progress.iteration % job.validate_every == 0 or progress.iteration == job.num_iterations:
-            _validate_and_save(job, model, optimizer, progress, validation, rank, world_size)
+    with TrainingBoard(job.output, progress.iteration) if rank == 0 else nullcontext() as board:
         waiting = time.monotonic()
+        for step, batch in zip(steps, prefetch(load, steps), strict=True):
+            waited = time.monotonic() - waiting
+            row = train_step(
+                model,
+                wrapped,
+                optimizer,
+                batch,
+                job.solver,
+                step=step,
+                num_iterations=job.num_iterations,
+                seed=job.seed,
+                rank=rank,
+                world_size=world_size,
+            )
+            progress.iteration = step + 1
+            progress.history.append(row)
+            if lines and board:
+                lines.step(row, waited)
+                board.step(row)
+            if (
+                progress.iteration % job.validate_every == 0
+                or progress.iteration == job.num_iterations
+            ):
+                _validate_and_save(
+                    job, model, optimizer, progress, validation, board, rank, world_size
+                )
+            waiting = time.monotonic()
 
 
 def _load(examples: list[Example], job: TrainJob, rank: int, world_size: int, step: int) -> Batch:
@@ -124,22 +136,30 @@ def _validate_and_save(
     optimizer: torch.optim.SGD,
     progress: Progress,
     validation: list[Example],
+    board: TrainingBoard | None,
     rank: int,
     world_size: int,
 ) -> None:
+    """`board`: of rank 0, which alone saves."""
     metrics: dict[str, Any] = {
         "iteration": progress.iteration,
         "loss": progress.history[-1]["loss"],
     }
     if validation:
         model.eval()
-        metrics |= validate(partial(detect, model), job.classes, validation, rank, world_size)
+        run = partial(detect, model)
+        found = validate(run, len(job.classes), validation, rank, world_size)
+        metrics |= found.metrics(job.classes)
         progress.validations.append(metrics)
-        if rank == 0:
+        if board:
             logger.info("iteration %d: validation mAP %.4f", progress.iteration, metrics["val_map"])
-    if rank != 0:
+            board.validated(
+                progress.iteration, metrics, draw_validation(found, validation, job.classes)
+            )
+    if not board:
         ray.train.report(metrics)
         return
+    board.save(progress.iteration)
     with tempfile.TemporaryDirectory() as folder:
         provenance = job.provenance | {"iteration": progress.iteration, "metrics": metrics}
         save_checkpoint(

@@ -71,7 +71,7 @@ def run_trial(
     result["tests"] = {}
     for test in tests:
         run = _detector(network, test, examples)
-        metrics = validate(run, tuple(classes), list(test_examples), 0, 1)
+        metrics = validate(run, len(classes), test_examples).metrics(classes)
         result["tests"][test.name] = {
             "map": metrics["val_map"],
             "ap": metrics["val_ap"],

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch.distributed as dist
 
 from fastrcnn.detection import Detections
-from fastrcnn.metrics import ImageDetections, ImageGroundTruth, evaluate_voc
+from fastrcnn.metrics import ImageDetections, ImageGroundTruth, VOCResult, evaluate_voc
 from pipeline import storage
 from pipeline.examples import Example
 from pipeline.images import decode
@@ -20,32 +20,44 @@ from pipeline.proposals_table import Boxes
 VALIDATION_BATCH = 4
 
 
+class Validation(NamedTuple):
+    """What `validate` found, the same on every rank."""
+
+    result: VOCResult
+    """VOC07."""
+    detections: list[ImageDetections]
+    """Of each example, in order."""
+
+    def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
+        """val_map, and val_ap by class name: None, for JSON knows no NaN, where no image holds the class."""
+        pairs = zip(classes, self.result.ap, strict=True)
+        per_class = {name: None if math.isnan(ap) else float(ap) for name, ap in pairs}
+        return {"val_map": float(self.result.mean_ap), "val_ap": per_class}
+
+
 Detect = Callable[[Sequence[npt.NDArray[np.uint8]], Sequence[Boxes]], list[Detections]]
 """Decoded images and their proposals to detections."""
 
 
 def validate(
     detect: Detect,
-    classes: tuple[str, ...],
-    validation: list[Example],
-    rank: int,
-    world_size: int,
-) -> dict[str, Any]:
-    """VOC07 mAP on `validation`, the same on every rank; each detects on its share.
+    num_classes: int,
+    validation: Sequence[Example],
+    rank: int = 0,
+    world_size: int = 1,
+) -> Validation:
+    """Detect on the validation images, each rank on its share, and measure average precision.
 
     Args:
         detect: of a model in eval mode.
-
-    Returns:
-        val_map, and val_ap by class name.
     """
     found: dict[int, ImageDetections] = {}
     own = range(rank, len(validation), world_size)
     for start in range(0, len(own), VALIDATION_BATCH):
         indices = own[start : start + VALIDATION_BATCH]
         pixels = [decode(storage.read_bytes(validation[i].image.image_uri)).pixels for i in indices]
-        detections = detect(pixels, [validation[i].proposals for i in indices])
-        for index, (boxes, labels, scores) in zip(indices, detections, strict=True):
+        batch = detect(pixels, [validation[i].proposals for i in indices])
+        for index, (boxes, labels, scores) in zip(indices, batch, strict=True):
             found[index] = ImageDetections(
                 boxes=boxes.numpy(), labels=labels.numpy(), scores=scores.numpy()
             )
@@ -53,17 +65,9 @@ def validate(
         shares: list[Any] = [None] * world_size
         dist.all_gather_object(shares, found)
         found = {index: result for share in shares for index, result in share.items()}
-    result = evaluate_voc(
-        [_ground_truth(example) for example in validation],
-        [found[index] for index in range(len(validation))],
-        len(classes),
-    )
-    # None, not NaN, for a class that these images do not hold: JSON knows no NaN.
-    per_class = {
-        name: None if math.isnan(ap) else float(ap)
-        for name, ap in zip(classes, result.ap, strict=True)
-    }
-    return {"val_map": float(result.mean_ap), "val_ap": per_class}
+    detections = [found[index] for index in range(len(validation))]
+    truth = [_ground_truth(example) for example in validation]
+    return Validation(evaluate_voc(truth, detections, num_classes), detections)
 
 
 def _ground_truth(example: Example) -> ImageGroundTruth:
