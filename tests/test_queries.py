@@ -1,0 +1,189 @@
+"""docs/queries.md as it stands, on a small record: DuckDB, Polars and the SQL for Athena and Spark agree."""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import re
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from pipeline import compact
+from pipeline.results_config import CompactConfig
+from pipeline.schema import DETECTIONS
+from tests.pipeline.scored_runs import image, write_shard
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+MACROS = (CHECKOUT / "pipeline" / "detections.sql").read_text()
+BLOCK = re.compile(r"```\w+ (duckdb|polars|athena|athena\+spark)\n(.*?)```", re.DOTALL)
+
+OPENING, *_sections = (CHECKOUT / "docs" / "queries.md").read_text().split("\n## ")[1:]
+QUESTIONS = {text.split("\n")[0]: dict(BLOCK.findall(text)) for text in _sections}
+SETUP = {tool: code for tool, code in BLOCK.findall(OPENING) if tool != "athena"}
+LARGE, SMALL = (0.0, 0.0, 640.0, 400.0), (5.0, 6.0, 7.0, 8.0)
+DAY = 24
+"""Hours."""
+
+Answer = list[tuple[Any, ...]]
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Seven images of two days in `results/`, one of them scored twice, with the flat table."""
+    results = tmp_path / "results"
+    cats = [("cat", 0.875 - i / 16, SMALL) for i in range(4)]
+    write_shard(
+        str(results),
+        image("a.jpg", *cats, ("dog", 0.625, LARGE)),
+        image("b.jpg", ("cat", 0.25, SMALL), ("cat", 0.5, SMALL), ("cat", 0.375, SMALL)),
+        image("c.jpg"),
+        image("d.jpg", status="undecodable", error="cut short"),
+        image("e.jpg", ("dog", 0.75, SMALL)),
+    )
+    write_shard(
+        str(results),
+        image("e.jpg", ("dog", 0.9375, SMALL), hours=DAY),  # scored again
+        image("f.jpg", status="missing", error="f.jpg: no such key", hours=DAY),
+        image("g.jpg", status="unreadable", error="g.jpg: no such key", hours=DAY),
+        shard=1,
+    )
+    compact.run(CompactConfig(scored=str(results), output=str(results)))
+    monkeypatch.chdir(tmp_path)
+    return results
+
+
+@pytest.fixture
+def two_models(record: Path) -> Path:
+    """The same images by a second model, which sees another class in b.jpg and no dog in a.jpg."""
+    write_shard(
+        str(record),
+        image("a.jpg", ("cat", 0.75, SMALL)),
+        image("b.jpg", ("cat", 0.5, SMALL), ("dog", 0.5, LARGE)),
+        image("c.jpg"),
+        image("e.jpg", ("dog", 0.5, SMALL)),
+        run_id="r2",
+        model_id="m2",
+    )
+    compact.run(CompactConfig(scored=str(record), output=str(record)))
+    return record
+
+
+def plain(rows: list[dict[str, Any]]) -> Answer:
+    """Rows in an order of their own, numbers of any type alike, times in UTC."""
+
+    def value(cell: Any) -> Any:
+        if isinstance(cell, datetime.datetime):
+            return cell.astimezone(datetime.UTC)
+        return cell if isinstance(cell, (str, datetime.date)) else round(float(cell), 4)
+
+    return sorted(tuple(value(cell) for cell in row.values()) for row in rows)
+
+
+def ask_duckdb(code: str) -> Answer:
+    with duckdb.connect() as connection:
+        connection.execute(MACROS)
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(SETUP["duckdb"])
+        return plain(connection.sql(code).to_arrow_table().to_pylist())
+
+
+def ask_standard_sql(code: str) -> Answer:
+    """What Athena and Spark are given: their tables are views here."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for name, files in (("scored_rows", "scored/*/*"), ("detections", "detections/*")):
+            connection.execute(f"CREATE VIEW {name} AS FROM 'results/{files}.parquet'")
+        connection.execute(SETUP["athena+spark"])
+        return plain(connection.sql(code).to_arrow_table().to_pylist())
+
+
+def ask_polars(code: str) -> Answer:
+    *statements, last = ast.parse(SETUP["polars"] + code).body
+    assert isinstance(last, ast.Expr)
+    names: dict[str, Any] = {}
+    exec(compile(ast.Module(statements, []), "queries.md", "exec"), names)
+    frame = eval(compile(ast.Expression(last.value), "queries.md", "eval"), names)
+    return plain(frame.to_dicts())
+
+
+ANSWERS: dict[str, Answer] = {
+    "What are the surest boxes of a rare class?": [
+        ("a.jpg", 0.625, 0, 0, 640, 400),
+        ("e.jpg", 0.9375, *SMALL),
+    ],
+    "How many boxes has each class, in how many images, how sure?": [
+        ("cat", 7, 2, 0.6071),  # (.875 + .8125 + .75 + .6875 + .5 + .375 + .25) / 7
+        ("dog", 2, 2, 0.7812),  # (.625 + .9375) / 2
+    ],
+    "Which images show at least three cats?": [("a.jpg", 4)],
+    "Which images show nothing?": [("c.jpg",)],
+    "What failed, and why?": [
+        ("missing", "no such key", 1, "f.jpg"),
+        ("undecodable", "cut short", 1, "d.jpg"),
+        ("unreadable", "no such key", 1, "g.jpg"),
+    ],
+    "Which classes are seen together?": [("cat", "dog", 1)],
+    "How many boxes and images are left above a threshold?": [
+        (0.1, 9, 3),
+        (0.2, 9, 3),
+        (0.3, 8, 3),
+        (0.4, 7, 3),
+        (0.5, 7, 3),
+        (0.6, 6, 2),
+        (0.7, 4, 2),
+        (0.8, 3, 2),
+        (0.9, 1, 1),
+    ],
+    "Which images should be labelled next?": [("b.jpg", 0.5)],
+    "Which objects fill more than half of their image?": [("a.jpg", "dog", 0.625, 0.8333)],
+    "Do the scores drift from day to day?": [
+        (datetime.date(2026, 1, 1), "cat", 7, 0.6071),
+        (datetime.date(2026, 1, 1), "dog", 1, 0.625),
+        (datetime.date(2026, 1, 2), "dog", 1, 0.9375),
+    ],
+    "How far is a run, and how fast is it?": [
+        (datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), 4, 1),
+        (datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), 3, 2),
+    ],
+    "Which images have to be scored again?": [("g.jpg",)],
+}
+COMPARISON = "Where do two models disagree?"
+
+
+def test_there_are_a_dozen_questions_in_each_tool() -> None:
+    assert list(QUESTIONS) == [*list(ANSWERS)[:10], COMPARISON, *list(ANSWERS)[10:]]
+    assert {frozenset(blocks) for blocks in QUESTIONS.values()} == {
+        frozenset({"duckdb", "polars", "athena+spark"})
+    }
+
+
+@pytest.mark.usefixtures("record")
+@pytest.mark.parametrize("question", ANSWERS)
+def test_each_tool_gives_the_answer_worked_out_by_hand(question: str) -> None:
+    blocks = QUESTIONS[question]
+    assert ask_duckdb(blocks["duckdb"]) == ANSWERS[question]
+    assert ask_polars(blocks["polars"]) == ANSWERS[question]
+    assert ask_standard_sql(blocks["athena+spark"]) == ANSWERS[question]
+
+
+@pytest.mark.usefixtures("two_models")
+def test_each_tool_finds_where_two_models_disagree() -> None:
+    blocks = QUESTIONS[COMPARISON]
+    expected = [("a.jpg", "dog", "m1", 0.625), ("b.jpg", "dog", "m2", 0.5)]
+    assert ask_duckdb(blocks["duckdb"]) == expected
+    assert ask_polars(blocks["polars"]) == expected
+    assert ask_standard_sql(blocks["athena+spark"]) == expected
+
+
+def test_the_macro_gives_the_table_that_compact_makes(two_models: Path) -> None:
+    with duckdb.connect() as connection:
+        connection.execute(MACROS)
+        macro = connection.sql("FROM detections('results/scored/*/*.parquet') ORDER BY ALL")
+        table = connection.sql("FROM 'results/detections/*.parquet' ORDER BY ALL")
+        assert macro.columns == table.columns == DETECTIONS.names
+        assert macro.types == table.types
+        assert macro.fetchall() == table.fetchall()
+        assert len(table.fetchall()) == 13
