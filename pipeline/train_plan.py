@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.solver import SolverConfig
 from pipeline.annotations import LabelledImages
 from pipeline.config import TrainConfig
+from pipeline.data_table import describe_data
 from pipeline.errors import UserError
 from pipeline.proposals_table import find_table
 from pipeline.settings import parse_settings
@@ -88,13 +88,9 @@ def describe(
     validation: LabelledImages | None,
 ) -> None:
     """Log what will be trained on what: the lines that a person checks before going away."""
-    counts = Counter(int(label) for image in training.images for label in image.gt_labels)
-    boxes = ", ".join(f"{name} {counts[k]}" for k, name in enumerate(training.classes, start=1))
     num_images = len(training.images)
     iterations = plan.solver.num_iterations(num_images)
-    logger.info("%s data: %d training images; boxes: %s", training.layout, num_images, boxes)
-    if validation is not None:
-        logger.info("%d validation images", len(validation.images))
+    logger.info("data\n%s", "\n".join(describe_data(training, validation)))
     logger.info(
         "%s, %s preset, weights %s: %d iterations of %d images (%.1f epochs), rate %g",
         plan.model.backbone,

@@ -1,0 +1,77 @@
+"""What is in a labelled data set, as lines that a person checks before a long run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.annotations import LabelledImages
+
+BAR = 20
+"""Characters of the longest bar of the histogram."""
+
+
+def describe_data(training: LabelledImages, validation: LabelledImages | None) -> list[str]:
+    """A line a split, a line a class with its histogram bar, and what is odd about it.
+
+    Args:
+        validation: None where there is no such split.
+    """
+    lines = [_split_line("training", training)]
+    if validation is not None:
+        lines.append(_split_line("validation", validation))
+    counts = _counts(training)
+    of_validation = _counts(validation) if validation is not None else None
+    width = max(len("class"), *(len(name) for name in training.classes))
+    lines.append(f"  {'class':<{width}} {'boxes':>8} {'images':>7} {'side, px':>9}")
+    sides = _median_sides(training)
+    for k, name in enumerate(training.classes):
+        boxes, images = counts[k]
+        bar = "#" * round(BAR * boxes / max(max(c[0] for c in counts), 1))
+        side = "-" if np.isnan(sides[k]) else f"{sides[k]:.0f}"
+        line = f"  {name:<{width}} {boxes:>8} {images:>7} {side:>9}  {bar:<{BAR}}"
+        lines.append(f"{line}  {_oddity(boxes, of_validation and of_validation[k][0])}".rstrip())
+    return lines
+
+
+def _split_line(name: str, data: LabelledImages) -> str:
+    empty = sum(len(image.gt_boxes) == 0 for image in data.images)
+    difficult = sum(int(image.difficult.sum()) for image in data.images)
+    crowd = sum(int(image.crowd.sum()) for image in data.images)
+    parts = [f"{len(data.images)} {name} images ({data.layout})"]
+    parts += [f"{empty} without objects"] * bool(empty)
+    parts += [f"{difficult} difficult objects"] * bool(difficult)
+    parts += [f"{crowd} crowds, not trained on"] * bool(crowd)
+    parts += [f"{len(data.problems)} problems, listed above"] * bool(data.problems)
+    return ", ".join(parts)
+
+
+def _counts(data: LabelledImages) -> list[tuple[int, int]]:
+    """Boxes and images of each class."""
+    boxes = np.zeros(len(data.classes) + 1, np.int64)
+    images = np.zeros_like(boxes)
+    for image in data.images:
+        np.add.at(boxes, image.gt_labels, 1)
+        images[np.unique(image.gt_labels)] += 1
+    return list(zip(boxes[1:].tolist(), images[1:].tolist(), strict=True))
+
+
+def _median_sides(data: LabelledImages) -> Sequence[float]:
+    """Square root of the area, in pixels of the image: what `--scale` and backbone have to resolve."""
+    sides: list[list[float]] = [[] for _ in data.classes]
+    for image in data.images:
+        extents = image.gt_boxes[:, 2:] - image.gt_boxes[:, :2]
+        for label, side in zip(image.gt_labels, np.sqrt(extents.prod(axis=1)), strict=True):
+            sides[label - 1].append(float(side))
+    return [float(np.median(own)) if own else float("nan") for own in sides]
+
+
+def _oddity(boxes: int, in_validation: int | None) -> str:
+    if boxes == 0:
+        return "no example: it cannot be learnt"
+    if boxes == 1:
+        return "one example only"
+    if in_validation == 0:
+        return "none to validate on"
+    return ""
