@@ -116,7 +116,8 @@ def imagenet_weights(name: str) -> Mapping[str, Tensor]:
     weights = torchvision.models.get_model_weights(arch)
     return cast(
         Mapping[str, Tensor],
-        weights["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True),
+        # torch.hub's own default runs whatever code a pickle holds.
+        weights["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True, weights_only=True),
     )
 
 

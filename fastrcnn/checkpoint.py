@@ -4,19 +4,22 @@
     config.json         format_version, model, classes, preprocessing, proposals, training, weights_sha256
 
 config.json is written last and holds the weights' hash, so a half-written or mixed folder is found out.
+Shapes are compared before any memory is taken: a config may claim a layer of a terabyte.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import types
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
@@ -87,7 +90,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         model_config = FastRCNNConfig.from_dict(config["model"])
         proposals = ProposalConfig(**config["proposals"])
-        classes = tuple(str(name) for name in config["classes"])
+        for settings in (model_config, proposals):
+            _check_types(settings)
+        classes = _class_names(config["classes"])
         expected = config["weights_sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{CONFIG} is not one of ours: {error!r}") from error
@@ -103,6 +108,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{WEIGHTS} ({size} bytes) is truncated or altered: its hash is another"
         )
+    _check_tensors(model_config, folder / WEIGHTS)
     model = FastRCNN(model_config)
     _load_weights(model, folder / WEIGHTS)
     return Checkpoint(
@@ -119,7 +125,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path.name} is missing")
     try:
         config = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(config, dict) or "format_version" not in config:
         raise CheckpointError(
@@ -133,16 +139,76 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _load_weights(model: FastRCNN, path: Path) -> None:
+def _class_names(names: object) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
+        raise ValueError("classes are no list of names")
+    if len(set(names)) < len(names):
+        raise ValueError("a class is there twice")
+    return tuple(names)
+
+
+def _check_types(settings: FastRCNNConfig | ProposalConfig) -> None:
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if not _fits(value, hint):
+            raise ValueError(f"{name} is {str(value)[:80]!r}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value from JSON is of a dataclass field's type."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is Literal:
+        return value in parts
+    if kind is tuple:
+        if not isinstance(value, tuple):
+            return False
+        hints = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(hints) == len(value) and all(map(_fits, value, hints))
+    if hint is float:
+        return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+    return type(value) is hint
+
+
+def _check_tensors(config: FastRCNNConfig, path: Path) -> None:
+    """Names, shapes and types in the file's header against the config's, in no memory.
+
+    Raises:
+        CheckpointError: the first that differs, by name.
+    """
     try:
-        tensors = load_file(path)
+        with torch.device("meta"):
+            wanted = FastRCNN(config).state_dict()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{CONFIG}: no such model ({str(error)[:200]})") from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            there = {name: file.get_slice(name) for name in file.keys()}
+            for name in sorted(set(wanted) | set(there)):
+                if name not in there or name not in wanted:
+                    what = "is not in it" if name in wanted else "is not the config's"
+                    raise CheckpointError(
+                        f"{path.name} does not fit its config: tensor {name!r} {what}"
+                    )
+                shape, of = there[name].get_shape(), tuple(wanted[name].shape)
+                if tuple(shape) != of:
+                    raise CheckpointError(
+                        f"{path.name} does not fit its config: tensor {name!r} is {shape}, not {list(of)}"
+                    )
     except SafetensorError as error:
         raise CheckpointError(f"{path.name} cannot be read: {error}") from error
+
+
+def _load_weights(model: FastRCNN, path: Path) -> None:
+    tensors = load_file(path)
     wanted = model.state_dict()
-    for name in sorted(set(wanted) | set(tensors)):
-        if name not in tensors or name not in wanted or tensors[name].shape != wanted[name].shape:
-            raise CheckpointError(f"{path.name} does not fit its config: tensor {name!r}")
-        if tensors[name].is_floating_point() and not bool(torch.isfinite(tensors[name]).all()):
+    for name, tensor in tensors.items():
+        if tensor.dtype != wanted[name].dtype:
+            raise CheckpointError(
+                f"{path.name}: tensor {name!r} is {tensor.dtype}, not {wanted[name].dtype}"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path.name}: tensor {name!r} has values that are not finite")
     model.load_state_dict(tensors)
 

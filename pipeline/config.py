@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,6 +74,7 @@ class TrainConfig:
     """Largest share of training images that may be unreadable."""
 
     def __post_init__(self) -> None:
+        check_uris(self, "data", "output")
         _require(
             self.iterations is None or self.epochs is None,
             f"--iterations {self.iterations} --epochs {self.epochs}",
@@ -140,6 +143,7 @@ class ScoreConfig:
     """Dollars, for the estimate of --dry-run."""
 
     def __post_init__(self) -> None:
+        check_uris(self, "images", "checkpoint", "output")
         check_above_zero(
             self, "num_workers", "batch_size", "shard_size", "max_bytes", "max_pixels", "limit"
         )
@@ -183,7 +187,20 @@ def check_above_zero(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         flag = f"--{name.replace('_', '-')} {value}"
-        _require(value is None or value > 0, flag, "must be above 0", "Give a larger one.")
+        above = value is None or 0 < value < math.inf
+        _require(above, flag, "must be above 0, and finite", "Give another number.")
+
+
+def check_uris(config: object, *names: str) -> None:
+    """Raises UserError for the first of these fields that names no place: `s3://` would be a local folder."""
+    for name in names:
+        value = getattr(config, name)
+        _require(
+            bool(value.strip()) and not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:(/*$|/[^/])", value),
+            f"--{name.replace('_', '-')} {value!r}",
+            "names no place",
+            "Give a path, or a URI such as s3://bucket/prefix.",
+        )
 
 
 def check_not_negative(config: object, *names: str) -> None:

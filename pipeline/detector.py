@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from fastrcnn.checkpoint import Checkpoint, load_checkpoint
+from fastrcnn.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint
 from fastrcnn.detection import Detections, detect
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
@@ -169,13 +169,18 @@ def detect_halving(
 
 
 def load(checkpoint: str) -> Checkpoint:
-    """Download a checkpoint folder and load it.
+    """Download a checkpoint, its two files and no more, and load it.
 
     Raises:
         fastrcnn.checkpoint.CheckpointError: it is not whole.
     """
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-        storage.download_folder(checkpoint, Path(folder))
+        for name in (CONFIG, WEIGHTS):
+            try:
+                data = storage.read_bytes(storage.join(checkpoint, name))
+            except storage.ObjectMissing:
+                continue  # said below, with what else is wrong
+            (Path(folder) / name).write_bytes(data)
         return load_checkpoint(Path(folder))
 
 

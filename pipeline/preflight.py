@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fastrcnn.checkpoint import Checkpoint, CheckpointError
+from fastrcnn.canary import check_canary
+from fastrcnn.checkpoint import Checkpoint
 from fastrcnn.config import ProposalConfig
 from pipeline import plan, record, storage
 from pipeline.candidates import ReadSettings
@@ -66,7 +67,8 @@ def prepare(config: ScoreConfig) -> Job:
     checkpoint_uri = find_checkpoint(config.checkpoint)
     try:
         checkpoint = load(checkpoint_uri)
-    except (CheckpointError, StorageError) as error:
+        check_canary(checkpoint.model)
+    except (StorageError, ValueError) as error:
         raise UserError(
             f"--checkpoint {config.checkpoint}", str(error), "Give a whole checkpoint folder."
         ) from error

@@ -25,6 +25,7 @@ import ray
 from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import propose
 from pipeline import cluster, storage
+from pipeline.errors import UserError
 from pipeline.images import ImageError, decode
 from pipeline.proposals_table import BOXES, Boxes, boxes_array, boxes_of
 from pipeline.schema import encode_parquet
@@ -126,7 +127,13 @@ def _compute(missing: Sequence[storage.ObjectInfo], config: ProposalConfig) -> I
 def _read_cache(cache: str, wanted: Mapping[str, storage.ObjectInfo]) -> dict[str, Boxes]:
     boxes: dict[str, Boxes] = {}
     for part in storage.list_objects(cache, suffixes=(".parquet",), missing_ok=True):
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(part.uri)))
+        try:
+            table = pq.read_table(pa.BufferReader(storage.read_bytes(part.uri)))
+            table = table.select(CACHE.names).cast(CACHE)
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise UserError(
+                part.uri, f"is no table of proposals ({error})", "Move it away, or clear the cache."
+            ) from error
         keys = zip(table["image_uri"].to_pylist(), table["etag"].to_pylist(), strict=True)
         fresh = [uri in wanted and wanted[uri].etag == etag for uri, etag in keys]
         # Errors are not kept: what failed may have been mended, so it is tried again.

@@ -17,6 +17,7 @@ from pipeline.attempts import Attempts, SharedAttempts
 from pipeline.candidates import ReadSettings, read_images
 from pipeline.config import ScoreConfig
 from pipeline.detector import Detector
+from pipeline.errors import JobError, UserError
 from pipeline.manifest import write_manifest
 from pipeline.preflight import (
     Job,
@@ -48,6 +49,8 @@ def run(config: ScoreConfig) -> ScoreSummary:
         return dry_run.estimate(job)
     planned = plan.extend(config.output, job.selection.objects, shard_size=config.shard_size)
     done = record.done_shards(config.output, job.run_id, planned)
+    if done:
+        _check_shards(config, job, planned)
     rows = record.to_do(planned, done, job.only)
     logger.info(
         "run %s: %d images planned in %d generation(s), %d shards done, %d images to do",
@@ -79,6 +82,18 @@ def run(config: ScoreConfig) -> ScoreSummary:
         score_report.write_summary(job, summary, resources)
     score_report.report(job, summary)
     return summary
+
+
+def _check_shards(config: ScoreConfig, job: Job, planned: plan.Plan) -> None:
+    """What lies there by a shard's name must be one, before more is scored beside it. Raises UserError."""
+    try:
+        write_manifest(config.output, job.run_id, planned)
+    except JobError as error:
+        raise UserError(
+            f"--output {config.output}",
+            str(error),
+            "Move that shard away, or give another --output.",
+        ) from error
 
 
 def chain(
