@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.config import check_above_zero, check_not_negative
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,3 +60,42 @@ class ReportConfig:
     def __post_init__(self) -> None:
         check_above_zero(self, "thumbnail", "gallery_mib", "memory_gib")
         check_not_negative(self, "gallery")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """Flags of `jobs/export.py`."""
+
+    scored: str
+    """The --output of a scoring run (or its scored/<run_id> folder)."""
+    output: str
+    """The folder where the files go; those of the same name are replaced."""
+    format: Literal["coco", "fiftyone", "labelstudio"]
+    """What they are for; see `pipeline.exports`."""
+    run_id: str | None = None
+    """Which run, where --scored holds several."""
+    min_score: float = 0.0
+    """Boxes below are left out; images never are."""
+    limit: int | None = None
+    """Only the first N images, in order of their URI."""
+    image_root: str | None = None
+    """Where the other tool finds the images: takes the place of the deepest folder that holds them all."""
+    ids: str | None = None
+    """For coco: an annotation file whose image and category ids are used; its images alone are written."""
+    memory_gib: float = 2.0
+    """What may be held in memory, beside the job's own 400 MB; the rest goes to --temp-folder."""
+    temp_folder: str | None = None
+    """A folder of this machine with room for run and files; by default the system's."""
+    dry_run: bool = False
+    """Print counts; write nothing."""
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "limit", "memory_gib")
+        if not 0 <= self.min_score <= 1:
+            raise UserError(
+                f"--min-score {self.min_score}", "is no score", "Give a number from 0 to 1."
+            )
+        if self.ids is not None and self.format != "coco":
+            raise UserError(
+                f"--ids {self.ids}", f"means nothing to {self.format}", "Use it with --format coco."
+            )
