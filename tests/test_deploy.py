@@ -1,0 +1,71 @@
+"""cluster.yaml against Ray's own schema, and the manifests against what this project has."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+import tyro
+import yaml
+
+from pipeline.config import ScoreConfig
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((CHECKOUT / "cluster.yaml").read_text())
+    return document
+
+
+def test_the_cluster_file_fits_rays_schema(cluster: dict[str, Any]) -> None:
+    schema = Path(ray.__file__).parent / "autoscaler" / "ray-schema.json"
+    jsonschema.validate(cluster, json.loads(schema.read_text()))
+    assert cluster["head_node_type"] in cluster["available_node_types"]
+
+
+def test_every_node_asks_for_the_token_and_opens_no_dashboard(cluster: dict[str, Any]) -> None:
+    for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (start,) = [line for line in cluster[commands] if "ray start" in line]
+        assert "export RAY_AUTH_MODE=token;" in start
+        assert "0.0.0.0" not in start
+    assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
+    assert "~/.ray/auth_token" in cluster["file_mounts"]
+
+
+def test_no_work_lands_on_the_head_and_workers_are_spot_nodes(cluster: dict[str, Any]) -> None:
+    types = cluster["available_node_types"]
+    assert types["head"]["resources"]["CPU"] == 0
+    for name in ("cpu", "gpu"):
+        assert types[name]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert types[name]["node_config"]["IamInstanceProfile"] == {"Name": "RayWorker"}
+    assert sum(types[name]["max_workers"] for name in ("cpu", "gpu")) == cluster["max_workers"]
+
+
+def test_the_kubernetes_job_gives_flags_that_exist_and_the_locked_version_of_ray() -> None:
+    job = yaml.safe_load((CHECKOUT / "deploy" / "rayjob.yaml").read_text())
+    spec = job["spec"]
+    python, script, *flags = shlex.split(spec["entrypoint"])
+    assert python == "python"
+    assert (CHECKOUT / script.removeprefix("/opt/fastrcnn-ray/")).is_file()
+    config = tyro.cli(ScoreConfig, args=flags)
+    assert config.output == "s3://bucket/results"
+    locked = re.search(r"^ray==(\S+)", (CHECKOUT / "requirements.lock").read_text(), re.M)
+    assert locked
+    assert spec["rayClusterSpec"]["rayVersion"] == locked[1]
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
+def test_the_image_holds_what_the_jobs_import() -> None:
+    lines = (CHECKOUT / "Dockerfile").read_text().splitlines()
+    copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
+    assert {"requirements.lock", "pyproject.toml", "fastrcnn", "pipeline", "jobs"} <= copied
+    for name in copied:
+        assert (CHECKOUT / name).exists(), name
