@@ -28,19 +28,95 @@ _PAPER_FROZEN_STAGES = {"caffenet": 1, "vgg_m": 1, "vgg16": 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SelectiveSearchMode:
+    """What a mode of our selective search is made of."""
+
+    max_side: int
+    """Longer images are shrunk to it first, pixels."""
+    k: tuple[int, ...]
+    """Scales of the segmentation, grey levels: larger ones give larger regions."""
+    strategies: tuple[str, ...]
+    """One grouping each, by the sum of these similarities: Colour, Texture, Size, Fill (Uijlings et al. 2013,
+    section 3.2)."""
+    min_region: int
+    """Smallest region, pixels of the shrunk image."""
+    max_regions: int
+    """Of one segmentation: what grouping costs grows faster than they do."""
+    min_size: int
+    """Shortest side of a proposal, pixels of the image."""
+
+
+SELECTIVE_SEARCH_MODES = {
+    "fast": SelectiveSearchMode(
+        max_side=320,
+        k=(60,),
+        strategies=("CTSF", "SF", "F"),
+        min_region=20,
+        max_regions=384,
+        min_size=20,
+    ),
+    "small": SelectiveSearchMode(
+        max_side=640,
+        k=(60,),
+        strategies=("CTSF", "F"),
+        min_region=20,
+        max_regions=1024,
+        min_size=8,
+    ),
+    # opencv_contrib: switchToSelectiveSearchFast of selectivesearchsegmentation.cpp; graphsegmentation.cpp.
+    "exact": SelectiveSearchMode(
+        max_side=2048,
+        k=(150, 300, 450),
+        strategies=("CTSF", "TSF"),
+        min_region=100,
+        max_regions=4096,
+        min_size=20,
+    ),
+}
+
+
+PROPOSAL_MODES = {
+    "selective_search": tuple(SELECTIVE_SEARCH_MODES),
+    "opencv": ("fast", "quality"),
+}
+"""Of the proposers that have any."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProposalConfig:
     """How candidate boxes are made. Stored in the checkpoint: a detector knows only its own kind."""
 
-    name: str = "opencv"
-    """`opencv` (selective search), `grid`, or `table` (precomputed)."""
+    name: str = "selective_search"
+    """`selective_search` (ours), `opencv` (its selective search), `grid`, or `table` (precomputed)."""
     mode: str = "fast"
-    """Selective search: `fast` or `quality`."""
+    """`selective_search`: `fast`, `small` or `exact`. `opencv`: `fast` or `quality`."""
     max_boxes: int = 2000
     """Kept an image, best first (paper, section 4: about 2000)."""
-    min_size: int = 20
-    """Shortest side of a proposal, pixels of the image (20: selective_search_boxes.m of R-CNN)."""
+    min_size: int | None = None
+    """Shortest side of a proposal, pixels of the image; by default the mode's, else 20
+    (selective_search_boxes.m of R-CNN)."""
     seed: int = 0
     """Of the random part of the order."""
+    max_side: int | None = None
+    k: tuple[int, ...] | None = None
+    strategies: tuple[str, ...] | None = None
+    """Of `selective_search`, see `SelectiveSearchMode`; by default the mode's."""
+
+    def __post_init__(self) -> None:
+        """Fill in what the mode says: a checkpoint keeps it even if a later version's modes are others."""
+        filled: dict[str, Any] = {"min_size": 20}
+        if self.name == "selective_search":
+            if self.mode not in SELECTIVE_SEARCH_MODES:
+                modes = ", ".join(SELECTIVE_SEARCH_MODES)
+                raise ValueError(f"mode={self.mode!r}: selective_search has {modes}")
+            mode = SELECTIVE_SEARCH_MODES[self.mode]
+            filled = {n: getattr(mode, n) for n in ("min_size", "max_side", "k", "strategies")}
+        for name, value in filled.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name in ("k", "strategies"):  # JSON has lists
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

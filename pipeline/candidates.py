@@ -14,13 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from fastrcnn.config import ProposalConfig
-from fastrcnn.proposals import propose
+from fastrcnn.proposals import prepare, propose
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
 from pipeline.images import ImageError
@@ -62,7 +61,7 @@ def read_images(
     rows: pa.Table, settings: ReadSettings, attempts: Attempts | None = None
 ) -> pa.Table:
     """Read, check and propose: planned images (schema PLAN) to candidates (CANDIDATE), one for one."""
-    cv2.setNumThreads(1)  # a task has one core: OpenCV's own threads would fight the other tasks
+    prepare(settings.proposals)  # one core a task: OpenCV's own threads would fight the other tasks
 
     def work(batch: pa.Table, *, fenced: bool = False) -> pa.Table:
         planned = batch.to_pylist()

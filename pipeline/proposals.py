@@ -17,13 +17,12 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
 
-import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
 from fastrcnn.config import ProposalConfig
-from fastrcnn.proposals import propose
+from fastrcnn.proposals import prepare, propose
 from pipeline import cluster, storage
 from pipeline.errors import UserError
 from pipeline.images import ImageError, decode
@@ -57,7 +56,7 @@ def settings_name(config: ProposalConfig) -> str:
 
 def propose_batch(batch: pa.Table, config: ProposalConfig) -> pa.Table:
     """Rows (image_uri, etag) to rows of `CACHE`. A bad image is a row with its error."""
-    cv2.setNumThreads(1)  # one image a task and core: OpenCV's own threads would fight over it
+    prepare(config)  # one image a task and core: OpenCV's own threads would fight over it
     rows = [_propose_one(r["image_uri"], r["etag"], config) for r in batch.to_pylist()]
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in CACHE.names}
     columns["boxes"] = boxes_array(columns["boxes"])

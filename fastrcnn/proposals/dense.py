@@ -89,11 +89,13 @@ def grid_proposals(
     *,
     mode: str = "fast",
     max_boxes: int = 2000,
-    min_size: int = 20,
+    min_size: int | None = None,
     seed: int = 0,
 ) -> npt.NDArray[np.float32]:
     """`grid` over an image (H, W, 3); `mode` and `seed` are of the common signature and change nothing.
 
     Buckets hold few sizes, so the last ones are remembered; the copy is the caller's own.
     """
-    return _cached_grid((image.shape[0], image.shape[1]), max_boxes, min_size).copy()
+    return _cached_grid(
+        (image.shape[0], image.shape[1]), max_boxes, 20 if min_size is None else min_size
+    ).copy()

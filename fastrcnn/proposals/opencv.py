@@ -18,7 +18,7 @@ def opencv_selective_search(
     *,
     mode: str = "fast",
     max_boxes: int = 2000,
-    min_size: int = 20,
+    min_size: int | None = None,
     seed: int = 0,
 ) -> npt.NDArray[np.float32]:
     """Boxes of OpenCV's `fast` or `quality` groupings, large ones first, randomly weighted.
@@ -31,7 +31,7 @@ def opencv_selective_search(
         image: (H, W, 3) uint8 RGB.
         mode: `fast` (12 groupings) or `quality` (100).
         max_boxes: kept, best first.
-        min_size: shortest side, pixels.
+        min_size: shortest side, pixels; by default 20.
         seed: of the order.
 
     Returns:
@@ -39,6 +39,7 @@ def opencv_selective_search(
     """
     if mode not in ("fast", "quality"):
         raise ValueError(f"mode={mode!r}: is 'fast' or 'quality'")
+    min_size = 20 if min_size is None else min_size
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))  # OpenCV reads BGR
     if mode == "fast":

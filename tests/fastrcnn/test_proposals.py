@@ -48,7 +48,7 @@ def test_fewer_boxes_are_the_first_of_more_or_a_sparser_grid(name: str) -> None:
     few = propose(picture(), ProposalConfig(name=name, max_boxes=10))
     many = propose(picture(), ProposalConfig(name=name, max_boxes=60))
     assert len(few) == 10
-    if name == "opencv":
+    if name != "grid":
         assert np.array_equal(many[:10], few)
 
 

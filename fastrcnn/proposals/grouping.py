@@ -1,0 +1,287 @@
+"""Hierarchical grouping (Uijlings et al. 2013, section 3.1): the two most similar neighbours become one,
+until one region is left. Every region on the way is a candidate.
+
+Similarities are whole numbers, `FULL` being 1; ties fall to the younger pair. Legend as in `regions`;
+M = 2 R - 1 nodes of a tree, the R regions first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+FULL = 65535
+"""A similarity of 1, and what a normalised histogram's bins sum up to: the largest uint16."""
+
+
+@njit(nogil=True)
+def normalise(counts: Any, first: int, end: int, out: Any) -> None:
+    """Histogram counts[first:end] as shares of `FULL`, to out[first:end]."""
+    total = np.uint64(0)
+    for i in range(np.uint64(first), np.uint64(end)):
+        total += np.uint64(counts[i])
+    if total == np.uint64(0):
+        out[first:end] = 0
+        return
+    scale = np.float32(FULL) / np.float32(total)  # one rounding a bin: alike on every machine
+    for i in range(np.uint64(first), np.uint64(end)):
+        out[i] = np.uint16(np.float32(counts[i]) * scale)
+
+
+@njit(nogil=True)
+def intersection(a: Any, b: Any, first: int, end: int) -> Any:
+    """Sum of the smaller bins of two normalised histograms."""
+    total = np.uint32(0)
+    for i in range(np.uint64(first), np.uint64(end)):
+        total += np.uint32(min(a[i], b[i]))
+    return total
+
+
+@njit(nogil=True)
+def similarity(a: Any, b: Any, tree: Any, strategy: Any, color_bins: int, pixels: int) -> Any:
+    """1 + the sum of the similarities that a strategy counts, each 0 to `FULL`."""
+    boxes, size, shares = tree
+    total = np.int64(1)
+    if strategy[0]:
+        total += np.int64(intersection(shares[a], shares[b], 0, color_bins))
+    if strategy[1]:
+        total += np.int64(intersection(shares[a], shares[b], color_bins, shares.shape[1]))
+    together = np.int64(size[a]) + np.int64(size[b])
+    if strategy[2]:
+        total += FULL - together * FULL // pixels
+    if strategy[3]:
+        width = max(boxes[a, 2], boxes[b, 2]) - min(boxes[a, 0], boxes[b, 0])
+        height = max(boxes[a, 3], boxes[b, 3]) - min(boxes[a, 1], boxes[b, 1])
+        total += FULL - (np.int64(width) * np.int64(height) - together) * FULL // pixels
+    return total
+
+
+@njit(nogil=True)
+def push(heap: Any, count: int, key: Any) -> None:
+    """Add a key to a heap of `count`, the largest on top."""
+    slot = np.uint64(count)
+    one = np.uint64(1)
+    while slot > np.uint64(0):
+        above = (slot - one) >> one
+        if heap[above] >= key:
+            break
+        heap[slot] = heap[above]
+        slot = above
+    heap[slot] = key
+
+
+@njit(nogil=True)
+def pop(heap: Any, count: int) -> Any:
+    """Take the largest key off a heap of `count`, which is then one shorter."""
+    top = heap[0]
+    last = np.uint64(count - 1)
+    key = heap[last]
+    one = np.uint64(1)
+    slot = np.uint64(0)
+    while True:
+        child = (slot << one) + one
+        if child >= last:
+            break
+        if child + one < last and heap[child + one] > heap[child]:
+            child += one
+        if heap[child] <= key:
+            break
+        heap[slot] = heap[child]
+        slot = child
+    heap[slot] = key
+    return top
+
+
+@njit(nogil=True)
+def _leaves(pairs: Any, regions: int) -> Any:
+    """Pairs by their younger member: those of node b are older[first[b]:first[b + 1]]."""
+    shift = np.uint64(32)
+    first = np.zeros(2 * regions + 1, np.int64)
+    for e in range(len(pairs)):
+        first[np.uint32(pairs[e]) + 1] += 1
+    for node in range(regions):
+        first[node + 1] += first[node]
+    place = first[:regions].copy()
+    older = np.empty(4 * len(pairs) + 16, np.uint32)
+    for e in range(len(pairs)):
+        b = np.uint32(pairs[e])
+        older[place[b]] = np.uint32(pairs[e] >> shift)
+        place[b] += 1
+    return older, first
+
+
+@njit(nogil=True)
+def _best(older: Any, value: Any, joined: Any, first: int, end: int) -> Any:
+    """value << 20 | node of the most similar neighbour in a slice; 0 where all have been joined."""
+    best = np.uint64(0)
+    for slot in range(first, end):
+        if not joined[older[slot]]:
+            best = max(best, np.uint64(value[slot]) << np.uint64(20) | np.uint64(older[slot]))
+    return best
+
+
+@njit(nogil=True)
+def _twice(array: Any) -> Any:
+    """The array with as much room again."""
+    twice = np.empty(2 * len(array), array.dtype)
+    twice[: len(array)] = array
+    return twice
+
+
+@njit(nogil=True)
+def _join(
+    tree: Any, counts: Any, a: Any, b: Any, node: Any, strategy: Any, color_bins: int
+) -> None:
+    """Fill in a node from the two that it joins."""
+    boxes, size, shares = tree
+    size[node] = size[a] + size[b]
+    for side in range(2):
+        boxes[node, side] = min(boxes[a, side], boxes[b, side])
+        boxes[node, side + 2] = max(boxes[a, side + 2], boxes[b, side + 2])
+    bins = counts.shape[1]
+    first = 0 if strategy[0] else color_bins
+    end = bins if strategy[1] else color_bins
+    for i in range(np.uint64(first), np.uint64(end)):
+        counts[node, i] = counts[a, i] + counts[b, i]
+    if strategy[0]:
+        normalise(counts[node], 0, color_bins, shares[node])
+    if strategy[1]:
+        normalise(counts[node], color_bins, bins, shares[node])
+
+
+@njit(nogil=True)
+def _tree(boxes: Any, size: Any, counts: Any, strategy: Any, color_bins: int) -> Any:
+    """Room for all nodes, the leaves filled in; no histograms where none count."""
+    regions, nodes = len(size), 2 * len(size)
+    tree_boxes = np.empty((nodes, 4), np.int32)
+    tree_boxes[:regions] = boxes
+    tree_size = np.empty(nodes, np.uint32)
+    tree_size[:regions] = size
+    bins = counts.shape[1] if strategy[0] or strategy[1] else 0
+    tree_counts = np.empty((nodes, bins), np.uint32)
+    shares = np.empty((nodes, bins), np.uint16)
+    if bins:
+        tree_counts[:regions] = counts
+        for r in range(regions):
+            normalise(counts[r], 0, color_bins, shares[r])
+            normalise(counts[r], color_bins, bins, shares[r])
+    return (tree_boxes, tree_size, shares), tree_counts
+
+
+@njit(nogil=True)
+def group(
+    boxes: Any, size: Any, counts: Any, pairs: Any, strategy: Any, color_bins: int, pixels: int
+) -> Any:
+    """Join regions by falling similarity.
+
+    A pair belongs to its younger member, and a node waits in the heap once, with its best pair. When a pair
+    comes up whose older member has gone, the younger looks for its next best: nothing is computed twice.
+
+    Args:
+        boxes: (R, 4) int32.
+        size: (R,) uint32.
+        counts: (R, D) uint32.
+        pairs: (E,) uint64, neighbours, the older (smaller) in the upper half.
+        strategy: (4,) uint8: whether colour, texture, size, fill count.
+        pixels: of the picture.
+
+    Returns:
+        boxes (M, 4) int32 of all nodes, in the order in which they came about.
+    """
+    regions = len(size)
+    tree, tree_counts = _tree(boxes, size, counts, strategy, color_bins)
+    older, first = _leaves(pairs, regions)
+    younger = np.empty(len(older), np.uint32)
+    value = np.empty(len(older), np.uint32)
+    after = np.empty(len(older), np.int32)
+    latest = np.full(2 * regions, -1, np.int32)
+    joined = np.zeros(2 * regions, np.uint8)
+    heap = np.empty(2 * regions, np.uint64)
+    waiting = 0
+    for leaf in range(regions):
+        for pair in range(first[leaf], first[leaf + 1]):
+            a = older[pair]
+            value[pair] = similarity(a, np.uint32(leaf), tree, strategy, color_bins, pixels)
+            younger[pair], after[pair], latest[a] = leaf, latest[a], pair
+        best = _best(older, value, joined, first[leaf], first[leaf + 1])
+        waiting = _wait(heap, waiting, leaf, best)
+    seen = np.zeros(2 * regions, np.uint32)
+    found = np.empty(2 * regions, np.uint32)
+    node: Any = np.uint32(regions)
+    low = np.uint64(0xFFFFF)
+    while waiting:
+        key = pop(heap, waiting)
+        waiting -= 1
+        a, b = np.uint32(key >> np.uint64(20) & low), np.uint32(key & low)
+        if joined[b]:
+            continue
+        if joined[a]:
+            best = _best(older, value, joined, first[b], first[b + 1])
+            waiting = _wait(heap, waiting, b, best)
+            continue
+        joined[a] = joined[b] = 1
+        _join(tree, tree_counts, a, b, node, strategy, color_bins)
+        links = (older, younger, after, first, latest)
+        count = _around(a, 0, found, links, joined, seen, node)
+        count = _around(b, count, found, links, joined, seen, node)
+        used = first[node]
+        while used + count > len(older):
+            older, younger, after, value = (
+                _twice(older),
+                _twice(younger),
+                _twice(after),
+                _twice(value),
+            )
+        for other in found[:count]:
+            older[used], younger[used] = other, node
+            value[used] = similarity(other, node, tree, strategy, color_bins, pixels)
+            after[used], latest[other] = latest[other], used
+            used += 1
+        first[node + 1] = used
+        waiting = _wait(heap, waiting, node, _best(older, value, joined, first[node], used))
+        node = np.uint32(node + 1)
+    return tree[0][:node]
+
+
+@njit(nogil=True)
+def _around(
+    member: Any, count: int, found: Any, links: Any, joined: Any, seen: Any, node: Any
+) -> int:
+    """Note the living neighbours of a member of a new node, each once; how many are noted now.
+
+    Args:
+        links: older (S,), younger (S,): the two nodes of each pair; after (S,): the next pair with the same
+            older one, or -1; first (M + 1,): where the pairs begin of which a node is the younger;
+            latest (M,): its last pair as the older.
+        seen: (M,) the node that each was last noted for.
+    """
+    older, younger, after, first, latest = links
+    for pair in range(first[member], first[member + 1]):
+        other = older[pair]
+        if not joined[other] and seen[other] != node:
+            seen[other] = node
+            found[count] = other
+            count += 1
+    chained: Any = np.int64(latest[member])
+    while chained >= 0:
+        other = younger[chained]
+        if not joined[other] and seen[other] != node:
+            seen[other] = node
+            found[count] = other
+            count += 1
+        chained = np.int64(after[chained])
+    return count
+
+
+@njit(nogil=True)
+def _wait(heap: Any, waiting: int, node: Any, best: Any) -> int:
+    """Put a node into the heap with its best pair, if it has one; the heap's new count.
+
+    Keys are value << 40 | older << 20 | younger: of equal pairs the one of later nodes comes first.
+    """
+    if best == np.uint64(0):
+        return waiting
+    push(heap, waiting, best << np.uint64(20) | np.uint64(node))
+    return waiting + 1

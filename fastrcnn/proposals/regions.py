@@ -1,0 +1,196 @@
+"""Regions of a segmentation: their boxes, histograms and neighbours; and coarser ones on their graph.
+
+Legend: H, W the picture; C components; R regions; E pairs of neighbours; D histogram bins, colour first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from fastrcnn.proposals.segmentation import find, number_regions
+
+EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@njit(nogil=True)
+def describe(
+    component: Any,
+    region: Any,
+    regions: int,
+    colors: Any,
+    color_bins: int,
+    textures: Any,
+    step: int,
+    bins: int,
+) -> Any:
+    """One pass over the pixels.
+
+    Args:
+        component: (H, W) uint32.
+        region: (C,) uint32, each below `regions`.
+        colors: (3, H, W) uint8, each pixel's bin below `color_bins`, one plane a channel.
+        textures: (T, H / step, W / step) uint8, bins below `bins` - `color_bins`, of every `step`-th row and
+            column.
+
+    Returns:
+        boxes (R, 4) int32, the end exclusive; size (R,) uint32 pixels; histogram (R, D) uint32 counts.
+    """
+    height, width = component.shape
+    boxes = np.empty((regions, 4), np.int32)
+    boxes[:, 0] = width
+    boxes[:, 1] = height
+    boxes[:, 2:] = 0
+    size = np.zeros(regions, np.uint32)
+    histogram = np.zeros((regions, bins), np.uint32)
+    for y in range(height):
+        for x in range(width):
+            r = region[component[y, x]]
+            size[r] += np.uint32(1)
+            boxes[r, 0] = min(boxes[r, 0], x)
+            boxes[r, 1] = min(boxes[r, 1], y)
+            boxes[r, 2] = max(boxes[r, 2], x + 1)
+            boxes[r, 3] = y + 1
+            for channel in range(3):
+                histogram[r, colors[channel, y, x]] += np.uint32(1)
+    for y in range(textures.shape[1]):
+        for x in range(textures.shape[2]):
+            r = region[component[y * step, x * step]]
+            for t in range(len(textures)):
+                histogram[r, color_bins + textures[t, y, x]] += np.uint32(1)
+    return boxes, size, histogram
+
+
+@njit(nogil=True)
+def _is_new(table: Any, key: Any) -> bool:
+    """Add a key to a hash set: open addresses, a power of two of them, never full."""
+    mask = np.uint64(len(table) - 1)
+    slot = ((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
+    while table[slot] != EMPTY:
+        if table[slot] == key:
+            return False
+        slot = (slot + np.uint64(1)) & mask
+    table[slot] = key
+    return True
+
+
+@njit(nogil=True)
+def hash_set(items: int) -> Any:
+    size = 16
+    while size < 2 * items:
+        size *= 2
+    return np.full(size, EMPTY, np.uint64)
+
+
+@njit(nogil=True)
+def neighbours(pairs: Any, weights: Any, region: Any, regions: int) -> Any:
+    """Pairs of regions that touch, each once, by rising weight of the weakest edge between them.
+
+    Args:
+        pairs: (B,) uint64 pairs of components (or of finer regions) by rising weight.
+        weights: (B,) uint32, what the edges between them amount to.
+        region: what each of them belongs to.
+
+    Returns:
+        pairs (E,) uint64, the smaller region in the upper half; weights (E,) uint32.
+    """
+    # The graph of regions of a picture is planar: 3 R - 6 pairs at most, 4 R with diagonals.
+    table = hash_set(min(len(pairs), 4 * regions))
+    own = np.empty(len(pairs), np.uint64)
+    own_weight = np.empty(len(pairs), np.uint32)
+    shift = np.uint64(32)
+    count = 0
+    for e in range(len(pairs)):
+        a = region[np.uint32(pairs[e] >> shift)]
+        b = region[np.uint32(pairs[e])]
+        if a == b:
+            continue
+        key = np.uint64(min(a, b)) << shift | np.uint64(max(a, b))
+        if _is_new(table, key):
+            own[count] = key
+            own_weight[count] = weights[e]
+            count += 1
+    return own[:count].copy(), own_weight[:count].copy()
+
+
+@njit(nogil=True)
+def neighbours_of_pixels(component: Any, region: Any, regions: int) -> Any:
+    """Pairs of regions that touch as OpenCV counts it: to the left, above, and above to the left.
+
+    Returns:
+        pairs (E,) uint64, the smaller region in the upper half, in raster order.
+    """
+    height, width = component.shape
+    table = hash_set(4 * regions + 4)
+    pairs = np.empty(len(table) // 2, np.uint64)
+    shift = np.uint64(32)
+    count = 0
+    lines = np.empty((2, width), np.uint32)
+    for y in range(height):
+        own, above = lines[y % 2], lines[(y + 1) % 2]
+        for x in range(width):
+            own[x] = region[component[y, x]]
+        for x in range(1, width if y else 0):  # OpenCV leaves out the first row and column
+            a = own[x]
+            for b in (own[x - 1], above[x], above[x - 1]):
+                if a != b:
+                    key = np.uint64(min(a, b)) << shift | np.uint64(max(a, b))
+                    if _is_new(table, key):
+                        pairs[count] = key
+                        count += 1
+    return pairs[:count]
+
+
+@njit(nogil=True)
+def coarsen(pairs: Any, weights: Any, size: Any, inside: Any, k: int) -> Any:
+    """Go on with the segmentation on the graph of its regions, with a larger k.
+
+    Args:
+        pairs, weights: of `neighbours`.
+        size: (R,) pixels.
+        inside: (R,) strongest edge inside.
+        k: in units of weight.
+
+    Returns:
+        group (R,) uint32 of each region; inside (G,) uint32.
+    """
+    parent = np.arange(len(size)).astype(np.uint32)
+    size = size.copy()
+    inside = inside.copy()
+    roots = len(size)
+    shift = np.uint64(32)
+    for e in range(len(pairs)):
+        a = find(parent, np.uint32(pairs[e] >> shift))
+        b = find(parent, np.uint32(pairs[e]))
+        if a == b:
+            continue
+        weight = weights[e]
+        if weight <= inside[a] + k // size[a] and weight <= inside[b] + k // size[b]:
+            if size[a] < size[b]:
+                a, b = b, a
+            parent[b] = a
+            size[a] += size[b]
+            inside[a] = weight
+            roots -= 1
+    return number_regions(parent, inside, roots)
+
+
+@njit(nogil=True)
+def pool(group: Any, groups: int, boxes: Any, size: Any, histogram: Any) -> Any:
+    """`describe` of the groups, from that of their regions."""
+    own_boxes = np.empty((groups, 4), np.int32)
+    own_boxes[:, :2] = 0x7FFFFFFF
+    own_boxes[:, 2:] = 0
+    own_size = np.zeros(groups, np.uint32)
+    own_histogram = np.zeros((groups, histogram.shape[1]), np.uint32)
+    for r in range(len(group)):
+        g = group[r]
+        own_size[g] += size[r]
+        for side in range(2):
+            own_boxes[g, side] = min(own_boxes[g, side], boxes[r, side])
+            own_boxes[g, side + 2] = max(own_boxes[g, side + 2], boxes[r, side + 2])
+        for i in range(np.uint64(histogram.shape[1])):
+            own_histogram[g, i] += histogram[r, i]
+    return own_boxes, own_size, own_histogram
