@@ -2,7 +2,8 @@
 
     candidates (candidates.CANDIDATE) -> Detector -> result rows (record.RESULT), one for one
 
-A plain callable class, Ray or not. A candidate with another status than `ok` passes through.
+A plain callable class, Ray or not. A candidate with another status than `ok` passes through. In a notebook it
+takes a list of images as well (docs/python.md).
 """
 
 from __future__ import annotations
@@ -21,15 +22,23 @@ import torch
 
 from fastrcnn.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint
 from fastrcnn.detection import Detections, detect
+from fastrcnn.proposals import propose
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
 from pipeline.candidates import CANDIDATE, one_line
 from pipeline.images import ImageError
 from pipeline.record import RESULT
 
+Image = str | Path | bytes | npt.NDArray[np.uint8]
+"""A path or URI, an encoded file, or upright pixels (H, W, 3) RGB."""
+Box = dict[str, Any]
+"""As column `detections` has it: label, label_id, score, x_min, y_min, x_max, y_max in image pixels."""
+
+IMAGES_AT_ONCE = 8
+
 
 class Detector:
-    """A loaded model: candidates (CANDIDATE) to result rows (record.RESULT), one for one.
+    """A loaded model: candidates (CANDIDATE) to result rows (record.RESULT), one for one; or images to boxes.
 
     Args:
         checkpoint: folder or URI, downloaded by the process that makes the Detector.
@@ -67,13 +76,64 @@ class Detector:
         self._max_pixels = max_pixels
         self._attempts = attempts or AttemptLog()
 
-    def __call__(self, candidates: pa.Table) -> pa.Table:
+    def __call__(self, batch: pa.Table | Sequence[Image]) -> pa.Table | list[list[Box]]:
+        """Candidates to result rows, as Ray Data calls it; or a list of images to their boxes (`detect`)."""
+        if not isinstance(batch, pa.Table):
+            return self.detect(batch)
         return attempt(
-            *(candidates, self._work, self._fail),
+            *(batch, self._work, self._fail),
             stage="detect",
             attempts=self._attempts,
             alone=partial(self._work, fenced=True),
         )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Label k is classes[k - 1]."""
+        return self._checkpoint.classes
+
+    @property
+    def model_id(self) -> str:
+        """Of the checkpoint, as in column `model_id`."""
+        return self._checkpoint.model_id
+
+    def detect(
+        self,
+        images: Sequence[Image],
+        proposals: Sequence[npt.NDArray[np.float32]] | None = None,
+    ) -> list[list[Box]]:
+        """The boxes of each image, by falling score: what a scoring run writes of the same image.
+
+        Args:
+            images: of any sizes.
+            proposals: (P, 4) of each, xyxy in the image frame; None: of the proposer that the detector was
+                trained with, one after the other in this process.
+
+        Raises:
+            StorageError, ImageError: an image cannot be had or decoded. Here it is no row with a status.
+            ValueError: another number of proposals than of images; or none, and no proposer to make them.
+        """
+        config = self._checkpoint.proposals
+        if proposals is None and config.name == "table":
+            raise ValueError("the detector was trained on a table of proposals: give proposals")
+        if proposals is not None and len(proposals) != len(images):
+            raise ValueError(f"{len(images)} images, but proposals for {len(proposals)}")
+        boxes: list[list[Box]] = []
+        for first in range(0, len(images), IMAGES_AT_ONCE):
+            some = slice(first, first + IMAGES_AT_ONCE)
+            pixels = [self._pixels(image) for image in images[some]]
+            own = proposals[some] if proposals is not None else [propose(p, config) for p in pixels]
+            for outcome in detect_halving(self._detect, pixels, own):
+                if isinstance(outcome, str):
+                    raise RuntimeError(outcome)
+                boxes.append(self._boxes(outcome))
+        return boxes
+
+    def _pixels(self, image: Image) -> npt.NDArray[np.uint8]:
+        if isinstance(image, np.ndarray):
+            return image
+        data = image if isinstance(image, bytes) else storage.read_bytes(str(image))
+        return images.decode(data, max_pixels=self._max_pixels).pixels
 
     def _work(self, candidates: pa.Table, *, fenced: bool = False) -> pa.Table:
         rows = candidates.to_pylist()
@@ -124,24 +184,27 @@ class Detector:
             return result
         return result | {
             "num_detections": len(outcome.scores),
-            "detections": [
-                {
-                    "label": self._checkpoint.classes[label - 1],
-                    "label_id": label,
-                    "score": score,
-                    "x_min": box[0],
-                    "y_min": box[1],
-                    "x_max": box[2],
-                    "y_max": box[3],
-                }
-                for box, label, score in zip(
-                    outcome.boxes.tolist(),
-                    outcome.labels.tolist(),
-                    outcome.scores.tolist(),
-                    strict=True,
-                )
-            ],
+            "detections": self._boxes(outcome),
         }
+
+    def _boxes(self, outcome: Detections) -> list[Box]:
+        return [
+            {
+                "label": self._checkpoint.classes[label - 1],
+                "label_id": label,
+                "score": score,
+                "x_min": box[0],
+                "y_min": box[1],
+                "x_max": box[2],
+                "y_max": box[3],
+            }
+            for box, label, score in zip(
+                outcome.boxes.tolist(),
+                outcome.labels.tolist(),
+                outcome.scores.tolist(),
+                strict=True,
+            )
+        ]
 
 
 def detect_halving(

@@ -102,7 +102,7 @@ def find_checkpoint(uri: str) -> str:
     """
     for folder in (uri, storage.join(uri, "checkpoint")):
         if storage.exists(storage.join(folder, "config.json")):
-            return folder
+            return storage.absolute(folder)  # the workers stand in another folder
     raise UserError(
         f"--checkpoint {uri}",
         "holds no config.json, neither itself nor in checkpoint/",

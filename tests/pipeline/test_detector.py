@@ -19,7 +19,9 @@ from pipeline import plan
 from pipeline.attempts import AttemptLog
 from pipeline.candidates import ReadSettings, read_images
 from pipeline.detector import Detector, detect_halving
+from pipeline.images import ImageError
 from pipeline.record import RESULT
+from pipeline.storage import ObjectMissing
 
 SETTINGS = ReadSettings(proposals=ProposalConfig(name="grid", max_boxes=12))
 
@@ -64,6 +66,37 @@ def test_rows_keep_their_place_and_carry_the_models_boxes(
         assert [d["label"] for d in found] == [("cat", "dog")[k - 1] for k in expected.labels]
         scores = [d["score"] for d in found]
         assert scores == sorted(scores, reverse=True)
+
+
+def test_a_list_of_images_gives_the_boxes_that_a_scoring_run_writes(
+    candidates: pa.Table, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    detector = Detector(tiny_checkpoint)
+    first = tmp_path / "a.png"
+    pixels = np.asarray(Image.open(tmp_path / "c.png")).copy()
+    own = [np.frombuffer(candidates["proposals"][i].as_py(), np.float32) for i in (0, 2)]
+    proposals = [boxes.reshape(-1, 4).copy() for boxes in own]
+    found = detector.detect([str(first), pixels], proposals)
+    rows = detector(candidates).to_pylist()
+    assert [row["detections"] for row in rows] == [found[0], None, found[1]]
+    assert found[0]
+    assert detector([]) == []
+    by_itself = detector([first, first.read_bytes(), pixels] * 4)
+    assert len(by_itself) == 12
+    assert by_itself[0] == by_itself[1] == by_itself[3] == by_itself[10]
+    assert {box["label"] for boxes in by_itself for box in boxes} <= set(detector.classes)
+
+
+def test_a_list_of_images_that_cannot_be_had_raises(
+    candidates: pa.Table, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    detector = Detector(tiny_checkpoint)
+    with pytest.raises(ImageError):
+        detector([tmp_path / "b.png"])
+    with pytest.raises(ObjectMissing):
+        detector([tmp_path / "no.png"])
+    with pytest.raises(ValueError, match="1 images, but proposals for 2"):
+        detector.detect([tmp_path / "a.png"], [np.zeros((0, 4), np.float32)] * 2)
 
 
 def test_the_threshold_replaces_the_checkpoints(
