@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit
 	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := .venv
-.PHONY: .venv help demo test fuzz lint format lock clean
+.PHONY: .venv help demo test fuzz lint format lock licences clean
 
 .venv: $(STAMP) ## the environment, from the hash-pinned lock (done again only when that changes)
 
@@ -58,6 +58,9 @@ lock: $(STAMP) ## name and hash again every package, at its newest version that 
 	@echo "==> requirements.lock, requirements/uv.txt"
 	@$(COMPILE) --upgrade --extra dev -o requirements.lock pyproject.toml
 	@echo uv | $(COMPILE) --upgrade -o requirements/uv.txt -
+
+licences: $(STAMP) ## docs/licences.md, after a new lock: every package and its licence
+	@$(BIN)/python requirements/licences.py
 
 clean: ## remove the environment, caches and what the demo wrote
 	rm -rf $(VENV) demo-output .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -63,7 +63,7 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
         return None
     # Tune's newer console output prints boxes and folders that are gone when the job ends.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    cluster.connect()
+    cluster.connect(allow_open=config.allow_open_cluster)
     _run_trials(config, wanted, trials, training, test)
     results = results_of(wanted, {t.name: _read_result(config, t) for t in trials})
     markdown = as_markdown(config, results)

@@ -54,6 +54,8 @@ class AblateConfig:
     """Use only the first N images of each split."""
     dry_run: bool = False
     """Print the rows; train nothing."""
+    allow_open_cluster: bool = False
+    """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
 
     def __post_init__(self) -> None:
         check_above_zero(

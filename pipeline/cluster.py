@@ -5,6 +5,9 @@
 - ``ray job submit jobs/X.py`` on a cluster started in the checkout: the job has no working_dir, so the
   workers would not find `pipeline` and `fastrcnn`; we give them the checkout.
 - ``python jobs/X.py``: no cluster at all; Ray starts here, its workers inherit our path.
+
+Who reaches a Ray cluster runs code on it, with the credentials of its workers. One with nodes on other
+machines is joined only if it asks for a token (RAY_AUTH_MODE=token), or if the command says that it may not.
 """
 
 from __future__ import annotations
@@ -12,11 +15,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.data import DataContext
+
+from pipeline.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +36,89 @@ takes its first batch on one CPU: minutes."""
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def connect() -> None:
-    """Join the cluster of this job, or start one on this machine. Does nothing where already joined."""
+def connect(*, allow_open: bool = False) -> None:
+    """Join the cluster of this job, or start one on this machine. Does nothing where already joined.
+
+    Args:
+        allow_open: --allow-open-cluster.
+
+    Raises:
+        UserError: the cluster has nodes on other machines, asks nobody for a token, and that is not allowed.
+    """
     if ray.is_initialized():
         return
-    # Ray 2.60 otherwise writes ~/.ray/auth_token, whose presence turns later clusters to token mode.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(runtime_env=_runtime_env(), log_to_driver=True, logging_level=logging.WARNING)
+    if not _joins():
+        # Ray 2.60 otherwise writes ~/.ray/auth_token, whose presence turns later clusters to token mode.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    context = ray.init(
+        runtime_env=_runtime_env(), log_to_driver=True, logging_level=logging.WARNING
+    )
+    if _joins() and not allow_open:
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        addresses = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+        check_closed(addresses, asks_for_token(getattr(context, "dashboard_url", None)))
     here = resources()
     logger.info("Ray cluster: %g CPUs, %g GPUs", here.get("CPU", 0), here.get("GPU", 0))
+
+
+def check_closed(addresses: Collection[str], closed: bool) -> None:
+    """Refuse a cluster of several machines that asks for no token; warn of one on this machine.
+
+    Args:
+        addresses: of its nodes.
+        closed: whether it asks for a token.
+
+    Raises:
+        UserError: it is refused.
+    """
+    elsewhere = sorted(address for address in addresses if not _is_here(address))
+    if closed:
+        return
+    if elsewhere:
+        raise UserError(
+            f"the Ray cluster (a node is {elsewhere[0]})",
+            "asks for no token, so whoever reaches it runs code with your credentials",
+            "Start every node with RAY_AUTH_MODE=token and one token"
+            " (docs.ray.io/en/latest/ray-security/token-auth.html), or give --allow-open-cluster.",
+        )
+    if any(not address.startswith("127.") for address in addresses):
+        logger.warning(
+            "Ray listens on every interface of this machine and asks for no token: start it with"
+            " RAY_AUTH_MODE=token unless a firewall stands before it"
+        )
+
+
+def asks_for_token(dashboard: str | None) -> bool:
+    """Whether a cluster refuses who brings no token: its dashboard is asked, for our own word that we would
+    bring one says nothing of it. Where it cannot be asked our word is taken.
+
+    Args:
+        dashboard: ``host:port`` or a URL.
+    """
+    word = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    if not dashboard:
+        return word
+    url = dashboard if "://" in dashboard else f"http://{dashboard}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url.rstrip('/')}/api/jobs/", timeout=10):
+            return False
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code in (401, 403)
+    except (OSError, ValueError):
+        return word
+
+
+def _is_here(address: str) -> bool:
+    """Whether an address is one of this machine's: only those can be bound."""
+    try:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def resources() -> dict[str, float]:
@@ -55,11 +138,16 @@ def configure_ray_data() -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
+def _joins() -> bool:
+    """Whether there is a cluster to be joined."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "RAY_ADDRESS" in os.environ
+
+
 def _runtime_env() -> dict[str, Any]:
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     if job.get("runtime_env", {}).get("working_dir"):
         return {}
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "RAY_ADDRESS" in os.environ:
+    if _joins():
         return {"working_dir": str(CHECKOUT)}
     # A cluster of our own: the workers are processes of this machine, so the path is enough.
     path = os.pathsep.join(p for p in (str(CHECKOUT), os.environ.get("PYTHONPATH", "")) if p)

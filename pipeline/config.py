@@ -72,6 +72,8 @@ class TrainConfig:
     """Print counts, sizes and cost; write nothing."""
     max_failures: float = 0.01
     """Largest share of training images that may be unreadable."""
+    allow_open_cluster: bool = False
+    """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
 
     def __post_init__(self) -> None:
         check_uris(self, "data", "output")
@@ -141,6 +143,8 @@ class ScoreConfig:
     """Largest share of rows that may have another status than `ok`; above it the job exits with 1."""
     price_per_cpu_hour: float | None = None
     """Dollars, for the estimate of --dry-run."""
+    allow_open_cluster: bool = False
+    """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
 
     def __post_init__(self) -> None:
         check_uris(self, "images", "checkpoint", "output")

@@ -146,9 +146,9 @@ def _to_rgb(image: Image.Image) -> tuple[Pixels, str | None]:
         gray, warning = _to_8_bits(np.asarray(image))
         return np.repeat(gray[:, :, None], 3, axis=2), warning
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        image = Image.alpha_composite(white, layer)
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.new("RGB", layer.size, "white")
+        image.paste(layer, mask=layer.getchannel("A"))
     return np.asarray(image.convert("RGB")), None
 
 

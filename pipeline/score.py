@@ -43,7 +43,7 @@ def run(config: ScoreConfig) -> ScoreSummary:
     job = prepare(config)
     if not config.dry_run:
         storage.check_exclusive_create(config.output)
-    cluster.connect()
+    cluster.connect(allow_open=config.allow_open_cluster)
     resources = size_cluster(config, cluster.resources())
     if config.dry_run:
         return dry_run.estimate(job)

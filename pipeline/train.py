@@ -45,7 +45,13 @@ logger = logging.getLogger(__name__)
 RUN_NAME = "train"
 MAX_FAILURES = 3
 """Workers or nodes that may be lost in one run; preemptions are not counted (Ray's own default)."""
-FREE_FLAGS = ("num_workers", "gpus_per_worker", "dry_run", "max_failures")
+FREE_FLAGS = (
+    "num_workers",
+    "gpus_per_worker",
+    "dry_run",
+    "max_failures",
+    "allow_open_cluster",
+)
 """May differ between a run and its resumption: they do not change what is learnt."""
 
 
@@ -80,7 +86,7 @@ def run(config: TrainConfig) -> TrainResult | None:
     if config.dry_run:
         return None
     _claim_output(config)
-    cluster.connect()
+    cluster.connect(allow_open=config.allow_open_cluster)
     examples, val_examples = with_proposals(config, plan.proposals, training, validation)
     if plan.model.delta_std is None:
         model.head.delta_mean, model.head.delta_std = delta_statistics(

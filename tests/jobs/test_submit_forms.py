@@ -1,7 +1,8 @@
 """Every job in the submitted forms of the contract, on a cluster started in the checkout.
 
 The documented form, ``ray job submit --working-dir . -- python jobs/X.py``, is what the demo runs
-(`test_demo.py`); the direct one is in each job's own tests. Here: the two in which the file itself is run.
+(`test_demo.py`); the direct one is in each job's own tests. Here: the two in which the file itself is run,
+and that a secret in the environment is found nowhere afterwards.
 Ray's command line takes a job's flags for its own unless ``--`` stands before the job.
 """
 
@@ -19,6 +20,7 @@ import pytest
 
 from jobs import demo_servers
 from pipeline import storage
+from pipeline.cluster import asks_for_token
 from pipeline.scene_dataset import draw_split
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -28,22 +30,36 @@ TRAIN = (
     " --rois-per-image 16 --batch-size 2 --iterations 1"
 ).split()
 
+CANARY = secrets.token_hex(20)
+"""The S3 secret of the cluster and all its jobs."""
+
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
 def dashboard(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A cluster of its own, asking for a token, started in the checkout with this Python first."""
+    before = set(Path("/tmp").glob("ray-*"))
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(CHECKOUT)
         patch.setenv("PATH", path)
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
+        patch.setenv("AWS_SESSION_TOKEN", CANARY)
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")
         patch.delenv("PYTHONPATH", raising=False)
         with demo_servers.ray_cluster(tmp_path_factory.mktemp("logs")) as url:
             yield url
+            logs = [
+                file
+                for folder in set(Path("/tmp").glob("ray-*")) - before
+                for file in folder.glob("session_*/logs/**/*")
+                if file.is_file() and not file.is_symlink()
+            ]
+            assert any("job-driver" in file.name for file in logs)
+            assert [file.name for file in logs if CANARY.encode() in file.read_bytes()] == []
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +87,24 @@ def test_each_job_runs_when_its_file_is_submitted(
 ) -> None:
     data, model, results = (f"{bucket}/{name}" for name in ("shapes", "model", "results"))
     storage.upload_folder(shapes, data)
-    submit(dashboard, form, "jobs/train.py", "--data", data, "--output", model, *TRAIN)
+    said = submit(dashboard, form, "jobs/train.py", "--data", data, "--output", model, *TRAIN)
     places = ["--images", f"{data}/JPEGImages", "--checkpoint", model, "--output", results]
-    submit(dashboard, form, "jobs/score_bucket.py", *places)
+    said += submit(dashboard, form, "jobs/score_bucket.py", *places)
     shards = storage.list_objects(f"{results}/scored")
     assert [storage.basename(shard.uri).endswith(".parquet") for shard in shards] == [True]
     labels = ["--data", data, "--split", "train"]
-    submit(dashboard, form, "jobs/evaluate.py", "--scored", results, *labels)
+    said += submit(dashboard, form, "jobs/evaluate.py", "--scored", results, *labels)
     (metrics,) = [
         info.uri
         for info in storage.list_objects(f"{results}/evaluation")
         if info.uri.endswith("metrics.json")
     ]
     assert 0 <= json.loads(storage.read_bytes(metrics))["voc07"]["mean_ap"] <= 1
+    assert CANARY not in said
+    written = [info.uri for place in (model, results) for info in storage.list_objects(place)]
+    assert len(written) > 10  # checkpoints, tables, plans, manifests, curves
+    assert [uri for uri in written if CANARY.encode() in storage.read_bytes(uri)] == []
+
+
+def test_the_cluster_is_known_to_ask_for_a_token(dashboard: str) -> None:
+    assert asks_for_token(dashboard)
