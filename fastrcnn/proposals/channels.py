@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -11,6 +12,13 @@ import numpy.typing as npt
 
 SIMILARITIES = "CTSF"
 """Colour, texture, size, fill."""
+
+
+def kernels() -> ModuleType:
+    """The compiled entries. Imports numba only now: 0.8 s that a process with other proposals does not pay."""
+    from fastrcnn.proposals import compiled
+
+    return compiled.kernels()
 
 
 def planes_of(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastrcnn.config import SelectiveSearchMode
-from fastrcnn.proposals.channels import groupings_of, planes_of
-from fastrcnn.proposals.compiled import kernels
+from fastrcnn.proposals.channels import groupings_of, kernels, planes_of
 from fastrcnn.proposals.texture import EXACT_BINS, TEXTURE_STEP, exact_texture
 
 SIGMA = 0.8

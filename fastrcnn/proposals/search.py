@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastrcnn.config import SELECTIVE_SEARCH_MODES, SelectiveSearchMode
-from fastrcnn.proposals.channels import SIMILARITIES, groupings_of, planes_of
-from fastrcnn.proposals.compiled import kernels
+from fastrcnn.proposals.channels import SIMILARITIES, groupings_of, kernels, planes_of
 from fastrcnn.proposals.exact import exact_trees
 from fastrcnn.proposals.texture import DENSE_BINS, dense_texture
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fastrcnn.proposals.compiled import kernels
+from fastrcnn.proposals.channels import kernels
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -1,0 +1,68 @@
+"""Labelled images for `jobs/benchmark.py proposals`, and pictures made of many of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import storage
+from pipeline.annotations import read_labelled_images
+from pipeline.images import ImageError, decode
+
+logger = logging.getLogger(__name__)
+
+Boxes = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
+
+
+def read(
+    data: Sequence[str], split: str, limit: int | None, side: int
+) -> dict[str, list[tuple[Image, Boxes]]]:
+    """Images (H, W, 3) and their objects (G, 4), by data set; images without objects tell nothing.
+
+    Args:
+        data: labelled data sets.
+        split: of each.
+        limit: images of each, spread over the split; None: all.
+        side: of the mosaics in images; 0: none.
+    """
+    sets: dict[str, list[tuple[Image, Boxes]]] = {}
+    for uri in data:
+        images = [i for i in read_labelled_images(uri, split).images if len(i.gt_boxes)]
+        step = max(1, len(images) // limit) if limit else 1
+        pairs = [(i.image_uri, i.gt_boxes) for i in images[::step][:limit]]
+        sets[storage.basename(uri.rstrip("/"))] = list(_decoded(pairs))
+    if side:
+        each = side**2
+        mixed = [pair for group in zip(*sets.values(), strict=False) for pair in group]
+        tiles = [mixed[i : i + each] for i in range(0, len(mixed) - each + 1, each)]
+        sets["mosaic"] = [mosaic(group, side) for group in tiles]
+    return {name: images for name, images in sets.items() if images}
+
+
+def _decoded(pairs: list[tuple[str, Boxes]]) -> Iterator[tuple[Image, Boxes]]:
+    for uri, gt_boxes in pairs:
+        try:
+            yield decode(storage.read_bytes(uri)).pixels, gt_boxes
+        except ImageError as error:
+            logger.warning("left out: %s: %s", uri, error)
+
+
+def mosaic(images: list[tuple[Image, Boxes]], side: int, size: tuple[int, int] = (480, 640)) -> Any:
+    """One picture of `side` x `side` shrunk ones, and their objects of at least 8 px."""
+    picture = np.zeros((*size, 3), np.uint8)
+    objects = []
+    for tile, (pixels, gt_boxes) in enumerate(images):
+        y1, y2 = (size[0] * (tile // side + n) // side for n in (0, 1))
+        x1, x2 = (size[1] * (tile % side + n) // side for n in (0, 1))
+        shrunk = cv2.resize(pixels, (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA)
+        picture[y1:y2, x1:x2] = shrunk
+        scale = np.array([(x2 - x1) / pixels.shape[1], (y2 - y1) / pixels.shape[0]] * 2)
+        objects.append(gt_boxes * scale + (x1, y1, x1, y1))
+    boxes = np.concatenate(objects).astype(np.float32)
+    return picture, boxes[(boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= 8]
