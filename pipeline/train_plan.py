@@ -12,7 +12,7 @@ import ray
 import torch
 import torchvision
 
-from fastrcnn.config import FastRCNNConfig, ProposalConfig
+from fastrcnn.config import PROPOSAL_MODES, FastRCNNConfig, ProposalConfig
 from fastrcnn.solver import SolverConfig
 from pipeline.annotations import LabelledImages
 from pipeline.config import TrainConfig
@@ -78,7 +78,14 @@ def _solver(config: TrainConfig) -> SolverConfig:
 
 def _proposals(config: TrainConfig) -> ProposalConfig:
     name = config.proposals if find_table(config.proposals) is None else "table"
-    return ProposalConfig(name=name, max_boxes=config.max_proposals)
+    modes = PROPOSAL_MODES.get(name)
+    if modes and config.proposal_mode not in modes:
+        raise UserError(
+            f"--proposal-mode {config.proposal_mode}",
+            f"--proposals {name} has no such mode",
+            f"Give one of {', '.join(modes)}.",
+        )
+    return ProposalConfig(name=name, mode=config.proposal_mode, max_boxes=config.max_proposals)
 
 
 def describe(

@@ -15,7 +15,7 @@ SIMILARITIES = "CTSF"
 
 
 def kernels() -> ModuleType:
-    """The compiled entries. Imports numba only now: 0.8 s that a process with other proposals does not pay."""
+    """The compiled entries. Imports numba only now: 0.8 s that processes with other proposals save."""
     from fastrcnn.proposals import compiled
 
     return compiled.kernels()

@@ -136,6 +136,7 @@ def refused(scenes: Path, tmp_path: Path, **changes: Any) -> str:
         ({"classes": ("zebra", "yak")}, "zebra"),
         ({"backbone": "vgg17"}, "known are"),
         ({"proposals": "sliding_window"}, "grid, opencv"),
+        ({"proposal_mode": "exactly"}, "fast, small, exact"),
         ({"weights": "imagenet"}, "no ImageNet weights"),
         ({"weights": "/nowhere/weights.pth"}, "/nowhere/weights.pth"),
         ({"num_workers": 3, "batch_size": None}, "does not divide"),
