@@ -126,7 +126,10 @@ def choose_proposals(
             "was trained on a table of proposals",
             "Give --proposals: the URI of a table for these images.",
         )
-    return replace(checkpoint.proposals, name="table" if table else name, seed=config.seed), table
+    own, chosen = checkpoint.proposals, "table" if table else name
+    if chosen != own.name:  # its modes and settings are another proposer's
+        own = ProposalConfig(name=chosen, max_boxes=own.max_boxes)
+    return replace(own, seed=config.seed), table
 
 
 def size_cluster(config: ScoreConfig, available: Mapping[str, float]) -> Resources:
