@@ -8,7 +8,7 @@ the last request of a multipart upload in an object store. Before that nothing i
 killed left the old table, and the same command starts again. One object and not many, because no store can
 exchange several at once under a glob, and readers glob; a sorted Parquet file is split by its row groups
 anyway, and S3 takes 5 TiB. A query that is in the middle of the old table when the new one comes goes on
-with the old on a local disk; on S3, fsspec and DuckDB ask for the old ETag, fail, and may be run again.
+with the old on a local disk; on S3, s3fs asks for the ETag that it opened and fails, and may be run again.
 
 The file's metadata says what it was made of; where that is what there is, nothing is done. Of two commands
 at once the last to finish stays, and it is whole; one that listed fewer shards is mended by the next command.
@@ -100,7 +100,9 @@ def _compact(
         tables = stack.enter_context(
             load_run(files, memory_gib=config.memory_gib, temp_folder=config.temp_folder)
         )
-        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=config.temp_folder))
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="fastrcnn-", dir=config.temp_folder)
+        )
         path = Path(folder) / "detections.parquet"
         _write_sorted(tables, path, _metadata(files, tables))
         footer, size = pq.read_metadata(path), path.stat().st_size

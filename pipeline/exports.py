@@ -63,7 +63,7 @@ def run(config: ExportConfig) -> ExportSummary:
     with load_run(files, memory_gib=config.memory_gib, temp_folder=config.temp_folder) as tables:
         ids = read_ids(config.ids, tables, files.run_id) if config.ids else None
         images = _Counted(_images(tables, config, ids))
-        with tempfile.TemporaryDirectory(dir=config.temp_folder) as folder:
+        with tempfile.TemporaryDirectory(prefix="fastrcnn-", dir=config.temp_folder) as folder:
             names = _FORMATS[config.format](images, tables, ids, Path(folder))
             uris = tuple(storage.join(config.output, name) for name in names)
             if config.dry_run:

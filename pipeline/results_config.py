@@ -22,7 +22,7 @@ class CompactConfig:
     memory_gib: float = 2.0
     """What sorting may hold in memory, beside the job's own 400 MB; the rest goes to --temp-folder."""
     temp_folder: str | None = None
-    """A folder of this machine with room to sort, some 150 bytes a box; by default the system's."""
+    """A folder of this machine with room to sort, some 100 bytes a box; by default the system's."""
     dry_run: bool = False
     """Print what would be made of what; write nothing."""
 

@@ -30,13 +30,12 @@ DAY = 24
 Answer = list[tuple[Any, ...]]
 
 
-@pytest.fixture
-def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Seven images of two days in `results/`, one of them scored twice, with the flat table."""
-    results = tmp_path / "results"
+def write_record(folder: Path) -> None:
+    """Seven images of two days in `folder`/results, one of them scored twice, with the flat table."""
+    results = str(folder / "results")
     cats = [("cat", 0.875 - i / 16, SMALL) for i in range(4)]
     write_shard(
-        str(results),
+        results,
         image("a.jpg", *cats, ("dog", 0.625, LARGE)),
         image("b.jpg", ("cat", 0.25, SMALL), ("cat", 0.5, SMALL), ("cat", 0.375, SMALL)),
         image("c.jpg"),
@@ -44,22 +43,34 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         image("e.jpg", ("dog", 0.75, SMALL)),
     )
     write_shard(
-        str(results),
+        results,
         image("e.jpg", ("dog", 0.9375, SMALL), hours=DAY),  # scored again
         image("f.jpg", status="missing", error="f.jpg: no such key", hours=DAY),
         image("g.jpg", status="unreadable", error="g.jpg: no such key", hours=DAY),
         shard=1,
     )
-    compact.run(CompactConfig(scored=str(results), output=str(results)))
-    monkeypatch.chdir(tmp_path)
-    return results
+    compact.run(CompactConfig(scored=results, output=results))
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    write_record(folder)
+    return folder
 
 
 @pytest.fixture
-def two_models(record: Path) -> Path:
-    """The same images by a second model, which sees another class in b.jpg and no dog in a.jpg."""
+def record(one_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder where `results` has one run; nothing may be written there."""
+    monkeypatch.chdir(one_run)
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    write_record(folder)
     write_shard(
-        str(record),
+        str(folder / "results"),
         image("a.jpg", ("cat", 0.75, SMALL)),
         image("b.jpg", ("cat", 0.5, SMALL), ("dog", 0.5, LARGE)),
         image("c.jpg"),
@@ -67,8 +78,14 @@ def two_models(record: Path) -> Path:
         run_id="r2",
         model_id="m2",
     )
-    compact.run(CompactConfig(scored=str(record), output=str(record)))
-    return record
+    compact.run(CompactConfig(scored=str(folder / "results"), output=str(folder / "results")))
+    return folder
+
+
+@pytest.fixture
+def two_models(two_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, and the run of a second model, which sees a dog more in b.jpg and none in a.jpg."""
+    monkeypatch.chdir(two_runs)
 
 
 def plain(rows: list[dict[str, Any]]) -> Answer:
@@ -178,7 +195,8 @@ def test_each_tool_finds_where_two_models_disagree() -> None:
     assert ask_standard_sql(blocks["athena+spark"]) == expected
 
 
-def test_the_macro_gives_the_table_that_compact_makes(two_models: Path) -> None:
+@pytest.mark.usefixtures("two_models")
+def test_the_macro_gives_the_table_that_compact_makes() -> None:
     with duckdb.connect() as connection:
         connection.execute(MACROS)
         macro = connection.sql("FROM detections('results/scored/*/*.parquet') ORDER BY ALL")
