@@ -26,11 +26,18 @@ from pipeline.errors import JobError
 from pipeline.examples import Example
 from pipeline.initial_weights import initial_model
 from pipeline.proposals_table import find_table
+from pipeline.same_run import check_same_run, claim_output
 from pipeline.train_data import with_proposals
 from pipeline.train_plan import TrainPlan
 from pipeline.trial import RESULT, folder_of, run_trial
 
 logger = logging.getLogger(__name__)
+
+FREE_FLAGS = (
+    *("comparisons", "seeds", "svd_shares", "cpus_per_trial", "gpus_per_trial", "dry_run"),
+    "allow_open_cluster",
+)
+"""They choose among trials and tests, or where these run; what a trial gives does not hang on them."""
 
 
 def run(config: AblateConfig) -> list[dict[str, Any]] | None:
@@ -57,12 +64,14 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
         "%d rows, %d trainings, %d training images, %d test images",
         len(wanted), len(trials), len(training.images), len(test.images),
     )  # fmt: skip
+    check_same_run(config, FREE_FLAGS)
     if config.dry_run:
         for row in wanted:
             logger.info("%s: %s (%s)", row.comparison, row.setting, row.training.name)
         return None
     # Tune's newer console output prints boxes and folders that are gone when the job ends.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    claim_output(config, FREE_FLAGS)
     cluster.connect(allow_open=config.allow_open_cluster)
     _run_trials(config, wanted, trials, training, test)
     results = results_of(wanted, {t.name: _read_result(config, t) for t in trials})

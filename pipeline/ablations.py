@@ -45,6 +45,8 @@ class AblateConfig:
     learning_rate: float = 0.001
     set: tuple[str, ...] = ()
     """Other numbers for every row, as for `jobs/train.py`."""
+    svd_shares: tuple[float, float] = (1 / 4, 1 / 16)
+    """Ranks of fc6 and fc7 after truncation, as shares of fc6's width (the paper's 1024 and 256 of 4096)."""
     seeds: tuple[int, ...] = (3,)
     """Every row is trained and tested once a seed."""
     cpus_per_trial: float = 1
@@ -62,6 +64,10 @@ class AblateConfig:
             self, "max_proposals", "scale", "rois_per_image", "fc_dim", "epochs", "learning_rate",
             "cpus_per_trial", "limit",
         )  # fmt: skip
+        if not all(0 < share <= 1 for share in self.svd_shares):
+            raise UserError(
+                f"--svd-shares {self.svd_shares}", "are shares of fc6's width", "Give 0 to 1."
+            )
         unknown = [name for name in self.comparisons if name not in COMPARISONS]
         if unknown or not self.seeds:
             raise UserError(
@@ -120,13 +126,15 @@ class Test:
 
     __test__ = False  # pytest: no test class
 
-    svd: bool = False
+    svd: tuple[float, float] | None = None
+    """Shares of fc6's width, see `AblateConfig.svd_shares`."""
     svm: bool = False
     box_regression: bool = True
 
     @property
     def name(self) -> str:
-        parts = ["svd"] * self.svd + ["svm"] * self.svm + ["no-boxes"] * (not self.box_regression)
+        parts = [f"svd-{self.svd[0]:g}-{self.svd[1]:g}"] if self.svd else []
+        parts += ["svm"] * self.svm + ["no-boxes"] * (not self.box_regression)
         return "+".join(parts) or "plain"
 
 
@@ -204,7 +212,12 @@ def _scales(config: AblateConfig) -> list[Case]:
 def _svd(config: AblateConfig) -> list[Case]:
     return [
         ("whole fc6 and fc7", BASE, PLAIN, "S 57.1, M 59.2, L 66.9 (.32 s)"),
-        ("truncated to 1/4 and 1/16", BASE, Test(svd=True), "S 56.5, M 58.7, L 66.6 (.22 s)"),
+        (
+            f"truncated to {config.svd_shares[0]:g} and {config.svd_shares[1]:g}",
+            BASE,
+            Test(svd=config.svd_shares),
+            "S 56.5, M 58.7, L 66.6 (.22 s)",
+        ),
     ]
 
 

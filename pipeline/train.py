@@ -14,7 +14,6 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import ray
 import ray.train
@@ -35,6 +34,7 @@ from pipeline.curves import loss_curves
 from pipeline.errors import JobError, UserError
 from pipeline.examples import target_of
 from pipeline.initial_weights import initial_model
+from pipeline.same_run import check_same_run, claim_output, read_object
 from pipeline.train_data import read_data, with_proposals
 from pipeline.train_loop import TrainJob, train_loop
 from pipeline.train_plan import TrainPlan, describe, provenance
@@ -85,7 +85,7 @@ def run(config: TrainConfig) -> TrainResult | None:
     model = initial_model(plan.model, config.weights, config.seed, training.classes)
     if config.dry_run:
         return None
-    _claim_output(config)
+    claim_output(config, FREE_FLAGS)
     cluster.connect(allow_open=config.allow_open_cluster)
     examples, val_examples = with_proposals(config, plan.proposals, training, validation)
     if plan.model.delta_std is None:
@@ -115,54 +115,14 @@ def run(config: TrainConfig) -> TrainResult | None:
 
 def _finished(config: TrainConfig) -> TrainResult | None:
     """The result of a run that ended under this --output. Raises UserError where it is another run's."""
-    _check_same_run(config)
+    check_same_run(config, FREE_FLAGS)
     uri = storage.join(config.output, "result.json")
     if not storage.exists(uri):
         return None
     try:
-        return TrainResult(**_read_object(uri))
+        return TrainResult(**read_object(uri))
     except TypeError as error:
         raise UserError(uri, "is no result of this job", "Give another --output.") from error
-
-
-def _claim_output(config: TrainConfig) -> None:
-    """Write run.json, unless it is there."""
-    data = json.dumps(_flags(config), indent=2).encode()
-    if not storage.create_bytes(storage.join(config.output, "run.json"), data):
-        _check_same_run(config)
-
-
-def _flags(config: TrainConfig) -> dict[str, Any]:
-    flags = {k: v for k, v in asdict(config).items() if k not in FREE_FLAGS and k != "output"}
-    return cast(dict[str, Any], json.loads(json.dumps(flags)))  # as it reads back
-
-
-def _check_same_run(config: TrainConfig) -> None:
-    uri = storage.join(config.output, "run.json")
-    if not storage.exists(uri):
-        return
-    there, flags = _read_object(uri), _flags(config)
-    changed = sorted(k for k in flags | there if flags.get(k) != there.get(k))
-    if changed:
-        listed = ", ".join(f"{k} was {there.get(k)!r}, is {flags.get(k)!r}" for k in changed)
-        raise UserError(
-            f"--output {config.output}",
-            f"holds another run ({listed})",
-            "Give another --output, or the same flags to resume that run.",
-        )
-
-
-def _read_object(uri: str) -> dict[str, Any]:
-    """A JSON object of an earlier run. Raises UserError."""
-    with storage.driver_errors(uri):
-        data = storage.read_bytes(uri)
-    try:
-        there = json.loads(data)
-    except ValueError as error:
-        raise UserError(uri, f"is not JSON ({error})", "Give another --output.") from error
-    if not isinstance(there, dict):
-        raise UserError(uri, "is no JSON object", "Give another --output.")
-    return there
 
 
 def _fit(config: TrainConfig, job: TrainJob, score: str) -> ray.train.Result:

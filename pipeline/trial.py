@@ -23,6 +23,7 @@ from fastrcnn.solver import build_optimizer, freeze_untrained
 from fastrcnn.svd import compress
 from pipeline import storage
 from pipeline.ablations import AblateConfig, Test, Training
+from pipeline.detector import load
 from pipeline.examples import Batch, Example, load_batch, prefetch, step_seed, target_of
 from pipeline.images import decode
 from pipeline.initial_weights import initial_model
@@ -41,7 +42,7 @@ TIMED_IMAGES = 20
 
 
 def folder_of(config: AblateConfig, training: Training) -> str:
-    """URI of a trial's checkpoint and result.json, which is written last."""
+    """URI of a trial's checkpoint (of a peer there is none) and result.json, which is written last."""
     return storage.join(config.output, "trials", training.name)
 
 
@@ -65,11 +66,18 @@ def run_trial(
     examples = [replace(e, proposals=e.proposals[:cut]) for e in examples]
     test_examples = [replace(e, proposals=e.proposals[:cut]) for e in test_examples]
     plan = TrainPlan.of(config.training(training), classes)
-    model = _start(config, training, plan, classes, examples)
-    network: Network = TorchvisionHeads(model) if training.torchvision_heads else model
-    result = _train(network, plan, training.seed, examples)
-    result["tests"] = {}
+    folder = folder_of(config, training)
+    network: Network
+    if not training.torchvision_heads and storage.exists(storage.join(folder, RESULT)):
+        network = load(folder).model  # trained before; tests are asked for that were not then
+        result = json.loads(storage.read_bytes(storage.join(folder, RESULT)))
+    else:
+        model = _start(config, training, plan, classes, examples)
+        network = TorchvisionHeads(model) if training.torchvision_heads else model
+        result = {**_train(network, plan, training.seed, examples), "tests": {}}
     for test in tests:
+        if test.name in result["tests"]:
+            continue
         run = _detector(network, test, examples)
         metrics = validate(run, len(classes), test_examples).metrics(classes)
         result["tests"][test.name] = {
@@ -77,7 +85,9 @@ def run_trial(
             "ap": metrics["val_ap"],
             "image_seconds": _seconds_per_image(run, test_examples),
         }
-    _keep(folder_of(config, training), config, plan, model, classes, result)
+    if isinstance(network, FastRCNN):
+        _keep(folder, config, plan, network, classes, result)
+    storage.write_bytes(storage.join(folder, RESULT), json.dumps(result, indent=1).encode())
     return result
 
 
@@ -148,8 +158,7 @@ def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Dete
     if test.svd:
         fc6 = model.head.fc6
         assert isinstance(fc6, torch.nn.Linear)
-        # The paper's 1024 and 256 of 4096.
-        ranks = max(fc6.out_features // 4, 1), max(fc6.out_features // 16, 1)
+        ranks = (max(round(share * fc6.out_features), 1) for share in test.svd)
         model = compress(model, *ranks)
     if test.svm:
         from fastrcnn.svm import with_svms  # scikit-learn is an extra
@@ -186,7 +195,7 @@ def _keep(
     classes: Sequence[str],
     result: dict[str, Any],
 ) -> None:
-    """Checkpoint, for trainings that start from it and for people; result.json last: it says done."""
+    """The checkpoint, for trainings that start from it, further tests, and people."""
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(
             Path(folder),
@@ -197,4 +206,3 @@ def _keep(
         )
         for name in (WEIGHTS, CONFIG):
             storage.write_bytes(storage.join(uri, name), (Path(folder) / name).read_bytes())
-    storage.write_bytes(storage.join(uri, RESULT), json.dumps(result, indent=1).encode())

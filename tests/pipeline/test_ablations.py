@@ -65,7 +65,7 @@ def test_equal_trainings_are_made_once_and_first_stages_come_along(
     assert trials[Training()] == (
         Test(),
         Test(box_regression=False),
-        Test(svd=True),
+        Test(svd=(1 / 4, 1 / 16)),
         Test(svm=True),
     )
 
@@ -88,7 +88,9 @@ def test_a_trial_trains_tests_every_way_and_keeps_its_checkpoint(
     flags = config(scenes, tmp_path, preset="modern")
     training = Training(torchvision_heads=peer)
     tests = (
-        [Test()] if peer else [Test(), Test(svd=True), Test(svm=True), Test(box_regression=False)]
+        [Test()]
+        if peer
+        else [Test(), Test(svd=(1 / 4, 1 / 16)), Test(svm=True), Test(box_regression=False)]
     )
     classes = read_labelled_images(scenes, "train").classes
     result = run_trial(
@@ -102,7 +104,26 @@ def test_a_trial_trains_tests_every_way_and_keeps_its_checkpoint(
         assert set(test["ap"]) == set(classes)
     folder = Path(folder_of(flags, training))
     assert json.loads((folder / "result.json").read_text()) == result
-    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "result.json"}
+    kept = set() if peer else {"config.json", "model.safetensors"}
+    assert {p.name for p in folder.iterdir()} == kept | {"result.json"}
+
+
+def test_a_further_test_needs_no_further_training(scenes: str, tmp_path: Path) -> None:
+    flags, classes = config(scenes, tmp_path), read_labelled_images(scenes, "train").classes
+    data = examples(scenes, "train"), examples(scenes, "val")
+    first = run_trial(flags, Training(), [Test()], classes, *data)
+    more = run_trial(flags, Training(), [Test(), Test(svd=(1.0, 1.0))], classes, *data)
+    assert more["step_seconds"] == first["step_seconds"]
+    assert more["tests"]["plain"] == first["tests"]["plain"]
+    assert more["tests"]["svd-1-1"]["map"] == pytest.approx(
+        first["tests"]["plain"]["map"], abs=0.02
+    )
+
+
+def test_an_output_of_other_flags_is_refused(scenes: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"scale": 97}')
+    with pytest.raises(UserError, match="holds another run"):
+        ablate.run(config(scenes, tmp_path, dry_run=True))
 
 
 @pytest.mark.usefixtures("ray_cluster")
