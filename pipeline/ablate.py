@@ -18,8 +18,9 @@ import ray
 from ray import tune
 
 from pipeline import cluster, storage
+from pipeline.ablate_config import AblateConfig, Row, Test, Training
 from pipeline.ablation_table import as_markdown, as_parquet, as_png, results_of
-from pipeline.ablations import AblateConfig, Row, Test, Training, rows
+from pipeline.ablations import rows
 from pipeline.annotations import LabelledImages, read_labelled_images
 from pipeline.cli import configure_logging
 from pipeline.errors import JobError

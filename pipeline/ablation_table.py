@@ -11,7 +11,7 @@ import pyarrow as pa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipeline.ablations import AblateConfig, Row
+from pipeline.ablate_config import AblateConfig, Row
 from pipeline.schema import encode_parquet
 
 TABLE = pa.schema(

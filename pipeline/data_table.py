@@ -22,7 +22,7 @@ def describe_data(training: LabelledImages, validation: LabelledImages | None) -
     if validation is not None:
         lines.append(_split_line("validation", validation))
     counts = _counts(training)
-    of_validation = _counts(validation) if validation is not None else None
+    absent = [n == 0 for n, _ in _counts(validation)] if validation else [False] * len(counts)
     width = max(len("class"), *(len(name) for name in training.classes))
     lines.append(f"  {'class':<{width}} {'boxes':>8} {'images':>7} {'side, px':>9}")
     sides = _median_sides(training)
@@ -31,7 +31,7 @@ def describe_data(training: LabelledImages, validation: LabelledImages | None) -
         bar = "#" * round(BAR * boxes / max(max(c[0] for c in counts), 1))
         side = "-" if np.isnan(sides[k]) else f"{sides[k]:.0f}"
         line = f"  {name:<{width}} {boxes:>8} {images:>7} {side:>9}  {bar:<{BAR}}"
-        lines.append(f"{line}  {_oddity(boxes, of_validation and of_validation[k][0])}".rstrip())
+        lines.append(f"{line}  {_oddity(boxes, absent[k])}".rstrip())
     return lines
 
 
@@ -67,11 +67,9 @@ def _median_sides(data: LabelledImages) -> Sequence[float]:
     return [float(np.median(own)) if own else float("nan") for own in sides]
 
 
-def _oddity(boxes: int, in_validation: int | None) -> str:
+def _oddity(boxes: int, absent_from_validation: bool) -> str:
     if boxes == 0:
         return "no example: it cannot be learnt"
     if boxes == 1:
         return "one example only"
-    if in_validation == 0:
-        return "none to validate on"
-    return ""
+    return "none to validate on" if absent_from_validation else ""

@@ -22,7 +22,7 @@ from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer, freeze_untrained
 from fastrcnn.svd import compress
 from pipeline import storage
-from pipeline.ablations import AblateConfig, Test, Training
+from pipeline.ablate_config import AblateConfig, Test, Training
 from pipeline.detector import load
 from pipeline.examples import Batch, Example, load_batch, prefetch, step_seed, target_of
 from pipeline.images import decode
@@ -68,6 +68,7 @@ def run_trial(
     plan = TrainPlan.of(config.training(training), classes)
     folder = folder_of(config, training)
     network: Network
+    result: dict[str, Any]
     if not training.torchvision_heads and storage.exists(storage.join(folder, RESULT)):
         network = load(folder).model  # trained before; tests are asked for that were not then
         result = json.loads(storage.read_bytes(storage.join(folder, RESULT)))

@@ -14,8 +14,9 @@ import pytest
 
 from fastrcnn.proposals import grid
 from pipeline import ablate, storage
+from pipeline.ablate_config import AblateConfig, Test, Training
 from pipeline.ablation_table import TABLE, as_markdown, as_png
-from pipeline.ablations import COMPARISONS, AblateConfig, Test, Training, rows
+from pipeline.ablations import COMPARISONS, rows
 from pipeline.annotations import read_labelled_images
 from pipeline.errors import UserError
 from pipeline.examples import Example
@@ -72,7 +73,7 @@ def test_equal_trainings_are_made_once_and_first_stages_come_along(
 
 def test_what_is_no_comparison_is_refused(scenes: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"scaling: .*sampling, multi_task"):
-        config(scenes, tmp_path, comparisons=("scaling",))
+        rows(config(scenes, tmp_path, comparisons=("scaling",)))
 
 
 def examples(scenes: str, split: str) -> list[Example]:
