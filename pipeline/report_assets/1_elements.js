@@ -23,7 +23,8 @@ const ink = (k) => ([4, 5].includes(k % PALETTE.length) ? "#fff" : "#000");
 
 const key = (k) => vector("svg", { width: 26, height: 10, "aria-hidden": "true", class: "key" },
   vector("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: "#000", "stroke-opacity": 0.6, "stroke-width": 5 }),
-  vector("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: colour(k), "stroke-width": 3, "stroke-dasharray": dashes(k) }));
+  vector("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: colour(k), "stroke-width": 3,
+    "stroke-dasharray": dashes(k) }));
 
 function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);

@@ -66,7 +66,8 @@ function images() {
   barChart($("per-image-chart"), {
     values: counts, axis: "boxes in an image", height: 150, head: ["Boxes", "Images"],
     lede: `Of the images that were looked at, ${percent(counts[0], looked)} show nothing.`,
-    says: (i) => [`${names[i]} ${names[i] === "1" ? "box" : "boxes"}`, `${plural(counts[i], "image")}, ${percent(counts[i], looked)}`],
+    says: (i) => [`${names[i]} ${names[i] === "1" ? "box" : "boxes"}`, 
+      `${plural(counts[i], "image")}, ${percent(counts[i], looked)}`],
     ticks: names.map((text, i) => ({ at: Math.min(Math.max((i + 0.5) / names.length, 0.021), 0.979), text,
       optional: i > 5 && i % 2 === 1 })),
   });
@@ -120,7 +121,10 @@ const spell = (seconds) => seconds % 86400 === 0 ? plural(seconds / 86400, "day"
     : seconds % 60 === 0 ? plural(seconds / 60, "minute") : plural(seconds, "second");
 
 function time() {
-  if (!data.throughput) { $("time-chart").append(element("p", { className: "lede" }, "No row says when.")); return; }
+  if (!data.throughput) {
+    $("time-chart").append(element("p", { className: "lede" }, "No row says when."));
+    return;
+  }
   const { start, step_s, ok, failed } = data.throughput;
   const at = (i) => new Date(Date.parse(start) + 1000 * step_s * i).toISOString();
   const label = (i) => step_s >= 86400 ? at(i).slice(5, 10) : at(i).slice(11, step_s < 60 ? 19 : 16);
@@ -132,7 +136,8 @@ function time() {
     says: (i) => [at(i).slice(0, 19).replace("T", " "), `${plural(ok[i], "image")} looked at, ` +
       `${number(failed[i])} not; ${round((ok[i] + failed[i]) / step_s, 1)} a second`],
     axis: `UTC, from ${at(0).slice(0, 10)}`,
-    ticks: places.map((share, i) => ({ at: share, text: label(Math.round(share * ok.length)), optional: i % 2 === 1 })),
+    ticks: places.map((share, i) =>
+      ({ at: share, text: label(Math.round(share * ok.length)), optional: i % 2 === 1 })),
   });
   if (sum(failed)) $("time-chart").append(element("ul", { className: "legend" },
     element("li", {}, element("i", { className: "swatch", style: { background: "var(--accent)" } }), "looked at"),
@@ -156,7 +161,8 @@ function failures() {
   causes($("failure-list"), data.failures, "None: every image was looked at.");
   if (data.notes.causes.length) {
     const notes = element("div", {});
-    $("failure-list").append(element("h3", { style: { marginTop: "18px" } }, "Notes on images that were looked at"), notes);
+    $("failure-list").append(
+      element("h3", { style: { marginTop: "18px" } }, "Notes on images that were looked at"), notes);
     causes(notes, data.notes, "");
   }
 }
@@ -185,14 +191,18 @@ function accuracy() {
     const name = element("button", { type: "button", className: "class" }, key(k), element("bdi", {}, row.name));
     const made = element("tr", {}, element("td", {}, name), ...[number(row.objects), mean(row.voc07), mean(row.voc10),
       mean(row.coco)].map((text) => element("td", { className: "num" }, text)));
-    for (const [target, event] of [[made, "pointerenter"], [name, "focus"]]) target.addEventListener(event, () => draw(row));
-    for (const [target, event] of [[made, "pointerleave"], [name, "blur"]]) target.addEventListener(event, () => draw(null));
+    for (const [target, enter, leave] of [[made, "pointerenter", "pointerleave"], [name, "focus", "blur"]]) {
+      target.addEventListener(enter, () => draw(row));
+      target.addEventListener(leave, () => draw(null));
+    }
     return made;
   });
-  const means = element("tr", {}, element("th", { scope: "row" }, "mean"), ...[number(sum(list.map((row) => row.objects))),
-    mean(found.voc07), mean(found.voc10), mean(found.coco)].map((text) => element("td", { className: "num" }, text)));
+  const all = [number(sum(list.map((row) => row.objects))), mean(found.voc07), mean(found.voc10), mean(found.coco)];
+  const means = element("tr", {}, element("th", { scope: "row" }, "mean"),
+    ...all.map((text) => element("td", { className: "num" }, text)));
   $("accuracy-body").append(
-    element("p", { className: "lede" }, `${plural(found.images, "labelled image")} of ${found.split}; IoU 0.5, COCO 0.5 to 0.95.`),
+    element("p", { className: "lede" },
+      `${plural(found.images, "labelled image")} of ${found.split}; IoU 0.5, COCO 0.5 to 0.95.`),
     element("div", { className: "two" },
       element("div", {}, element("div", { className: "pr" }, ...lines, svg),
         element("div", { className: "ticks", ariaHidden: "true" }, ...[0, 0.5, 1].map((at) => element("span",

@@ -88,7 +88,8 @@ function overlay(item, boxes) {
 function tags(item, boxes) {
   return boxes.map(([k, score, x1, y1]) => element("span", { className: "tag", style: {
     left: `${Math.min((100 * x1) / item.width, 85)}%`, background: colour(k), color: ink(k),
-    ...(y1 / item.height > 0.07 ? { bottom: `${100 - (100 * y1) / item.height}%` } : { top: `${(100 * y1) / item.height}%` }),
+    ...(y1 / item.height > 0.07 ? { bottom: `${100 - (100 * y1) / item.height}%` }
+      : { top: `${(100 * y1) / item.height}%` }),
   } }, `${data.classes[k]} ${round(score, 2)}`));
 }
 
