@@ -31,7 +31,15 @@ from pipeline.image_guard import (
 from pipeline.image_metadata import TURNED, icc_warning
 from pipeline.pillow_decode import upright
 
-__all__ = ["IMAGE_SUFFIXES", "DecodedImage", "ImageError", "decode", "read_size"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "DecodedImage",
+    "ImageError",
+    "decode",
+    "read_size",
+]
 
 IMAGE_SUFFIXES = (
     ".jpg",
@@ -52,7 +60,10 @@ IMAGE_SUFFIXES = (
 )
 """Lower case; compare names without regard to case. Used for listing only: content decides."""
 
+MAX_BYTES = 100_000_000
+"""Of an encoded image, where no flag says another number."""
 MAX_PIXELS = 100_000_000
+"""Of a decoded one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ def _to_rgb(image: Image.Image) -> tuple[Pixels, str | None]:
 
 def _to_8_bits(samples: npt.NDArray[np.generic]) -> tuple[Pixels, str | None]:
     """(H, W) integers or floats -> uint8: [0, 1], [0, 255] and [0, 65535] by their range, else stretched."""
-    low, high = float(samples.min()), float(samples.max())  # type: ignore[attr-defined]
+    low, high = float(samples.min()), float(samples.max())
     if not np.isfinite([low, high]).all():
         raise ImageError("undecodable", "pixels that are not finite")
     base, scale, warning = 0.0, 1.0, None

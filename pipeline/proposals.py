@@ -25,7 +25,7 @@ from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import prepare, propose
 from pipeline import cluster, storage
 from pipeline.errors import UserError
-from pipeline.images import ImageError, decode
+from pipeline.images import MAX_BYTES, ImageError, decode
 from pipeline.proposals_table import BOXES, Boxes, boxes_array, boxes_of
 from pipeline.schema import encode_parquet
 from pipeline.storage import StorageError
@@ -66,7 +66,7 @@ def propose_batch(batch: pa.Table, config: ProposalConfig) -> pa.Table:
 def _propose_one(uri: str, etag: str | None, config: ProposalConfig) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(CACHE.names) | {"image_uri": uri, "etag": etag}
     try:
-        pixels = decode(storage.read_bytes(uri, etag=etag)).pixels
+        pixels = decode(storage.read_bytes(uri, etag=etag, max_bytes=MAX_BYTES)).pixels
     except (StorageError, ImageError) as error:
         return row | {"error": f"{error.status}: {error}"}
     boxes = propose(pixels, config)

@@ -158,7 +158,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    def connect() -> None:
+    def connect(**_: bool) -> None:
         raise AssertionError("asked for the cluster before the mistake was found")
 
     monkeypatch.setattr(cluster, "connect", connect)
@@ -279,7 +279,7 @@ def test_what_lies_in_the_output_is_ours_or_refused(
     if "scored" in path:
         plan.extend(config.output, job.selection.objects, shard_size=1000)
     put(tmp_path / "out" / path.format(run=job.run_id), data)
-    monkeypatch.setattr(cluster, "connect", lambda: None)
+    monkeypatch.setattr(cluster, "connect", lambda **_: None)
     monkeypatch.setattr(cluster, "resources", lambda: {"CPU": 2.0})
     names = ("images", "checkpoint", "output")
     flags = [part for name in names for part in (f"--{name}", str(getattr(config, name)))]
