@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from jobs import demo_servers
-from pipeline import storage
+from pipeline import report, storage
 from pipeline.cluster import asks_for_token
+from pipeline.results_config import ReportConfig
 from pipeline.scene_dataset import draw_split
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -100,9 +101,11 @@ def test_each_job_runs_when_its_file_is_submitted(
         if info.uri.endswith("metrics.json")
     ]
     assert 0 <= json.loads(storage.read_bytes(metrics))["voc07"]["mean_ap"] <= 1
+    report.run(ReportConfig(scored=results, output=results))
     assert CANARY not in said
     written = [info.uri for place in (model, results) for info in storage.list_objects(place)]
-    assert len(written) > 10  # checkpoints, tables, plans, manifests, curves
+    assert any(uri.endswith(".html") for uri in written)
+    assert len(written) > 10  # checkpoints, tables, plans, manifests, curves, the page
     assert [uri for uri in written if CANARY.encode() in storage.read_bytes(uri)] == []
 
 
