@@ -34,9 +34,11 @@ demo: $(STAMP) ## the main job end to end: a bucket, a Ray cluster, training, sc
 	@echo "==> demo: everything runs on this machine and ends with it"
 	@$(BIN)/python jobs/demo.py
 
+# Two processes, since most of a test here is waiting for Ray; one thread each, since two that spin for the same
+# cores take five times as long as one.
 test: lint ## format, lint and types, then every test
 	@echo "==> tests"
-	@$(BIN)/python -m pytest --durations=10
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=10
 
 fuzz: $(STAMP) ## 10,000 damaged images through the guard, with another seed each day (a few minutes)
 	@NUM_FUZZED=10000 FUZZ_SEED=$$(date +%Y%m%d) $(BIN)/python -m pytest --timeout=0 \
