@@ -14,6 +14,8 @@ from numba import njit
 
 WEIGHTS = 65536
 """Different weights there can be."""
+SHARES = 1024
+"""Sizes of components whose k / size is looked up: most joins are of small ones."""
 
 
 @njit(nogil=True)
@@ -195,9 +197,10 @@ def segment(
     state = np.empty(
         (len(size), 2), np.uint32
     )  # size, and inside + k / size: side by side for the cache
+    share = k // np.maximum(np.arange(SHARES), 1)  # a division costs as much as the rest of a join
     for c in range(np.uint64(len(size))):
         state[c, 0] = size[c]
-        state[c, 1] = limit + (k if size[c] == 1 else k // size[c])
+        state[c, 1] = limit + (share[size[c]] if size[c] < SHARES else k // size[c])
     left = np.empty(len(edges), np.uint64)
     left_amount = np.empty(len(edges), np.uint32)
     count = 0
@@ -215,7 +218,8 @@ def segment(
                     a, b = b, a
                 parent[b] = a
                 state[a, 0] += state[b, 0]
-                state[a, 1] = weight + k // state[a, 0]
+                own = state[a, 0]
+                state[a, 1] = weight + (share[own] if own < SHARES else k // own)
             else:
                 left[count] = edge
                 left_amount[count] = weight

@@ -16,7 +16,7 @@ has no direction."""
 DENSE_BINS = 1 + 8 * len(_STEPS)
 EXACT_BINS = 3 * 8 * 10
 """3 channels, 8 directions, 10 bins, as OpenCV has it."""
-TEXTURE_STEP = 2
+TEXTURE_STEP = 4
 """Rows and columns between those that texture is taken from."""
 _MAGNITUDE_BIN = np.searchsorted(_STEPS, np.arange(256), side="right").astype(np.uint8)
 

@@ -165,7 +165,7 @@ def test_threads_of_one_process_share_the_kernels() -> None:
 
 
 def test_exact_matches_the_boxes_of_opencv() -> None:
-    # On photographs 92% of them at IoU .8 (89% to 94% by data set); here on drawn scenes.
+    # On photographs 90% of them at IoU .8 (87% to 94% by data set); here on drawn scenes.
     matched = []
     for seed in range(3):
         image = scene(240, 320, seed)
