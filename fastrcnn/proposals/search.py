@@ -46,9 +46,10 @@ def selective_search(
 ) -> npt.NDArray[np.float32]:
     """Candidate boxes of an image, best first: regions that grew together.
 
-    The order is each box's rank from the root of its tree times a random number, seeded by (seed, pixels):
-    the same on every machine, in every process and thread. Whatever is None is the mode's own
-    (`fastrcnn.config.SELECTIVE_SEARCH_MODES`).
+    The order is each box's rank from the root of its tree times a random number, seeded by (seed, pixels).
+    Boxes and order are the same in every thread and process, with AVX-512, AVX2 and SSE2 alike (measured);
+    only `exact` adds up float32 in its blur, as OpenCV does it on the CPU at hand. Whatever is None is the
+    mode's own (`fastrcnn.config.SELECTIVE_SEARCH_MODES`).
 
     Args:
         image: (H, W, 3) uint8 RGB, of any size.
