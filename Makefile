@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit
 	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := .venv
-.PHONY: .venv help demo test fuzz lint format lock licences clean
+.PHONY: .venv help demo test fuzz lint format lock licences clean audit
 
 .venv: $(STAMP) ## the environment, from the hash-pinned lock (done again only when that changes)
 
@@ -60,6 +60,9 @@ lock: $(STAMP) ## name and hash again every package, at its newest version that 
 	@echo "==> requirements.lock, requirements/uv.txt"
 	@$(COMPILE) --upgrade --extra dev -o requirements.lock pyproject.toml
 	@echo uv | $(COMPILE) --upgrade -o requirements/uv.txt -
+
+audit: $(STAMP) ## the lock against PyPI's known vulnerabilities; needs PyPI's own index, mirrors know of none
+	@$(UV) tool run pip-audit --disable-pip --require-hashes -r requirements.lock
 
 licences: $(STAMP) ## docs/licences.md, after a new lock: every package and its licence
 	@$(BIN)/python requirements/licences.py
