@@ -78,8 +78,8 @@ def _solver(config: TrainConfig) -> SolverConfig:
 
 def _proposals(config: TrainConfig) -> ProposalConfig:
     name = config.proposals if find_table(config.proposals) is None else "table"
-    modes = PROPOSAL_MODES.get(name)
-    if modes and config.proposal_mode not in modes:
+    modes = PROPOSAL_MODES.get(name, ("fast",))  # what has no modes takes the flag's default only
+    if config.proposal_mode not in modes:
         raise UserError(
             f"--proposal-mode {config.proposal_mode}",
             f"--proposals {name} has no such mode",
