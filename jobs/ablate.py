@@ -3,8 +3,9 @@
 
 Run the comparisons of the Fast R-CNN paper on your own labelled images: one trial a training and slot of the
 cluster (Ray Tune), one table with the paper's numbers beside. Comparisons: sampling, multi_task, scales,
-svd, svm, proposals, layers, class_agnostic; roi_heads (torchvision's heads on the same proposals) where
-it is named. Run again with the same --output it goes on where it stopped.
+svd, svm, proposals, layers, class_agnostic; where they are named, roi_heads (torchvision's on the same
+proposals) and proposers (opencv, selective_search, grid). Run again with the same --output it goes on where
+it stopped.
 """
 
 import sys

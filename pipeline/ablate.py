@@ -120,15 +120,13 @@ def _run_trials(
     logger.info("%d of %d trainings are done", len(trials) - len(todo), len(trials))
     if not todo:
         return
-    flags = config.training(Training())
-    plan = TrainPlan.of(flags, training.classes)
-    examples, test_examples = with_proposals(flags, plan.proposals, training, test)
-    shared = {
-        "config": config,
-        "classes": training.classes,
-        "examples": ray.put(examples),
-        "test_examples": ray.put(test_examples),
-    }
+    examples = {}
+    for proposals in dict.fromkeys(one.proposals for one in todo):
+        flags = config.training(Training(proposals=proposals))
+        plan = TrainPlan.of(flags, training.classes)
+        both = with_proposals(flags, plan.proposals, training, test)
+        examples[proposals] = (ray.put(both[0]), ray.put(both[1]))
+    shared = {"config": config, "classes": training.classes, "examples": examples}
     for from_another in (False, True):  # a second stage needs the first's weights
         wave = {t: tests for t, tests in todo.items() if bool(t.start) == from_another}
         if wave:
@@ -149,6 +147,8 @@ def _fit(
         results = tune.Tuner(
             trainable,
             param_space={"training": tune.grid_search(order)},
+            # A process that loads torch once makes one trial after another.
+            tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(name="ablations", storage_path=folder, verbose=0),
         ).fit()
     if results.num_errors:
@@ -162,8 +162,8 @@ def _trainable(
     """One trial, in a worker."""
     configure_logging()
     training: Training = setup["training"]
-    examples: list[Example] = ray.get(shared["examples"])
-    test_examples: list[Example] = ray.get(shared["test_examples"])
+    examples: list[Example]
+    examples, test_examples = ray.get(list(shared["examples"][training.proposals]))
     result = run_trial(
         shared["config"], training, wave[training], shared["classes"], examples, test_examples
     )

@@ -19,7 +19,7 @@ class AblateConfig:
     output: str
     """Where tables, plot and trials go; run again with the same one to continue."""
     comparisons: tuple[str, ...] = ()
-    """Which ones; by default all of the paper's (`roi_heads` only where it is named)."""
+    """Which ones; by default all of the paper's (`roi_heads` and `proposers` only where they are named)."""
     split: str = "trainval"
     test_split: str = "test"
     """The images to train and to test on."""
@@ -73,7 +73,7 @@ class AblateConfig:
             preset=self.preset,
             backbone=self.backbone,
             weights=self.weights,
-            proposals=self.proposals,
+            proposals=training.proposals or self.proposals,
             max_proposals=training.max_proposals or self.max_proposals,
             scale=self.scale,
             rois_per_image=self.rois_per_image,
@@ -95,6 +95,8 @@ class Training:
     """NAME=VALUE, as for --set."""
     max_proposals: int | None = None
     """Instead of the run's, in training and in tests."""
+    proposals: str | None = None
+    """Likewise."""
     start: Training | None = None
     """The training whose weights this one starts from."""
     torchvision_heads: bool = False
@@ -104,7 +106,8 @@ class Training:
     @property
     def name(self) -> str:
         """12 hex digits."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        values = {k: v for k, v in asdict(self).items() if v is not None}
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

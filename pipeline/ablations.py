@@ -37,7 +37,7 @@ def rows(config: AblateConfig) -> list[Row]:
             "is none of ours",
             f"Comparisons are {', '.join(COMPARISONS)}.",
         )
-    names = config.comparisons or tuple(name for name in COMPARISONS if name != "roi_heads")
+    names = config.comparisons or tuple(name for name in COMPARISONS if name not in NAMED_ONLY)
     return [
         Row(
             comparison=name,
@@ -149,6 +149,13 @@ def _roi_heads(config: AblateConfig) -> list[Case]:
     ]
 
 
+def _proposers(config: AblateConfig) -> list[Case]:
+    return [
+        (name, Training(proposals=name), PLAIN, "")
+        for name in ("opencv", "selective_search", "grid")
+    ]
+
+
 COMPARISONS: dict[str, Callable[[AblateConfig], list[Case]]] = {
     "sampling": _sampling,
     "multi_task": _multi_task,
@@ -159,4 +166,7 @@ COMPARISONS: dict[str, Callable[[AblateConfig], list[Case]]] = {
     "layers": _layers,
     "class_agnostic": _class_agnostic,
     "roi_heads": _roi_heads,
+    "proposers": _proposers,
 }
+NAMED_ONLY = ("roi_heads", "proposers")
+"""Not of the paper: ours against a peer's, and proposers against each other."""
