@@ -103,7 +103,8 @@ class TorchvisionHeads(nn.Module):
         for pixels, boxes in zip(images, proposals, strict=True):
             image = torch.as_tensor(pixels)
             batch = batch_images([image], self.config.scale, self.config.max_size)
-            scaled = torch.tensor(boxes) * batch.factors[0]  # a copy: torch warns of read-only arrays
+            # A copy: of read-only arrays torch warns.
+            scaled = torch.tensor(boxes) * batch.factors[0]
             (result,), _ = self._run(batch.images, [scaled], None)
             own = clip(result["boxes"] / batch.factors[0], (image.shape[0], image.shape[1]))
             found.append(Detections(own, result["labels"], result["scores"]))
