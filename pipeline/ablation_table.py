@@ -90,7 +90,7 @@ def as_markdown(config: AblateConfig, results: Sequence[Mapping[str, Any]]) -> s
             seeds = [row for row in own if row["setting"] == setting]
             lines.append(_line(setting, seeds))
         if comparison == "sampling":
-            lines += ["", _sampling_note(own)]
+            lines += ["", _sampling_note(config, own)]
     return "\n".join(lines) + "\n"
 
 
@@ -107,13 +107,14 @@ def _line(setting: str, seeds: Sequence[Mapping[str, Any]]) -> str:
     return f"| {setting} | {mean} | {step} | {image} | {first['iterations']} | {first['paper']} |"
 
 
-def _sampling_note(rows: Sequence[Mapping[str, Any]]) -> str:
+def _sampling_note(config: AblateConfig, rows: Sequence[Mapping[str, Any]]) -> str:
     steps = [row["step_seconds"] for row in rows]
     return (
-        f"At equal RoIs a step, RoI-centric sampling took {max(steps) / min(steps):.1f} times as long a"
-        " step: the convolutional pass over each image is paid for one RoI instead of many. What stays the"
-        " same is the head's part, which keeps the ratio below the number of images saved. Both rows saw"
-        " every image equally often, so the RoI-centric one made as many fewer steps."
+        f"At equal RoIs, a step of RoI-centric sampling took {max(steps) / min(steps):.0f} times as long: it"
+        f" takes {config.rois_per_image} times as many images through the convolutional layers, each for one"
+        " RoI; the head's part is the same. (Other work on the machine moves the ratio: the trials ran at"
+        " different times.) Both rows saw every image equally often, so the RoI-centric one made as many"
+        " fewer steps."
     )
 
 
