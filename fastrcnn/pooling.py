@@ -147,13 +147,13 @@ def pool(
     # The kernels know float32 and float64; under autocast the maps arrive as bfloat16.
     maps = [f if f.dtype == torch.float64 else f.float() for f in features]
     rois = rois.to(maps[0].dtype)
-    level = fpn_levels(rois[:, 1:], len(maps), finest_stride=strides[0])
-    if kind == "align" and (
-        rois.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
-    ):
-        return roi_align_levels(maps, rois, level, strides, output_size)
-    if len(maps) == 1:
+    ordered = torch.are_deterministic_algorithms_enabled()
+    gather = kind == "align" and (rois.device.type == "cpu" or ordered)
+    if len(maps) == 1 and not gather:
         return layer(maps[0], rois, output_size, 1 / strides[0])
+    level = fpn_levels(rois[:, 1:], len(maps), finest_stride=strides[0])
+    if gather:
+        return roi_align_levels(maps, rois, level, strides, output_size)
     pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], output_size, output_size)
     for index, (feature, stride) in enumerate(zip(maps, strides, strict=True)):
         chosen = (level == index).nonzero()[:, 0]

@@ -61,9 +61,8 @@ def sample_rois(
         labels, matched = gt_labels.new_zeros(len(candidates)), candidates
     fg = (iou >= fg_iou).nonzero()[:, 0]
     num_fg = fg_fraction * num_rois
-    if (
-        num_fg < 1
-    ):  # RoI-centric: this image's one RoI is foreground as often as one of 1 / fg_fraction
+    if num_fg < 1:
+        # RoI-centric: this image's one RoI is foreground as often as one of 1 / fg_fraction.
         num_fg = float(torch.rand((), generator=generator) < num_fg)
     bg = ((iou >= bg_iou[0]) & (iou < bg_iou[1])).nonzero()[:, 0]
     fg = _draw(fg, round(num_fg), generator)

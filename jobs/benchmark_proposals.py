@@ -22,6 +22,7 @@ import numpy as np
 from fastrcnn.config import ProposalConfig
 from fastrcnn.metrics.recall import ProposalRecall, proposal_recall
 from fastrcnn.proposals import PROPOSERS, prepare, propose
+from fastrcnn.proposals.opencv import opencv_rects
 from jobs.benchmark_images import Boxes, Image, read
 from jobs.benchmark_plot import recall_against_time
 from pipeline.errors import UserError
@@ -136,10 +137,7 @@ def measure(
 
 def opencv_fast(image: Image) -> Boxes:
     """OpenCV's boxes, all of them, in its own (unseeded) order: small ones first."""
-    search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
-    search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))
-    search.switchToSelectiveSearchFast()
-    rects = np.asarray(search.process(), np.float32).reshape(-1, 4)
+    rects = opencv_rects(image, "fast").astype(np.float32)
     return np.concatenate([rects[:, :2], rects[:, :2] + rects[:, 2:]], axis=1)
 
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -30,7 +29,7 @@ from pipeline.proposals_table import find_table
 from pipeline.same_run import check_same_run, claim_output
 from pipeline.train_data import with_proposals
 from pipeline.train_plan import TrainPlan
-from pipeline.trial import RESULT, folder_of, run_trial
+from pipeline.trial import read_result, run_trial
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
     claim_output(config, FREE_FLAGS)
     cluster.connect(allow_open=config.allow_open_cluster)
     _run_trials(config, wanted, trials, training, test)
-    results = results_of(wanted, {t.name: _read_result(config, t) for t in trials})
+    results = results_of(wanted, {t.name: read_result(config, t) for t in trials})
     markdown = as_markdown(config, results)
     for name, data in (
         ("ablations.md", markdown.encode()),
@@ -171,13 +170,5 @@ def _trainable(
 
 
 def _has(config: AblateConfig, training: Training, tests: Sequence[Test]) -> bool:
-    result = _read_result(config, training)
+    result = read_result(config, training)
     return result is not None and {t.name for t in tests} <= set(result["tests"])
-
-
-def _read_result(config: AblateConfig, training: Training) -> dict[str, Any] | None:
-    uri = storage.join(folder_of(config, training), RESULT)
-    if not storage.exists(uri):
-        return None
-    result: dict[str, Any] = json.loads(storage.read_bytes(uri))
-    return result

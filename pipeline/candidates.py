@@ -49,8 +49,8 @@ class ReadSettings:
     """What the CPU stage is told."""
 
     proposals: ProposalConfig
-    max_bytes: int = 100_000_000
-    max_pixels: int = 100_000_000
+    max_bytes: int = images.MAX_BYTES
+    max_pixels: int = images.MAX_PIXELS
     table: str | None = None
     """URI of a proposals table, instead of a proposer."""
     table_root: str = ""

@@ -9,13 +9,11 @@ from pathlib import Path
 
 from torch import nn
 
-from fastrcnn.checkpoint import CONFIG, WEIGHTS, CheckpointError, save_checkpoint
+from fastrcnn.checkpoint import CONFIG, CheckpointError, save_checkpoint
 from fastrcnn.svd import compress
-from pipeline import storage
+from pipeline import checkpoints, storage
 from pipeline.config import check_above_zero
-from pipeline.detector import load
 from pipeline.errors import UserError
-from pipeline.preflight import find_checkpoint
 from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -45,9 +43,9 @@ def run(config: CompressConfig) -> None:
     Raises:
         UserError: no whole checkpoint, ranks that its layers do not have, or an output that is taken.
     """
-    given = find_checkpoint(config.checkpoint)
+    given = checkpoints.find_checkpoint(config.checkpoint)
     try:
-        checkpoint = load(given)
+        checkpoint = checkpoints.load(given)
         model = compress(checkpoint.model, config.fc6_rank, config.fc7_rank)
     except (CheckpointError, StorageError) as error:
         raise UserError(f"--checkpoint {given}", str(error), "Give a whole checkpoint.") from error
@@ -68,9 +66,7 @@ def run(config: CompressConfig) -> None:
             proposals=checkpoint.proposals,
             training=checkpoint.config["training"] | {"compressed_from": checkpoint.model_id},
         )
-        for name in (WEIGHTS, CONFIG):
-            data = (Path(folder) / name).read_bytes()
-            storage.write_bytes(storage.join(config.output, name), data)
+        checkpoints.put(Path(folder), config.output)
     logger.info("wrote %s", config.output)
 
 

@@ -9,7 +9,6 @@ takes a list of images as well (docs/python.md).
 from __future__ import annotations
 
 import datetime
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,12 +19,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from fastrcnn.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint
 from fastrcnn.detection import Detections, detect
 from fastrcnn.proposals import propose
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
 from pipeline.candidates import CANDIDATE, one_line
+from pipeline.checkpoints import load
 from pipeline.images import ImageError
 from pipeline.record import RESULT
 
@@ -57,7 +56,7 @@ class Detector:
         run_id: str = "",
         model_id: str | None = None,
         score_threshold: float | None = None,
-        max_pixels: int = 100_000_000,
+        max_pixels: int = images.MAX_PIXELS,
         gpu: bool | None = None,
         num_threads: int | None = None,
         attempts: Attempts | None = None,
@@ -229,22 +228,6 @@ def detect_halving(
         *detect_halving(run, pixels[:half], proposals[:half]),
         *detect_halving(run, pixels[half:], proposals[half:]),
     ]
-
-
-def load(checkpoint: str) -> Checkpoint:
-    """Download a checkpoint, its two files and no more, and load it.
-
-    Raises:
-        fastrcnn.checkpoint.CheckpointError: it is not whole.
-    """
-    with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-        for name in (CONFIG, WEIGHTS):
-            try:
-                data = storage.read_bytes(storage.join(checkpoint, name))
-            except storage.ObjectMissing:
-                continue  # said below, with what else is wrong
-            (Path(folder) / name).write_bytes(data)
-        return load_checkpoint(Path(folder))
 
 
 def _use_gpu(gpu: bool | None) -> bool:

@@ -247,7 +247,7 @@ class _Child:
 
 
 class _TookTooLongError(Exception):
-    pass
+    """The deadline of a request, or of a start, is over."""
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from urllib.error import URLError
 
 import safetensors.torch
@@ -17,11 +15,14 @@ from torch import Tensor
 
 from fastrcnn.backbones import imagenet_weights
 from fastrcnn.caffe_weights import caffe_state_dict
-from fastrcnn.checkpoint import CONFIG, CheckpointError, load_checkpoint
+from fastrcnn.checkpoint import CONFIG, CheckpointError
 from fastrcnn.config import FastRCNNConfig
+from fastrcnn.loss import delta_statistics
 from fastrcnn.model import FastRCNN, load_pretrained
 from pipeline import storage
+from pipeline.checkpoints import load
 from pipeline.errors import UserError
+from pipeline.examples import Example, target_of
 from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -68,12 +69,21 @@ def initial_model(
     return model
 
 
+def measure_deltas(model: FastRCNN, examples: Sequence[Example]) -> None:
+    """Give the model the deltas' mean and deviation on these examples, where its config fixes none."""
+    config = model.config
+    if config.delta_std is None:
+        model.head.delta_mean, model.head.delta_std = delta_statistics(
+            [target_of(example) for example in examples],
+            config.num_classes,
+            class_agnostic=config.class_agnostic,
+        )
+
+
 def _take_over(model: FastRCNN, uri: str, classes: tuple[str, ...]) -> None:
     """Start from a trained detector's weights."""
     try:
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-            storage.download_folder(uri, Path(folder))
-            given = load_checkpoint(Path(folder))
+        given = load(uri)
     except (CheckpointError, StorageError) as error:
         raise UserError(f"--weights {uri}", str(error), "Give a whole checkpoint.") from error
     if given.model.config.backbone != model.config.backbone:

@@ -12,8 +12,8 @@ from fastrcnn.checkpoint import Checkpoint
 from fastrcnn.config import ProposalConfig
 from pipeline import plan, record, storage
 from pipeline.candidates import ReadSettings
+from pipeline.checkpoints import find_checkpoint, load
 from pipeline.config import ScoreConfig
-from pipeline.detector import load
 from pipeline.errors import UserError
 from pipeline.plan import Selection
 from pipeline.proposals_table import find_table
@@ -91,22 +91,6 @@ def prepare(config: ScoreConfig) -> Job:
         table=table,
         selection=selection,
         run_id=record.make_run_id(facts),
-    )
-
-
-def find_checkpoint(uri: str) -> str:
-    """The folder with config.json: `uri` itself, or its `checkpoint/` (the --output of a training run).
-
-    Raises:
-        UserError: neither.
-    """
-    for folder in (uri, storage.join(uri, "checkpoint")):
-        if storage.exists(storage.join(folder, "config.json")):
-            return storage.absolute(folder)  # the workers stand in another folder
-    raise UserError(
-        f"--checkpoint {uri}",
-        "holds no config.json, neither itself nor in checkpoint/",
-        "Give a checkpoint folder or the --output of jobs/train.py.",
     )
 
 

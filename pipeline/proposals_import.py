@@ -26,7 +26,7 @@ from pipeline.errors import UserError
 from pipeline.image_matching import match_images
 from pipeline.images import IMAGE_SUFFIXES
 from pipeline.inert_pickle import Inert, as_array, load_inert, plain
-from pipeline.proposals_table import BOXES, Boxes, boxes_array
+from pipeline.proposals_table import BOXES, Boxes, are_boxes, boxes_array
 from pipeline.schema import encode_parquet
 
 logger = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ def _mmdetection(path: str, found: Any) -> NamedProposals:
 
 def _named(name: str, boxes: Any, scores: Any) -> NamedProposals:
     """Best first. Equal scores keep their order: detectron2 turns it round, and cuts off the best."""
-    if not (np.isfinite(boxes).all() and (boxes[:, 2:] >= boxes[:, :2]).all()):
+    if not are_boxes(boxes):
         raise ValueError(f"{name}: a box is not finite or not x1 <= x2, y1 <= y2")
     if scores is None:
         return NamedProposals(name=name, boxes=boxes.astype(np.float32))

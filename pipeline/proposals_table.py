@@ -66,11 +66,16 @@ class ProposalsTable:
             own = self.boxes.get(image_uri.removeprefix(self.root))
         if own is None:
             raise ProposalsError(f"{self.uri} has no row for {image_uri}")
-        if not (np.isfinite(own).all() and (own[:, 2:] >= own[:, :2]).all()):
+        if not are_boxes(own):
             raise ProposalsError(
                 f"{self.uri}: a box of {image_uri} is not finite or not x1 <= x2, y1 <= y2"
             )
         return own[:max_boxes]
+
+
+def are_boxes(boxes: npt.NDArray[np.floating]) -> bool:
+    """Whether rows (P, 4) are finite and have x1 <= x2, y1 <= y2."""
+    return bool(np.isfinite(boxes).all() and (boxes[:, 2:] >= boxes[:, :2]).all())
 
 
 def find_table(proposals: str) -> str | None:

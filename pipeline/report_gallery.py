@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 _DEADLINE_S = 20.0
 _THREADS = 4  # a decoded image may have 200 MB
-_MAX_BYTES = 100_000_000
 _MAX_PIXELS = 64_000_000
 _MAX_BOXES = 60
 """Of one image in the page, surest first."""
@@ -126,7 +125,7 @@ def _source(item: dict[str, Any], side: int) -> str | StorageError | ImageError:
     """The thumbnail as a data URI: pixels only, nothing else that the file may carry."""
     try:
         data = storage.read_bytes(
-            item["uri"], etag=item["etag"], max_bytes=_MAX_BYTES, deadline_s=_DEADLINE_S
+            item["uri"], etag=item["etag"], max_bytes=images.MAX_BYTES, deadline_s=_DEADLINE_S
         )
         pixels = images.decode(data, max_pixels=_MAX_PIXELS).pixels
     except (StorageError, ImageError) as error:

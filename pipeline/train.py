@@ -26,14 +26,12 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from fastrcnn.checkpoint import CONFIG, WEIGHTS
-from fastrcnn.loss import delta_statistics
-from pipeline import cluster, storage
+from fastrcnn.checkpoint import CONFIG
+from pipeline import checkpoints, cluster, storage
 from pipeline.config import TrainConfig
 from pipeline.curves import loss_curves
 from pipeline.errors import JobError, UserError
-from pipeline.examples import target_of
-from pipeline.initial_weights import initial_model
+from pipeline.initial_weights import initial_model, measure_deltas
 from pipeline.same_run import check_same_run, claim_output, read_object
 from pipeline.train_data import read_data, with_proposals
 from pipeline.train_loop import TrainJob, train_loop
@@ -88,12 +86,7 @@ def run(config: TrainConfig) -> TrainResult | None:
     claim_output(config, FREE_FLAGS)
     cluster.connect(allow_open=config.allow_open_cluster)
     examples, val_examples = with_proposals(config, plan.proposals, training, validation)
-    if plan.model.delta_std is None:
-        model.head.delta_mean, model.head.delta_std = delta_statistics(
-            [target_of(example) for example in examples],
-            plan.model.num_classes,
-            class_agnostic=plan.model.class_agnostic,
-        )
+    measure_deltas(model, examples)
     num_iterations = plan.solver.num_iterations(len(examples))
     job = TrainJob(
         model=plan.model,
@@ -178,8 +171,7 @@ def _export(
         state = json.loads((Path(folder) / STATE).read_text())
     checkpoint = storage.join(config.output, "checkpoint")
     with best.as_directory() as folder:
-        for name in (WEIGHTS, CONFIG):
-            storage.write_bytes(storage.join(checkpoint, name), (Path(folder) / name).read_bytes())
+        checkpoints.put(Path(folder), checkpoint)
         metrics = json.loads((Path(folder) / CONFIG).read_text())["training"]["metrics"]
     curves = {"steps": state["history"], "validations": state["validations"]}
     storage.write_bytes(

@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 
-from fastrcnn.checkpoint import CONFIG, WEIGHTS, save_checkpoint
+from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.detection import detect
-from fastrcnn.loss import Target, delta_statistics
+from fastrcnn.loss import Target
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer, freeze_untrained
 from fastrcnn.svd import compress
-from pipeline import storage
+from pipeline import checkpoints, storage
 from pipeline.ablate_config import AblateConfig, Test, Training
-from pipeline.detector import load
 from pipeline.examples import Batch, Example, load_batch, prefetch, step_seed, target_of
 from pipeline.images import decode
-from pipeline.initial_weights import initial_model
+from pipeline.initial_weights import initial_model, measure_deltas
+from pipeline.same_run import read_object
 from pipeline.torchvision_heads import TorchvisionHeads
 from pipeline.train_plan import TrainPlan
 from pipeline.train_step import train_step
@@ -44,6 +44,12 @@ TIMED_IMAGES = 20
 def folder_of(config: AblateConfig, training: Training) -> str:
     """URI of a trial's checkpoint (of a peer there is none) and result.json, which is written last."""
     return storage.join(config.output, "trials", training.name)
+
+
+def read_result(config: AblateConfig, training: Training) -> dict[str, Any] | None:
+    """What `run_trial` kept; None where it has not ended."""
+    uri = storage.join(folder_of(config, training), RESULT)
+    return read_object(uri) if storage.exists(uri) else None
 
 
 def run_trial(
@@ -69,13 +75,17 @@ def run_trial(
     folder = folder_of(config, training)
     network: Network
     result: dict[str, Any]
-    if not training.torchvision_heads and storage.exists(storage.join(folder, RESULT)):
-        network = load(folder).model  # trained before; tests are asked for that were not then
-        result = json.loads(storage.read_bytes(storage.join(folder, RESULT)))
+    earlier = read_result(config, training)
+    if earlier and not training.torchvision_heads:
+        network = checkpoints.load(folder).model  # tests are asked for that were not then
+        result = earlier
     else:
         model = _start(config, training, plan, classes, examples)
         network = TorchvisionHeads(model) if training.torchvision_heads else model
-        result = {**_train(network, plan, training.seed, examples), "tests": {}}
+        result = _train(network, plan, training.seed, examples)
+        if isinstance(network, FastRCNN):
+            _keep(folder, config, plan, network, classes, result)
+        result["tests"] = {}
     for test in tests:
         if test.name in result["tests"]:
             continue
@@ -86,8 +96,6 @@ def run_trial(
             "ap": metrics["val_ap"],
             "image_seconds": _seconds_per_image(run, test_examples),
         }
-    if isinstance(network, FastRCNN):
-        _keep(folder, config, plan, network, classes, result)
     storage.write_bytes(storage.join(folder, RESULT), json.dumps(result, indent=1).encode())
     return result
 
@@ -101,12 +109,7 @@ def _start(
 ) -> FastRCNN:
     weights = folder_of(config, training.start) if training.start else config.weights
     model = initial_model(plan.model, weights, training.seed, classes)
-    if plan.model.delta_std is None:
-        model.head.delta_mean, model.head.delta_std = delta_statistics(
-            [target_of(example) for example in examples],
-            plan.model.num_classes,
-            class_agnostic=plan.model.class_agnostic,
-        )
+    measure_deltas(model, examples)
     freeze_untrained(model, plan.solver)
     return model
 
@@ -205,5 +208,4 @@ def _keep(
             proposals=plan.proposals,
             training={"flags": asdict(config), "result": result},
         )
-        for name in (WEIGHTS, CONFIG):
-            storage.write_bytes(storage.join(uri, name), (Path(folder) / name).read_bytes())
+        checkpoints.put(Path(folder), uri)

@@ -40,15 +40,7 @@ def opencv_selective_search(
     if mode not in ("fast", "quality"):
         raise ValueError(f"mode={mode!r}: is 'fast' or 'quality'")
     min_size = 20 if min_size is None else min_size
-    search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
-    search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))  # OpenCV reads BGR
-    if mode == "fast":
-        search.switchToSelectiveSearchFast()
-    else:
-        search.switchToSelectiveSearchQuality()
-    rects = np.unique(
-        np.asarray(search.process()).reshape(-1, 4), axis=0
-    )  # (P, 4) x, y, width, height; sorted
+    rects = np.unique(opencv_rects(image, mode), axis=0)  # sorted
     rects = rects[np.minimum(rects[:, 2], rects[:, 3]) >= min_size]
     boxes = np.concatenate([rects[:, :2], rects[:, :2] + rects[:, 2:]], axis=1).astype(np.float32)
     area = rects[:, 2].astype(np.int64) * rects[:, 3]
@@ -56,3 +48,14 @@ def opencv_selective_search(
     rank[np.argsort(-area, kind="stable")] = np.arange(1, len(boxes) + 1)
     rng = np.random.default_rng([seed, zlib.crc32(image.tobytes())])
     return boxes[np.argsort(rank * rng.random(len(boxes)), kind="stable")[:max_boxes]]
+
+
+def opencv_rects(image: npt.NDArray[np.uint8], mode: str) -> npt.NDArray[np.int32]:
+    """(P, 4) x, y, width, height as OpenCV gives them: in its own unseeded order, small ones first."""
+    search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+    search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))  # OpenCV reads BGR
+    if mode == "fast":
+        search.switchToSelectiveSearchFast()
+    else:
+        search.switchToSelectiveSearchQuality()
+    return np.asarray(search.process(), np.int32).reshape(-1, 4)

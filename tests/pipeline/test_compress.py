@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastrcnn.detection import detect
+from pipeline.checkpoints import load
 from pipeline.compress import CompressConfig, run
-from pipeline.detector import load
 from pipeline.errors import UserError
 
 

@@ -24,9 +24,9 @@ from fastrcnn.checkpoint import CONFIG, WEIGHTS, save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.model import FastRCNN
 from pipeline import cluster, plan, score, train
+from pipeline.checkpoints import load
 from pipeline.cli import main
 from pipeline.config import ScoreConfig, TrainConfig
-from pipeline.detector import load
 from pipeline.preflight import prepare
 from pipeline.scene_dataset import draw_split
 from pipeline.schema import SCORED

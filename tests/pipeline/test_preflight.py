@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.checkpoints import find_checkpoint
 from pipeline.config import ScoreConfig
 from pipeline.errors import UserError
-from pipeline.preflight import find_checkpoint, prepare, size_cluster
+from pipeline.preflight import prepare, size_cluster
 from pipeline.schema import PROPOSALS
 
 
