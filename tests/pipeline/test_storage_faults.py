@@ -2,135 +2,25 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
-import struct
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from pipeline import storage
 from pipeline.errors import UserError
+from tests.fault_proxy import FaultyProxy, serving
 
 DATA = bytes(range(256)) * 400  # 100 KB: more than one packet
-
-
-class FaultyProxy(ThreadingHTTPServer):
-    """Forwards to the server behind it; the next faults of `faults` each spoil one request, in order.
-
-    ``503``, ``403``: an answer of that status. ``reset``: the connection breaks before an answer. ``lost``:
-    the request is done, then the connection breaks. ``short``: half of the body, then the end. ``flip``: one
-    byte of the body is another. ``hang``: no answer for as long as the client waits. ``pass``: nothing.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, behind: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.behind = urlsplit(behind).netloc
-        self.faults: list[str] = []
-        self.forever: str | None = None
-        self.dropped_headers: set[str] = set()
-        self.requests: list[str] = []
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Broken connections are what this server is for."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: FaultyProxy
-
-    def _serve(self) -> None:
-        proxy = self.server
-        body = self._body()
-        fault = proxy.faults.pop(0) if proxy.faults else proxy.forever or "pass"
-        proxy.requests.append(f"{self.command} {fault}")
-        if fault in ("503", "403"):
-            code = {"503": "SlowDown", "403": "AccessDenied"}[fault]
-            text = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
-            self._answer(int(fault), {"Content-Type": "application/xml"}, text)
-        elif fault == "hang":
-            time.sleep(20)
-            self._reset()
-        elif fault == "reset":
-            self._reset()
-        else:
-            status, headers, answer = self._forward(body)
-            if fault == "lost":
-                self._reset()
-            else:
-                self._answer(status, headers, answer, fault)
-
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve
-
-    def _body(self) -> bytes:
-        if self.headers.get("Expect") == "100-continue":
-            self.send_response_only(100)
-            self.end_headers()
-        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
-
-    def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        dropped = {"expect", "transfer-encoding", "content-length", *self.server.dropped_headers}
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
-        connection = http.client.HTTPConnection(self.server.behind)
-        connection.request(self.command, self.path, body, headers)
-        response = connection.getresponse()
-        answer = response.read()
-        connection.close()
-        return response.status, dict(response.getheaders()), answer
-
-    def _answer(self, status: int, headers: dict[str, str], body: bytes, fault: str = "") -> None:
-        self.send_response_only(status)
-        length = headers.get("Content-Length", len(body)) if self.command == "HEAD" else len(body)
-        for name, value in headers.items():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if fault == "short":
-            self.wfile.write(body[: len(body) // 2])
-            self.close_connection = True
-        elif fault == "flip":
-            self.wfile.write(body[:10] + bytes([body[10] ^ 1]) + body[11:])
-        else:
-            self.wfile.write(body)
-
-    def _reset(self) -> None:
-        # Linger 0: close sends RST instead of FIN.
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-        self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 @pytest.fixture
 def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """The proxy as this process' S3 endpoint."""
-    server = FaultyProxy(s3)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(FaultyProxy(s3)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield server
 
 
 @pytest.fixture
@@ -141,7 +31,7 @@ def uri(bucket: str, proxy: FaultyProxy) -> str:
     return f"{bucket}/object"
 
 
-@pytest.mark.parametrize("fault", ["503", "reset", "short", "flip"])
+@pytest.mark.parametrize("fault", ["503", "reset", "lost", "short", "shortened", "flip"])
 def test_a_read_that_fails_twice_succeeds(uri: str, proxy: FaultyProxy, fault: str) -> None:
     proxy.faults = [fault, fault]
     assert storage.read_bytes(uri) == DATA

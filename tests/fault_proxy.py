@@ -1,0 +1,222 @@
+"""A proxy before a real S3 server that breaks requests on purpose: one after the other, or by chance.
+
+    FaultyProxy(url)                         faults = ["503", "pass", "lost"]: the next three requests
+                                             forever = "403": every one after those
+                                             rates = {"503": .2}: by chance, after those
+
+By chance means by seed: what happens to a request depends on the seed, the request line and how many such
+requests came before, not on which of several processes was faster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+FAULTS = {
+    "503": "an answer of that status: SlowDown",
+    "403": "an answer of that status: AccessDenied",
+    "expired": "400 ExpiredToken, which is what S3 says of credentials that ran out",
+    "reset": "the connection breaks before the request is done",
+    "lost": "the request is done, then the connection breaks",
+    "late": "the connection breaks; the request is done all the same, some seconds later",
+    "short": "half of the body, then the end",
+    "shortened": "half of the body under a Content-Length that fits it",
+    "flip": "one byte of the body is another",
+    "slow": "the body takes a second and a half",
+    "hang": "no answer for as long as the client waits",
+    "pass": "nothing",
+}
+_OF_BODIES = ("short", "shortened", "flip", "slow")
+"""By chance these happen to objects only: nothing in S3's protocol guards the bytes of a listing."""
+LATE_S = 3.0
+SLOW_S = 1.5
+HANG_S = 20.0
+_ERRORS = {
+    "503": (503, "SlowDown"),
+    "403": (403, "AccessDenied"),
+    "expired": (400, "ExpiredToken"),
+}
+_CHECKSUMS = "x-amz-checksum-"
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Forwards to the server behind it; each request meets one of `FAULTS`.
+
+    Args:
+        behind: URL of the server.
+        rates: share of the requests that each fault spoils, where `faults` and `forever` say nothing.
+        seed: of the chance.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128  # a fleet that comes back together; the default is 5
+
+    def __init__(
+        self, behind: str, *, rates: Mapping[str, float] | None = None, seed: int = 0
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.behind = urlsplit(behind).netloc
+        self.faults: list[str] = []
+        self.forever: str | None = None
+        self.rates = dict(rates or {})
+        self.seed = seed
+        self.dropped_headers: set[str] = set()
+        """Of requests, in lower case: as a store that does not know them."""
+        self.without_checksums = False
+        """Answer as for objects that were put without a checksum."""
+        self.requests: list[str] = []
+        """Method and fault of each request so far."""
+        self._seen: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """What AWS_ENDPOINT_URL is to be."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def counts(self) -> Counter[str]:
+        """Requests by fault, those that passed included."""
+        return Counter(request.split()[1] for request in self.requests)
+
+    def next_fault(self, method: str, path: str) -> str:
+        """What happens to this request; it is counted."""
+        with self._lock:
+            if self.faults:
+                fault = self.faults.pop(0)
+            else:
+                fault = self.forever or self._by_chance(method, path)
+            self.requests.append(f"{method} {fault}")
+        return fault
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Broken connections are what this server is for."""
+
+    def _by_chance(self, method: str, path: str) -> str:
+        request = f"{method} {path}"
+        self._seen[request] += 1
+        text = f"{self.seed} {self._seen[request]} {request}"
+        chance = random.Random(hashlib.sha256(text.encode()).digest()).random()
+        for fault, rate in self.rates.items():
+            if chance < rate:
+                applies = fault not in _OF_BODIES or _gets_object(method, path)
+                return fault if applies else "pass"
+            chance -= rate
+        return "pass"
+
+
+@contextlib.contextmanager
+def serving(proxy: FaultyProxy) -> Iterator[FaultyProxy]:
+    """Serve from a thread of this process."""
+    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyProxy
+
+    def _serve(self) -> None:
+        body = self._body()
+        fault = self.server.next_fault(self.command, self.path)
+        if fault in _ERRORS:
+            status, code = _ERRORS[fault]
+            text = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
+            self._answer(status, {"Content-Type": "application/xml"}, text)
+        elif fault in ("reset", "hang"):
+            time.sleep(HANG_S if fault == "hang" else 0)
+            self._reset()
+        elif fault == "late":
+            self._reset()
+            time.sleep(LATE_S)
+            self._forward(body)
+        else:
+            status, headers, answer = self._forward(body)
+            if fault == "lost":
+                self._reset()
+            else:
+                self._answer(status, headers, answer, fault)
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve
+
+    def _body(self) -> bytes:
+        if self.headers.get("Expect") == "100-continue":
+            self.send_response_only(100)
+            self.end_headers()
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        dropped = {"expect", "transfer-encoding", "content-length", *self.server.dropped_headers}
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
+        connection = http.client.HTTPConnection(self.server.behind)
+        connection.request(self.command, self.path, body, headers)
+        response = connection.getresponse()
+        answer = response.read()
+        connection.close()
+        answered = dict(response.getheaders())
+        if self.server.without_checksums:
+            answered = {k: v for k, v in answered.items() if not k.lower().startswith(_CHECKSUMS)}
+        return response.status, answered, answer
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes, fault: str = "") -> None:
+        if fault == "shortened":
+            body = body[: len(body) // 2]
+        self.send_response_only(status)
+        length = headers.get("Content-Length", len(body)) if self.command == "HEAD" else len(body)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if fault == "short":
+            self.wfile.write(body[: len(body) // 2])
+            self.close_connection = True
+        elif fault == "flip":
+            self.wfile.write(body[:10] + bytes([body[10] ^ 1]) + body[11:])
+        elif fault == "slow":
+            step = len(body) // 10 + 1
+            for start in range(0, len(body), step):
+                time.sleep(SLOW_S / 10)
+                self.wfile.write(body[start : start + step])
+        else:
+            self.wfile.write(body)
+
+    def _reset(self) -> None:
+        # Linger 0: close sends RST instead of FIN.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def _gets_object(method: str, path: str) -> bool:
+    bucket_and_key, _, query = path.partition("?")
+    return method == "GET" and "list-type" not in query and bucket_and_key.count("/") > 1
