@@ -1,34 +1,28 @@
 """Encoded bytes -> upright 8-bit RGB pixels, or the reason why not.
 
-    bytes -> image_guard: format by content, caps by header -> plain JPEG: decoded here
-                                                            -> all else:   decoded behind the fence
+    bytes -> image_guard, jpeg_guard: format by content, caps by header -> plain JPEG: decoded here
+                                                                        -> all else:   behind the fence
 
 A plain JPEG (8 bits, gray or YCbCr, few scans, whole markers) is nearly all of most buckets and is decoded
-by OpenCV, whose libjpeg-turbo writes RGB directly. Every other format, everything odd, and what has killed
-a worker once goes through Pillow in another process with limits (`pipeline.fence`), as does a plain JPEG
-that OpenCV refuses: Pillow has the last word, and says why. Which way an image takes depends on its bytes
-alone, so it gives the same pixels wherever it is decoded.
+by libjpeg-turbo through simplejpeg, the least that lies between the two (`jobs/benchmark.py decode`). Every
+other format, everything odd, and what has killed a worker once goes through Pillow in another process with
+limits (`pipeline.fence`), as does a plain JPEG of which libjpeg-turbo so much as warns: Pillow has the last
+word, and says why. Which way an image takes depends on its bytes alone, so it gives the same pixels wherever
+it is decoded.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 
 from pipeline.fence import fence
-from pipeline.image_guard import (
-    ImageError,
-    Jpeg,
-    check_pixels,
-    header_size,
-    read_jpeg,
-    sniff,
-)
+from pipeline.image_guard import ImageError, check_pixels, header_size, sniff
 from pipeline.image_metadata import TURNED, icc_warning
+from pipeline.jpeg_guard import Jpeg, read_jpeg
 from pipeline.pillow_decode import upright
 
 __all__ = [
@@ -93,8 +87,6 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, fenced: bool = False) -
             its decoding process, or took too long).
     """
     format = sniff(data)
-    if size := header_size(data, format):
-        check_pixels(*size, max_pixels)
     if format == "JPEG":
         jpeg = read_jpeg(data)
         check_pixels(jpeg.height, jpeg.width, max_pixels)
@@ -102,6 +94,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, fenced: bool = False) -
             pixels = _decode_plain(data, jpeg)
             if pixels is not None:
                 return DecodedImage(pixels, icc_warning(jpeg.icc))
+    elif size := header_size(data, format):
+        check_pixels(*size, max_pixels)
     found = fence().decode(data, format, max_pixels=max_pixels)
     assert found.pixels is not None
     return DecodedImage(found.pixels, found.warning)
@@ -121,13 +115,11 @@ def read_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 
 def _decode_plain(data: bytes, jpeg: Jpeg) -> npt.NDArray[np.uint8] | None:
-    """(H, W, 3) uint8 RGB, upright; None where OpenCV finds it damaged or of another size."""
+    """(H, W, 3) uint8 RGB, upright; None where libjpeg-turbo finds fault with it or another size in it."""
     try:
-        pixels = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        )
-    except cv2.error:
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except (ValueError, MemoryError):
         return None
-    if pixels is None or pixels.shape != (jpeg.height, jpeg.width, 3):
+    if pixels.shape != (jpeg.height, jpeg.width, 3):
         return None
-    return upright(cast(npt.NDArray[np.uint8], pixels), jpeg.orientation)
+    return upright(pixels, jpeg.orientation)

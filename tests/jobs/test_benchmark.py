@@ -12,8 +12,9 @@ import tyro
 from PIL import Image
 
 from fastrcnn.config import ProposalConfig
-from jobs import benchmark, benchmark_images, benchmark_proposals
+from jobs import benchmark, benchmark_decode, benchmark_images, benchmark_proposals
 from jobs.benchmark_accuracy import AccuracyConfig
+from jobs.benchmark_decode import DecodeConfig
 from jobs.benchmark_proposals import Measured, ProposalsConfig
 from pipeline.errors import UserError
 
@@ -21,12 +22,14 @@ JOB = Path(benchmark.__file__)
 GT = np.array([[0, 0, 20, 20], [10, 10, 90, 90]], np.float32)
 
 
-def test_the_job_is_executable_and_has_two_tasks() -> None:
+def test_the_job_is_executable_and_has_three_tasks() -> None:
     assert os.access(JOB, os.X_OK)
     own = tyro.cli(benchmark.TASKS, args=["accuracy", "--data", "bccd", "--weights", "x.pth"])
     assert own == AccuracyConfig(data=Path("bccd"), weights="x.pth")
     own = tyro.cli(benchmark.TASKS, args=["proposals", "--data", "a", "b", "--limit", "3"])
     assert own == ProposalsConfig(data=("a", "b"), limit=3)
+    own = tyro.cli(benchmark.TASKS, args=["decode", "--data", "a", "--rounds", "2"])
+    assert own == DecodeConfig(data=("a",), rounds=2)
 
 
 def test_a_proposer_is_a_name_and_settings() -> None:
@@ -113,3 +116,24 @@ def test_it_writes_a_table_a_plot_and_numbers(
     table = (tmp_path / "out" / "table.txt").read_text()
     assert table in capsys.readouterr().out
     assert "$ / 100M" in table
+
+
+def test_decoding_is_measured_beside_every_decoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture = Image.effect_noise((90, 60), 40).convert("RGB")
+    picture.save(photos / "a.jpg")
+    picture.save(photos / "b.JPG", progressive=True)
+    picture.convert("CMYK").save(photos / "odd.jpg")
+    (photos / "page.jpg").write_bytes(b"<html>")
+    (photos / "c.png").write_bytes(b"")
+    assert len(list(benchmark_decode.plain_jpegs(str(photos), 10))) == 2
+    benchmark_decode.run(DecodeConfig(data=(str(photos),), rounds=1, output=tmp_path / "out"))
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {row["decoder"].split()[0] for row in rows} >= {"simplejpeg", "OpenCV", "Pillow"}
+    assert {row["images"] for row in rows} == {2}
+    assert "of the fastest, " in capsys.readouterr().out
+    with pytest.raises(UserError, match="no plain JPEG"):
+        benchmark_decode.run(DecodeConfig(data=(str(photos / "odd.jpg"),), output=tmp_path))
