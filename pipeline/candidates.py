@@ -1,6 +1,6 @@
 """The CPU stage: a planned image -> its bytes, checked, and its proposals, or the status that says why not.
 
-    plan rows (PLAN) -> read_images -> candidates (CANDIDATE)
+    tasks (TASK) -> read_tasks -> candidates (CANDIDATE), of which read_images makes a batch
 
 Plain calls, Ray or not. A row that fails keeps its place: it carries its status and cause on and skips the
 work. What travels on are the encoded bytes and the proposals, not the pixels: a decoded image is some
@@ -10,7 +10,9 @@ twenty times larger. Nothing here needs torch, so the processes of this stage st
 from __future__ import annotations
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ from fastrcnn.proposals import prepare, propose
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
 from pipeline.images import ImageError
+from pipeline.plan import Plan, rows_of
 from pipeline.proposals_table import ProposalsError, ProposalsTable
 from pipeline.storage import StorageError
 
@@ -40,8 +43,23 @@ CANDIDATE = pa.schema(
         pa.field("proposals", pa.large_binary()),  # (P, 4) float32, row by row; null unless ok
     ]
 )
+TASK = pa.schema(
+    [
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("shard", pa.int64(), nullable=False),
+        pa.field("first", pa.int64(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+    ]
+)
+"""A piece of work: so many rows of a shard from `first` on; `part` is the URI of the plan's part with the
+shard."""
 READS_AT_ONCE = 8
 """GETs of one task: a task waits for the network far longer than it computes."""
+BATCHES_READ_AT_ONCE = 4
+_BYTES_READ_AT_ONCE = 128 * 2**20
+_UNKNOWN_SIZE = 2**20
+
+Read = bytes | StorageError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,22 +75,91 @@ class ReadSettings:
     """What the table's relative names are relative to: --images."""
 
 
-def read_images(
-    rows: pa.Table, settings: ReadSettings, attempts: Attempts | None = None
+def tasks(plan: Plan, shards: Collection[int], most: int) -> pa.Table:
+    """The work of some shards in tasks (TASK) of at most so many images."""
+    rows = [
+        {
+            "part": plan.part_uri(shard),
+            "shard": shard,
+            "first": first,
+            "rows": min(most, size - first),
+        }
+        for shard in shards
+        for size in (plan.num_rows(shard),)
+        for first in range(0, size, most)
+    ]
+    return pa.Table.from_pylist(rows, schema=TASK)
+
+
+def read_tasks(
+    work: pa.Table, settings: ReadSettings, attempts: Attempts | None = None, batch_size: int = 8
+) -> Iterator[pa.Table]:
+    """Read, check and propose, some batches at a time: tasks (TASK) to candidates (CANDIDATE).
+
+    While one lot is decoded the next is on its way from the store. Within a lot, images of like shape come
+    after each other: in a batch each is padded to the largest.
+    """
+    rows = pa.concat_tables(
+        rows_of(task["part"], task["shard"]).slice(task["first"], task["rows"])
+        for task in work.to_pylist()
+    )
+    waiting: deque[tuple[pa.Table, list[Future[Read]]]] = deque()
+    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+        for lot in _lots(rows, BATCHES_READ_AT_ONCE * batch_size):
+            reads = [threads.submit(_read, row, settings) for row in lot.to_pylist()]
+            waiting.append((lot, reads))
+            if len(waiting) > 1:
+                yield _read_lot(*waiting.popleft(), settings, attempts)
+        while waiting:
+            yield _read_lot(*waiting.popleft(), settings, attempts)
+
+
+def _lots(rows: pa.Table, most: int) -> Iterator[pa.Table]:
+    """Consecutive rows: so many at most, and so many bytes as they were listed."""
+    first = size = 0
+    for index, bytes_listed in enumerate(rows["size_bytes"].to_pylist()):
+        own = bytes_listed if bytes_listed is not None else _UNKNOWN_SIZE
+        if index > first and (index - first == most or size + own > _BYTES_READ_AT_ONCE):
+            yield rows.slice(first, index - first)
+            first, size = index, 0
+        size += own
+    if rows.num_rows > first:
+        yield rows.slice(first)
+
+
+def _read_lot(
+    lot: pa.Table, reads: list[Future[Read]], settings: ReadSettings, attempts: Attempts | None
 ) -> pa.Table:
-    """Read, check and propose: planned images (schema PLAN) to candidates (CANDIDATE), one for one."""
+    candidates = read_images(lot, settings, attempts, [read.result() for read in reads])
+    widths, heights = (candidates[name].to_pylist() for name in ("width", "height"))
+    shapes = [(w / h, w) if w and h else (0.0, 0) for w, h in zip(widths, heights, strict=True)]
+    return candidates.take(sorted(range(len(shapes)), key=shapes.__getitem__))
+
+
+def read_images(
+    rows: pa.Table,
+    settings: ReadSettings,
+    attempts: Attempts | None = None,
+    reads: Sequence[Read] | None = None,
+) -> pa.Table:
+    """Read, check and propose: planned images (schema PLAN) to candidates (CANDIDATE), one for one.
+
+    Args:
+        rows: images.
+        settings: of the stage.
+        attempts: shared by all workers.
+        reads: of the rows, where they are here already; an image that is tried alone is read again.
+    """
     prepare(settings.proposals)  # one core a task: OpenCV's own threads would fight the other tasks
 
-    def work(batch: pa.Table, *, fenced: bool = False) -> pa.Table:
+    def work(batch: pa.Table, *, alone: bool = False) -> pa.Table:
         planned = batch.to_pylist()
-        with ThreadPoolExecutor(READS_AT_ONCE) as threads:
-            reads = list(threads.map(lambda row: _read(row, settings), planned))
-        return _candidates(
-            [
-                _look(row, read, settings, fenced=fenced)
-                for row, read in zip(planned, reads, strict=True)
-            ]
-        )
+        here = reads if not alone else None
+        if here is None:
+            with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+                here = list(threads.map(lambda row: _read(row, settings), planned))
+        pairs = zip(planned, here, strict=True)
+        return _candidates([_look(row, read, settings, fenced=alone) for row, read in pairs])
 
     def fail(row: pa.Table, cause: str) -> pa.Table:
         return _candidates([_base(row.to_pylist()[0]) | {"status": "failed", "error": cause}])
@@ -81,11 +168,11 @@ def read_images(
         *(rows, work, fail),
         stage="read",
         attempts=attempts or AttemptLog(),
-        alone=functools.partial(work, fenced=True),
+        alone=functools.partial(work, alone=True),
     )
 
 
-def _read(row: dict[str, Any], settings: ReadSettings) -> bytes | StorageError:
+def _read(row: dict[str, Any], settings: ReadSettings) -> Read:
     uri, etag, size = row["image_uri"], row["etag"], row["size_bytes"]
     if size is not None and size > settings.max_bytes:  # as listed: not even a request
         return storage.ObjectTooLarge(f"{uri}: {size} bytes, at most {settings.max_bytes}")
@@ -101,7 +188,7 @@ def _read(row: dict[str, Any], settings: ReadSettings) -> bytes | StorageError:
 
 
 def _look(
-    row: dict[str, Any], read: bytes | StorageError, settings: ReadSettings, *, fenced: bool
+    row: dict[str, Any], read: Read, settings: ReadSettings, *, fenced: bool
 ) -> dict[str, Any]:
     candidate = _base(row)
     if isinstance(read, StorageError):

@@ -68,6 +68,8 @@ class TrainConfig:
     """Base rate at the given batch size; by default the preset's."""
     validate_every: int | None = None
     """Steps between validations, each with a checkpoint; by default a tenth of the run."""
+    keep_best: int = 2
+    """Checkpoints kept for resuming, best validation mAP first; the latest is kept too."""
     seed: int = 3
     """Of sampling, shuffling, flips and initialisation (3: the reference implementation's)."""
     limit: int | None = None
@@ -99,6 +101,7 @@ class TrainConfig:
             "rois_per_image",
             "fc_dim",
             "validate_every",
+            "keep_best",
             "limit",
         )
         check_not_negative(self, "gpus_per_worker")
@@ -123,6 +126,11 @@ class ScoreConfig:
     """Where plans/, scored/ and runs/ go; run again with the same one to continue."""
     proposals: str | None = None
     """By default the proposer the checkpoint was trained with; else its name or a table's URI."""
+    include: tuple[str, ...] = ()
+    """Globs: only objects that match one, whatever their suffix (*.scan: in any folder; a/*.jpg: under
+    --images)."""
+    exclude: tuple[str, ...] = ()
+    """Globs: no object that matches one."""
     num_workers: int | None = None
     """Detector actors; by default one a GPU, or on CPUs half the cluster's."""
     gpus_per_worker: float | None = None
@@ -144,9 +152,15 @@ class ScoreConfig:
     dry_run: bool = False
     """Print counts, sizes and cost; write nothing."""
     max_failures: float = 1.0
-    """Largest share of rows that may have another status than `ok`; above it the job exits with 1."""
+    """Largest share of rows that may have another status than `ok`: above it the job stops and exits with
+    1."""
+    max_unreachable: float = 0.5
+    """Stop, to be continued, when more than this share of the last 200 images could not be had from the store
+    (credentials ran out, an outage); nothing of them is written. 1 never stops."""
     price_per_cpu_hour: float | None = None
-    """Dollars, for the estimate of --dry-run."""
+    """Dollars, for estimates of cost."""
+    price_per_gpu_hour: float | None = None
+    """Dollars, for estimates of cost."""
     allow_open_cluster: bool = False
     """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
 
@@ -155,7 +169,7 @@ class ScoreConfig:
         check_above_zero(
             self, "num_workers", "batch_size", "shard_size", "max_bytes", "max_pixels", "limit"
         )
-        check_not_negative(self, "gpus_per_worker", "price_per_cpu_hour")
+        check_not_negative(self, "gpus_per_worker", "price_per_cpu_hour", "price_per_gpu_hour")
         _require(
             self.score_threshold is None or 0 <= self.score_threshold <= 1,
             f"--score-threshold {self.score_threshold}",
@@ -163,6 +177,12 @@ class ScoreConfig:
             "Give a number from 0 to 1.",
         )
         _check_share(self.max_failures)
+        _require(
+            0 < self.max_unreachable <= 1,
+            f"--max-unreachable {self.max_unreachable}",
+            "is a share of the images",
+            "Give a number above 0, up to 1.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
-import pyarrow.compute as pc
+import pyarrow as pa
 
-from pipeline import cluster, plan, record
+from pipeline import cluster, plan, record, score_report
 from pipeline.candidates import read_images
 from pipeline.detector import Detector
 from pipeline.preflight import Job, detector_settings, read_settings
+from pipeline.schema import PLAN
 from pipeline.score_report import ScoreSummary
 
 logger = logging.getLogger(__name__)
@@ -21,16 +23,18 @@ SAMPLE = 8
 
 def estimate(job: Job) -> ScoreSummary:
     """Log counts, bytes, time and price of what `pipeline.score.run` would do."""
-    config, objects = job.config, job.selection.objects
+    config, listed = job.config, job.selection.listed
     planned = plan.read(config.output)
-    new = plan.missing(planned, objects)
+    plan.compare(planned, listed)
+    new, new_bytes = listed.new_size()
     done = record.done_shards(config.output, job.run_id, planned)
-    rows = record.to_do(planned, done, job.only)
-    todo = rows.num_rows + len(new)
-    size = (pc.sum(rows["size_bytes"]).as_py() or 0) + sum(item.size for item in new)
+    only = listed.shards() if config.limit is not None else None
+    shards = record.to_do(planned, done, only)
+    todo = sum(map(planned.num_rows, shards)) + new
+    size = sum(map(partial(_bytes, planned), shards)) + new_bytes
     logger.info(
         "dry run: %d images selected, %d of them new; %d to score, %.1f MB to read",
-        *(len(objects), len(new), todo, size / 1e6),
+        *(job.selection.num_images, new, todo, size / 1e6),
     )
     if todo:
         hours = todo * _seconds_an_image(job) / 3600
@@ -40,16 +44,27 @@ def estimate(job: Job) -> ScoreSummary:
             "scored here on one CPU; with GPUs, less)",
             *(hours, 60 * hours / cpus, cpus),
         )
-        if config.price_per_cpu_hour is not None:
-            logger.info("about $%.2f", hours * config.price_per_cpu_hour)
+        dollars = score_report.price(config, hours, 0.0)
+        logger.info(
+            f"about ${dollars:.2f}"
+            if dollars is not None
+            else "its price: give --price-per-cpu-hour, in dollars"
+        )
     return ScoreSummary(
         run_id=job.run_id, statuses={}, images=0, scored=0, seconds=0.0, complete=todo == 0
     )
 
 
+def _bytes(planned: plan.Plan, shard: int) -> int:
+    """About: a generation's bytes are known, not each shard's."""
+    made = planned.generation(shard)
+    return made.size_bytes * planned.num_rows(shard) // made.rows
+
+
 def _seconds_an_image(job: Job) -> float:
-    sample = job.selection.objects[:SAMPLE]
+    sample = job.selection.listed.first(SAMPLE)
+    rows = sample.append_column("shard", pa.array([0] * sample.num_rows, pa.int64())).cast(PLAN)
     detector = Detector(**detector_settings(job), gpu=False, num_threads=1)
     started = time.monotonic()
-    detector(read_images(plan.as_rows(sample, range(len(sample))), read_settings(job)))
-    return (time.monotonic() - started) / len(sample)
+    detector(read_images(rows, read_settings(job)))
+    return (time.monotonic() - started) / int(rows.num_rows)

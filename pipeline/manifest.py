@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.plan import Plan
-from pipeline.record import Shard, done_shards, images_by_shard, inspect, shard_uri
+from pipeline.record import Shard, done_shards, inspect, shard_uri
 from pipeline.schema import TABLE_VERSION
 from pipeline.storage import StorageError
 
@@ -59,16 +59,17 @@ def write_manifest(
     there = done_shards(output, run_id, plan)
     last, number = _last_manifest(output, run_id)
     known = {shard.shard: shard for shard in [*last, *shards]}
-    planned = images_by_shard(plan.rows)
 
     def read(shard: int) -> Shard:
         if shard in known:
             return known[shard]
-        return inspect(shard, storage.read_bytes(shard_uri(output, run_id, shard)), planned[shard])
+        return inspect(
+            shard, storage.read_bytes(shard_uri(output, run_id, shard)), plan.shard(shard)
+        )
 
     with ThreadPoolExecutor(16) as threads:
         entries = tuple(threads.map(read, sorted(there)))
-    manifest = Manifest(run_id=run_id, complete=there == planned.keys(), shards=entries)
+    manifest = Manifest(run_id=run_id, complete=len(there) == plan.num_shards, shards=entries)
     if list(entries) != last:
         text = json.dumps(
             {

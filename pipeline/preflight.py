@@ -10,13 +10,13 @@ from typing import Any
 from fastrcnn.canary import check_canary
 from fastrcnn.checkpoint import Checkpoint
 from fastrcnn.config import ProposalConfig
-from pipeline import plan, record, storage
+from pipeline import record, storage
 from pipeline.candidates import ReadSettings
 from pipeline.checkpoints import find_checkpoint, load
 from pipeline.config import ScoreConfig
 from pipeline.errors import UserError
-from pipeline.plan import Selection
 from pipeline.proposals_table import find_table
+from pipeline.selection import Filter, Selection, check_apart, select
 from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -37,16 +37,15 @@ class Job:
     selection: Selection
     run_id: str
 
-    @property
-    def only(self) -> list[str] | None:
-        """The images to score, where --limit leaves out others."""
-        return None if self.config.limit is None else [item.uri for item in self.selection.objects]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
     """How the cluster is divided."""
 
+    cpus: float
+    """Of the cluster."""
+    gpus: float
+    """Of the cluster."""
     workers: int
     """Detector actors at most."""
     detector_cpus: float
@@ -63,7 +62,7 @@ def prepare(config: ScoreConfig) -> Job:
     Raises:
         UserError: the checkpoint, the images, the output or the proposals are not usable.
     """
-    plan.check_apart(config.images, config.output)
+    check_apart(config.images, config.output)
     checkpoint_uri = find_checkpoint(config.checkpoint)
     try:
         checkpoint = load(checkpoint_uri)
@@ -73,7 +72,6 @@ def prepare(config: ScoreConfig) -> Job:
             f"--checkpoint {config.checkpoint}", str(error), "Give a whole checkpoint folder."
         ) from error
     proposals, table = choose_proposals(config, checkpoint)
-    selection = plan.select(config.images, config.limit)
     facts = {
         "model_id": checkpoint.model_id,
         "checkpoint": {k: v for k, v in checkpoint.config.items() if k != "training"},
@@ -83,6 +81,8 @@ def prepare(config: ScoreConfig) -> Job:
         "max_bytes": config.max_bytes,
         "max_pixels": config.max_pixels,
     }
+    keep = Filter(include=config.include, exclude=config.exclude)
+    selection = select(config.images, config.limit, keep)
     return Job(
         config=config,
         checkpoint_uri=checkpoint_uri,
@@ -152,7 +152,12 @@ def size_cluster(config: ScoreConfig, available: Mapping[str, float]) -> Resourc
     if config.num_workers is not None and workers < config.num_workers:
         logger.warning("--num-workers %d: the cluster has room for %d", config.num_workers, workers)
     return Resources(
-        workers=workers, detector_cpus=detector_cpus, detector_gpus=wanted, read_cpus=read_cpus
+        cpus=cpus,
+        gpus=gpus,
+        workers=workers,
+        detector_cpus=detector_cpus,
+        detector_gpus=wanted,
+        read_cpus=read_cpus,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,8 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from pipeline import cluster, dry_run, plan, record, score_report, storage
 from pipeline.attempts import Attempts, SharedAttempts
-from pipeline.candidates import ReadSettings, read_images
+from pipeline.candidates import ReadSettings, read_tasks, tasks
+from pipeline.committer import Committer
 from pipeline.config import ScoreConfig
 from pipeline.detector import Detector
 from pipeline.errors import JobError, UserError
@@ -28,9 +29,13 @@ from pipeline.preflight import (
     size_cluster,
 )
 from pipeline.schema import scored_metadata
+from pipeline.score_progress import ScoreProgress
 from pipeline.score_report import ScoreSummary
 
 logger = logging.getLogger(__name__)
+
+_MOST_BATCHES = 64
+"""Of one task: with 8 images each and 15 ms to propose, some 8 s of work to do again when its worker dies."""
 
 
 def run(config: ScoreConfig) -> ScoreSummary:
@@ -41,42 +46,56 @@ def run(config: ScoreConfig) -> ScoreSummary:
         JobError: too many images failed (their rows are written), or a promise did not hold.
     """
     job = prepare(config)
+    try:
+        return _run(job)
+    finally:
+        job.selection.listed.close()
+
+
+def _run(job: Job) -> ScoreSummary:
+    config = job.config
     if not config.dry_run:
         storage.check_exclusive_create(config.output)
     cluster.connect(allow_open=config.allow_open_cluster)
     resources = size_cluster(config, cluster.resources())
     if config.dry_run:
         return dry_run.estimate(job)
-    planned = plan.extend(config.output, job.selection.objects, shard_size=config.shard_size)
+    listed = job.selection.listed
+    planned = plan.extend(config.output, listed, shard_size=config.shard_size)
     done = record.done_shards(config.output, job.run_id, planned)
     if done:
         _check_shards(config, job, planned)
-    rows = record.to_do(planned, done, job.only)
+    shards = record.to_do(planned, done, listed.shards() if config.limit is not None else None)
+    total = sum(map(planned.num_rows, shards))
     logger.info(
         "run %s: %d images planned in %d generation(s), %d shards done, %d images to do",
-        *(job.run_id, planned.rows.num_rows, planned.generations, len(done), rows.num_rows),
+        *(job.run_id, planned.num_images, len(planned.generations), len(done), total),
     )
     score_report.write_config(job)
-    committer = record.Committer(
+    committer = Committer(
         output=config.output,
         run_id=job.run_id,
         plan=planned,
-        to_do=rows,
+        to_do=shards,
         metadata=scored_metadata(job.checkpoint.classes, job.checkpoint.model_id),
     )
+    progress = ScoreProgress(config, run_id=job.run_id, total=total, workers=resources.workers)
     started = time.monotonic()
-    if rows.num_rows:
-        _score(job, rows, resources, committer)
-        committer.check_nothing_waits()
-    seconds = time.monotonic() - started if rows.num_rows else 0.0
+    if total:
+        _score(
+            job, work(planned, shards, config.batch_size, resources), resources, committer, progress
+        )
+    seconds = time.monotonic() - started if total else 0.0
     manifest = write_manifest(config.output, job.run_id, planned, committer.shards)
     summary = ScoreSummary(
         run_id=job.run_id,
         statuses=manifest.statuses,
         images=manifest.rows,
-        scored=rows.num_rows,
+        scored=total,
         seconds=round(seconds, 3),
         complete=manifest.complete,
+        bytes_read=progress.bytes_read,
+        detector_busy_share=round(progress.busy_share, 3) if total else None,
     )
     if summary.scored:
         score_report.write_summary(job, summary, resources)
@@ -96,8 +115,18 @@ def _check_shards(config: ScoreConfig, job: Job, planned: plan.Plan) -> None:
         ) from error
 
 
+def work(
+    planned: plan.Plan, shards: Sequence[int], batch_size: int, resources: Resources
+) -> pa.Table:
+    """The images of some shards as tasks (candidates.TASK): enough for all CPUs at the end too, and few
+    enough that Ray's scheduler, some hundred tasks a second, is not the bottleneck."""
+    total = sum(map(planned.num_rows, shards))
+    batches = int(total / (20 * resources.cpus * batch_size))
+    return tasks(planned, shards, batch_size * max(1, min(_MOST_BATCHES, batches)))
+
+
 def chain(
-    rows: pa.Table,
+    work: pa.Table,
     *,
     read_settings: ReadSettings,
     detector: type[Any],
@@ -106,24 +135,22 @@ def chain(
     resources: Resources,
     batch_size: int,
 ) -> Dataset:
-    """Planned images (schema PLAN) -> result rows (record.RESULT), in whatever order is fastest.
+    """Tasks (candidates.TASK) -> result rows (record.RESULT), in whatever order is fastest.
 
     Args:
-        rows: the images to score.
+        work: what to score.
         read_settings: of the CPU stage.
         detector, detector_settings: the class of the actors, and what each is made with.
         attempts: shared by all workers.
         resources: of both stages.
         batch_size: images a call.
     """
-    # A block is a task: several batches where there are many images, or the scheduler is the bottleneck.
-    batches = max(1, min(8, rows.num_rows // (40 * batch_size * resources.workers)))
     return (
-        ray.data.from_arrow(rows)
-        .repartition(target_num_rows_per_block=batch_size * batches)
+        ray.data.from_arrow(work)
+        .repartition(target_num_rows_per_block=1)
         .map_batches(
-            partial(read_images, settings=read_settings, attempts=attempts),
-            batch_size=batch_size,
+            partial(read_tasks, settings=read_settings, attempts=attempts, batch_size=batch_size),
+            batch_size=None,
             batch_format="pyarrow",
             num_cpus=resources.read_cpus,
         )
@@ -139,14 +166,20 @@ def chain(
     )
 
 
-def _score(job: Job, rows: pa.Table, resources: Resources, committer: record.Committer) -> None:
+def _score(
+    job: Job,
+    work: pa.Table,
+    resources: Resources,
+    committer: Committer,
+    progress: ScoreProgress,
+) -> None:
     logger.info(
         "%d Detector(s) at most, each with %g CPUs and %g GPUs; the other CPUs read and propose",
         *(resources.workers, resources.detector_cpus, resources.detector_gpus),
     )
     cluster.configure_ray_data()
     results = chain(
-        rows,
+        work,
         read_settings=read_settings(job),
         detector=Detector,
         detector_settings=detector_settings(job)
@@ -158,7 +191,11 @@ def _score(job: Job, rows: pa.Table, resources: Resources, committer: record.Com
         resources=resources,
         batch_size=job.config.batch_size,
     )
-    report = score_report.progress(rows.num_rows)
-    for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-        committer.add(block)
-        report(block)
+    try:
+        for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+            progress.check(block)
+            committer.add(block)
+            progress.count(block)
+    finally:
+        committer.flush()
+    committer.close()

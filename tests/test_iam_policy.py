@@ -21,13 +21,15 @@ from botocore.exceptions import ClientError
 from PIL import Image
 
 from jobs import demo_servers
-from pipeline import plan, record, score_report, storage
+from pipeline import plan, score_report, storage
 from pipeline.candidates import read_images
+from pipeline.committer import Committer
 from pipeline.config import ScoreConfig
 from pipeline.detector import Detector
 from pipeline.manifest import write_manifest
 from pipeline.preflight import Resources, detector_settings, prepare, read_settings
 from pipeline.schema import scored_metadata
+from tests.pipeline.record_cases import rows_of
 
 POLICY = Path(__file__).resolve().parents[1] / "deploy" / "iam-policy.json"
 BUCKET = "bucket"
@@ -80,23 +82,26 @@ def test_a_job_scores_with_the_policy_and_can_do_nothing_else(job: Any) -> None:
     )
     prepared = prepare(config)
     storage.check_exclusive_create(config.output)
-    planned = plan.extend(config.output, prepared.selection.objects, shard_size=1)
+    planned = plan.extend(config.output, prepared.selection.listed, shard_size=1)
     score_report.write_config(prepared)
-    committer = record.Committer(
+    committer = Committer(
         output=config.output,
         run_id=prepared.run_id,
         plan=planned,
-        to_do=planned.rows,
+        to_do=range(planned.num_shards),
         metadata=scored_metadata(prepared.checkpoint.classes, prepared.checkpoint.model_id),
     )
     detector = Detector(**detector_settings(prepared))
-    committer.add(detector(read_images(planned.rows, read_settings(prepared))))
+    committer.add(detector(read_images(rows_of(planned), read_settings(prepared))))
+    committer.close()
     manifest = write_manifest(config.output, prepared.run_id, planned, committer.shards)
     assert (manifest.statuses, manifest.complete) == ({"ok": 2}, True)
     summary = score_report.ScoreSummary(
         run_id=prepared.run_id, statuses={}, images=2, scored=2, seconds=1.0, complete=True
     )
-    resources = Resources(workers=1, detector_cpus=1.0, detector_gpus=0.0, read_cpus=0.9)
+    resources = Resources(
+        cpus=2.0, gpus=0.0, workers=1, detector_cpus=1.0, detector_gpus=0.0, read_cpus=0.9
+    )
     score_report.write_summary(prepared, summary, resources)
 
     shard = f"results/scored/{prepared.run_id}/00000000.parquet"

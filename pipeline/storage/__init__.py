@@ -13,14 +13,21 @@ from pipeline.storage.errors import (
     StorageError,
 )
 from pipeline.storage.folders import download_folder, upload_folder
-from pipeline.storage.manifest import MANIFEST_SUFFIXES, read_manifest
+from pipeline.storage.listing import is_marker, iter_pages, list_objects, lists_in_order
+from pipeline.storage.manifest import (
+    MANIFEST_SUFFIXES,
+    NAMED,
+    is_inventory,
+    is_manifest,
+    iter_manifest,
+)
 from pipeline.storage.objects import (
     arrow_filesystem,
     check_exclusive_create,
     create_bytes,
     driver_errors,
     exists,
-    list_objects,
+    local_copy,
     read_bytes,
     stat,
     upload_file,
@@ -30,6 +37,7 @@ from pipeline.storage.uris import ObjectInfo, absolute, basename, join, stem
 
 __all__ = [
     "MANIFEST_SUFFIXES",
+    "NAMED",
     "ObjectChanged",
     "ObjectDenied",
     "ObjectInfo",
@@ -45,10 +53,16 @@ __all__ = [
     "download_folder",
     "driver_errors",
     "exists",
+    "is_inventory",
+    "is_manifest",
+    "is_marker",
+    "iter_manifest",
+    "iter_pages",
     "join",
     "list_objects",
+    "lists_in_order",
+    "local_copy",
     "read_bytes",
-    "read_manifest",
     "stat",
     "stem",
     "upload_file",

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.storage.listing import list_objects
 from pipeline.storage.local import LocalStore
-from pipeline.storage.objects import list_objects, read_bytes, write_bytes
+from pipeline.storage.objects import read_bytes, write_bytes
 from pipeline.storage.uris import absolute, join
 
 _THREADS = 16

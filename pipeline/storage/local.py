@@ -41,8 +41,10 @@ class LocalStore:
             raise ObjectMissing(f"{self._root}{path}: no regular file")
         return self._info(path, status)
 
-    def iter_objects(self, prefix: str, *, deadline_s: float) -> Iterator[ObjectInfo]:
-        """Every regular file whose path starts with `prefix`, folders that are links included."""
+    def iter_pages(
+        self, prefix: str, *, deadline_s: float, ordered: bool = False
+    ) -> Iterator[list[ObjectInfo]]:
+        """Every regular file whose path starts with `prefix`, folders that are links included, by folder."""
         seen: set[tuple[int, int]] = set()
         for folder, folders, names in os.walk(prefix.rpartition("/")[0] or "/", followlinks=True):
             with self._errors(folder):
@@ -51,12 +53,10 @@ class LocalStore:
                 folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            for name in names:
-                if _TEMPORARY.fullmatch(name):
-                    continue  # being written, or left by a process that was killed
-                path = os.path.join(folder, name)
-                if path.startswith(prefix) and (info := self._listed(path)):
-                    yield info
+            # Others are being written, or were left by a process that was killed.
+            paths = [os.path.join(folder, name) for name in names if not _TEMPORARY.fullmatch(name)]
+            found = [self._listed(path) for path in paths if path.startswith(prefix)]
+            yield [info for info in found if info is not None]
 
     def read(
         self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
@@ -123,6 +123,11 @@ class LocalStore:
         with self._errors(path), local.open("rb") as source:
             with self._written_beside(path, source) as temporary:
                 os.replace(temporary, path)
+
+    def download(self, path: str, local: Path, *, deadline_s: float) -> None:
+        """Copy a file of any size to another place of this machine."""
+        with self._errors(path):
+            shutil.copyfile(path, local)
 
     @contextmanager
     def _written_beside(self, path: str, data: bytes | BinaryIO) -> Iterator[str]:

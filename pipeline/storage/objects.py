@@ -1,9 +1,10 @@
-"""One object at a time, or a list of them: what the rest of the pipeline calls."""
+"""One object at a time: what the rest of the pipeline calls."""
 
 from __future__ import annotations
 
 import functools
 import os
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -20,17 +21,9 @@ from pipeline.storage.local import LocalStore
 from pipeline.storage.other import FsspecStore
 from pipeline.storage.retry import DEADLINE_S, DRIVER_DEADLINE_S
 from pipeline.storage.s3 import S3Store
-from pipeline.storage.uris import (
-    Location,
-    ObjectInfo,
-    compile_pattern,
-    is_pattern,
-    join,
-    literal_prefix,
-    parse,
-)
+from pipeline.storage.uris import Location, ObjectInfo, join, parse
 
-_S3_SCHEMES = ("s3", "s3a")
+S3_SCHEMES = ("s3", "s3a")
 _PROBE = "exclusive-create-probe"
 
 
@@ -38,51 +31,22 @@ class Store(Protocol):
     """What each kind of storage does; paths are those of `Location`."""
 
     def stat(self, path: str, *, deadline_s: float) -> ObjectInfo: ...
-    def iter_objects(self, prefix: str, *, deadline_s: float) -> Iterator[ObjectInfo]: ...
+    def iter_pages(
+        self, prefix: str, *, deadline_s: float, ordered: bool = False
+    ) -> Iterator[list[ObjectInfo]]: ...
     def read(
         self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
     ) -> bytes: ...
     def write(self, path: str, data: bytes) -> None: ...
     def create(self, path: str, data: bytes) -> bool: ...
     def upload(self, local: Path, path: str) -> None: ...
-
-
-def list_objects(
-    uri: str,
-    *,
-    suffixes: tuple[str, ...] | None = None,
-    missing_ok: bool = False,
-    deadline_s: float = DRIVER_DEADLINE_S,
-) -> list[ObjectInfo]:
-    """The objects that a person means by `uri`, sorted by URI.
-
-    An object of that very name is meant alone (whatever its suffix); else everything under it as a folder,
-    recursively; else, where it holds ``*``, ``?`` or ``[``, what it matches as a glob (``**`` crosses
-    folders). Folder markers (empty objects whose key ends in a slash) are left out.
-
-    Args:
-        uri: an object, a folder or a glob.
-        suffixes: lower-case suffixes to keep, compared without regard to case; None keeps all.
-        missing_ok: an empty list instead of an error where nothing is there (a missing bucket is still one).
-
-    Raises:
-        UserError: nothing there, no such bucket, no access, no answer.
-    """
-    with driver_errors(uri):
-        found = _find(parse(uri), deadline_s)
-    if not found and not missing_ok:
-        location = parse(uri)
-        hint = "" if is_pattern(location.path) or location.is_local else f" (or the glob {uri}*)"
-        raise UserError(uri, "nothing is there", f"Give a folder, a glob or an object{hint}.")
-    if suffixes is not None and [info.uri for info in found] != [parse(uri).uri]:
-        found = [info for info in found if info.uri.lower().endswith(suffixes)]
-    return sorted(found, key=lambda info: info.uri)
+    def download(self, path: str, local: Path, *, deadline_s: float) -> None: ...
 
 
 def stat(uri: str, *, deadline_s: float = DEADLINE_S) -> ObjectInfo:
     """ETag and size of one object. Raises `StorageError`."""
     location = parse(uri)
-    return _store(location).stat(location.path, deadline_s=deadline_s)
+    return store_of(location).stat(location.path, deadline_s=deadline_s)
 
 
 def exists(uri: str) -> bool:
@@ -92,7 +56,7 @@ def exists(uri: str) -> bool:
         UserError: no such bucket, no access, no answer.
     """
     location = parse(uri)
-    store = _store(location)
+    store = store_of(location)
     with driver_errors(uri):
         try:
             store.stat(location.path, deadline_s=DRIVER_DEADLINE_S)
@@ -122,7 +86,7 @@ def read_bytes(
         StorageError: its `status` says which; server errors, resets and cut bodies only after retries.
     """
     location = parse(uri)
-    return _store(location).read(
+    return store_of(location).read(
         location.path, etag=etag, max_bytes=max_bytes, deadline_s=deadline_s
     )
 
@@ -130,7 +94,7 @@ def read_bytes(
 def write_bytes(uri: str, data: bytes) -> None:
     """Put an object in one step, replacing what is there. Raises `StorageError`."""
     location = parse(uri)
-    _store(location).write(location.path, data)
+    store_of(location).write(location.path, data)
 
 
 def upload_file(local: Path, uri: str) -> None:
@@ -140,7 +104,22 @@ def upload_file(local: Path, uri: str) -> None:
         StorageError: it is not there, or what was there stayed.
     """
     location = parse(uri)
-    _store(location).upload(local, location.path)
+    store_of(location).upload(local, location.path)
+
+
+@contextmanager
+def local_copy(uri: str, *, deadline_s: float = DRIVER_DEADLINE_S) -> Iterator[Path]:
+    """An object of any size as a file of this machine: itself where it is one, else a copy for as long as it
+    is needed. Raises `StorageError`."""
+    location = parse(uri)
+    if location.is_local:
+        store_of(location).stat(location.path, deadline_s=deadline_s)
+        yield Path(location.path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "object"
+        store_of(location).download(location.path, path, deadline_s=deadline_s)
+        yield path
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
@@ -154,7 +133,7 @@ def create_bytes(uri: str, data: bytes) -> bool:
         StorageError: neither could be found out.
     """
     location = parse(uri)
-    store = _store(location)
+    store = store_of(location)
     if store.create(location.path, data):
         return True
     there = store.read(location.path, etag=None, max_bytes=None, deadline_s=DEADLINE_S)
@@ -168,7 +147,7 @@ def check_exclusive_create(uri: str) -> None:
         UserError: the store ignores the condition, so two writers would overwrite each other; or no access.
     """
     probe = parse(join(uri, _PROBE))
-    store = _store(probe)
+    store = store_of(probe)
     with driver_errors(uri):
         # Fresh content each time: were the first create ours or not, the second must be refused.
         store.create(probe.path, uuid.uuid4().hex.encode())
@@ -185,7 +164,7 @@ def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     location = parse(uri)
     if location.is_local:
         return pafs.LocalFileSystem(), location.path
-    if location.scheme in _S3_SCHEMES:
+    if location.scheme in S3_SCHEMES:
         filesystem = s3.filesystem()
     else:
         filesystem = other.filesystem(location.scheme)
@@ -202,7 +181,7 @@ def driver_errors(uri: str) -> Iterator[None]:
     except StorageError as error:
         denied = isinstance(error, ObjectDenied)
         why = "no access" if denied else "cannot be reached"
-        if parse(uri).scheme not in _S3_SCHEMES:
+        if parse(uri).scheme not in S3_SCHEMES:
             mend = f"Check name and rights ({error})."
         elif denied:
             mend = f"Check AWS_ACCESS_KEY_ID and its like, or the rights ({error})."
@@ -211,48 +190,21 @@ def driver_errors(uri: str) -> Iterator[None]:
         raise UserError(uri, why, mend) from error
 
 
-def _find(location: Location, deadline_s: float) -> list[ObjectInfo]:
-    store = _store(location)
-    path = location.path
-    if not path.endswith("/") and "/" in path:
-        try:
-            return [store.stat(path, deadline_s=deadline_s)]
-        except (ObjectMissing, ObjectDenied):  # the right to list may still be there
-            pass
-    folder = path if path.endswith("/") else path + "/"
-    found = _objects(store, folder, deadline_s)
-    if found or not is_pattern(path):
-        return found
-    matches = compile_pattern(path).fullmatch
-    return [
-        info
-        for info in _objects(store, literal_prefix(path), deadline_s)
-        if matches(info.uri.removeprefix(location.root))
-    ]
-
-
-def _objects(store: Store, prefix: str, deadline_s: float) -> list[ObjectInfo]:
-    return [
-        info
-        for info in store.iter_objects(prefix, deadline_s=deadline_s)
-        if info.size or not info.uri.endswith("/")
-    ]
-
-
 _lock = threading.Lock()
 
 
-def _store(location: Location) -> Store:
+def store_of(location: Location) -> Store:
+    """The store of a location; one client a process."""
     if location.is_local:
         return LocalStore(location.root)
     # A client is made once a process, and again when the environment it was configured by changes.
     environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
     with _lock:
-        return _remote_store(os.getpid(), environment, location.scheme, location.root)
+        return _remotestore_of(os.getpid(), environment, location.scheme, location.root)
 
 
 @functools.lru_cache(maxsize=8)
-def _remote_store(
+def _remotestore_of(
     pid: int, environment: tuple[tuple[str, str], ...], scheme: str, root: str
 ) -> Store:
-    return S3Store(root) if scheme in _S3_SCHEMES else FsspecStore(scheme, root)
+    return S3Store(root) if scheme in S3_SCHEMES else FsspecStore(scheme, root)

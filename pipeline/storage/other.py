@@ -59,15 +59,17 @@ class FsspecStore:
             raise ObjectMissing(f"{self._root}{path}: no object")
         return self._info(info)
 
-    def iter_objects(self, prefix: str, *, deadline_s: float) -> Iterator[ObjectInfo]:
-        """Every object whose path starts with `prefix`."""
+    def iter_pages(
+        self, prefix: str, *, deadline_s: float, ordered: bool = False
+    ) -> Iterator[list[ObjectInfo]]:
+        """Every object whose path starts with `prefix`, folder by folder."""
         folder = prefix.rpartition("/")[0]
         with self._errors(prefix):
-            found = self._fs.find(self._key(folder), detail=True)
-        for info in found.values():
-            listed = self._info(info)
-            if listed.uri.startswith(self._root + prefix):
-                yield listed
+            if not self._fs.exists(self._key(folder)):
+                return
+            for _, _, files in self._fs.walk(self._key(folder), detail=True, on_error="raise"):
+                found = [self._info(info) for info in files.values()]
+                yield [info for info in found if info.uri.startswith(self._root + prefix)]
 
     def read(
         self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
@@ -103,6 +105,11 @@ class FsspecStore:
         """Put a file; the drivers of object stores show it when its last block is there."""
         with self._errors(path):
             self._fs.put_file(str(local), self._key(path))
+
+    def download(self, path: str, local: Path, *, deadline_s: float) -> None:
+        """Get an object of any size into a file."""
+        with self._errors(path):
+            self._fs.get_file(self._key(path), str(local))
 
     def _key(self, path: str) -> str:
         key: str = self._fs._strip_protocol(self._root + path)

@@ -29,6 +29,7 @@ from pipeline.storage.errors import (
     StorageError,
     Transient,
 )
+from pipeline.storage.ranges import LISTERS, Page, iter_pages
 from pipeline.storage.retry import DEADLINE_S, retry
 from pipeline.storage.uris import ObjectInfo
 
@@ -100,20 +101,35 @@ class S3Store:
         head = self._call(path, deadline_s, "head_object", Bucket=bucket, Key=key)
         return ObjectInfo(self._root + path, head["ETag"].strip('"'), head["ContentLength"])
 
-    def iter_objects(self, prefix: str, *, deadline_s: float) -> Iterator[ObjectInfo]:
-        """Every object whose key starts with the prefix, page by page, each page with its own retries."""
-        bucket, key = _split(prefix)
-        token: dict[str, str] = {}
-        while True:
-            page = self._call(
-                prefix, deadline_s, "list_objects_v2", Bucket=bucket, Prefix=key, **token
-            )
-            for entry in page.get("Contents", ()):
-                uri = f"{self._root}{bucket}/{entry['Key']}"
-                yield ObjectInfo(uri, entry["ETag"].strip('"'), entry["Size"])
-            if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+    def iter_pages(
+        self, prefix: str, *, deadline_s: float, ordered: bool = False
+    ) -> Iterator[list[ObjectInfo]]:
+        """Every object whose key starts with the prefix, each page with its own retries; long lists from many
+        places at once, in no order, unless `ordered`."""
+        bucket, start = _split(prefix)
+
+        def list_page(after: str) -> Page:
+            request = {"Bucket": bucket, "Prefix": start}
+            if after:
+                request["StartAfter"] = start + after
+            page = self._call(prefix, deadline_s, "list_objects_v2", **request)
+            found = [
+                (
+                    entry["Key"].removeprefix(start),
+                    ObjectInfo(
+                        f"{self._root}{bucket}/{entry['Key']}",
+                        entry["ETag"].strip('"'),
+                        entry["Size"],
+                    ),
+                )
+                for entry in page.get("Contents", ())
+            ]
+            return found, bool(page.get("IsTruncated"))
+
+        first, more = list_page("")
+        yield [info for _, info in first]
+        if more:
+            yield from iter_pages(list_page, first[-1][0], 1 if ordered else LISTERS)
 
     def check_bucket(self, path: str, *, deadline_s: float) -> None:
         """Raises ObjectMissing where there is no such bucket (HEAD on a key cannot tell)."""
@@ -142,6 +158,23 @@ class S3Store:
             return data
 
         return self._retry(path, deadline_s, get)
+
+    def download(self, path: str, local: Path, *, deadline_s: float) -> None:
+        """GET into a file, whatever its size; its length is verified, the time it may take grows with it."""
+        bucket, key = _split(path)
+
+        async def get(client: Any) -> None:
+            response = await client.get_object(Bucket=bucket, Key=key)
+            length: int = response["ContentLength"]
+            async with response["Body"] as body:
+                async with asyncio.timeout(READ_TIMEOUT_S + length / MIN_BYTES_PER_S):
+                    with local.open("wb") as file:
+                        async for chunk in body.iter_chunks(1 << 20):
+                            file.write(chunk)
+            if local.stat().st_size != length:
+                raise Transient(f"{local.stat().st_size} of {length} bytes came")
+
+        self._retry(path, deadline_s, get)
 
     def write(self, path: str, data: bytes) -> None:
         """PUT, replacing what is there."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import datetime
 import io
+from collections.abc import Collection, Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import plan, record, storage
-from pipeline.record import Committer
+from pipeline.committer import Committer
+from pipeline.listed import Listed
+from pipeline.schema import PLAN
+from pipeline.selection import as_named, select
 from pipeline.storage import ObjectInfo
 
 RUN = "0123456789abcdef"
@@ -17,7 +21,30 @@ RUN = "0123456789abcdef"
 
 def planned(output: str, count: int, shard_size: int = 3) -> plan.Plan:
     images = [ObjectInfo(f"s3://b/{i:03d}.jpg", f"e{i}", 100 + i) for i in range(count)]
-    return plan.extend(output, images, shard_size=shard_size)
+    return extend(output, images, shard_size=shard_size)
+
+
+def extend(output: str, images: Sequence[ObjectInfo], *, shard_size: int) -> plan.Plan:
+    """Plan some objects as if they had been listed."""
+    listed = Listed()
+    listed.add(as_named(images))
+    listed.keep_once(None, look_up=False)
+    planned = plan.extend(output, listed, shard_size=shard_size)
+    listed.close()
+    return planned
+
+
+def planned_rows(images: str, shards: Sequence[int] | None = None) -> pa.Table:
+    """Rows of a plan (PLAN) for what `images` names."""
+    named = select(images).listed.first(10_000)
+    numbers = list(shards) if shards is not None else [0] * named.num_rows
+    return named.append_column("shard", pa.array(numbers, pa.int64())).cast(PLAN)
+
+
+def rows_of(work: plan.Plan, shards: Iterable[int] | None = None) -> pa.Table:
+    """The plan's rows of some shards, or of all."""
+    numbers = range(work.num_shards) if shards is None else shards
+    return pa.concat_tables([PLAN.empty_table(), *map(work.shard, numbers)])
 
 
 def result(rows: pa.Table, *, status: str = "ok", author: str = "m") -> pa.Table:
@@ -34,12 +61,12 @@ def result(rows: pa.Table, *, status: str = "ok", author: str = "m") -> pa.Table
     return pa.Table.from_pylist(made, schema=record.RESULT)
 
 
-def committer(output: str, work: plan.Plan, to_do: pa.Table | None = None) -> Committer:
+def committer(output: str, work: plan.Plan, to_do: Collection[int] | None = None) -> Committer:
     return Committer(
         output=output,
         run_id=RUN,
         plan=work,
-        to_do=work.rows if to_do is None else to_do,
+        to_do=range(work.num_shards) if to_do is None else to_do,
         metadata={b"format_version": b"1"},
     )
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import propose
-from pipeline import plan
 from pipeline.candidates import CANDIDATE, ReadSettings, read_images
 from pipeline.schema import PLAN, PROPOSALS
+from tests.pipeline.record_cases import planned_rows
 
 SETTINGS = ReadSettings(proposals=ProposalConfig(name="grid", max_boxes=12))
 
@@ -25,8 +25,7 @@ def write_image(path: Path, size: tuple[int, int] = (40, 30)) -> None:
 
 
 def planned(folder: Path) -> pa.Table:
-    objects = plan.select(str(folder)).objects
-    return plan.as_rows(objects, [0] * len(objects))
+    return planned_rows(str(folder))
 
 
 def test_a_good_image_carries_its_bytes_and_proposals(tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_what_was_not_there_when_planned_is_missing_or_changed(tmp_path: Path) -
 
 
 def test_no_rows_give_no_rows(tmp_path: Path) -> None:
-    table = read_images(plan.as_rows([], []), SETTINGS)
+    table = read_images(PLAN.empty_table(), SETTINGS)
     assert (table.num_rows, table.schema) == (0, CANDIDATE)
 
 

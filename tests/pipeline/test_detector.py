@@ -15,13 +15,13 @@ from PIL import Image
 from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.config import ProposalConfig
 from fastrcnn.detection import Detections, detect
-from pipeline import plan
 from pipeline.attempts import AttemptLog
 from pipeline.candidates import ReadSettings, read_images
 from pipeline.detector import Detector, detect_halving
 from pipeline.images import ImageError
 from pipeline.record import RESULT
 from pipeline.storage import ObjectMissing
+from tests.pipeline.record_cases import planned_rows
 
 SETTINGS = ReadSettings(proposals=ProposalConfig(name="grid", max_boxes=12))
 
@@ -33,8 +33,7 @@ def candidates(tmp_path: Path) -> pa.Table:
     for name, size in (("a.png", (30, 40, 3)), ("c.png", (50, 20, 3))):
         Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(tmp_path / name)
     (tmp_path / "b.png").write_bytes(b"no image")
-    objects = plan.select(str(tmp_path)).objects
-    return read_images(plan.as_rows(objects, [0, 0, 7]), SETTINGS)
+    return read_images(planned_rows(str(tmp_path), [0, 0, 7]), SETTINGS)
 
 
 def test_rows_keep_their_place_and_carry_the_models_boxes(

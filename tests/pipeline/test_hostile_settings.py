@@ -246,12 +246,12 @@ def parquet(table: pa.Table) -> bytes:
 
 
 LACKING = parquet(pa.table({"image_uri": ["a"]}))
-PLAN, SHARD = "plans/000001.parquet", "scored/{run}/00000000.parquet"
+PLAN, SHARD = "plans/000001.json", "scored/{run}/00000000.parquet"
 OUTPUTS: dict[str, tuple[str, bytes, str]] = {
     "empty plan": (PLAN, b"", "no generation of a plan"),
     "garbage plan": (PLAN, b"PAR1" * 100, "no generation of a plan"),
-    "plan with a column less": (PLAN, LACKING, "no generation of a plan"),
-    "a plan's second generation alone": ("plans/000002.parquet", b"", "not generations 1 to n"),
+    "plan with a field less": (PLAN, b'{"format_version": 1}', "no generation of a plan"),
+    "a plan's second generation alone": ("plans/000002.json", b"", "not generations 1 to n"),
     "foreign object among the plans": ("plans/notes.txt", b"hello", "not generations 1 to n"),
     "foreign object among the shards": ("scored/{run}/notes.txt", b"hello", "no shard of the plan"),
     "empty shard": (SHARD, b"", "shard 0 is no Parquet of ours"),
@@ -277,7 +277,7 @@ def test_what_lies_in_the_output_is_ours_or_refused(
     job = prepare(config)
     path, data, says = OUTPUTS[fault]
     if "scored" in path:
-        plan.extend(config.output, job.selection.objects, shard_size=1000)
+        plan.extend(config.output, job.selection.listed, shard_size=1000)
     put(tmp_path / "out" / path.format(run=job.run_id), data)
     monkeypatch.setattr(cluster, "connect", lambda **_: None)
     monkeypatch.setattr(cluster, "resources", lambda: {"CPU": 2.0})

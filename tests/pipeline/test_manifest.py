@@ -12,7 +12,7 @@ import pytest
 from pipeline import record, storage
 from pipeline.errors import JobError
 from pipeline.manifest import write_manifest
-from tests.pipeline.record_cases import RUN, committer, planned, result
+from tests.pipeline.record_cases import RUN, committer, planned, result, rows_of
 
 
 @pytest.fixture
@@ -23,10 +23,12 @@ def output(tmp_path: Path) -> str:
 def test_the_manifest_counts_and_hashes_every_shard(output: str) -> None:
     work = planned(output, 5)
     writer = committer(output, work)
-    writer.add(result(work.rows.slice(0, 3)))
+    writer.add(result(rows_of(work).slice(0, 3)))
+    writer.flush()
     partial = write_manifest(output, RUN, work, writer.shards)
     assert (partial.rows, partial.complete) == (3, False)
-    writer.add(result(work.rows.slice(3, 2), status="missing"))
+    writer.add(result(rows_of(work).slice(3, 2), status="missing"))
+    writer.close()
     # Without what the committer knows: as after a crash, from the objects alone.
     manifest = write_manifest(output, RUN, work)
     assert (manifest.rows, manifest.complete) == (5, True)
@@ -45,7 +47,8 @@ def test_the_manifest_counts_and_hashes_every_shard(output: str) -> None:
 def test_a_manifest_that_says_nothing_new_is_not_written(output: str) -> None:
     work = planned(output, 3)
     writer = committer(output, work)
-    writer.add(result(work.rows))
+    writer.add(result(rows_of(work)))
+    writer.close()
     first = write_manifest(output, RUN, work, writer.shards)
     assert write_manifest(output, RUN, work) == first
     assert len(list((Path(output) / "runs" / RUN).iterdir())) == 1
@@ -56,7 +59,7 @@ def test_a_shard_that_is_not_the_plans_fails_the_job(output: str, fault: str) ->
     work = planned(output, 3)
     path = Path(record.shard_uri(output, RUN, 0))
     path.parent.mkdir(parents=True)
-    rows = result(work.rows).drop_columns(["shard"])
+    rows = result(rows_of(work)).drop_columns(["shard", "detect_s"])
     if fault == "garbage":
         path.write_bytes(b"PAR1")
     elif fault == "fewer rows":

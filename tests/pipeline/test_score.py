@@ -23,7 +23,8 @@ from pipeline.config import ScoreConfig
 from pipeline.errors import JobError
 from pipeline.preflight import Resources, prepare
 from pipeline.schema import SCORED
-from pipeline.score import chain, run
+from pipeline.score import chain, run, work
+from pipeline.selection import select
 from tests.pipeline.poison import Poisoned
 
 # Ray 2.60 sets its own deprecated settings whenever it copies a DataContext.
@@ -79,7 +80,7 @@ def test_500_images_of_which_50_are_broken(
     assert storage.list_objects(config.output, missing_ok=True) == []
 
     # Ten vanish between listing and scoring.
-    plan.extend(config.output, plan.select(config.images).objects, shard_size=config.shard_size)
+    plan.extend(config.output, select(config.images).listed, shard_size=config.shard_size)
     gone = [uri for uri in uris if uri not in uris[::12]][:10]
     for uri in gone:
         s3_client.delete_object(Bucket=bucket[5:], Key=uri.removeprefix(f"{bucket}/"))
@@ -118,15 +119,18 @@ def test_an_image_that_kills_its_process_is_a_row(bucket: str, tiny_checkpoint: 
         images=f"{bucket}/in", checkpoint=str(tiny_checkpoint), output=f"{bucket}/out"
     )
     job = prepare(config)
-    planned = plan.extend(config.output, job.selection.objects, shard_size=8)
+    planned = plan.extend(config.output, job.selection.listed, shard_size=8)
+    resources = Resources(
+        cpus=2.0, gpus=0.0, workers=1, detector_cpus=1.0, detector_gpus=0.0, read_cpus=0.9
+    )
     cluster.configure_ray_data()
     results = chain(
-        planned.rows,
+        work(planned, [0], 4, resources),
         read_settings=ReadSettings(proposals=job.proposals),
         detector=Poisoned,
         detector_settings={"poison": f"{bucket}/in/5.jpg"},
         attempts=SharedAttempts(),
-        resources=Resources(workers=1, detector_cpus=1.0, detector_gpus=0.0, read_cpus=0.9),
+        resources=resources,
         batch_size=4,
     )
     rows = pa.concat_tables(results.iter_batches(batch_size=None, batch_format="pyarrow"))

@@ -18,6 +18,10 @@ def write(folder: Path, name: str, data: bytes | str) -> str:
     return str(folder / name)
 
 
+def named(uri: str) -> list[str]:
+    return [name for table in storage.iter_manifest(uri) for name in table["image_uri"].to_pylist()]
+
+
 def parquet(columns: dict[str, list[str | None]]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink)
@@ -28,7 +32,7 @@ def test_text_is_taken_byte_for_byte_and_in_its_order(tmp_path: Path) -> None:
     uri = write(
         tmp_path, "m.txt", "\ufeffs3://b/z%20 \r\n\ns3://b/caf\u00e9\u2028x\n s3://b/a::b?c#d\n/x/y"
     )
-    assert storage.read_manifest(uri) == [
+    assert named(uri) == [
         "s3://b/z%20 ",
         "s3://b/caf\u00e9\u2028x",
         "s3://b/a::b?c#d",
@@ -36,9 +40,22 @@ def test_text_is_taken_byte_for_byte_and_in_its_order(tmp_path: Path) -> None:
     ]
 
 
-def test_an_image_named_twice_is_meant_once(tmp_path: Path) -> None:
-    uri = write(tmp_path, "m.txt", "s3://b/a\ns3://b/b\ns3://b/a\n/x/../y\n/y\n")
-    assert storage.read_manifest(uri) == ["s3://b/a", "s3://b/b", "/y"]
+def test_relative_paths_are_made_absolute(tmp_path: Path) -> None:
+    assert named(write(tmp_path, "m.txt", "s3://b/a\n/x/../y\n")) == ["s3://b/a", "/y"]
+
+
+def test_etags_and_sizes_are_taken_where_the_list_has_them(tmp_path: Path) -> None:
+    uri = write(tmp_path, "m.csv", "etag,size_bytes,image_uri\ne1,5,s3://b/a\n,,s3://b/b\n")
+    (table,) = storage.iter_manifest(uri)
+    assert table.to_pylist() == [
+        {"image_uri": "s3://b/a", "etag": "e1", "size_bytes": 5},
+        {"image_uri": "s3://b/b", "etag": None, "size_bytes": None},
+    ]
+
+
+def test_a_long_list_comes_in_parts(tmp_path: Path) -> None:
+    uri = write(tmp_path, "m.txt", "".join(f"s3://b/{n}\n" for n in range(120_001)))
+    assert [table.num_rows for table in storage.iter_manifest(uri)] == [50_000, 50_000, 20_001]
 
 
 @pytest.mark.parametrize(
@@ -51,14 +68,14 @@ def test_an_image_named_twice_is_meant_once(tmp_path: Path) -> None:
     ],
 )
 def test_csv_has_its_uris_in_the_named_or_the_first_column(tmp_path: Path, text: str) -> None:
-    assert storage.read_manifest(write(tmp_path, "m.CSV", text)) == ['s3://b/a,"x"', "s3://b/b"]
+    assert named(write(tmp_path, "m.CSV", text)) == ['s3://b/a,"x"', "s3://b/b"]
 
 
 @pytest.mark.parametrize("column", ["image_uri", "uri"])
 def test_parquet_has_its_uris_in_the_named_column(bucket: str, column: str) -> None:
     data = parquet({"other": ["x", "y", "z"], column: ["s3://b/b", None, "s3://b/a"]})
     storage.write_bytes(f"{bucket}/m.parquet", data)
-    assert storage.read_manifest(f"{bucket}/m.parquet") == ["s3://b/b", "s3://b/a"]
+    assert named(f"{bucket}/m.parquet") == ["s3://b/b", "s3://b/a"]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +85,7 @@ def test_parquet_has_its_uris_in_the_named_column(bucket: str, column: str) -> N
         ("m.txt", b"s3://b/\xff\n", "not a readable manifest"),
         ("m.csv", b"image_uri\n", "names no image"),
         ("m.csv", b"", "names no image"),
+        ("m.csv", b"uri,size_bytes\ns3://b/a,many\n", "not a readable manifest"),
         ("m.parquet", b"PAR1 not really", "not a readable manifest"),
         ("m.parquet", parquet({"path": ["s3://b/a"]}), "has the columns path"),
         ("m.parquet", parquet({"uri": [None]}), "names no image"),
@@ -75,9 +93,9 @@ def test_parquet_has_its_uris_in_the_named_column(bucket: str, column: str) -> N
 )
 def test_what_names_no_image_is_refused(tmp_path: Path, name: str, data: bytes, why: str) -> None:
     with pytest.raises(UserError, match=rf"{name}: .*{why}"):
-        storage.read_manifest(write(tmp_path, name, data))
+        named(write(tmp_path, name, data))
 
 
 def test_a_manifest_that_is_not_there_is_refused(bucket: str) -> None:
     with pytest.raises(UserError, match=r"m\.txt: is not there"):
-        storage.read_manifest(f"{bucket}/m.txt")
+        named(f"{bucket}/m.txt")

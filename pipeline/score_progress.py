@@ -1,0 +1,120 @@
+"""How far a scoring run is, for its log and for Prometheus; and when it had better stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.util import metrics
+
+from pipeline.config import ScoreConfig
+from pipeline.errors import JobError
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY_S = 10.0
+_FROM_THE_STORE = ("denied", "unreadable")
+"""Statuses of images that the store would not give: they may be had another time."""
+_LAST = 200
+"""Images that are looked back on: an outage is stopped before the first shard of it is whole."""
+
+
+class ScoreProgress:
+    """Counts result rows as they come.
+
+    Args:
+        config: --max-failures, --max-unreachable.
+        run_id: a tag of the metrics.
+        total: images to score.
+        workers: Detectors at most.
+    """
+
+    def __init__(self, config: ScoreConfig, *, run_id: str, total: int, workers: int) -> None:
+        self._config = config
+        self._total = total
+        self._workers = workers
+        self._started = self._logged = time.monotonic()
+        self._causes: Counter[str] = Counter()
+        self._last: deque[tuple[bool, str]] = deque(maxlen=_LAST)
+        self._busy_s = 0.0
+        self.statuses: Counter[str] = Counter()
+        self.bytes_read = 0
+        self._images = metrics.Counter(
+            "detection_images", "Images scored, by status", tag_keys=("run_id", "status")
+        )
+        self._gauges = {
+            name: metrics.Gauge(f"detection_{name}", said, tag_keys=("run_id",))
+            for name, said in {
+                "images_per_second": "Since the start of this command",
+                "images_left": "Of this command",
+                "detector_busy_share": "Of the time of all Detectors, since the first row",
+            }.items()
+        }
+        self._tags = {"run_id": run_id}
+
+    @property
+    def busy_share(self) -> float:
+        """Of the Detectors' time since this began, were there always as many as there may be."""
+        seconds = time.monotonic() - self._started
+        return min(1.0, self._busy_s / (seconds * self._workers)) if seconds else 0.0
+
+    def check(self, rows: pa.Table) -> None:
+        """Look at result rows before they are written.
+
+        Raises:
+            JobError: too many failed in this run, or the store gives too few of the last ones.
+        """
+        failed = rows.filter(pc.not_equal(rows["status"], "ok"))
+        for status, error in zip(
+            failed["status"].to_pylist(), failed["error"].to_pylist(), strict=True
+        ):
+            self._causes[status] += 1
+            self._last.append((status in _FROM_THE_STORE, error or ""))
+        self._last.extend([(False, "")] * (rows.num_rows - failed.num_rows))
+        unreachable = [error for from_store, error in self._last if from_store]
+        if len(self._last) == _LAST and len(unreachable) > self._config.max_unreachable * _LAST:
+            raise JobError(
+                f"the store gave {_LAST - len(unreachable)} of the last {_LAST} images "
+                f"({unreachable[-1]}); shards that were not whole are not written. When it is mended, "
+                "run the same command again; if those images are never to be had, with --max-unreachable 1"
+            )
+        if self._causes.total() > self._config.max_failures * self._total:
+            raise JobError(
+                f"{self._causes.total()} of {self._total} images are not ok "
+                f"({counts(dict(self._causes.most_common()))}), more than --max-failures "
+                f"{self._config.max_failures}; the last: {self._last[-1][1] or failed['error'][-1].as_py()}"
+            )
+
+    def count(self, rows: pa.Table) -> None:
+        """Count rows that are on their way to their shards; log every `LOG_EVERY_S`."""
+        new = Counter(rows["status"].to_pylist())
+        self.statuses.update(new)
+        self.bytes_read += pc.sum(rows["size_bytes"]).as_py() or 0
+        self._busy_s += pc.sum(rows["detect_s"]).as_py() or 0.0
+        for status, number in new.items():
+            self._images.inc(number, {**self._tags, "status": status})
+        now, done = time.monotonic(), self.statuses.total()
+        rate = done / max(now - self._started, 1e-9)
+        values = {
+            "images_per_second": rate,
+            "images_left": self._total - done,
+            "detector_busy_share": self.busy_share,
+        }
+        for name, value in values.items():
+            self._gauges[name].set(value, self._tags)
+        if now - self._logged >= LOG_EVERY_S:
+            self._logged = now
+            logger.info(
+                "%d of %d images, %.1f images/s, %.0f s left, Detectors busy %.0f%%; %s",
+                *(done, self._total, rate, (self._total - done) / rate),
+                *(100 * self.busy_share, counts(dict(self.statuses.most_common()))),
+            )
+
+
+def counts(statuses: Mapping[str, int]) -> str:
+    """`ok 450, missing 10`."""
+    return ", ".join(f"{status} {count}" for status, count in statuses.items())
