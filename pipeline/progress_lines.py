@@ -17,13 +17,11 @@ class ProgressLines:
         self.num_iterations = num_iterations
         self.batch_size = batch_size
         self.rows: list[dict[str, float]] = []
-        self.waited = 0.0
         self.since = time.monotonic()
 
-    def step(self, row: dict[str, float], waited: float) -> None:
-        """Take a step's row and the seconds it waited for its batch."""
+    def step(self, row: dict[str, float]) -> None:
+        """Take a step's row."""
         self.rows.append(row)
-        self.waited += waited
         elapsed = time.monotonic() - self.since
         if elapsed < SECONDS_BETWEEN_LINES and row["iteration"] < self.num_iterations:
             return
@@ -40,7 +38,7 @@ class ProgressLines:
             row["learning_rate"],
             100 * mean["foreground"],
             speed * self.batch_size,
-            100 * self.waited / max(elapsed, 1e-9),
+            100 * mean["waited"] * speed,
             (self.num_iterations - row["iteration"]) / speed,
         )
-        self.rows, self.waited, self.since = [], 0.0, time.monotonic()
+        self.rows, self.since = [], time.monotonic()

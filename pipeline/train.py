@@ -46,6 +46,7 @@ MAX_FAILURES = 3
 FREE_FLAGS = (
     "num_workers",
     "gpus_per_worker",
+    "keep_best",
     "dry_run",
     "max_failures",
     "allow_open_cluster",
@@ -143,7 +144,9 @@ def _fit(config: TrainConfig, job: TrainJob, score: str) -> ray.train.Result:
             name=RUN_NAME,
             storage_path=path,
             storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=score),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=config.keep_best, checkpoint_score_attribute=score
+            ),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             # At INFO it repeats every report in full. (The stubs know only the first API's RunConfig.)
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
@@ -155,8 +158,15 @@ def _fit(config: TrainConfig, job: TrainJob, score: str) -> ray.train.Result:
         raise JobError(f"training stopped: {error}; run the same command to resume") from error
     reason: str | None = getattr(result, "return_value")  # noqa: B009 - the stubs know only the first API
     if reason is not None:
-        raise JobError(reason)
+        raise JobError(reason + _last_good(config, result))
     return result
+
+
+def _last_good(config: TrainConfig, result: ray.train.Result) -> str:
+    if result.checkpoint is None:
+        return " There is no checkpoint yet."
+    uri = storage.join(config.output, RUN_NAME, Path(result.checkpoint.path).name)
+    return f" The last good checkpoint is {uri}, which --weights takes."
 
 
 def _export(

@@ -2,7 +2,8 @@
 
 Nothing here knows where data lies or what the flags were: the driver (`pipeline.train`) hands over a
 `TrainJob`. A rank's share of a step depends only on (seed, step, rank), so a run that is resumed, or has
-another number of workers, takes the same steps.
+another number of workers, takes the same steps. A checkpoint is written to this machine's disk, and goes to
+the output while training goes on; what dies before it has arrived continues from the one before.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.train import CheckpointUploadMode
+from torch import nn
 
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
@@ -29,6 +33,7 @@ from fastrcnn.model import FastRCNN
 from fastrcnn.solver import SolverConfig, build_optimizer, freeze_untrained
 from pipeline.cli import configure_logging
 from pipeline.examples import Batch, Example, load_batch, prefetch
+from pipeline.preemption import PreemptionNotice
 from pipeline.progress_lines import ProgressLines
 from pipeline.train_step import NonFiniteLossError, train_step
 from pipeline.training_board import TrainingBoard
@@ -37,6 +42,9 @@ from pipeline.validation import validate
 from pipeline.validation_pictures import draw_validation
 
 logger = logging.getLogger(__name__)
+
+UNMEASURED = {"val_map": -1.0}
+"""Of a checkpoint that was not validated: worse than every other, where the best are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +84,22 @@ def train_loop(setup: dict[str, TrainJob]) -> str | None:
     return None
 
 
+class _Trained(NamedTuple):
+    """What a worker's steps change, and who it is."""
+
+    job: TrainJob
+    model: FastRCNN
+    wrapped: nn.Module
+    """The same model, or DDP around it."""
+    optimizer: torch.optim.SGD
+    progress: Progress
+    validation: list[Example]
+    board: TrainingBoard | None
+    """Of rank 0, which alone saves."""
+    rank: int
+    world_size: int
+
+
 def _train(job: TrainJob) -> None:
     if job.solver.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS
@@ -90,38 +114,46 @@ def _train(job: TrainJob) -> None:
     wrapped = ray.train.torch.prepare_model(model)
     optimizer = build_optimizer(model, job.solver)
     progress = restore_state(model, optimizer)
-    steps = range(progress.iteration, job.num_iterations)
     load = partial(_load, examples, job, rank, world_size)
-    lines = ProgressLines(job.num_iterations, job.solver.batch_size) if rank == 0 else None
     with TrainingBoard(job.output, progress.iteration) if rank == 0 else nullcontext() as board:
-        waiting = time.monotonic()
-        for step, batch in zip(steps, prefetch(load, steps), strict=True):
-            waited = time.monotonic() - waiting
-            row = train_step(
-                model,
-                wrapped,
-                optimizer,
-                batch,
-                job.solver,
-                step=step,
-                num_iterations=job.num_iterations,
-                seed=job.seed,
-                rank=rank,
-                world_size=world_size,
-            )
-            progress.iteration = step + 1
-            progress.history.append(row)
-            if lines and board:
-                lines.step(row, waited)
-                board.step(row)
-            if (
-                progress.iteration % job.validate_every == 0
-                or progress.iteration == job.num_iterations
-            ):
-                _validate_and_save(
-                    job, model, optimizer, progress, validation, board, rank, world_size
-                )
-            waiting = time.monotonic()
+        _take_steps(
+            _Trained(job, model, wrapped, optimizer, progress, validation, board, rank, world_size),
+            load,
+        )
+
+
+def _take_steps(run: _Trained, load: Callable[[int], Batch]) -> None:
+    job, progress = run.job, run.progress
+    steps = range(progress.iteration, job.num_iterations)
+    lines = ProgressLines(job.num_iterations, job.solver.batch_size)
+    notice = PreemptionNotice()
+    started = time.monotonic()
+    for step, batch in zip(steps, prefetch(load, steps), strict=True):
+        waited = time.monotonic() - started
+        row = train_step(
+            run.model,
+            run.wrapped,
+            run.optimizer,
+            batch,
+            job.solver,
+            step=step,
+            num_iterations=job.num_iterations,
+            seed=job.seed,
+            rank=run.rank,
+            world_size=run.world_size,
+        )
+        row |= {"seconds": time.monotonic() - started, "waited": waited}
+        progress.iteration = step + 1
+        progress.history.append(row)
+        if run.board:
+            lines.step(row)
+            run.board.step(row)
+        last = progress.iteration == job.num_iterations
+        if last or progress.iteration % job.validate_every == 0:
+            _save(run, _validate(run))
+        elif notice.came(progress.iteration):
+            _save(run, {"iteration": progress.iteration, "loss": row["loss"]})
+        started = time.monotonic()
 
 
 def _load(examples: list[Example], job: TrainJob, rank: int, world_size: int, step: int) -> Batch:
@@ -130,44 +162,43 @@ def _load(examples: list[Example], job: TrainJob, rank: int, world_size: int, st
     )
 
 
-def _validate_and_save(
-    job: TrainJob,
-    model: FastRCNN,
-    optimizer: torch.optim.SGD,
-    progress: Progress,
-    validation: list[Example],
-    board: TrainingBoard | None,
-    rank: int,
-    world_size: int,
-) -> None:
-    """`board`: of rank 0, which alone saves."""
-    metrics: dict[str, Any] = {
-        "iteration": progress.iteration,
-        "loss": progress.history[-1]["loss"],
-    }
-    if validation:
-        model.eval()
-        run = partial(detect, model)
-        found = validate(run, len(job.classes), validation, rank, world_size)
-        metrics |= found.metrics(job.classes)
-        progress.validations.append(metrics)
-        if board:
-            logger.info("iteration %d: validation mAP %.4f", progress.iteration, metrics["val_map"])
-            board.validated(
-                progress.iteration, metrics, draw_validation(found, validation, job.classes)
-            )
-    if not board:
-        ray.train.report(metrics)
-        return
-    board.save(progress.iteration)
-    with tempfile.TemporaryDirectory() as folder:
+def _validate(run: _Trained) -> dict[str, Any]:
+    """Metrics of the model as it is, on every rank; rank 0 shows them."""
+    iteration = run.progress.iteration
+    metrics: dict[str, Any] = {"iteration": iteration, "loss": run.progress.history[-1]["loss"]}
+    if not run.validation:
+        return metrics
+    run.model.eval()
+    classes = run.job.classes
+    detector = partial(detect, run.model)
+    found = validate(detector, len(classes), run.validation, run.rank, run.world_size)
+    metrics |= found.metrics(classes)
+    run.progress.validations.append(metrics)
+    if run.board:
+        logger.info("iteration %d: validation mAP %.4f", iteration, metrics["val_map"])
+        run.board.validated(iteration, metrics, draw_validation(found, run.validation, classes))
+    return metrics
+
+
+def _save(run: _Trained, metrics: dict[str, Any]) -> None:
+    """Rank 0 writes a checkpoint; every rank reports, and goes on before it has been uploaded."""
+    job, progress = run.job, run.progress
+    checkpoint = None
+    if run.board:
+        run.board.save(progress.iteration)
+        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))  # Ray removes it after the upload
         provenance = job.provenance | {"iteration": progress.iteration, "metrics": metrics}
         save_checkpoint(
-            Path(folder),
-            model,
+            folder,
+            run.model,
             classes=job.classes,
             proposals=job.proposals,
             training=provenance,
         )
-        save_state(Path(folder), model, optimizer, progress)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        save_state(folder, run.model, run.optimizer, progress)
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+    ray.train.report(
+        UNMEASURED | metrics,
+        checkpoint=checkpoint,
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+    )

@@ -65,8 +65,8 @@ def train_step(
     if not math.isfinite(total):
         raise NonFiniteLossError(
             f"loss at step {step} is not finite: classification {classification}, localization"
-            f" {localization}; this rank's images: {', '.join(batch.image_uris)}."
-            " Lower --learning-rate; the last checkpoint is good."
+            f" {localization}; images: {', '.join(_all_images(batch, world_size))}."
+            " Look at them, or lower --learning-rate."
         )
     count = max(num_rois, 1.0)
     if count != usual:
@@ -83,6 +83,15 @@ def train_step(
         "rois": num_rois,
         "foreground": num_fg / count,
     }
+
+
+def _all_images(batch: Batch, world_size: int) -> list[str]:
+    """URIs of the step's images on every rank."""
+    if world_size == 1:
+        return batch.image_uris
+    shares: list[Any] = [None] * world_size
+    dist.all_gather_object(shares, batch.image_uris)
+    return [uri for share in shares for uri in share]
 
 
 def _accumulate(

@@ -16,6 +16,7 @@ from tensorboardX import SummaryWriter
 from pipeline import storage
 
 NAMES = ("loss", "classification", "localization", "learning_rate", "foreground")
+"""And `seconds` of a step, and the share of them that waited for data."""
 
 
 class TrainingBoard:
@@ -39,6 +40,10 @@ class TrainingBoard:
         """Take a step's row of the history."""
         for name in NAMES:
             self._writer.add_scalar(f"train/{name}", row[name], int(row["iteration"]))
+        seconds = row["seconds"]
+        self._writer.add_scalar("speed/step_seconds", seconds, int(row["iteration"]))
+        share = row["waited"] / max(seconds, 1e-9)
+        self._writer.add_scalar("speed/waiting_for_data", share, int(row["iteration"]))
 
     def validated(
         self, iteration: int, metrics: Mapping[str, Any], pictures: Mapping[str, bytes]

@@ -34,21 +34,27 @@ def scalars(data: bytes) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
+def row(iteration: int, value: float) -> dict[str, float]:
+    speed = {"seconds": 2.0, "waited": 0.5}
+    return dict.fromkeys(NAMES, value) | {"iteration": iteration, "rois": 8} | speed
+
+
 def test_every_step_and_validation_is_in_the_events(bucket: str) -> None:
     with TrainingBoard(bucket, 0) as board:
         for iteration in (1, 2):
-            board.step(dict.fromkeys(NAMES, 0.5 * iteration) | {"iteration": iteration, "rois": 8})
+            board.step(row(iteration, 0.5 * iteration))
         metrics = {"val_map": 0.25, "val_ap": {"cat": 0.5, "dog": None}}
         board.validated(2, metrics, {"pictures.jpg": b"picture"})
         board.save(2)
         (events,) = storage.list_objects(f"{bucket}/tensorboard")
         found = scalars(storage.read_bytes(events.uri))
         assert found["train/loss"] == [(1, 0.5), (2, 1.0)]
+        assert found["speed/waiting_for_data"] == [(1, 0.25), (2, 0.25)]
         assert found["validation/map"] == [(2, 0.25)]
         assert found["validation/ap/cat"] == [(2, 0.5)]
         assert "validation/ap/dog" not in found, "no image holds one"
         assert storage.read_bytes(f"{bucket}/validation/000002/pictures.jpg") == b"picture"
-        board.step(dict.fromkeys(NAMES, 2.0) | {"iteration": 3})
+        board.step(row(3, 2.0))
         board.save(3)
         files = [item.uri for item in storage.list_objects(f"{bucket}/tensorboard")]
         assert len(files) == 2
