@@ -15,10 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aiohttp
 import s3fs
 from botocore import exceptions as boto
-from botocore.parsers import ResponseParserError
 
 from pipeline.storage.errors import (
     ObjectChanged,
@@ -26,11 +24,11 @@ from pipeline.storage.errors import (
     ObjectMissing,
     ObjectTooLarge,
     ObjectUnreadable,
-    StorageError,
     Transient,
 )
 from pipeline.storage.ranges import LISTERS, Page, iter_pages
-from pipeline.storage.retry import DEADLINE_S, retry
+from pipeline.storage.retry import DEADLINE_S, Outage, retry
+from pipeline.storage.s3_answers import NO_CREDENTIALS, TRANSIENT, check_body, classify, oneline
 from pipeline.storage.uris import ObjectInfo
 
 CONNECT_TIMEOUT_S = 5
@@ -45,33 +43,6 @@ _MOST_PARTS = 9_000  # S3 takes 10,000, and 5 TiB in all
 _PARTS_AT_ONCE = 4
 
 Result = TypeVar("Result")
-
-_TRANSIENT_STATUS = (408, 409, 429, 500, 502, 503, 504)
-_TRANSIENT_CODES = (
-    "RequestTimeout",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "InternalError",
-)
-_TRANSIENT = (
-    boto.ConnectionError,  # refused, no such host, timed out while connecting
-    boto.HTTPClientError,  # reset, timed out while reading
-    boto.IncompleteReadError,
-    boto.ResponseStreamingError,
-    boto.FlexibleChecksumError,
-    ResponseParserError,
-    aiohttp.ClientError,  # aiobotocore lets the body's errors through
-    ConnectionError,
-    TimeoutError,
-)
-_NO_CREDENTIALS = (
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.CredentialRetrievalError,
-    boto.TokenRetrievalError,
-    boto.ProfileNotFound,
-)
 
 
 def filesystem(**config: Any) -> s3fs.S3FileSystem:
@@ -94,6 +65,7 @@ class S3Store:
     def __init__(self, root: str) -> None:
         self._root = root
         self._fs = filesystem(retries={"total_max_attempts": 1, "mode": "standard"})
+        self._outage = Outage()
 
     def stat(self, path: str, *, deadline_s: float) -> ObjectInfo:
         """HEAD: size and ETag."""
@@ -139,11 +111,12 @@ class S3Store:
     def read(
         self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
     ) -> bytes:
-        """GET with If-Match; length, and checksum where the store keeps one, are verified."""
+        """GET with If-Match; length and checksum are verified, or the MD5 that most ETags are."""
         bucket, key = _split(path)
         request = {"Bucket": bucket, "Key": key}
         if etag is not None:
             request["IfMatch"] = f'"{etag}"'
+        digests: set[str] = set()
 
         async def get(client: Any) -> bytes:
             response = await client.get_object(**request)
@@ -155,6 +128,12 @@ class S3Store:
                     data: bytes = await body.read()
             if len(data) != length:
                 raise Transient(f"{len(data)} of {length} bytes came")
+            found: str = response["ETag"].strip('"')
+            if etag not in (None, found):  # a store, or a cache before it, that ignores If-Match
+                raise ObjectChanged(
+                    f"{self._root}{path}: is {found}, was {etag} when it was listed"
+                )
+            check_body(response, data, digests)
             return data
 
         return self._retry(path, deadline_s, get)
@@ -242,7 +221,7 @@ class S3Store:
         self, path: str, deadline_s: float, call: Callable[[Any], Awaitable[Result]]
     ) -> Result:
         uri = self._root + path
-        return retry(functools.partial(self._attempt, uri, call), uri, deadline_s)
+        return retry(functools.partial(self._attempt, uri, call), uri, deadline_s, self._outage)
 
     def _attempt(self, uri: str, call: Callable[[Any], Awaitable[Result]]) -> Result:
         async def request() -> Result:
@@ -251,38 +230,15 @@ class S3Store:
         try:
             return asyncio.run_coroutine_threadsafe(request(), self._fs.loop).result()
         except boto.ClientError as error:
-            raise _classify(uri, error) from error
-        except _NO_CREDENTIALS as error:
-            raise ObjectDenied(f"{uri}: {_oneline(error)}") from error
-        except _TRANSIENT as error:
-            raise Transient(_oneline(error)) from error
+            raise classify(uri, error) from error
+        except NO_CREDENTIALS as error:
+            raise ObjectDenied(f"{uri}: {oneline(error)}") from error
+        except TRANSIENT as error:
+            raise Transient(oneline(error)) from error
         except boto.BotoCoreError as error:  # a bucket name or setting that no request can carry
-            raise ObjectUnreadable(f"{uri}: {_oneline(error)}") from error
+            raise ObjectUnreadable(f"{uri}: {oneline(error)}") from error
 
 
 def _split(path: str) -> tuple[str, str]:
     bucket, _, key = path.partition("/")
     return bucket, key
-
-
-def _classify(uri: str, error: Any) -> StorageError | Transient:
-    details = error.response.get("Error", {})
-    code = str(details.get("Code", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    cause = " ".join(f"{error.operation_name}: {code} {details.get('Message', '')}".split())
-    message = f"{uri}: {cause}"
-    if status == 404:
-        return ObjectMissing(message)
-    if status == 412:
-        return ObjectChanged(message)
-    if code == "InvalidObjectState":  # 403: archived, no right is missing
-        return ObjectUnreadable(message)
-    if status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES:
-        return Transient(cause)
-    if status in (401, 403):
-        return ObjectDenied(message)
-    return ObjectUnreadable(message)
-
-
-def _oneline(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

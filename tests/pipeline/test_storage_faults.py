@@ -38,6 +38,49 @@ def test_a_read_that_fails_twice_succeeds(uri: str, proxy: FaultyProxy, fault: s
     assert proxy.requests == [f"GET {fault}", f"GET {fault}", "GET pass"]
 
 
+@pytest.mark.parametrize("fault", ["shortened", "flip"])
+def test_an_etag_that_is_an_md5_stands_in_for_a_checksum(
+    uri: str, proxy: FaultyProxy, fault: str
+) -> None:
+    proxy.without_checksums = True
+    proxy.faults = [fault]
+    assert storage.read_bytes(uri) == DATA
+    assert proxy.requests == [f"GET {fault}", "GET pass"]
+
+
+def test_an_etag_that_is_no_md5_costs_a_second_look(uri: str, proxy: FaultyProxy) -> None:
+    """Bytes that come twice the same are what the store has: some make other ETags."""
+    proxy.without_checksums = True
+    proxy.faults = ["flip", "flip"]
+    assert storage.read_bytes(uri) != DATA
+    assert len(proxy.requests) == 2
+
+
+def test_in_an_outage_only_the_first_waits_long(
+    uri: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.storage.retry.OUTAGE_DEADLINE_S", 0.2)
+    proxy.forever = "503"
+    with pytest.raises(storage.ObjectUnreadable):
+        storage.read_bytes(uri, deadline_s=1)
+    start = time.monotonic()
+    with pytest.raises(storage.ObjectUnreadable):
+        storage.read_bytes(uri, deadline_s=100)
+    assert time.monotonic() - start < 10
+    proxy.forever = None
+    assert storage.read_bytes(uri) == DATA
+    proxy.faults = ["503"] * 4  # it is over: patience is back
+    assert storage.read_bytes(uri) == DATA
+
+
+def test_credentials_that_ran_out_are_denied(uri: str, proxy: FaultyProxy) -> None:
+    """S3 says so with status 400."""
+    proxy.forever = "expired"
+    with pytest.raises(storage.ObjectDenied, match="ExpiredToken"):
+        storage.read_bytes(uri)
+    assert proxy.requests == ["GET expired"]
+
+
 @pytest.mark.parametrize("fault", ["503", "reset", "short", "flip"])
 def test_a_read_that_keeps_failing_is_unreadable_at_the_deadline(
     uri: str, proxy: FaultyProxy, fault: str
