@@ -14,6 +14,7 @@ from typing import TypeVar
 import tyro
 
 from pipeline.errors import JobError, UserError
+from pipeline.storage import StorageError
 
 Config = TypeVar("Config")
 
@@ -41,6 +42,9 @@ def main(config_type: type[Config], run: Callable[[Config], object], description
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    except JobError as error:
+    except (
+        JobError,
+        StorageError,
+    ) as error:  # the store or the disk would not: it may another time
         sys.stderr.write(f"failed: {error}\n")
         sys.exit(1)
