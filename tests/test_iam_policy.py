@@ -1,11 +1,13 @@
-"""deploy/iam-policy.json before an S3 server that enforces it: a scoring job lives on it, and has no more.
+"""deploy/iam-policy*.json before an S3 server that enforces them: each role's jobs live on its own, and have
+no more.
 
 The server (moto) knows actions and resources; it does not look at conditions. That shards may be created but
-not replaced is therefore asked of the document.
+not replaced is therefore asked of the documents.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -19,26 +21,40 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from PIL import Image
+from pyarrow import fs
 
 from jobs import demo_servers
-from pipeline import plan, score_report, storage
+from pipeline import compact, evaluate, exports, plan, report, score_report, storage, train
+from pipeline.annotations import read_labelled_images
 from pipeline.candidates import read_images
 from pipeline.committer import Committer
-from pipeline.config import ScoreConfig
+from pipeline.config import EvaluateConfig, ScoreConfig, TrainConfig
 from pipeline.detector import Detector
 from pipeline.manifest import write_manifest
 from pipeline.preflight import Resources, detector_settings, prepare, read_settings
+from pipeline.results_config import CompactConfig, ExportConfig, ReportConfig
+from pipeline.same_run import claim_output
 from pipeline.schema import scored_metadata
+from pipeline.training_board import NAMES, TrainingBoard
 from tests.pipeline.record_cases import rows_of
+from tests.pipeline.scored_runs import image, write_shard
 
-POLICY = Path(__file__).resolve().parents[1] / "deploy" / "iam-policy.json"
+DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
+ROLES = {"score": "iam-policy", "train": "iam-policy-train", "results": "iam-policy-results"}
 BUCKET = "bucket"
+PHOTOS = ("inbox/a.jpg", "inbox/b.jpg", "labelled/JPEGImages/a.jpg", "private/c.jpg")
+ANNOTATION = """<annotation><filename>a.jpg</filename>
+<size><width>40</width><height>30</height><depth>3</depth></size>
+<object><name>cat</name><bndbox><xmin>3</xmin><ymin>3</ymin><xmax>20</xmax><ymax>20</ymax></bndbox></object>
+</annotation>"""
 
 
-def statements() -> dict[str, Any]:
-    return {
-        statement["Sid"]: statement for statement in json.loads(POLICY.read_text())["Statement"]
-    }
+def policy(role: str) -> str:
+    return (DEPLOY / f"{ROLES[role]}.json").read_text()
+
+
+def statements(role: str) -> dict[str, Any]:
+    return {statement["Sid"]: statement for statement in json.loads(policy(role))["Statement"]}
 
 
 def photo() -> bytes:
@@ -47,35 +63,70 @@ def photo() -> bytes:
     return sink.getvalue()
 
 
+@pytest.fixture(scope="module")
+def keys(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path
+) -> Iterator[dict[str, dict[str, str]]]:
+    """A server with a bucket and a user for each role; their keys, as the environment names them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "admin")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1000000")
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        patch.setenv("PATH", path)
+        with demo_servers.s3_server(tmp_path_factory.mktemp("logs")) as endpoint:
+            administration = boto3.Session()
+            _fill(administration.client("s3"), tiny_checkpoint)
+            found = {role: _user(administration.client("iam"), role) for role in ROLES}
+            headers = {"Content-Type": "text/plain"}
+            closed = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", b"0", headers)
+            urllib.request.urlopen(closed).close()
+            yield found
+
+
+def _fill(admin: Any, tiny_checkpoint: Path) -> None:
+    admin.create_bucket(Bucket=BUCKET)
+    files = dict.fromkeys((*PHOTOS, "results/scored/x/1.parquet"), photo())
+    files |= {f"model/{file.name}": file.read_bytes() for file in tiny_checkpoint.iterdir()}
+    files["labelled/Annotations/a.xml"] = ANNOTATION.encode()
+    files["labelled/ImageSets/Main/test.txt"] = b"a\n"
+    for key, body in files.items():
+        admin.put_object(Bucket=BUCKET, Key=key, Body=body)
+
+
+def _user(iam: Any, role: str) -> dict[str, str]:
+    # Asking for a bucket's head needs s3:ListBucket; moto calls it by another name.
+    told = policy(role).replace('"s3:ListBucket"', '["s3:ListBucket", "s3:HeadBucket"]')
+    iam.create_user(UserName=role)
+    iam.put_user_policy(UserName=role, PolicyName=role, PolicyDocument=told)
+    key = iam.create_access_key(UserName=role)["AccessKey"]
+    return {
+        "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+    }
+
+
 @pytest.fixture
-def job(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An S3 client of a user who has the policy; the environment is that user's, too."""
-    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "admin")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1000000")
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    monkeypatch.setenv("PATH", path)
-    with demo_servers.s3_server(tmp_path) as endpoint:
-        administration = boto3.Session()
-        admin = administration.client("s3")
-        admin.create_bucket(Bucket=BUCKET)
-        for key in ("inbox/a.jpg", "inbox/b.jpg", "private/c.jpg", "results/scored/x/1.parquet"):
-            admin.put_object(Bucket=BUCKET, Key=key, Body=photo())
-        for file in tiny_checkpoint.iterdir():
-            admin.put_object(Bucket=BUCKET, Key=f"model/{file.name}", Body=file.read_bytes())
-        iam = administration.client("iam")
-        iam.create_user(UserName="job")
-        iam.put_user_policy(UserName="job", PolicyName="job", PolicyDocument=POLICY.read_text())
-        key = iam.create_access_key(UserName="job")["AccessKey"]
-        headers = {"Content-Type": "text/plain"}
-        closed = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", b"0", headers)
-        urllib.request.urlopen(closed).close()
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
-        yield boto3.Session().client("s3")  # the shared session keeps the first credentials it saw
+def job(
+    request: pytest.FixtureRequest,
+    keys: dict[str, dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """An S3 client of the user whose role the test names; the environment is that user's, too."""
+    for name, value in keys[request.param].items():
+        monkeypatch.setenv(name, value)
+    return boto3.Session().client("s3")  # the shared session keeps the first credentials it saw
 
 
+def refused(job: Any, operations: list[tuple[str, dict[str, Any]]]) -> None:
+    for operation, request in operations:
+        with pytest.raises(ClientError) as caught:
+            getattr(job, operation)(Bucket=BUCKET, **request)
+        assert caught.value.response["Error"]["Code"] == "AccessDenied", (operation, request)
+
+
+@pytest.mark.parametrize("job", ["score"], indirect=True)
 def test_a_job_scores_with_the_policy_and_can_do_nothing_else(job: Any) -> None:
     config = ScoreConfig(
         images="s3://bucket/inbox", checkpoint="s3://bucket/model", output="s3://bucket/results"
@@ -105,23 +156,23 @@ def test_a_job_scores_with_the_policy_and_can_do_nothing_else(job: Any) -> None:
     score_report.write_summary(prepared, summary, resources)
 
     shard = f"results/scored/{prepared.run_id}/00000000.parquet"
-    for operation, request in (
-        ("delete_object", {"Key": shard}),
-        ("delete_object", {"Key": "inbox/a.jpg"}),
-        ("put_object", {"Key": "inbox/a.jpg", "Body": b""}),
-        ("put_object", {"Key": "model/model.safetensors", "Body": b""}),
-        ("put_object", {"Key": "elsewhere", "Body": b""}),
-        ("get_object", {"Key": "private/c.jpg"}),
-        ("put_bucket_policy", {"Policy": "{}"}),
-        ("delete_bucket", {}),
-    ):
-        with pytest.raises(ClientError) as caught:
-            getattr(job, operation)(Bucket=BUCKET, **request)
-        assert caught.value.response["Error"]["Code"] == "AccessDenied", (operation, request)
+    refused(
+        job,
+        [
+            ("delete_object", {"Key": shard}),
+            ("delete_object", {"Key": "inbox/a.jpg"}),
+            ("put_object", {"Key": "inbox/a.jpg", "Body": b""}),
+            ("put_object", {"Key": "model/model.safetensors", "Body": b""}),
+            ("put_object", {"Key": "elsewhere", "Body": b""}),
+            ("get_object", {"Key": "private/c.jpg"}),
+            ("put_bucket_policy", {"Policy": "{}"}),
+            ("delete_bucket", {}),
+        ],
+    )
 
 
 def test_shards_may_be_created_and_never_replaced_or_deleted() -> None:
-    allowed = statements()
+    allowed = statements("score")
     assert all(statement["Effect"] == "Allow" for statement in allowed.values())
     actions = {a for s in allowed.values() for a in [s["Action"]]}
     assert actions == {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}
@@ -132,3 +183,98 @@ def test_shards_may_be_created_and_never_replaced_or_deleted() -> None:
             free = statement.get("Condition") != {"Null": {"s3:if-none-match": "false"}}
             assert free == (name == "SayWhatTheLastCommandDid")
             assert "*/summary.json" in written if free else "summary" not in written
+
+
+@pytest.mark.parametrize("job", ["train"], indirect=True)
+def test_a_job_trains_with_the_policy_and_can_do_nothing_else(job: Any, tmp_path: Path) -> None:
+    """What a training job puts and how, without its cluster. A whole one has run on this policy, too."""
+    config = TrainConfig(data="s3://bucket/labelled", output="s3://bucket/model", split="test")
+    assert len(read_labelled_images(config.data, config.split).images) == 1
+    claim_output(config, train.FREE_FLAGS)
+    assert storage.create_bytes("s3://bucket/model/proposals/grid/part-1.parquet", b"boxes")
+    row = dict.fromkeys(NAMES, 0.5) | {"iteration": 1.0, "seconds": 1.0, "waited": 0.0}
+    with TrainingBoard(config.output, 0) as board:
+        board.step(row)
+        board.validated(1, {"val_map": 0.5, "val_ap": {}}, {"pr_curves.png": b"picture"})
+        board.save(1)
+    # Ray Train's own, through the file system it is given.
+    filesystem, path = storage.arrow_filesystem(config.output)
+    (tmp_path / "model.safetensors").write_bytes(bytes(10_000_000))
+    fs.copy_files(str(tmp_path), f"{path}/train/checkpoint_1", destination_filesystem=filesystem)
+    with filesystem.open_output_stream(f"{path}/train/checkpoint_manager_snapshot.json") as sink:
+        sink.write(b"{}")
+    for name in ("checkpoint/config.json", "metrics.json", "curves.png", "result.json"):
+        storage.write_bytes(f"{config.output}/{name}", b"{}")
+
+    kept = "model/train/checkpoint_1/model.safetensors"
+    answer = job.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": kept}]})
+    assert [error["Code"] for error in answer["Errors"]] == ["AccessDenied"]
+    refused(
+        job,
+        [
+            ("delete_object", {"Key": kept}),
+            ("delete_object", {"Key": "labelled/JPEGImages/a.jpg"}),
+            ("put_object", {"Key": "labelled/JPEGImages/a.jpg", "Body": b""}),
+            ("put_object", {"Key": "model/elsewhere", "Body": b""}),
+            ("put_object", {"Key": "results/scored/x/1.parquet", "Body": b""}),
+            ("get_object", {"Key": "results/scored/x/1.parquet"}),
+            ("get_object", {"Key": "private/c.jpg"}),
+        ],
+    )
+
+
+@pytest.mark.parametrize("job", ["results"], indirect=True)
+def test_results_are_read_with_the_policy_and_nothing_else_is_done(
+    keys: dict[str, dict[str, str]], job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        for name, value in keys["score"].items():
+            patch.setenv(name, value)
+        etag = hashlib.md5(photo()).hexdigest()
+        rows = [
+            image(f"s3://bucket/{key}", ("cat", 0.9, (2, 2, 20, 20)), size=(30, 40), etag=etag)
+            for key in ("inbox/a.jpg", "labelled/JPEGImages/a.jpg")
+        ]
+        write_shard("s3://bucket/results", *rows, run_id="r1")
+    scored = {"scored": "s3://bucket/results", "run_id": "r1"}
+    for _ in range(2):  # and made anew
+        compact.run(CompactConfig(output="s3://bucket/results", **scored))
+        labels = {"data": "s3://bucket/labelled", "split": "test"}
+        evaluate.run(EvaluateConfig(**scored, **labels))
+        made = report.run(ReportConfig(output="s3://bucket/results", **scored, **labels))
+        assert made.pictures == 2
+        exports.run(ExportConfig(output="s3://bucket/results/export", format="coco", **scored))
+    refused(
+        job,
+        [
+            ("delete_object", {"Key": "results/detections/r1.parquet"}),
+            ("put_object", {"Key": "results/scored/r1/00000000.parquet", "Body": b""}),
+            ("put_object", {"Key": "results/plans/x", "Body": b""}),
+            ("put_object", {"Key": "inbox/a.jpg", "Body": b""}),
+            ("put_object", {"Key": "model/config.json", "Body": b""}),
+            ("get_object", {"Key": "model/config.json"}),
+            ("get_object", {"Key": "private/c.jpg"}),
+        ],
+    )
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_deletes_objects_and_what_training_creates_is_never_replaced(role: str) -> None:
+    told = [s["Action"] for s in statements(role).values()]
+    actions = {
+        name for told_of in told for name in ([told_of] if isinstance(told_of, str) else told_of)
+    }
+    reading, writing = (
+        {"s3:ListBucket", "s3:GetObject"},
+        {"s3:PutObject", "s3:AbortMultipartUpload"},
+    )
+    assert reading < actions <= reading | writing
+    conditional = {n for n, s in statements(role).items() if "Condition" in s}
+    assert (
+        conditional
+        == {
+            "score": {"CreateResultsNeverReplaceThem"},
+            "train": {"CreateWhatStaysNeverReplaceIt"},
+            "results": set(),
+        }[role]
+    )
