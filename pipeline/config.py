@@ -70,6 +70,8 @@ class TrainConfig:
     """Steps between validations, each with a checkpoint; by default a tenth of the run."""
     keep_best: int = 2
     """Checkpoints kept for resuming, best validation mAP first; the latest is kept too."""
+    mlflow_uri: str | None = None
+    """MLflow's tracking server or store, which gets flags, losses and mAP too; needs the extra `mlflow`."""
     seed: int = 3
     """Of sampling, shuffling, flips and initialisation (3: the reference implementation's)."""
     limit: int | None = None

@@ -32,10 +32,13 @@ from pipeline.config import TrainConfig
 from pipeline.curves import loss_curves
 from pipeline.errors import JobError, UserError
 from pipeline.initial_weights import initial_model, measure_deltas
+from pipeline.mlflow_run import check_installed
 from pipeline.same_run import check_same_run, claim_output, read_object
 from pipeline.train_data import read_data, with_proposals
 from pipeline.train_loop import TrainJob, train_loop
 from pipeline.train_plan import TrainPlan, describe, provenance
+from pipeline.train_resources import worker_resources
+from pipeline.training_memory import check_fits, step_memory
 from pipeline.training_state import STATE
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ FREE_FLAGS = (
     "num_workers",
     "gpus_per_worker",
     "keep_best",
+    "mlflow_uri",
     "dry_run",
     "max_failures",
     "allow_open_cluster",
@@ -73,9 +77,13 @@ def run(config: TrainConfig) -> TrainResult | None:
         UserError: before any worker starts.
         JobError: the run failed; the same command continues it.
     """
+    if config.mlflow_uri:
+        check_installed(config.mlflow_uri)
     training, validation = read_data(config)
     plan = TrainPlan.of(config, training.classes)
+    memory = step_memory(plan.model, plan.solver, config.num_workers)
     describe(config, plan, training, validation)
+    logger.info("a worker's step needs %s", memory)
     finished = _finished(config)
     if finished and not config.dry_run:
         logger.info("already trained: %s", finished.checkpoint)
@@ -86,6 +94,8 @@ def run(config: TrainConfig) -> TrainResult | None:
         return None
     claim_output(config, FREE_FLAGS)
     cluster.connect(allow_open=config.allow_open_cluster)
+    each = worker_resources(config)
+    check_fits(memory, config.num_workers, each["GPU"])
     examples, val_examples = with_proposals(config, plan.proposals, training, validation)
     measure_deltas(model, examples)
     num_iterations = plan.solver.num_iterations(len(examples))
@@ -99,12 +109,13 @@ def run(config: TrainConfig) -> TrainResult | None:
         seed=config.seed,
         provenance=provenance(config, plan, len(examples)),
         output=storage.absolute(config.output),
+        mlflow_uri=config.mlflow_uri,
         examples=ray.put(examples),
         validation=ray.put(val_examples),
         weights=ray.put(model.state_dict()),
     )
     score = "val_map" if val_examples else "iteration"
-    return _export(config, _fit(config, job, score), job, score)
+    return _export(config, _fit(config, job, score, each), job, score)
 
 
 def _finished(config: TrainConfig) -> TrainResult | None:
@@ -119,26 +130,18 @@ def _finished(config: TrainConfig) -> TrainResult | None:
         raise UserError(uri, "is no result of this job", "Give another --output.") from error
 
 
-def _fit(config: TrainConfig, job: TrainJob, score: str) -> ray.train.Result:
-    resources = cluster.resources()
-    gpus = config.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if resources.get("GPU", 0) >= 1 else 0.0
-    if gpus * config.num_workers > resources.get("GPU", 0):
-        raise UserError(
-            f"--num-workers {config.num_workers}",
-            f"need {gpus * config.num_workers:g} GPUs, the cluster has {resources.get('GPU', 0):g}",
-            "Give fewer workers or --gpus-per-worker 0.",
-        )
-    cpus = max(1, int(resources.get("CPU", 1)) // config.num_workers) if gpus == 0 else 1
+def _fit(
+    config: TrainConfig, job: TrainJob, score: str, each: dict[str, float]
+) -> ray.train.Result:
+    """`each`: what a worker is given."""
     filesystem, path = storage.arrow_filesystem(config.output)
     trainer = TorchTrainer(
         train_loop,  # type: ignore[arg-type]  # the stubs know no returned value
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
+            use_gpu=each["GPU"] > 0,
+            resources_per_worker={name: amount for name, amount in each.items() if amount},
         ),
         run_config=RunConfig(
             name=RUN_NAME,

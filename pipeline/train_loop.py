@@ -12,8 +12,8 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from fastrcnn.model import FastRCNN
 from fastrcnn.solver import SolverConfig, build_optimizer, freeze_untrained
 from pipeline.cli import configure_logging
 from pipeline.examples import Batch, Example, load_batch, prefetch
+from pipeline.mlflow_run import MLflowRun
 from pipeline.preemption import PreemptionNotice
 from pipeline.progress_lines import ProgressLines
 from pipeline.train_step import NonFiniteLossError, train_step
@@ -61,6 +62,7 @@ class TrainJob:
     provenance: dict[str, Any]
     output: str
     """URI, for what rank 0 shows."""
+    mlflow_uri: str | None
     examples: Any
     """ObjectRef of list[Example]."""
     validation: Any
@@ -94,8 +96,8 @@ class _Trained(NamedTuple):
     optimizer: torch.optim.SGD
     progress: Progress
     validation: list[Example]
-    board: TrainingBoard | None
-    """Of rank 0, which alone saves."""
+    boards: Sequence[TrainingBoard | MLflowRun]
+    """What a person watches: rank 0's, which alone shows and saves."""
     rank: int
     world_size: int
 
@@ -115,11 +117,22 @@ def _train(job: TrainJob) -> None:
     optimizer = build_optimizer(model, job.solver)
     progress = restore_state(model, optimizer)
     load = partial(_load, examples, job, rank, world_size)
-    with TrainingBoard(job.output, progress.iteration) if rank == 0 else nullcontext() as board:
+    with ExitStack() as stack:
+        boards = list(_boards(job, progress)) if rank == 0 else []
+        for board in boards:
+            stack.enter_context(board)
         _take_steps(
-            _Trained(job, model, wrapped, optimizer, progress, validation, board, rank, world_size),
+            _Trained(
+                job, model, wrapped, optimizer, progress, validation, boards, rank, world_size
+            ),
             load,
         )
+
+
+def _boards(job: TrainJob, progress: Progress) -> Iterator[TrainingBoard | MLflowRun]:
+    yield TrainingBoard(job.output, progress.iteration)
+    if job.mlflow_uri:
+        yield MLflowRun(job.mlflow_uri, job.output, job.provenance["flags"])
 
 
 def _take_steps(run: _Trained, load: Callable[[int], Batch]) -> None:
@@ -145,9 +158,10 @@ def _take_steps(run: _Trained, load: Callable[[int], Batch]) -> None:
         row |= {"seconds": time.monotonic() - started, "waited": waited}
         progress.iteration = step + 1
         progress.history.append(row)
-        if run.board:
+        if run.rank == 0:
             lines.step(row)
-            run.board.step(row)
+        for board in run.boards:
+            board.step(row)
         last = progress.iteration == job.num_iterations
         if last or progress.iteration % job.validate_every == 0:
             _save(run, _validate(run))
@@ -174,9 +188,11 @@ def _validate(run: _Trained) -> dict[str, Any]:
     found = validate(detector, len(classes), run.validation, run.rank, run.world_size)
     metrics |= found.metrics(classes)
     run.progress.validations.append(metrics)
-    if run.board:
+    if run.rank == 0:
         logger.info("iteration %d: validation mAP %.4f", iteration, metrics["val_map"])
-        run.board.validated(iteration, metrics, draw_validation(found, run.validation, classes))
+        pictures = draw_validation(found, run.validation, classes)
+        for board in run.boards:
+            board.validated(iteration, metrics, pictures)
     return metrics
 
 
@@ -184,8 +200,9 @@ def _save(run: _Trained, metrics: dict[str, Any]) -> None:
     """Rank 0 writes a checkpoint; every rank reports, and goes on before it has been uploaded."""
     job, progress = run.job, run.progress
     checkpoint = None
-    if run.board:
-        run.board.save(progress.iteration)
+    for board in run.boards:
+        board.save(progress.iteration)
+    if run.rank == 0:
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))  # Ray removes it after the upload
         provenance = job.provenance | {"iteration": progress.iteration, "metrics": metrics}
         save_checkpoint(

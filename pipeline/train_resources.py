@@ -1,0 +1,51 @@
+"""What of the cluster each training worker is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ray
+
+from pipeline import cluster
+from pipeline.config import TrainConfig
+from pipeline.errors import UserError
+
+
+def worker_resources(config: TrainConfig) -> dict[str, float]:
+    """ "CPU" and "GPU" of one worker: a CPU beside its GPU, or without GPUs as many CPUs as there are for it.
+
+    Raises:
+        UserError: the cluster has not enough of them. Ray would wait for ever.
+    """
+    there = cluster.resources()
+    gpus = config.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if there.get("GPU", 0) >= 1 else 0.0
+    if gpus * config.num_workers > there.get("GPU", 0):
+        raise UserError(
+            f"--num-workers {config.num_workers}",
+            f"need {gpus * config.num_workers:g} GPUs, the cluster has {there.get('GPU', 0):g}",
+            "Give fewer workers or --gpus-per-worker 0.",
+        )
+    if gpus:
+        return {"CPU": 1, "GPU": gpus}
+    nodes = [n["Resources"].get("CPU", 0) for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
+    cpus = cpus_each(nodes, config.num_workers)
+    if not cpus:
+        raise UserError(
+            f"--num-workers {config.num_workers}",
+            f"need a CPU each, the cluster has {there.get('CPU', 0):g}",
+            "Give fewer workers.",
+        )
+    return {"CPU": cpus, "GPU": 0}
+
+
+def cpus_each(nodes: Sequence[float], num_workers: int) -> int:
+    """Most CPUs that each of the workers can have: one worker never lies on two nodes.
+
+    Example:
+        Nodes of 2 and 2 CPUs: one worker gets 2, two get 2, three or four get 1, five get 0.
+    """
+    most = int(max(nodes, default=0))
+    fits = (c for c in range(most, 0, -1) if sum(n // c for n in nodes) >= num_workers)
+    return next(fits, 0)
