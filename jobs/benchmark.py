@@ -2,15 +2,21 @@
 """python jobs/benchmark.py accuracy --data ../shared/data/bccd --weights ../shared/weights/mobilenet_v2.pth
 python jobs/benchmark.py proposals --data ../shared/data/bccd ../shared/data/fruit
 python jobs/benchmark.py decode --data ../shared/data/bccd/JPEGImages ../shared/data/fruit
+python jobs/benchmark.py score --images ../shared/data/bccd/JPEGImages
+python jobs/benchmark.py scale
+python jobs/benchmark.py train --data ../shared/data/bccd --weights ../shared/weights/mobilenet_v2.pth
 
 What the project's figures come from. `accuracy`: a bucket, training, scoring, evaluation: mean average
 precision, and the time of each step. `proposals`: recall and time of every proposer on labelled images.
-`decode`: speed on good JPEGs beside the decoders that are installed.
+`decode`: speed on good JPEGs beside the decoders that are installed. `score`: images a second of the whole
+chain beside the bare Detector. `scale`: a driver's memory and time for buckets of up to ten million keys.
+`train`: 1, 2 and 4 workers, and our training step beside torchvision's.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,26 +24,42 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where nothing is installed
 
-from jobs import benchmark_accuracy, benchmark_decode, benchmark_proposals
+from jobs import (
+    benchmark_accuracy,
+    benchmark_decode,
+    benchmark_proposals,
+    benchmark_scale,
+    benchmark_score,
+    benchmark_train,
+)
 from jobs.benchmark_accuracy import AccuracyConfig
 from jobs.benchmark_decode import DecodeConfig
 from jobs.benchmark_proposals import ProposalsConfig
+from jobs.benchmark_scale import ScaleConfig
+from jobs.benchmark_score import ScoreBenchmarkConfig
+from jobs.benchmark_train import TrainBenchmarkConfig
 from pipeline import cli
 
 TASKS: Any = (
     Annotated[AccuracyConfig, tyro.conf.subcommand("accuracy")]
     | Annotated[ProposalsConfig, tyro.conf.subcommand("proposals")]
     | Annotated[DecodeConfig, tyro.conf.subcommand("decode")]
+    | Annotated[ScoreBenchmarkConfig, tyro.conf.subcommand("score")]
+    | Annotated[ScaleConfig, tyro.conf.subcommand("scale")]
+    | Annotated[TrainBenchmarkConfig, tyro.conf.subcommand("train")]
 )
+RUNS: dict[type, Callable[[Any], None]] = {
+    AccuracyConfig: benchmark_accuracy.run,
+    ProposalsConfig: benchmark_proposals.run,
+    DecodeConfig: benchmark_decode.run,
+    ScoreBenchmarkConfig: benchmark_score.run,
+    ScaleConfig: benchmark_scale.run,
+    TrainBenchmarkConfig: benchmark_train.run,
+}
 
 
-def run(config: AccuracyConfig | ProposalsConfig | DecodeConfig) -> None:
-    if isinstance(config, AccuracyConfig):
-        benchmark_accuracy.run(config)
-    elif isinstance(config, ProposalsConfig):
-        benchmark_proposals.run(config)
-    else:
-        benchmark_decode.run(config)
+def run(config: Any) -> None:
+    RUNS[type(config)](config)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ NO_PROGRESS_TIMEOUT_S = 900.0
 """Ray Data's own is 30 minutes. The longest honest silence is a Detector that downloads its weights and
 takes its first batch on one CPU: minutes."""
 
+BLOCK_BYTES = 16 * 2**20
+"""Of encoded images between the stages. Ray's own, 128 MB, is a hundred batches: the first would wait for the
+last, and memory for all of them."""
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -131,6 +135,7 @@ def configure_ray_data() -> None:
     context = DataContext.get_current()
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     context.max_consecutive_actor_init_deaths = 3
+    context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -21,6 +21,10 @@ from pipeline.record import Shard, done_shards, inspect, shard_uri
 from pipeline.schema import TABLE_VERSION
 from pipeline.storage import StorageError
 
+_CHECKED = 64
+"""Shards read before a run goes on: a few seconds, and whoever wrote something else there wrote more of
+it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
@@ -89,6 +93,24 @@ def write_manifest(
         # say the same or be found wanting by the next run, which compares and writes one more.
         storage.create_bytes(_manifest_uri(output, run_id, number + 1), text.encode())
     return manifest
+
+
+def check_some(output: str, run_id: str, plan: Plan, there: Collection[int]) -> None:
+    """Check some of the shards that no manifest describes, before more is scored beside them: after a
+    driver was killed there may be ten thousands. `write_manifest` checks all in the end.
+
+    Raises:
+        JobError: a shard's rows are not the plan's.
+    """
+    known = {shard.shard for shard in _last_manifest(output, run_id)[0]}
+    unknown = sorted(set(there) - known)
+
+    def check(shard: int) -> None:
+        data = storage.read_bytes(shard_uri(output, run_id, shard))
+        inspect(shard, data, plan.shard(shard))
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(check, unknown[:: max(1, len(unknown) // _CHECKED)]))
 
 
 def _last_manifest(output: str, run_id: str) -> tuple[list[Shard], int]:

@@ -136,19 +136,21 @@ def size_cluster(config: ScoreConfig, available: Mapping[str, float]) -> Resourc
             f"the cluster has {gpus:g} GPUs",
             "Start a node with a GPU first, or give 0.",
         )
-    one = 1.0 if cpus >= 2 else cpus / 2
-    # Part of the time a read waits for the network. And were the two stages' CPUs equal, Ray Data would
-    # fuse them into the Detectors, and nothing would read while they detect.
-    read_cpus = 0.9 * one
     if wanted > 0:
         room = int(gpus / wanted)
         workers = min(config.num_workers or room, room)
         # A GPU Detector only decodes and feeds; the other CPUs read and propose.
-        detector_cpus = int(100 * min(0.5, (cpus - one) / workers)) / 100
+        detector_cpus = min(0.5, (cpus - min(1.0, cpus / 2)) / workers)
     else:
-        detector_cpus = one
-        room = int((cpus - one) / one)
-        workers = min(config.num_workers or max(int(cpus / 2), 1), room)
+        # Reading and proposing are a tenth to a fifth of the work: a quarter of the CPUs for them.
+        reading = max(cpus / 4, min(0.5, cpus / 2))
+        room = int(cpus) if 1 <= cpus < 4 else max(1, int(cpus - reading))
+        workers = min(config.num_workers or room, room)
+        detector_cpus = min(1.0, (cpus - reading) / workers)
+    detector_cpus = int(100 * detector_cpus) / 100
+    # Part of the time a read waits for the network. And were the two stages' CPUs equal, Ray Data would
+    # fuse them into the Detectors, and nothing would read while they detect.
+    read_cpus = 0.9 * min(1.0, cpus - workers * detector_cpus)
     if config.num_workers is not None and workers < config.num_workers:
         logger.warning("--num-workers %d: the cluster has room for %d", config.num_workers, workers)
     return Resources(

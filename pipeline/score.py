@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.committer import Committer
 from pipeline.config import ScoreConfig
 from pipeline.detector import Detector
 from pipeline.errors import JobError, UserError
-from pipeline.manifest import write_manifest
+from pipeline.manifest import check_some, write_manifest
 from pipeline.preflight import (
     Job,
     Resources,
@@ -34,6 +35,7 @@ from pipeline.score_report import ScoreSummary
 
 logger = logging.getLogger(__name__)
 
+_BATCHES_A_DETECTOR = 4
 _MOST_BATCHES = 64
 """Of one task: with 8 images each and 15 ms to propose, some 8 s of work to do again when its worker dies."""
 
@@ -64,7 +66,7 @@ def _run(job: Job) -> ScoreSummary:
     planned = plan.extend(config.output, listed, shard_size=config.shard_size)
     done = record.done_shards(config.output, job.run_id, planned)
     if done:
-        _check_shards(config, job, planned)
+        _check_shards(config, job, planned, done)
     shards = record.to_do(planned, done, listed.shards() if config.limit is not None else None)
     total = sum(map(planned.num_rows, shards))
     logger.info(
@@ -79,6 +81,9 @@ def _run(job: Job) -> ScoreSummary:
         to_do=shards,
         metadata=scored_metadata(job.checkpoint.classes, job.checkpoint.model_id),
     )
+    # Each costs seconds to start, and memory: few images need few.
+    few = max(1, total // (_BATCHES_A_DETECTOR * config.batch_size))
+    resources = replace(resources, workers=min(resources.workers, few))
     progress = ScoreProgress(config, run_id=job.run_id, total=total, workers=resources.workers)
     started = time.monotonic()
     if total:
@@ -103,10 +108,10 @@ def _run(job: Job) -> ScoreSummary:
     return summary
 
 
-def _check_shards(config: ScoreConfig, job: Job, planned: plan.Plan) -> None:
+def _check_shards(config: ScoreConfig, job: Job, planned: plan.Plan, done: Collection[int]) -> None:
     """What lies there by a shard's name must be one, before more is scored beside it. Raises UserError."""
     try:
-        write_manifest(config.output, job.run_id, planned)
+        check_some(config.output, job.run_id, planned, done)
     except JobError as error:
         raise UserError(
             f"--output {config.output}",

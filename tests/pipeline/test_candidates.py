@@ -13,8 +13,10 @@ from PIL import Image
 
 from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import propose
-from pipeline.candidates import CANDIDATE, ReadSettings, read_images
+from pipeline import candidates, plan
+from pipeline.candidates import CANDIDATE, ReadSettings, read_images, read_tasks, tasks
 from pipeline.schema import PLAN, PROPOSALS
+from pipeline.selection import select
 from tests.pipeline.record_cases import planned_rows
 
 SETTINGS = ReadSettings(proposals=ProposalConfig(name="grid", max_boxes=12))
@@ -115,3 +117,42 @@ def test_a_table_gives_the_proposals_and_a_missing_row_is_said(
     assert found["b.png"]["proposals"] == b""
     assert "no row" in found["c.png"]["error"]
     assert "x1 <= x2" in found["d.png"]["error"]
+
+
+def test_tasks_cover_every_row_of_the_shards_once(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for n in range(11):
+        write_image(tmp_path / "in" / f"{n:02d}.png")
+    listed = select(str(tmp_path / "in")).listed
+    work = plan.extend(str(tmp_path / "out"), listed, shard_size=5)
+    pieces = tasks(work, [0, 1, 2], 3)
+    assert pieces["rows"].to_pylist() == [3, 2, 3, 2, 1]
+    read = [
+        r for n in range(5) for t in read_tasks(pieces.slice(n, 1), SETTINGS) for r in t.to_pylist()
+    ]
+    assert sorted((row["shard"], Path(row["image_uri"]).name) for row in read) == [
+        (n // 5, f"{n:02d}.png") for n in range(11)
+    ]
+    assert {row["status"] for row in read} == {"ok"}
+
+
+def test_images_of_like_shape_come_after_each_other(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for n in range(12):
+        write_image(tmp_path / "in" / f"{n:02d}.png", (60, 30) if n % 2 else (30, 60))
+    listed = select(str(tmp_path / "in")).listed
+    work = plan.extend(str(tmp_path / "out"), listed, shard_size=50)
+    (lot,) = read_tasks(tasks(work, [0], 50), SETTINGS, batch_size=4)
+    assert lot["width"].to_pylist() == [30] * 6 + [60] * 6
+
+
+def test_what_is_read_ahead_is_bounded_in_bytes() -> None:
+    sizes = [60 * 2**20, 60 * 2**20, 60 * 2**20, None, 300 * 2**20, 1, 1]
+    rows = {"image_uri": list("abcdefg"), "etag": ["e"] * 7, "size_bytes": sizes, "shard": [0] * 7}
+    lots = candidates._lots(pa.table(rows, schema=PLAN), 3)
+    assert [lot["image_uri"].to_pylist() for lot in lots] == [
+        ["a", "b"],
+        ["c", "d"],
+        ["e"],
+        ["f", "g"],
+    ]
