@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from fastrcnn.boxes import clip, decode
 from fastrcnn.config import FastRCNNConfig
@@ -67,7 +67,7 @@ def detect(
     results: dict[int, Detections] = {}
     sizes = [(int(p.shape[0]), int(p.shape[1])) for p in pixels]
     for group in group_by_shape([scaled_size(s, config.scales[0], config.max_size) for s in sizes]):
-        own = [boxes[i].to(device) for i in group]
+        own = [distinct(boxes[i].to(device), config.proposal_nms) for i in group]
         class_logits, box_deltas = _classify(model, [pixels[i] for i in group], own)
         counts = [len(b) for b in own]
         rows = torch.split(class_logits, counts), torch.split(box_deltas, counts)
@@ -75,6 +75,22 @@ def detect(
         for index, rois, logits, deltas in parts:
             results[index] = postprocess(rois, logits, deltas, sizes[index], config, threshold)
     return [results[index] for index in range(len(pixels))]
+
+
+def distinct(proposals: Tensor, iou_threshold: float | None) -> Tensor:
+    """Leave out each proposal whose IoU with a better-ranked one is above `iou_threshold`.
+
+    Args:
+        proposals: (P, 4) of one image, best first; P may be 0.
+        iou_threshold: None keeps all of them.
+
+    Returns:
+        (Q, 4), Q <= P, in the order they had.
+    """
+    if iou_threshold is None:
+        return proposals
+    ranks = torch.arange(len(proposals), 0, -1, device=proposals.device, dtype=proposals.dtype)
+    return proposals[nms(proposals, ranks, iou_threshold)]  # falling score: the order of the ranks
 
 
 def _classify(

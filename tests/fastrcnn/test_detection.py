@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.detection import PADDING_WASTE, detect, group_by_shape, postprocess
+from fastrcnn.detection import PADDING_WASTE, detect, distinct, group_by_shape, postprocess
 from fastrcnn.model import FastRCNN
 
 
@@ -135,6 +135,47 @@ def test_groups_hold_every_image_once_and_waste_little(sizes: list[tuple[int, in
     for group in groups:
         padded = max(sizes[i][0] for i in group) * max(sizes[i][1] for i in group)
         assert all(padded <= PADDING_WASTE * sizes[i][0] * sizes[i][1] for i in group)
+
+
+def test_a_proposal_close_to_a_better_one_is_left_out_and_the_rest_keep_their_order() -> None:
+    ten = [0.0, 0.0, 10.0, 10.0]
+    nine = [0.0, 0.0, 10.0, 9.0]  # IoU .9 with ten
+    eight = [0.0, 0.0, 10.0, 8.0]  # .8 with ten, 8/9 with nine
+    far = [50.0, 50.0, 60.0, 60.0]
+    proposals = torch.tensor([far, ten, nine, eight, far])
+    assert distinct(proposals, 0.85).tolist() == [
+        far,
+        ten,
+        eight,
+    ]  # nine is gone, so eight may stay
+    assert distinct(proposals, 0.75).tolist() == [far, ten]
+    assert distinct(proposals.flip(0), 0.85).tolist() == [
+        far,
+        eight,
+        ten,
+    ]  # the better ranked stays
+    assert distinct(proposals, 0.95).tolist() == [far, ten, nine, eight]
+    assert distinct(proposals, None) is proposals
+    assert distinct(torch.zeros(0, 4), 0.9).shape == (0, 4)
+
+
+def test_ranks_decide_among_thousands_of_proposals() -> None:
+    corner = torch.arange(5000.0)[:, None] * torch.tensor([[20.0, 0.0]])
+    apart = torch.cat([corner, corner + 10], dim=1)
+    proposals = torch.cat([apart, apart.flip(0)])
+    assert torch.equal(distinct(proposals, 0.9), apart)
+
+
+def test_near_duplicates_do_not_reach_the_head() -> None:
+    torch.manual_seed(0)
+    model = FastRCNN(config(proposal_nms=0.9, score_threshold=0.0, nms_threshold=1.0)).eval()
+    image = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
+    few = torch.tensor([[0.0, 0, 30, 30], [20.0, 20, 60, 50]])
+    many = torch.cat([few, few + 0.1])
+    (a,), (b,) = detect(model, [image], [few]), detect(model, [image], [many])
+    assert len(a.boxes) == 4  # two proposals, two classes
+    torch.testing.assert_close(b.boxes, a.boxes)
+    torch.testing.assert_close(b.scores, a.scores)
 
 
 def test_without_box_regression_the_proposals_are_the_boxes() -> None:
