@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit
 	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := .venv
-.PHONY: .venv help demo test fuzz lint format lock licences clean audit
+.PHONY: .venv help demo test fuzz soak lint format lock licences clean audit
 
 .venv: $(STAMP) ## the environment, from the hash-pinned lock (done again only when that changes)
 
@@ -43,6 +43,11 @@ test: lint ## format, lint and types, then every test
 fuzz: $(STAMP) ## 10,000 damaged images through the guard, with another seed each day (a few minutes)
 	@NUM_FUZZED=10000 FUZZ_SEED=$$(date +%Y%m%d) $(BIN)/python -m pytest --timeout=0 \
 		tests/pipeline/test_hostile_images.py
+
+# Each test there starts servers and a cluster of its own.
+soak: $(STAMP) ## kill, starve and lie to scoring jobs: the fault matrix, then ten rounds of 2,000 images (over an hour)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak --timeout=3600 --durations=0
+	@$(BIN)/python -m tests.soak --rounds 10 --images 2000
 
 lint: $(STAMP) ## format, lint and types
 	@echo "==> format"

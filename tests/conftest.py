@@ -20,6 +20,7 @@ from moto.server import ThreadedMotoServer
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.model import FastRCNN
+from tests.fault_proxy import FaultyProxy, serving
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -72,24 +73,34 @@ def bucket(s3_client: Any) -> str:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3: str) -> Iterator[None]:
-    """A Ray cluster of 2 CPUs in this session's environment, so that its workers reach the S3 server."""
+def worker_proxy(s3: str) -> Iterator[FaultyProxy]:
+    """What the workers of `ray_cluster` take for the S3 server. Everything passes; a test that says
+    otherwise takes it back."""
+    with serving(FaultyProxy(s3)) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(worker_proxy: FaultyProxy) -> Iterator[None]:
+    """A Ray cluster of 2 CPUs; its workers have this session's environment, but for `worker_proxy`."""
     # Without the first, ray.init writes a token to the home folder that later clusters would obey; without
     # the second, another program's memory makes Ray kill our workers.
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_memory_monitor_refresh_ms": "0"}
     folder = tempfile.mkdtemp(
         prefix="ray-"
     )  # short: it holds sockets, whose paths may have 107 bytes
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=0,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT)}},
-        _temp_dir=folder,
-    )
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", worker_proxy.url)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            num_gpus=0,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT)}},
+            _temp_dir=folder,
+        )
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
@@ -98,7 +109,11 @@ def ray_cluster(s3: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector of two classes with random weights on grid proposals; one to five boxes an image."""
-    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+def save_tiny_checkpoint(folder: Path) -> Path:
+    """What `tiny_checkpoint` is, in a folder that is not there yet; the folder."""
     config = FastRCNNConfig(
         num_classes=2, backbone="tiny", fc_dim=64, scale=64, max_size=96, detections_per_image=5
     )

@@ -1,0 +1,198 @@
+"""Faults of the store and of the disk under a whole run; killed processes are `tests/soak/`'s."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pyarrow.dataset as ds
+import pytest
+
+from pipeline import storage
+from pipeline.config import ScoreConfig
+from pipeline.errors import JobError, UserError
+from pipeline.score import run
+from pipeline.storage import StorageError
+from tests.fault_proxy import FaultyProxy, serving
+from tests.soak.images import drawn_images
+
+# Ray 2.60 sets its own deprecated settings whenever it copies a DataContext.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
+    pytest.mark.usefixtures("ray_cluster"),
+]
+
+
+def local_images(folder: Path, count: int) -> str:
+    folder.mkdir()
+    for name, data in drawn_images(count).items():
+        (folder / name).write_bytes(data)
+    return str(folder)
+
+
+def rows(output: str) -> list[tuple[str, str]]:
+    """(image_uri, status) of every row under scored/, as pyarrow finds them."""
+    if not storage.list_objects(f"{output}/scored", missing_ok=True):
+        return []
+    filesystem, path = storage.arrow_filesystem(f"{output}/scored")
+    table = ds.dataset(path, filesystem=filesystem, format="parquet").to_table(
+        columns=["image_uri", "status"]
+    )
+    return list(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
+
+
+@pytest.mark.parametrize("fault", ["403", "expired"])
+def test_credentials_that_expire_stop_the_run_and_leave_no_row(
+    bucket: str,
+    tiny_checkpoint: Path,
+    worker_proxy: FaultyProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    """No shard of images that could be had with better credentials; with those, the same command finishes."""
+    images = {f"{bucket}/in/{name}": data for name, data in drawn_images(400).items()}
+    for uri, data in images.items():
+        storage.write_bytes(uri, data)
+    config = ScoreConfig(
+        images=f"{bucket}/in",
+        checkpoint=str(tiny_checkpoint),
+        output=f"{bucket}/out",
+        shard_size=150,
+    )
+    monkeypatch.setattr(worker_proxy, "faults", ["pass"] * 170)
+    monkeypatch.setattr(worker_proxy, "forever", fault)
+    with pytest.raises(JobError, match="run the same command again"):
+        run(config)
+    assert {status for _, status in rows(config.output)} <= {"ok"}
+
+    monkeypatch.undo()
+    summary = run(config)
+    assert (summary.statuses, summary.complete) == ({"ok": 400}, True)
+    assert Counter(uri for uri, _ in rows(config.output)) == Counter(images.keys())
+
+
+@pytest.fixture
+def driver_proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """What this process takes for S3."""
+    with serving(FaultyProxy(s3)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", ["503", "reset", "lost", "late", "short", "403"])
+def test_whichever_request_of_the_driver_fails_every_image_is_one_row(
+    bucket: str, tiny_checkpoint: Path, driver_proxy: FaultyProxy, fault: str
+) -> None:
+    """The first, the second and so on until there is none; from 403 on all fail, as if it died there."""
+    images = {f"{bucket}/in/{name}": data for name, data in drawn_images(6).items()}
+    for uri, data in images.items():
+        storage.write_bytes(uri, data)
+    for number in range(1000):
+        config = ScoreConfig(
+            images=f"{bucket}/in",
+            checkpoint=str(tiny_checkpoint),
+            output=f"{bucket}/out-{number}",
+            shard_size=3,
+        )
+        driver_proxy.requests.clear()
+        driver_proxy.faults = ["pass"] * number + [fault]
+        driver_proxy.forever = "403" if fault == "403" else None
+        if fault == "403":
+            with contextlib.suppress(UserError, JobError, StorageError):
+                run(config)
+        else:
+            assert run(config).complete
+        reached = number < len(driver_proxy.requests)
+        driver_proxy.forever = None
+        driver_proxy.faults = []
+        assert run(config).complete
+        assert Counter(rows(config.output)) == Counter((uri, "ok") for uri in images)
+        if not reached:
+            break
+    assert number > 10, "too few requests to be true"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KB in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small file system here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_the_run_continues_when_there_is_room(
+    tmp_path: Path, small_disk: Path, tiny_checkpoint: Path
+) -> None:
+    config = ScoreConfig(
+        images=local_images(tmp_path / "in", 60),
+        checkpoint=str(tiny_checkpoint),
+        output=str(small_disk / "out"),
+        shard_size=2,
+    )
+    with pytest.raises(StorageError, match="No space left on device"):
+        run(config)
+    before = rows(config.output)
+    assert len(before) < 60  # every file that is there can be read, whole
+    assert len(before) % 2 == 0
+
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    summary = run(config)
+    assert (summary.statuses, summary.complete) == ({"ok": 60}, True)
+    assert summary.scored == 60 - len(before)
+    assert len({uri for uri, _ in rows(config.output)}) == len(rows(config.output)) == 60
+
+
+def test_readers_see_whole_shards_only_while_a_run_writes(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """DuckDB, Polars and pyarrow, again and again, over all that is under scored/."""
+    config = ScoreConfig(
+        images=local_images(tmp_path / "in", 120),
+        checkpoint=str(tiny_checkpoint),
+        output=str(tmp_path / "out"),
+        shard_size=3,
+        batch_size=4,
+    )
+    scored, pattern = tmp_path / "out" / "scored", str(tmp_path / "out/scored/**/*.parquet")
+    done = threading.Event()
+    counted: dict[str, list[int]] = {"duckdb": [], "polars": [], "pyarrow": []}
+    errors: list[Exception] = []
+
+    def read() -> None:
+        while not done.wait(0.01):
+            if not list(scored.rglob("*.parquet")):
+                continue
+            try:
+                query = f"SELECT count(*), count(DISTINCT image_uri) FROM '{pattern}'"
+                counts = duckdb.sql(query).fetchall()[0]
+                assert counts[0] == counts[1]
+                counted["duckdb"].append(counts[0])
+                counted["polars"].append(pl.scan_parquet(pattern).select(pl.len()).collect().item())
+                counted["pyarrow"].append(ds.dataset(scored, format="parquet").to_table().num_rows)
+            except Exception as error:
+                errors.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        summary = run(config)
+    finally:
+        done.set()
+        reader.join()
+    assert errors == []
+    assert summary.complete
+    for counts in counted.values():
+        assert all(count % 3 == 0 for count in counts)
+        assert counts == sorted(counts)
+        assert any(0 < count < 120 for count in counts), "it was never read while the run wrote"

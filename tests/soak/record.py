@@ -1,0 +1,130 @@
+"""What may be seen under scored/, by a client that the faults do not touch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BOX_TOLERANCE = 0.05
+"""Pixels. A batch is as long as its block was, a convolution sums in an order that depends on that, and the
+last bits of a float32 follow. What a wrong image or a lost proposal changes is whole boxes."""
+SCORE_TOLERANCE = 1e-4
+_CORNERS = ("x_min", "y_min", "x_max", "y_max")
+
+Row = dict[str, Any]
+
+
+class Watch:
+    """Lists a prefix again and again; remembers every ETag, and whatever it saw change or go.
+
+    Args:
+        client: boto3's, straight to the server.
+        bucket, prefix: where the shards come to lie.
+    """
+
+    def __init__(self, client: Any, bucket: str, prefix: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+        self.etags: dict[str, str] = {}
+        self.violations: list[str] = []
+
+    @contextlib.contextmanager
+    def watching(self, every_s: float = 1.0) -> Iterator[Watch]:
+        """From a thread, and once more at the end."""
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.wait(every_s):
+                self.look()
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield self
+        finally:
+            done.set()
+            thread.join()
+            self.look()
+
+    def look(self) -> None:
+        """Once."""
+        now = {key: etag for key, etag in self._list() if key.endswith(".parquet")}
+        for key, etag in self.etags.items():
+            if now.get(key) != etag:
+                self.violations.append(f"{key}: was {etag}, is {now.get(key)}")
+        self.etags |= now
+
+    def rows(self) -> list[Row]:
+        """Of all shards."""
+        tables = [
+            pq.read_table(
+                io.BytesIO(self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read())
+            )
+            for key in sorted(self.etags)
+        ]
+        return pa.concat_tables(tables).to_pylist() if tables else []
+
+    def _list(self) -> Iterator[tuple[str, str]]:
+        pages = self._client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
+            for item in page.get("Contents", ()):
+                yield item["Key"], item["ETag"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What is wrong with the rows of a run; zeros."""
+
+    missing: int
+    twice: int
+    foreign: int
+    not_ok: int
+    different: int
+
+    def violations(self) -> list[str]:
+        """One sentence each."""
+        names = ("missing", "twice", "foreign", "not_ok", "different")
+        return [f"{getattr(self, name)} images {name}" for name in names if getattr(self, name)]
+
+
+def compare(rows: list[Row], images: Collection[str], expected: Mapping[str, Row]) -> Counts:
+    """Rows of scored/ against the images that were to be scored, and their rows of an undisturbed run."""
+    found = Counter(row["image_uri"] for row in rows)
+    return Counts(
+        missing=len(set(images) - found.keys()),
+        twice=sum(count > 1 for count in found.values()),
+        foreign=len(found.keys() - set(images)),
+        not_ok=sum(row["status"] != "ok" for row in rows),
+        different=sum(
+            not same_detections(row, expected[row["image_uri"]])
+            for row in rows
+            if row["image_uri"] in expected
+        ),
+    )
+
+
+def same_detections(row: Row, other: Row) -> bool:
+    """Same status, and the same boxes in the same order, within the tolerances."""
+    boxes, others = row["detections"], other["detections"]
+    if row["status"] != other["status"] or (boxes is None) != (others is None):
+        return False
+    if boxes is None or others is None:
+        return True
+    return len(boxes) == len(others) and all(map(_same_box, boxes, others))
+
+
+def _same_box(box: dict[str, Any], other: dict[str, Any]) -> bool:
+    return (
+        box["label"] == other["label"]
+        and abs(box["score"] - other["score"]) <= SCORE_TOLERANCE
+        and all(abs(box[name] - other[name]) <= BOX_TOLERANCE for name in _CORNERS)
+    )
