@@ -113,6 +113,8 @@ def _train(job: TrainJob) -> None:
     model = FastRCNN(job.model)
     model.load_state_dict(ray.get(job.weights))
     freeze_untrained(model, job.solver)  # before DDP, which waits for every gradient it knows of
+    if job.solver.compile:
+        model.backbone.compile(dynamic=True)  # images come in many sizes
     wrapped = ray.train.torch.prepare_model(model)
     optimizer = build_optimizer(model, job.solver)
     progress = restore_state(model, optimizer)
