@@ -4,13 +4,15 @@ python jobs/benchmark.py proposals --data ../shared/data/bccd ../shared/data/fru
 python jobs/benchmark.py decode --data ../shared/data/bccd/JPEGImages ../shared/data/fruit
 python jobs/benchmark.py score --images ../shared/data/bccd/JPEGImages
 python jobs/benchmark.py scale
+python jobs/benchmark.py memory --image ../shared/data/bccd/JPEGImages/BloodImage_00000.jpg --checkpoint MODEL
 python jobs/benchmark.py train --data ../shared/data/bccd --weights ../shared/weights/mobilenet_v2.pth
 
 What the project's figures come from. `accuracy`: a bucket, training, scoring, evaluation: mean average
 precision, and the time of each step. `proposals`: recall and time of every proposer on labelled images.
 `decode`: speed on good JPEGs beside the decoders that are installed. `score`: images a second of the whole
 chain beside the bare Detector. `scale`: a driver's memory and time for buckets of up to ten million keys.
-`train`: 1, 2 and 4 workers, and our training step beside torchvision's.
+`memory`: the peaks of driver and workers of a real job, for lists of growing size. `train`: 1, 2 and 4
+workers, and our training step beside torchvision's.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where nothing is
 from jobs import (
     benchmark_accuracy,
     benchmark_decode,
+    benchmark_memory,
     benchmark_proposals,
     benchmark_scale,
     benchmark_score,
@@ -34,6 +37,7 @@ from jobs import (
 )
 from jobs.benchmark_accuracy import AccuracyConfig
 from jobs.benchmark_decode import DecodeConfig
+from jobs.benchmark_memory import MemoryConfig
 from jobs.benchmark_proposals import ProposalsConfig
 from jobs.benchmark_scale import ScaleConfig
 from jobs.benchmark_score import ScoreBenchmarkConfig
@@ -46,6 +50,7 @@ TASKS: Any = (
     | Annotated[DecodeConfig, tyro.conf.subcommand("decode")]
     | Annotated[ScoreBenchmarkConfig, tyro.conf.subcommand("score")]
     | Annotated[ScaleConfig, tyro.conf.subcommand("scale")]
+    | Annotated[MemoryConfig, tyro.conf.subcommand("memory")]
     | Annotated[TrainBenchmarkConfig, tyro.conf.subcommand("train")]
 )
 RUNS: dict[type, Callable[[Any], None]] = {
@@ -54,6 +59,7 @@ RUNS: dict[type, Callable[[Any], None]] = {
     DecodeConfig: benchmark_decode.run,
     ScoreBenchmarkConfig: benchmark_score.run,
     ScaleConfig: benchmark_scale.run,
+    MemoryConfig: benchmark_memory.run,
     TrainBenchmarkConfig: benchmark_train.run,
 }
 
