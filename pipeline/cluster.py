@@ -6,15 +6,20 @@
   workers would not find `pipeline` and `fastrcnn`; we give them the checkout.
 - ``python jobs/X.py``: no cluster at all; Ray starts here, its workers inherit our path.
 
-Who reaches a Ray cluster runs code on it, with the credentials of its workers. One with nodes on other
-machines is joined only if it asks for a token (RAY_AUTH_MODE=token), or if the command says that it may not.
+Who reaches a Ray cluster runs code on it, with the credentials of its workers, and Ray listens on every
+interface whatever address it is given. So one that the internet or other machines are part of is joined only
+if it asks for a token (RAY_AUTH_MODE=token), or if the command says that it may not. One of this machine
+alone, in a network of its own (a laptop's ``ray start --head``), is joined with a warning; one that a job
+starts itself has a token that nobody else knows.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import os
+import secrets
 import socket
 import urllib.error
 import urllib.request
@@ -52,8 +57,10 @@ def connect(*, allow_open: bool = False) -> None:
     if ray.is_initialized():
         return
     if not _joins():
-        # Ray 2.60 otherwise writes ~/.ray/auth_token, whose presence turns later clusters to token mode.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Ray 2.60 would write one to ~/.ray/auth_token, whose presence turns later clusters to token mode.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # It warns that there is one.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     context = ray.init(
         runtime_env=_runtime_env(), log_to_driver=True, logging_level=logging.WARNING
     )
@@ -66,30 +73,37 @@ def connect(*, allow_open: bool = False) -> None:
 
 
 def check_closed(addresses: Collection[str], closed: bool) -> None:
-    """Refuse a cluster of several machines that asks for no token; warn of one on this machine.
+    """Refuse a cluster that asks for no token and is more than this machine in a network of its own.
 
     Args:
         addresses: of its nodes.
         closed: whether it asks for a token.
 
     Raises:
-        UserError: it is refused.
+        UserError: a node is another machine, or has an address of the internet; without a token.
     """
-    elsewhere = sorted(address for address in addresses if not _is_here(address))
     if closed:
         return
-    if elsewhere:
+    open_to_others = sorted(a for a in addresses if not _is_here(a) or _is_of_the_internet(a))
+    if open_to_others:
         raise UserError(
-            f"the Ray cluster (a node is {elsewhere[0]})",
+            f"the Ray cluster (a node is {open_to_others[0]})",
             "asks for no token, so whoever reaches it runs code with your credentials",
             "Start every node with RAY_AUTH_MODE=token and one token"
             " (docs.ray.io/en/latest/ray-security/token-auth.html), or give --allow-open-cluster.",
         )
     if any(not address.startswith("127.") for address in addresses):
         logger.warning(
-            "Ray listens on every interface of this machine and asks for no token: start it with"
-            " RAY_AUTH_MODE=token unless a firewall stands before it"
+            "Ray listens on every interface of this machine and asks for no token. Once"
+            " `ray get-auth-token --generate`, and every Ray that you start here asks for one"
         )
+
+
+def _is_of_the_internet(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_global
+    except ValueError:
+        return False  # a name, which _is_here has resolved
 
 
 def asks_for_token(dashboard: str | None) -> bool:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from pipeline.cluster import asks_for_token, check_closed
 from pipeline.errors import UserError
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 ELSEWHERE = "192.0.2.7"  # TEST-NET-1 (RFC 5737): nobody's address
 
 
@@ -54,13 +59,43 @@ def test_an_open_cluster_of_this_machine_is_joined(caplog: pytest.LogCaptureFixt
     assert caplog.text == ""
 
 
-def test_one_that_others_can_reach_is_warned_of(
+def test_one_in_a_network_of_its_own_is_warned_of_and_one_in_the_internet_refused(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.cluster._is_here", lambda address: True)
     with caplog.at_level(logging.WARNING):
-        check_closed([ELSEWHERE], closed=False)
-    assert "listens on every interface" in caplog.text
+        for own in (ELSEWHERE, "10.0.0.4", "172.17.0.2", "192.168.1.5", "fd00::1"):
+            caplog.clear()
+            check_closed(["127.0.0.1", own], closed=False)
+            assert "ray get-auth-token --generate" in caplog.text
+    with pytest.raises(UserError, match=r"8\.8\.8\.8.*--allow-open-cluster"):
+        check_closed(["8.8.8.8"], closed=False)
+
+
+OWN = """
+import ray
+from pathlib import Path
+from pipeline import cluster
+cluster.connect()
+assert ray.get(ray.remote(lambda: 1).options(num_cpus=0).remote()) == 1
+print("asks:", cluster.asks_for_token(ray.init(ignore_reinit_error=True).dashboard_url))
+print("written:", (Path.home() / ".ray" / "auth_token").exists())
+"""
+
+
+def test_a_ray_that_a_job_starts_lets_nobody_else_in(tmp_path: Path) -> None:
+    """And leaves no token behind that later clusters would obey."""
+    own = {name: os.environ[name] for name in os.environ if not name.startswith(("RAY_", "AWS_"))}
+    settings = {"HOME": str(tmp_path), "RAY_memory_monitor_refresh_ms": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", OWN],
+        cwd=CHECKOUT,
+        env=own | settings,
+        capture_output=True,
+        text=True,
+    )
+    assert "asks: True\nwritten: False" in done.stdout, done.stderr
+    assert "oken" not in done.stderr
 
 
 @pytest.mark.parametrize("mode", ["token", "disabled"])
