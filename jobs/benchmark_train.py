@@ -88,7 +88,7 @@ class TrainBenchmarkConfig:
 def run(config: TrainBenchmarkConfig) -> None:
     """Measure, print two tables and write results.json."""
     runs = {workers: _by_workers(config, workers) for workers in config.workers}
-    ours, theirs = _beside_torchvision(config)
+    ours, theirs = beside_torchvision(config)
     lines = [
         *scaling_lines(runs, config.batch_size),
         "",
@@ -161,7 +161,7 @@ def _median(steps: Sequence[dict[str, float]], name: str) -> float:
     return statistics.median(row[name] for row in steps[WARM:])
 
 
-def _beside_torchvision(config: TrainBenchmarkConfig) -> tuple[list[float], list[float]]:
+def beside_torchvision(config: TrainBenchmarkConfig) -> tuple[list[float], list[float]]:
     """Seconds of each step after the first ones, of our loop and of torchvision's."""
     flags = config.training("unused", 1)
     training, _ = read_data(flags)

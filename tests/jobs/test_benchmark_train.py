@@ -1,0 +1,54 @@
+"""Tables of the training benchmark from made-up histories, and one real step of torchvision's loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs import benchmark_train
+from jobs.benchmark_train import (
+    TrainBenchmarkConfig,
+    beside_torchvision,
+    peer_lines,
+    scaling_lines,
+)
+from pipeline.scene_dataset import draw_split
+
+
+def history(seconds: float, losses: list[float]) -> list[dict[str, float]]:
+    return [{"loss": loss, "seconds": seconds, "waited": seconds / 10} for loss in losses]
+
+
+def test_efficiency_is_measured_against_the_cores_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(benchmark_train.os, "cpu_count", lambda: 2)
+    losses = [2.0, 1.5, 1.2, 1.0, 0.8]
+    runs = {
+        1: history(2.0, losses),
+        2: history(1.25, losses),
+        4: history(1.25, [*losses[:-1], 0.88]),
+    }
+    head, one, two, four = scaling_lines(runs, 4)
+    assert "(2 cores)" in head
+    assert one.split() == ["1", "2.00", "1.00", "100%", "10.0%", "0.8000", "0.0e+00"]
+    assert two.split() == ["2", "3.20", "1.60", "80%", "10.0%", "0.8000", "0.0e+00"]
+    assert four.split() == ["4", "3.20", "1.60", "80%", "10.0%", "0.8800", "1.0e-01"]
+
+
+def test_ratios_are_taken_step_by_step() -> None:
+    lines = peer_lines([1.0, 2.0, 4.0], [2.0, 4.0, 4.0], 4)
+    assert lines[1].split() == ["ours", "2.00"]
+    assert lines[2].split() == ["torchvision", "1.00"]
+    assert lines[3] == "ours is 2.00 times as fast, step by step"
+
+
+def test_both_loops_take_the_same_batches(tmp_path: Path) -> None:
+    draw_split(tmp_path, "train", range(4), seed=0, size=(90, 110))
+    config = TrainBenchmarkConfig(
+        data=str(tmp_path), backbone="tiny", scale=64, fc_dim=16, rois_per_image=8, iterations=5
+    )
+    ours, theirs = beside_torchvision(config)
+    assert len(ours) == len(theirs) == 2
+    assert min(*ours, *theirs) > 0
