@@ -37,12 +37,15 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """A real S3 server (moto) on a free loopback port, in the environment of this session; its URL."""
+    """A real S3 server (moto) on a free loopback port, in the environment of this session; its URL.
+
+    Or the one at TEST_S3_SERVER, a URL, which knows the keys below (docs/operations.md: Ceph RGW).
+    """
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
     settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ENDPOINT_URL": os.environ.get("TEST_S3_SERVER", f"http://{host}:{port}"),
         "AWS_ACCESS_KEY_ID": "test-key",
         "AWS_SECRET_ACCESS_KEY": "test-secret",
         "AWS_DEFAULT_REGION": "us-east-1",

@@ -33,7 +33,7 @@ FAULTS = {
     "late": "the connection breaks; the request is done all the same, some seconds later",
     "short": "half of the body, then the end",
     "shortened": "half of the body under a Content-Length that fits it",
-    "flip": "one byte of the body is another",
+    "flip": "one bit of the body is another",
     "slow": "the body takes a second and a half",
     "hang": "no answer for as long as the client waits",
     "pass": "nothing",
@@ -198,7 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2])
             self.close_connection = True
         elif fault == "flip":
-            self.wfile.write(body[:10] + bytes([body[10] ^ 1]) + body[11:])
+            place = len(self.server.requests) * 1009 % len(body)  # never the same twice in a row
+            self.wfile.write(body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :])
         elif fault == "slow":
             step = len(body) // 10 + 1
             for start in range(0, len(body), step):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +29,7 @@ from pipeline.storage.errors import (
 )
 from pipeline.storage.ranges import LISTERS, Page, iter_pages
 from pipeline.storage.retry import DEADLINE_S, Outage, retry
-from pipeline.storage.s3_answers import NO_CREDENTIALS, TRANSIENT, check_body, classify, oneline
+from pipeline.storage.s3_answers import NO_CREDENTIALS, TRANSIENT, BodyCheck, classify, oneline
 from pipeline.storage.uris import ObjectInfo
 
 CONNECT_TIMEOUT_S = 5
@@ -66,6 +67,7 @@ class S3Store:
         self._root = root
         self._fs = filesystem(retries={"total_max_attempts": 1, "mode": "standard"})
         self._outage = Outage()
+        self._body_check = BodyCheck()
 
     def stat(self, path: str, *, deadline_s: float) -> ObjectInfo:
         """HEAD: size and ETag."""
@@ -116,7 +118,7 @@ class S3Store:
         request = {"Bucket": bucket, "Key": key}
         if etag is not None:
             request["IfMatch"] = f'"{etag}"'
-        digests: set[str] = set()
+        digests: Counter[str] = Counter()
 
         async def get(client: Any) -> bytes:
             response = await client.get_object(**request)
@@ -133,7 +135,7 @@ class S3Store:
                 raise ObjectChanged(
                     f"{self._root}{path}: is {found}, was {etag} when it was listed"
                 )
-            check_body(response, data, digests)
+            self._body_check.check(response, data, digests)
             return data
 
         return self._retry(path, deadline_s, get)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from pipeline.storage.errors import (
 )
 
 _MD5 = re.compile("[0-9a-f]{32}")
+_SAME_BYTES = 4
+"""Times: what breaks a body by chance does not break it so often in the same way."""
 _CHECKSUMS = (
     "ChecksumCRC32",
     "ChecksumCRC32C",
@@ -60,28 +63,40 @@ NO_CREDENTIALS = (
 )
 
 
-def check_body(response: Mapping[str, Any], data: bytes, digests: set[str]) -> None:
-    """Compare a body that came without a checksum with the MD5 that most ETags are.
+class BodyCheck:
+    """Compares bodies that come without a checksum with the MD5 that most ETags are.
 
-    Args:
-        response: of GetObject; where it has a checksum, botocore has compared that.
-        data: the whole body.
-        digests: MD5s of the bodies that came before for the same request; this one's is added.
-
-    Raises:
-        Transient: it differs, and such bytes never came before. The same twice: an ETag that is something
-            else, as some stores and some encryptions make them.
+    Which they are is learnt: some stores, and some encryptions, make them otherwise.
     """
-    etag = response["ETag"].strip('"')
-    # Of a multipart upload ("...-3") they are sums of sums, which botocore leaves alone.
-    if any(name in _CHECKSUMS and "-" not in value for name, value in response.items()):
-        return
-    if not _MD5.fullmatch(etag):
-        return
-    digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if digest != etag and digest not in digests:
-        digests.add(digest)
-        raise Transient(f"the bytes that came have MD5 {digest}, the ETag is {etag}")
+
+    def __init__(self) -> None:
+        self._matched = False
+        self._no_md5 = False
+
+    def check(self, response: Mapping[str, Any], data: bytes, digests: Counter[str]) -> None:
+        """Let a body pass, or not.
+
+        Args:
+            response: of GetObject; where it has a checksum, botocore has compared that.
+            data: the whole body.
+            digests: how often which MD5 came for this object; this one's is added.
+
+        Raises:
+            Transient: it differs, and such bytes have not come `_SAME_BYTES` times.
+        """
+        etag = response["ETag"].strip('"')
+        # Of a multipart upload ("...-3") they are sums of sums, which botocore leaves alone.
+        summed = any(name in _CHECKSUMS and "-" not in value for name, value in response.items())
+        if summed or self._no_md5 or not _MD5.fullmatch(etag):
+            return
+        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if digest == etag:
+            self._matched = True
+            return
+        digests[digest] += 1
+        if digests[digest] < _SAME_BYTES:
+            raise Transient(f"the bytes that came have MD5 {digest}, the ETag is {etag}")
+        self._no_md5 = not self._matched
 
 
 def classify(uri: str, error: Any) -> StorageError | Transient:
