@@ -33,18 +33,29 @@ class AccuracyConfig:
     output: Path = CHECKOUT / "benchmark-output"
     """Local folder for the tables, curves and logs."""
     split: str = "trainval"
+    """Labelled images to train on."""
     test_split: str = "test"
+    """Those to score and evaluate."""
     backbone: str = "mobilenet_v2"
+    """As for `jobs/train.py`, and so are all below."""
     proposals: str = "grid"
+    """Where candidate boxes come from."""
     max_proposals: int = 4000
+    """Candidate boxes an image."""
     scale: int = 480
+    """Shorter side of the image in the model, pixels."""
     fc_dim: int = 1024
+    """Width of fc6 and fc7."""
     rois_per_image: int = 256
+    """Regions sampled of an image."""
     batch_size: int = 2
+    """Images a step."""
     learning_rate: float = 0.01
+    """Of the first steps after the warm-up."""
     epochs: float = 12
+    """Times that each image is seen."""
     seed: int = 3
-    """See `jobs/train.py --help` for these."""
+    """Of sampling, shuffling and flips."""
 
 
 def run(config: AccuracyConfig) -> None:

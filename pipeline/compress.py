@@ -28,8 +28,9 @@ class CompressConfig:
     output: str
     """Where the new checkpoint goes; nothing may be there yet."""
     fc6_rank: int = 1024
+    """Singular values kept of fc6 (the paper's, for a layer of 4096)."""
     fc7_rank: int = 256
-    """Singular values kept (the paper's, for layers of 4096)."""
+    """And of fc7."""
     dry_run: bool = False
     """Print the counts of weights; write nothing."""
 
