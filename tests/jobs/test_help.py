@@ -43,4 +43,4 @@ def undescribed(said: str) -> list[str]:
     flags = re.split(r"^(?=--?[a-z])", box, flags=re.MULTILINE)
     values = re.compile(r"^(-h, )?--[\w-]+( [^a-z\n]*?(\{[^}]*\}\S*)?)?(  +|\n)")
     told = [values.sub("", flag) for flag in flags if flag.startswith("-")]
-    return [flag for flag in told if not re.match(r"\s*[A-Za-z`(][^(]*[a-z]{2}", flag)]
+    return [flag for flag in told if not re.match(r"\s*[A-Za-z`][^(]*[a-z]{2}", flag)]
