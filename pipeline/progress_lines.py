@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 
-logger = logging.getLogger(__name__)
+from pipeline.progress import SECONDS_BETWEEN_LINES
 
-SECONDS_BETWEEN_LINES = 10.0
+logger = logging.getLogger(__name__)
 
 
 class ProgressLines:

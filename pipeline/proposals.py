@@ -26,6 +26,7 @@ from fastrcnn.proposals import prepare, propose
 from pipeline import cluster, storage
 from pipeline.errors import UserError
 from pipeline.images import MAX_BYTES, ImageError, decode
+from pipeline.progress import Progress
 from pipeline.proposals_table import BOXES, Boxes, boxes_array, boxes_of
 from pipeline.schema import encode_parquet
 from pipeline.storage import StorageError
@@ -98,12 +99,14 @@ def compute_proposals(
     logger.info(
         "proposals: %s for %d images (%d are cached)", config.name, len(missing), len(boxes)
     )
-    for table in _compute(missing, config):
-        name = f"part-{uuid.uuid4().hex}.parquet"
-        settings = {b"proposals": json.dumps(asdict(config)).encode()}
-        storage.create_bytes(storage.join(cache, name), encode_parquet(table, metadata=settings))
-        _collect(table, boxes, errors)
-        logger.info("proposals: %d of %d images", len(boxes) + len(errors), len(wanted))
+    with Progress("proposals", len(wanted), "images", done=len(boxes)) as progress:
+        for table in _compute(missing, config):
+            name = f"part-{uuid.uuid4().hex}.parquet"
+            settings = {b"proposals": json.dumps(asdict(config)).encode()}
+            uri = storage.join(cache, name)
+            storage.create_bytes(uri, encode_parquet(table, metadata=settings))
+            _collect(table, boxes, errors)
+            progress.update(len(boxes) + len(errors))
     return boxes, errors
 
 

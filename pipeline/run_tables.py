@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import JobError, UserError
+from pipeline.progress import Progress
 from pipeline.schema import SCORED
 from pipeline.scored import RunFiles, open_shard
 from pipeline.storage import ObjectInfo
@@ -110,17 +111,20 @@ def _load(connection: duckdb.DuckDBPyConnection, files: RunFiles) -> RunTables:
     loaded = 0
     waiting: list[pa.Table] = []
     first: _Shard | None = None
-    for info, shard in zip(files.objects, _ahead(_read_shard, files.objects), strict=True):
-        first = first or shard
-        if shard.classes != first.classes:
-            raise UserError(
-                info.uri,
-                f"is of a detector with other classes than {files.uris[0]}",
-                "Keep the files of different runs in different folders.",
-            )
-        waiting.append(shard.rows)
-        if sum(rows.num_rows for rows in waiting) >= _ROWS_AT_ONCE:
-            loaded += _insert(connection, waiting, loaded)
+    with Progress("reading", len(files.objects), "shards") as progress:
+        shards = zip(files.objects, _ahead(_read_shard, files.objects), strict=True)
+        for number, (info, shard) in enumerate(shards, 1):
+            first = first or shard
+            if shard.classes != first.classes:
+                raise UserError(
+                    info.uri,
+                    f"is of a detector with other classes than {files.uris[0]}",
+                    "Keep the files of different runs in different folders.",
+                )
+            waiting.append(shard.rows)
+            if sum(rows.num_rows for rows in waiting) >= _ROWS_AT_ONCE:
+                loaded += _insert(connection, waiting, loaded)
+            progress.update(number)
     loaded += _insert(connection, waiting, loaded)
     assert first is not None  # RunFiles are never empty
     connection.execute(_FIND_SUPERSEDED)
