@@ -41,8 +41,8 @@ class StepMemory:
 
     def __str__(self) -> str:
         return (
-            f"at least {self.total / GB:.1f} GB (weights {self.weights / GB:.1f}, gradients and"
-            f" momentum {(self.gradients + self.momentum) / GB:.1f}, images {self.activations / GB:.1f})"
+            f"at least {self.total / GB:.2f} GB (weights {self.weights / GB:.2f}, gradients and"
+            f" momentum {(self.gradients + self.momentum) / GB:.2f}, images {self.activations / GB:.2f})"
         )
 
 
@@ -101,7 +101,7 @@ def check_fits(memory: StepMemory, num_workers: int, gpus: float) -> None:
     if memory.total > has:
         raise UserError(
             "memory of a GPU" if gpus else "memory of the machines",
-            f"a worker needs {memory} and has {has / GB:.1f}",
+            f"a worker needs {memory} and has {has / GB:.2f}",
             "Give --set images_per_pass=1, a smaller --scale or --rois-per-image, or more workers.",
         )
 

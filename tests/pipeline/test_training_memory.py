@@ -48,5 +48,5 @@ def test_what_cannot_fit_is_refused_with_its_parts() -> None:
     small = StepMemory(weights=10**6, gradients=10**6, momentum=10**6, activations=10**6)
     check_fits(small, 2, 0)
     large = replace(small, activations=10**15)
-    with pytest.raises(UserError, match=r"at least 1000000.0 GB .*images_per_pass=1"):
+    with pytest.raises(UserError, match=r"at least 1000000.00 GB .*images_per_pass=1"):
         check_fits(large, 2, 0)
