@@ -14,7 +14,7 @@ from tests.fault_proxy import FaultyProxy
 from tests.soak.cluster import SETTINGS, kill, processes_below
 from tests.soak.images import drawn_images
 from tests.soak.killers import ScriptedKiller
-from tests.soak.record import Row, compare
+from tests.soak.record import Row, Watch, compare
 from tests.soak.rounds import run_round
 from tests.soak.site import RATES, Site
 
@@ -72,3 +72,34 @@ def test_a_round_with_a_killed_driver_and_a_killed_detector(
     assert compare(watch.rows(), images, expected).violations() == [], log
     assert done.kills == {"driver": 1, "detector": 1}, log
     assert worker_proxy.counts().keys() >= {"503", "pass"}
+
+
+def test_a_row_that_is_missing_twice_or_different_is_found() -> None:
+    box = {"label": "cat", "score": 0.5, "x_min": 0.0, "y_min": 0.0, "x_max": 9.0, "y_max": 9.0}
+    good = {"image_uri": "a", "status": "ok", "detections": [box]}
+    near = good | {"detections": [box | {"x_max": 9.01}]}
+    far = good | {"detections": [box | {"x_max": 10.0}]}
+    assert compare([near], ["a"], {"a": good}).violations() == []
+    assert compare([near], ["a"], {"a": good}).largest_px == pytest.approx(0.01)
+    assert compare([good, far], ["a", "b"], {"a": good}).violations() == [
+        "1 images missing",
+        "1 images twice",
+        "1 images different",
+    ]
+    assert compare([good | {"status": "failed"}], [], {}).violations() == [
+        "1 images foreign",
+        "1 images not_ok",
+    ]
+
+
+def test_a_shard_that_changes_or_goes_is_found(s3_client: Any, bucket: str) -> None:
+    name = bucket.removeprefix("s3://")
+    watch = Watch(s3_client, name, "scored/")
+    for content in (b"1", b"2"):
+        s3_client.put_object(Bucket=name, Key="scored/r/0.parquet", Body=content)
+        s3_client.put_object(Bucket=name, Key=f"scored/r/{content.decode()}.parquet", Body=b"")
+        watch.look()
+    assert len(watch.violations) == 1
+    s3_client.delete_object(Bucket=name, Key="scored/r/1.parquet")
+    watch.look()
+    assert "1.parquet: was" in watch.violations[1]

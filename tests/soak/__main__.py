@@ -23,7 +23,7 @@ from tests.soak.record import Row, compare
 from tests.soak.rounds import Round, run_round
 from tests.soak.site import RATES, Site, open_site
 
-_HEADER = "round  seconds  runs  rows  wrong  kills; faults"
+_HEADER = "round  seconds  runs  rows  box px  wrong  kills; faults"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +55,10 @@ def main(config: SoakConfig) -> int:
             done, rows = _round(site, config, number)
             if number == 0:  # undisturbed
                 expected = {row["image_uri"]: row for row in rows}
-            wrong = done.violations + compare(rows, images, expected).violations()
+            counts = compare(rows, images, expected)
+            wrong = done.violations + counts.violations()
             failed += bool(wrong)
-            _print(site, number, done, len(rows), wrong)
+            _print(site, number, done, len(rows), counts.largest_px, wrong)
     return int(failed > 0)
 
 
@@ -78,9 +79,11 @@ def _round(site: Site, config: SoakConfig, number: int) -> tuple[Round, list[Row
     return done, watch.rows()
 
 
-def _print(site: Site, number: int, done: Round, rows: int, wrong: Sequence[str]) -> None:
+def _print(
+    site: Site, number: int, done: Round, rows: int, largest_px: float, wrong: Sequence[str]
+) -> None:
     print(
-        f"{number:5d}  {done.seconds:7.0f}  {done.runs:4d}  {rows:4d}  {len(wrong):5d}  "
+        f"{number:5d}  {done.seconds:7.0f}  {done.runs:4d}  {rows:4d}  {largest_px:6.4f}  {len(wrong):5d}  "
         f"{_listed(done.kills)}; {_listed(site.proxy.counts())}",
         flush=True,
     )

@@ -82,13 +82,15 @@ class Watch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """What is wrong with the rows of a run; zeros."""
+    """What is wrong with the rows of a run."""
 
     missing: int
     twice: int
     foreign: int
     not_ok: int
     different: int
+    largest_px: float
+    """By which a coordinate differs, of images with the same boxes."""
 
     def violations(self) -> list[str]:
         """One sentence each."""
@@ -99,16 +101,15 @@ class Counts:
 def compare(rows: list[Row], images: Collection[str], expected: Mapping[str, Row]) -> Counts:
     """Rows of scored/ against the images that were to be scored, and their rows of an undisturbed run."""
     found = Counter(row["image_uri"] for row in rows)
+    pairs = [(row, expected[row["image_uri"]]) for row in rows if row["image_uri"] in expected]
+    same = [pair for pair in pairs if same_detections(*pair)]
     return Counts(
         missing=len(set(images) - found.keys()),
         twice=sum(count > 1 for count in found.values()),
         foreign=len(found.keys() - set(images)),
         not_ok=sum(row["status"] != "ok" for row in rows),
-        different=sum(
-            not same_detections(row, expected[row["image_uri"]])
-            for row in rows
-            if row["image_uri"] in expected
-        ),
+        different=len(pairs) - len(same),
+        largest_px=max((_distance(*pair) for pair in same), default=0.0),
     )
 
 
@@ -120,6 +121,11 @@ def same_detections(row: Row, other: Row) -> bool:
     if boxes is None or others is None:
         return True
     return len(boxes) == len(others) and all(map(_same_box, boxes, others))
+
+
+def _distance(row: Row, other: Row) -> float:
+    boxes = zip(row["detections"] or (), other["detections"] or (), strict=True)
+    return max((abs(a[name] - b[name]) for a, b in boxes for name in _CORNERS), default=0.0)
 
 
 def _same_box(box: dict[str, Any], other: dict[str, Any]) -> bool:
