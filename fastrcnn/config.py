@@ -153,6 +153,9 @@ class FastRCNNConfig:
 
     rois_per_image: int = 64
     """R / N = 128 / 2 (paper, section 2.3)."""
+    train_nms: float | None = None
+    """In training, proposals whose IoU with a better-ranked one is above it are no candidates: else those of
+    large objects crowd the others out (docs/ablations.md: .7 gives bccd 1.5 points). None: all are (F)."""
     fg_fraction: float = 0.25
     fg_iou: float = 0.5
     bg_iou: tuple[float, float] = (0.1, 0.5)
@@ -195,8 +198,10 @@ class FastRCNNConfig:
             raise ValueError(
                 f"bg_iou={self.bg_iou}, fg_iou={self.fg_iou}: need 0 <= low < high <= fg_iou <= 1"
             )
-        if self.proposal_nms is not None and not 0 < self.proposal_nms <= 1:
-            raise ValueError(f"proposal_nms={self.proposal_nms}: is an IoU, above 0 and at most 1")
+        for name in ("train_nms", "proposal_nms"):
+            iou = getattr(self, name)
+            if iou is not None and not 0 < iou <= 1:
+                raise ValueError(f"{name}={iou}: is an IoU, above 0 and at most 1")
         if not 0 < self.fg_fraction <= 1:
             raise ValueError(f"fg_fraction={self.fg_fraction}: is a share of the RoIs")
         for scale in self.scales:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fastrcnn.boxes import flip
+from fastrcnn.detection import distinct
 from fastrcnn.loss import Target
 from pipeline import storage
 from pipeline.annotations import LabelledImage
@@ -74,6 +75,7 @@ def load_batch(
     batch_size: int,
     seed: int,
     *,
+    train_nms: float | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> Batch:
@@ -84,6 +86,7 @@ def load_batch(
         step: from 0.
         batch_size: images over all ranks; `world_size` divides it.
         seed: of order, flips and samples.
+        train_nms: the model's; here, since it costs some 8 ms an image and the step shall not wait.
 
     Raises:
         StorageError, ImageError: an image was readable when its proposals were made, and is not now.
@@ -95,6 +98,7 @@ def load_batch(
         example = examples[image_at(position, len(examples), seed)]
         pixels = torch.from_numpy(decode(storage.read_bytes(example.image.image_uri)).pixels)
         target = target_of(example)
+        target = target._replace(proposals=distinct(target.proposals, train_nms))
         if _hash(seed, "flip", position) % 2:
             pixels, target = flip_horizontally(pixels, target)
         batch.images.append(pixels)

@@ -174,7 +174,13 @@ def _take_steps(run: _Trained, load: Callable[[int], Batch]) -> None:
 
 def _load(examples: list[Example], job: TrainJob, rank: int, world_size: int, step: int) -> Batch:
     return load_batch(
-        examples, step, job.solver.batch_size, job.seed, rank=rank, world_size=world_size
+        examples,
+        step,
+        job.solver.batch_size,
+        job.seed,
+        train_nms=job.model.train_nms,
+        rank=rank,
+        world_size=world_size,
     )
 
 

@@ -120,7 +120,7 @@ def _train(
     optimizer = build_optimizer(network, plan.solver)
     num_iterations = plan.solver.num_iterations(len(examples))
     steps = range(num_iterations)
-    load = partial(_load, examples, plan.solver.batch_size, seed)
+    load = partial(_load, examples, plan, seed)
     seconds, losses = [], []
     for step, batch in zip(steps, prefetch(load, steps, threads=1), strict=True):
         started = time.perf_counter()
@@ -150,8 +150,8 @@ def _train(
     }
 
 
-def _load(examples: Sequence[Example], batch_size: int, seed: int, step: int) -> Batch:
-    return load_batch(examples, step, batch_size, seed)
+def _load(examples: Sequence[Example], plan: TrainPlan, seed: int, step: int) -> Batch:
+    return load_batch(examples, step, plan.solver.batch_size, seed, train_nms=plan.model.train_nms)
 
 
 def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Detect:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,19 @@ def test_the_ranks_shares_are_one_workers_batch(examples: list[Example], world_s
             for rank in range(world_size)
         ]
         assert joined([whole]) == joined(shares)
+
+
+def test_near_duplicates_are_no_candidates_where_the_model_says_so(
+    examples: list[Example],
+) -> None:
+    boxes = np.array([[2, 2, 12, 12], [2, 2, 12, 11], [9, 9, 19, 19]], np.float32)
+    given = [replace(example, proposals=boxes) for example in examples]
+    for step in range(5):
+        ((few,), (all_,)) = (
+            load_batch(given, step, 1, seed=3, train_nms=iou).targets for iou in (0.8, None)
+        )
+        assert torch.equal(few.proposals, all_.proposals[[0, 2]])  # the second's IoU is .9
+        assert torch.equal(few.gt_boxes, all_.gt_boxes)
 
 
 def test_image_proposals_and_ground_truth_are_flipped_together(examples: list[Example]) -> None:
