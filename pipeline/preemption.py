@@ -9,7 +9,7 @@ import ray.train
 logger = logging.getLogger(__name__)
 
 STEPS_BETWEEN_LOOKS = 10
-"""A look asks an actor and waits for every rank, MEASURED ms here: ten steps make it nothing."""
+"""A look asks an actor and waits for every rank: at every step a GPU would feel it."""
 
 
 class PreemptionNotice:
