@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import tyro
+from ray.exceptions import RayTaskError
 
 from pipeline.errors import JobError, UserError
 from pipeline.storage import StorageError
@@ -49,6 +50,12 @@ def main(config_type: type[Config], run: Callable[[Config], object], description
     configure_logging()
     try:
         run(parse(config_type, description))
+    except RayTaskError as error:
+        # Also an instance of what was raised in the worker. There it was too late to be the user's mistake.
+        if not isinstance(error, UserError | JobError | StorageError):
+            raise
+        sys.stderr.write(f"failed: {' '.join(str(error.cause).split())}\n")
+        sys.exit(1)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
