@@ -8,6 +8,10 @@ Boxes of a scoring run for other tools. coco: a results file for pycocotools, wi
 annotation file. fiftyone: a FiftyOneImageDetectionDataset. labelstudio: tasks with the boxes as predictions,
 and the labelling interface. Images that were not looked at are left out; empty ones are not.
 
+iceberg, delta: one row a box in a lake's table, which is replaced in one commit by Ray Data's own writers
+(needs the extra of that name). --output is then NAMESPACE.TABLE of pyiceberg's catalogue "default", or the
+folder of the Delta table.
+
 FiftyOne wants local paths and Label Studio URLs that a browser can open: --image-root says where the images
 are to be found.
 """

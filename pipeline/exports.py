@@ -6,6 +6,7 @@
                  data.json            where each of its samples lies
     labelstudio  tasks.json           tasks with the boxes as predictions: percent of the image, xywh
                  label_config.xml     the labelling interface they belong to
+    iceberg, delta                    a table of a lake: `pipeline.lake`
 
 Files are written on this machine's disk as rows come, then put in one step each.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from pipeline import storage
+from pipeline import lake, storage
 from pipeline.coco_ids import CocoIds, read_ids
 from pipeline.pictures import PALETTE
 from pipeline.results_config import ExportConfig
@@ -60,6 +61,9 @@ def run(config: ExportConfig) -> ExportSummary:
         JobError: the disk is full, or memory too little.
     """
     files = find_run(config.scored, config.run_id)
+    if config.format in ("iceberg", "delta"):
+        made = lake.write(config, files)
+        return ExportSummary(uris=(made.table,), images=made.images, boxes=made.boxes)
     with load_run(files, memory_gib=config.memory_gib, temp_folder=config.temp_folder) as tables:
         ids = read_ids(config.ids, tables, files.run_id) if config.ids else None
         images = _Counted(_images(tables, config, ids))

@@ -69,9 +69,10 @@ class ExportConfig:
     scored: str
     """The --output of a scoring run (or its scored/<run_id> folder)."""
     output: str
-    """The folder where the files go; those of the same name are replaced."""
-    format: Literal["coco", "fiftyone", "labelstudio"]
-    """What they are for; see `pipeline.exports`."""
+    """The folder where the files go; those of the same name are replaced. For delta the table's folder, for
+    iceberg NAMESPACE.TABLE."""
+    format: Literal["coco", "fiftyone", "labelstudio", "iceberg", "delta"]
+    """What they are for; see `pipeline.exports` and, of the last two, `pipeline.lake`."""
     run_id: str | None = None
     """Which run, where --scored holds several."""
     min_score: float = 0.0
@@ -88,9 +89,19 @@ class ExportConfig:
     """A folder of this machine with room for run and files; by default the system's."""
     dry_run: bool = False
     """Print counts; write nothing."""
+    allow_open_cluster: bool = False
+    """For iceberg and delta: join a Ray cluster of other machines that asks for no token."""
 
     def __post_init__(self) -> None:
         check_above_zero(self, "limit", "memory_gib")
+        for flag in ("limit", "image_root", "dry_run"):
+            if self.format in ("iceberg", "delta") and getattr(self, flag):
+                name = flag.replace("_", "-")
+                raise UserError(
+                    f"--{name}",
+                    f"means nothing to {self.format}",
+                    "Leave it out, or filter in SQL.",
+                )
         if not 0 <= self.min_score <= 1:
             raise UserError(
                 f"--min-score {self.min_score}", "is no score", "Give a number from 0 to 1."
