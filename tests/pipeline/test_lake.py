@@ -81,7 +81,7 @@ def test_an_iceberg_table_is_the_last_run_that_was_written(
     config = ExportConfig(scored=results, output="photos.boxes", format="iceberg", min_score=0.3)
     for _ in range(2):
         exports.run(config)
-        table = catalogs.load_catalog("reader", **settings).load_table("photos.boxes")
+        table = catalogs.load_catalog("default", **settings).load_table("photos.boxes")
         assert told(table.scan().to_arrow().to_pylist()) == FOUND[:2]
     assert (
         len(told(table.scan(row_filter="label = 'cat' and score > 0.8").to_arrow().to_pylist()))
