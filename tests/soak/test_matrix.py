@@ -144,26 +144,3 @@ def test_a_full_object_store_slows_the_readers_down(tmp_path: Path) -> None:
         site.put(drawn_images(160, 1400, 2000))
         done, said = score(site, "small-store")
         assert done.runs == 1, said
-
-
-def test_a_detector_without_memory_dies_alone(tmp_path: Path) -> None:
-    """Its address space is closed around it while it works (prlimit), as a container's limit would."""
-    with open_site(tmp_path, 1) as site:
-        site.put(drawn_images(NUM_IMAGES))
-        counting = site.watch("memory")
-
-        class Limit:
-            limited = False
-
-            def strike(self, cluster: RunningCluster, driver: subprocess.Popen[bytes]) -> None:
-                counting.look()
-                detectors = cluster.processes()["detector"]
-                if counting.etags and detectors and not self.limited:
-                    self.limited = True
-                    subprocess.run(
-                        ["prlimit", "--pid", str(detectors[0]), "--as=1000000"], check=True
-                    )
-
-        limit = Limit()
-        _, said = score(site, "memory", limit)
-        assert limit.limited, said
