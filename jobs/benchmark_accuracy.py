@@ -63,7 +63,6 @@ def run(config: AccuracyConfig) -> None:
     demo_processes.end_on_signals()
     demo_processes.adopt_orphans()
     demo_servers.own_environment()
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # each job starts its own cluster, on loopback
     logs = config.output / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     try:

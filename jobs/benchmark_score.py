@@ -65,7 +65,6 @@ class ScoreBenchmarkConfig:
 
 def run(config: ScoreBenchmarkConfig) -> None:
     """Measure, print a table, and write results.json."""
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # a cluster of our own, on loopback
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = _make_checkpoint(config, Path(folder) / "checkpoint")
         images = _link(config.images, Path(folder) / "images", config.count)

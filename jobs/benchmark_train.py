@@ -29,7 +29,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from fastrcnn.proposals import prepare, propose
 from fastrcnn.solver import SolverConfig, build_optimizer
 from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD
-from pipeline import storage, train
+from pipeline import cluster, storage, train
 from pipeline.config import TrainConfig
 from pipeline.examples import Batch, Example, load_batch
 from pipeline.images import decode
@@ -102,7 +102,7 @@ def run(config: TrainBenchmarkConfig) -> None:
 
 def _by_workers(config: TrainBenchmarkConfig, workers: int) -> list[dict[str, float]]:
     """The history of a run, on a cluster of its own with a CPU a worker, real or not."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    cluster.ask_for_own_token()
     ray.init(
         address="local",
         num_cpus=max(workers, 2),

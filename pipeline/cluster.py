@@ -57,10 +57,7 @@ def connect(*, allow_open: bool = False) -> None:
     if ray.is_initialized():
         return
     if not _joins():
-        # Ray 2.60 would write one to ~/.ray/auth_token, whose presence turns later clusters to token mode.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        # It warns that there is one.
-        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+        ask_for_own_token()
     context = ray.init(
         runtime_env=_runtime_env(), log_to_driver=True, logging_level=logging.WARNING
     )
@@ -70,6 +67,14 @@ def connect(*, allow_open: bool = False) -> None:
         check_closed(addresses, asks_for_token(getattr(context, "dashboard_url", None)))
     here = resources()
     logger.info("Ray cluster: %g CPUs, %g GPUs", here.get("CPU", 0), here.get("GPU", 0))
+
+
+def ask_for_own_token() -> None:
+    """Before Ray starts on this machine: it shall ask for a token that nobody else knows."""
+    # Ray 2.60 would write one to ~/.ray/auth_token, whose presence turns later clusters to token mode.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # It warns that there is one.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
 def check_closed(addresses: Collection[str], closed: bool) -> None:

@@ -177,8 +177,9 @@ def extend(output: str, listed: Listed, *, shard_size: int) -> Plan:
 
 def compare(plan: Plan, listed: Listed, first_shard: int = 0) -> None:
     """Let `listed` know the rows of the plan from `first_shard` on."""
-    for rows in plan.iter_parts(first_shard):
-        listed.know(rows)
+    with storage.driver_errors(storage.join(plan.output, "plans")):
+        for rows in plan.iter_parts(first_shard):
+            listed.know(rows)
 
 
 def rows_of(uri: str, shard: int) -> pa.Table:
@@ -194,10 +195,9 @@ def part_uri(output: str, name: str) -> str:
 
 @functools.lru_cache(maxsize=_PARTS_KEPT)
 def _read_part(uri: str) -> pa.Table:
-    """A part, kept in this process: the tasks that follow want its other rows."""
+    """A part, kept in this process: the tasks that follow want its other rows. Raises `StorageError` too."""
     try:
-        with storage.driver_errors(uri):
-            data = storage.read_bytes(uri)
+        data = storage.read_bytes(uri)
         if hashlib.sha256(data).hexdigest() != storage.stem(uri):
             raise ValueError("its bytes are not those that its name was made of")
         return pq.read_table(io.BytesIO(data)).select(PLAN.names).cast(PLAN)

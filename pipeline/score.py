@@ -197,10 +197,11 @@ def _score(
         batch_size=job.config.batch_size,
     )
     try:
-        for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            progress.check(block)
-            committer.add(block)
-            progress.count(block)
+        with progress:
+            for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+                progress.check(block)
+                committer.add(block)
+                progress.count(block)
     finally:
         committer.flush()
     committer.close()

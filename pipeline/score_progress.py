@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,10 +13,8 @@ from ray.util import metrics
 
 from pipeline.config import ScoreConfig
 from pipeline.errors import JobError
+from pipeline.progress import Progress
 
-logger = logging.getLogger(__name__)
-
-LOG_EVERY_S = 10.0
 _FROM_THE_STORE = ("denied", "unreadable")
 """Statuses of images that the store would not give: they may be had another time."""
 _LAST = 200
@@ -37,7 +35,8 @@ class ScoreProgress:
         self._config = config
         self._total = total
         self._workers = workers
-        self._started = self._logged = time.monotonic()
+        self._started = time.monotonic()
+        self._shown = Progress("scoring", total, "images")
         self._causes: Counter[str] = Counter()
         self._last: deque[tuple[bool, str]] = deque(maxlen=_LAST)
         self._busy_s = 0.0
@@ -55,6 +54,13 @@ class ScoreProgress:
             }.items()
         }
         self._tags = {"run_id": run_id}
+
+    def __enter__(self) -> Self:
+        self._shown.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._shown.__exit__(*error)
 
     @property
     def busy_share(self) -> float:
@@ -90,7 +96,7 @@ class ScoreProgress:
             )
 
     def count(self, rows: pa.Table) -> None:
-        """Count rows that are on their way to their shards; log every `LOG_EVERY_S`."""
+        """Count rows that are on their way to their shards, and show it."""
         new = Counter(rows["status"].to_pylist())
         self.statuses.update(new)
         self.bytes_read += pc.sum(rows["size_bytes"]).as_py() or 0
@@ -106,13 +112,8 @@ class ScoreProgress:
         }
         for name, value in values.items():
             self._gauges[name].set(value, self._tags)
-        if now - self._logged >= LOG_EVERY_S:
-            self._logged = now
-            logger.info(
-                "%d of %d images, %.1f images/s, %.0f s left, Detectors busy %.0f%%; %s",
-                *(done, self._total, rate, (self._total - done) / rate),
-                *(100 * self.busy_share, counts(dict(self.statuses.most_common()))),
-            )
+        busy = f"Detectors busy {100 * self.busy_share:.0f}%"
+        self._shown.update(done, f"{busy}; {counts(dict(self.statuses.most_common()))}")
 
 
 def counts(statuses: Mapping[str, int]) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import plan, storage
 from pipeline.errors import UserError
+from pipeline.listed import Listed
 from pipeline.storage import ObjectInfo
 from tests.pipeline.record_cases import extend, rows_of
 
@@ -108,4 +109,4 @@ def test_a_spoilt_plan_is_refused(tmp_path: Path, fault: str) -> None:
         part.unlink()
     plan._read_part.cache_clear()
     with pytest.raises(UserError, match="plans"):
-        rows(plan.read(str(tmp_path)))
+        plan.compare(plan.read(str(tmp_path)), Listed())

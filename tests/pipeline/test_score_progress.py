@@ -7,7 +7,7 @@ import logging
 import pyarrow as pa
 import pytest
 
-from pipeline import record, score_progress
+from pipeline import record
 from pipeline.config import ScoreConfig
 from pipeline.errors import JobError
 from pipeline.score_progress import ScoreProgress
@@ -68,7 +68,7 @@ def test_too_many_failures_stop_the_run_with_their_causes() -> None:
 def test_the_log_says_rate_busy_share_and_statuses(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(score_progress, "LOG_EVERY_S", 0.0)
+    monkeypatch.setattr("pipeline.progress.SECONDS_BETWEEN_LINES", 0.0)
     counter = progress(10)
     with caplog.at_level(logging.INFO, logger="pipeline"):
         counter.count(rows(4))
