@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit
 	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := .venv
-.PHONY: .venv help demo test fuzz soak lint format lock licences clean audit
+.PHONY: .venv help demo test long fuzz soak lint format lock licences clean audit
 
 .venv: $(STAMP) ## the environment, from the hash-pinned lock (done again only when that changes)
 
@@ -36,9 +36,13 @@ demo: $(STAMP) ## the main job end to end: a bucket, a Ray cluster, training, sc
 
 # Two processes, since most of a test here is waiting for Ray; one thread each, since two that spin for the same
 # cores take five times as long as one.
-test: lint ## format, lint and types, then every test
+test: lint ## format, lint and types, then every test but the long ones
 	@echo "==> tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=10
+
+long: $(STAMP) ## what takes minutes: killed trainings, every submitted form; CI runs it after `make test`
+	@echo "==> long tests"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses 2 --dist loadfile --durations=10
 
 fuzz: $(STAMP) ## 10,000 damaged images through the guard, with another seed each day (a few minutes)
 	@NUM_FUZZED=10000 FUZZ_SEED=$$(date +%Y%m%d) $(BIN)/python -m pytest --timeout=0 \

@@ -132,6 +132,7 @@ def read(output: str) -> Plan:
     Raises:
         UserError: a generation is missing, unreadable, or not ours.
     """
+    output = storage.absolute(output)  # workers stand in another folder
     folder = storage.join(output, "plans")
     found = [
         info.uri
@@ -159,6 +160,7 @@ def extend(output: str, listed: Listed, *, shard_size: int) -> Plan:
         shard_size: images in one shard of the new generation.
     """
     known = 0
+    output = storage.absolute(output)
     while True:
         plan = read(output)
         compare(plan, listed, known)

@@ -140,7 +140,9 @@ def test_vgg16_has_the_names_of_torchvisions_own() -> None:
 def test_a_padded_first_layer_differs_at_the_rim_alone() -> None:
     layers = vgg16_layers()
     converted = caffe_state_dict(caffemodel(layers), "vgg16")
-    image = torch.randint(0, 256, (32, 64, 3), dtype=torch.uint8)
+    image = torch.randint(
+        0, 256, (32, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     ours = F.conv2d(
         batch_images([image], 32, 100).images,
         *(converted[f"features.0.{part}"] for part in PARTS),
@@ -151,9 +153,10 @@ def test_a_padded_first_layer_differs_at_the_rim_alone() -> None:
     weight, bias = layers["conv1_1"]
     caffes = F.conv2d(mean_free, weight, bias, padding=1)
     difference = (ours - caffes).abs()
-    assert difference[:, :, 1:-1, 1:-1].max() < 1e-4
+    # Float32's rounding of sums of 27 products, of values up to 255.
+    assert difference[:, :, 1:-1, 1:-1].max() < 1e-3
     # Caffe's zero is its mean colour, ours is ImageNet's: up to .91 grey levels apart.
-    assert 1e-4 < difference.max() < 0.91 * weight.abs().sum(dim=(1, 2, 3)).max()
+    assert 1e-2 < difference.max() < 0.91 * weight.abs().sum(dim=(1, 2, 3)).max()
 
 
 @pytest.mark.parametrize("generation", [0, 1, 2])

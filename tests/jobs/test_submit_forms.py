@@ -34,7 +34,7 @@ TRAIN = (
 CANARY = secrets.token_hex(20)
 """The S3 secret of the cluster and all its jobs."""
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

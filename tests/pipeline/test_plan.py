@@ -36,6 +36,16 @@ def test_shards_are_consecutive_rows_in_order_of_their_uri(tmp_path: Path) -> No
     assert rows(plan.read(str(tmp_path))) == rows(planned)
 
 
+def test_parts_are_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's workers do not stand where the command was given."""
+    monkeypatch.chdir(tmp_path)
+    planned = extend("out", objects("a"), shard_size=2)
+    assert planned.part_uri(0).startswith(str(tmp_path))
+    assert plan.read("out").part_uri(0) == planned.part_uri(0)
+
+
 def test_planning_the_same_again_writes_nothing(tmp_path: Path) -> None:
     extend(str(tmp_path), objects("a", "b"), shard_size=2)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "plans").rglob("*")}

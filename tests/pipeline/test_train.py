@@ -194,6 +194,7 @@ def curves(output: str) -> dict[str, Any]:
     return parsed
 
 
+@pytest.mark.long
 def test_killed_and_started_again_a_run_makes_the_undisturbed_ones_losses(
     killed: str, undisturbed: tuple[list[dict[str, float]], FastRCNN]
 ) -> None:
@@ -206,6 +207,7 @@ def test_killed_and_started_again_a_run_makes_the_undisturbed_ones_losses(
     assert all(row["seconds"] > row["waited"] >= 0 for row in steps)
 
 
+@pytest.mark.long
 def test_killed_and_started_again_a_run_ends_with_the_undisturbed_ones_weights(
     killed: str, undisturbed: tuple[list[dict[str, float]], FastRCNN], tmp_path: Path
 ) -> None:
@@ -221,11 +223,13 @@ def folders(uri: str) -> set[str]:
     return {path.split("/")[0] for path in inside if path.startswith("checkpoint_") and "/" in path}
 
 
+@pytest.mark.long
 def test_it_validates_as_often_as_an_undisturbed_one(killed: str) -> None:
     validations = curves(killed)["validations"]
     assert [row["iteration"] for row in validations] == list(range(2, ITERATIONS + 1, 2))
 
 
+@pytest.mark.long
 def test_the_best_checkpoints_and_the_latest_are_kept(killed: str) -> None:
     snapshot = json.loads(storage.read_bytes(f"{killed}/train/checkpoint_manager_snapshot.json"))
     kept = [result["metrics"] for result in snapshot["checkpoint_results"]]
@@ -235,6 +239,7 @@ def test_the_best_checkpoints_and_the_latest_are_kept(killed: str) -> None:
     assert len(kept) <= TrainConfig(data="data", output="output").keep_best + 1
 
 
+@pytest.mark.long
 def test_the_checkpoint_says_what_it_was_trained_on(killed: str, tmp_path: Path) -> None:
     storage.download_folder(storage.join(killed, "checkpoint"), tmp_path)
     checkpoint = load_checkpoint(tmp_path)
@@ -247,6 +252,7 @@ def test_the_checkpoint_says_what_it_was_trained_on(killed: str, tmp_path: Path)
     assert storage.read_bytes(storage.join(killed, "curves.png")).startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_a_finished_run_is_not_run_again(killed: str) -> None:
     again = train.run(config("s3://train-runs/shapes", killed, num_workers=1))
     assert again is not None
@@ -254,6 +260,7 @@ def test_a_finished_run_is_not_run_again(killed: str) -> None:
     assert again.checkpoint == storage.join(killed, "checkpoint")
 
 
+@pytest.mark.long
 def test_another_runs_output_is_refused_with_what_differs(killed: str) -> None:
     with pytest.raises(UserError, match="seed was 3, is 4"):
         train.run(config("s3://train-runs/shapes", killed, seed=4))
