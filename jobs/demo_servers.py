@@ -67,8 +67,22 @@ def create_bucket(name: str) -> None:
 
 @contextlib.contextmanager
 def ray_cluster(logs: Path) -> Iterator[str]:
-    """A Ray head with the dashboard on loopback, on ports of its own; gives the dashboard's URL."""
-    port, log = free_port(), logs / "ray.log"
+    """A Ray head with the dashboard on loopback, on ports of its own; gives the dashboard's URL.
+
+    Ray's agent now and then misses its start on a busy machine, or loses a port to somebody, and the head
+    gives up: then another is started, on other ports, once.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(_ray_head(logs / "ray.log"))
+        except CommandError:
+            url = stack.enter_context(_ray_head(logs / "ray-again.log"))
+        yield url
+
+
+@contextlib.contextmanager
+def _ray_head(log: Path) -> Iterator[str]:
+    port = free_port()
     # Some of Ray's own actors look for "the" cluster of the machine, which may have several.
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     # Not in $TMPDIR: the paths of Ray's sockets may have no more than 107 characters.
@@ -76,10 +90,8 @@ def ray_cluster(logs: Path) -> Iterator[str]:
         command = [
             *("ray", "start", "--head", "--block"),
             *("--temp-dir", temp, "--disable-usage-stats"),
-            *(
-                "--num-cpus",
-                str(max(2, os.cpu_count() or 1)),
-            ),  # one for the job, one for its worker
+            # One for the job, one for its worker.
+            *("--num-cpus", str(max(2, os.cpu_count() or 1))),
             *("--object-store-memory", str(400_000_000)),
             *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(port)),
             *("--port", str(free_port()), "--ray-client-server-port", str(free_port())),
