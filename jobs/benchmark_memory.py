@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from jobs import demo_processes
 from pipeline import score
 from pipeline.config import ScoreConfig
 from pipeline.storage import NAMED
@@ -99,26 +100,12 @@ def measure(folder: str, checkpoint: str) -> dict[str, float]:
 
 
 def ray_processes() -> list[int]:
-    """Worker processes of this machine that have run something: Ray gives them its own titles."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            title = path.read_bytes()
-        except OSError:  # it ended meanwhile
-            continue
-        if title.startswith(b"ray::") and _is_ours(int(path.parent.name)):
-            found.append(int(path.parent.name))
-    return found
-
-
-def _is_ours(pid: int) -> bool:
-    """Whether a process descends from this one: others may have clusters here."""
-    while pid > 1:
-        if pid == os.getpid():
-            return True
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        pid = int(fields[1])
-    return False
+    """Worker processes of this one's cluster that have run something: Ray gives them its own titles."""
+    return [
+        pid
+        for pid, _ in demo_processes.descendants(os.getpid())
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::")
+    ]
 
 
 def peak_mb(pid: int) -> float:

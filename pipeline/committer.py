@@ -1,7 +1,7 @@
 """Result rows in whatever order they come -> whole shards, each created once (`pipeline.record`).
 
 One process is enough: encoding and the PUT run in threads, outside Python's lock. `jobs/benchmark.py
-commit` says how many images a second that carries.
+scale` says how many images a second that carries.
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ class Committer:
     def _create(self, shard: int, rows: pa.Table) -> Shard:
         rows = _date_changed(rows, self._plan.generation(shard).planned_at)
         data = encode_parquet(rows.select(SCORED.names).cast(SCORED), metadata=self._metadata)
-        with (
-            self._lock
-        ):  # of the plan's parts, which are kept: else eight threads read the same one
+        with self._lock:  # parts of the plan are kept: else eight threads would read the same one
             planned = self._plan.shard(shard)
         made = inspect(shard, data, planned)
         uri = shard_uri(self._output, self._run_id, shard)

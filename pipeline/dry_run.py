@@ -28,8 +28,7 @@ def estimate(job: Job) -> ScoreSummary:
     plan.compare(planned, listed)
     new, new_bytes = listed.new_size()
     done = record.done_shards(config.output, job.run_id, planned)
-    only = listed.shards() if config.limit is not None else None
-    shards = record.to_do(planned, done, only)
+    shards = record.to_do(planned, done, job.only())
     todo = sum(map(planned.num_rows, shards)) + new
     size = sum(map(partial(_bytes, planned), shards)) + new_bytes
     logger.info(

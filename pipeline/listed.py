@@ -58,14 +58,18 @@ class Listed:
             look_up: ask the store for the ETag of those that have none; one that is not there stays without.
         """
         first = "" if limit is None else f"ORDER BY image_uri LIMIT {limit}"
-        once = f"""SELECT image_uri, max(etag) AS etag, max(size_bytes) AS size_bytes
+        self._db.execute(
+            f"""CREATE TABLE once AS
+            SELECT image_uri, max(etag) AS etag, max(size_bytes) AS size_bytes
             FROM named GROUP BY image_uri {first}"""
+        )
         if look_up:
-            for batch in self._rows(f"SELECT * FROM ({once}) WHERE etag IS NULL"):
+            for batch in self._rows("SELECT * FROM once WHERE etag IS NULL"):
                 self._insert("listed", _looked_up(batch))
-            once = f"SELECT * FROM ({once}) WHERE etag IS NOT NULL"
-        self._db.execute(f"INSERT INTO listed {once}")
+            self._db.execute("DELETE FROM once WHERE etag IS NULL")
+        self._db.execute("INSERT INTO listed SELECT * FROM once")
         self._db.execute("DROP TABLE named")
+        self._db.execute("DROP TABLE once")
 
     def size(self) -> tuple[int, int]:
         """How many images, and their bytes as far as they are known."""

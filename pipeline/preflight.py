@@ -37,6 +37,10 @@ class Job:
     selection: Selection
     run_id: str
 
+    def only(self) -> set[int] | None:
+        """The shards to score, where --limit leaves out others; asked when the plan has been compared."""
+        return None if self.config.limit is None else self.selection.listed.shards()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:

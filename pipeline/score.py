@@ -62,12 +62,11 @@ def _run(job: Job) -> ScoreSummary:
     resources = size_cluster(config, cluster.resources())
     if config.dry_run:
         return dry_run.estimate(job)
-    listed = job.selection.listed
-    planned = plan.extend(config.output, listed, shard_size=config.shard_size)
+    planned = plan.extend(config.output, job.selection.listed, shard_size=config.shard_size)
     done = record.done_shards(config.output, job.run_id, planned)
     if done:
         _check_shards(config, job, planned, done)
-    shards = record.to_do(planned, done, listed.shards() if config.limit is not None else None)
+    shards = record.to_do(planned, done, job.only())
     total = sum(map(planned.num_rows, shards))
     logger.info(
         "run %s: %d images planned in %d generation(s), %d shards done, %d images to do",

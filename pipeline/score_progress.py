@@ -92,7 +92,7 @@ class ScoreProgress:
             raise JobError(
                 f"{self._causes.total()} of {self._total} images are not ok "
                 f"({counts(dict(self._causes.most_common()))}), more than --max-failures "
-                f"{self._config.max_failures}; the last: {self._last[-1][1] or failed['error'][-1].as_py()}"
+                f"{self._config.max_failures}; the last: {failed['error'][-1].as_py()}"
             )
 
     def count(self, rows: pa.Table) -> None:

@@ -153,23 +153,22 @@ def _judge(images: str, keep: Filter) -> Callable[[str, str | None, int | None],
     """A function: an object's URI, ETag and size -> why it is left out, None where it is an image of ours."""
     folder = _folder(images)
     wanted, unwanted = ([*map(_compile, globs)] for globs in (keep.include, keep.exclude))
-    every_name = is_manifest(images) and not storage.is_inventory(images)
+    inventory = storage.is_inventory(images)
+    every_name = is_manifest(images) and not inventory
 
     def judge(uri: str, etag: str | None, size: int | None) -> str | None:
-        if not size and uri.endswith("/") and not every_name:
+        if not every_name and storage.is_marker(uri, size):
             return _MARKER
-        path = uri.removeprefix(folder)
-        name = uri.rpartition("/")[2]
+        path, name = uri.removeprefix(folder), storage.basename(uri)
 
         def matches(patterns: list[tuple[bool, re.Pattern[str]]]) -> bool:
             return any(p.fullmatch(path if whole else name) for whole, p in patterns)
 
         if wanted and not matches(wanted):
             return _EXCLUDED
-        listed_whole = uri.startswith(folder) or storage.is_inventory(images)
-        if not wanted and not every_name and listed_whole:
-            if not uri.lower().endswith(IMAGE_SUFFIXES):
-                return _SUFFIX
+        by_suffix = not wanted and not every_name and (inventory or uri.startswith(folder))
+        if by_suffix and not uri.lower().endswith(IMAGE_SUFFIXES):
+            return _SUFFIX
         return _EXCLUDED if unwanted and matches(unwanted) else None
 
     return judge

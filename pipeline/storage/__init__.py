@@ -13,10 +13,10 @@ from pipeline.storage.errors import (
     StorageError,
 )
 from pipeline.storage.folders import download_folder, upload_folder
+from pipeline.storage.inventory import NAMED
 from pipeline.storage.listing import is_marker, iter_pages, list_objects, lists_in_order
 from pipeline.storage.manifest import (
     MANIFEST_SUFFIXES,
-    NAMED,
     is_inventory,
     is_manifest,
     iter_manifest,

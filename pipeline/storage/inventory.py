@@ -29,7 +29,16 @@ from pipeline.storage.retry import DRIVER_DEADLINE_S
 from pipeline.storage.uris import parse
 
 INVENTORY = "manifest.json"
-_ROWS_AT_ONCE = 50_000
+NAMED = pa.schema(
+    [
+        pa.field("image_uri", pa.string(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("size_bytes", pa.int64()),
+    ]
+)
+"""Images that a list names; etag and size as the list has them, null where it has none."""
+ROWS_AT_ONCE = 50_000
+"""In one table of them: what is held of a list of any length."""
 _NEEDED = ("bucket", "key")
 _CSV_NAMES = {
     "etag": "e_tag",
@@ -85,7 +94,7 @@ def _read_csv(path: Path, schema: str) -> Iterator[Columns]:
         rows: list[list[str]] = []
         for row in csv.reader(lines):
             rows.append(row)
-            if len(rows) == _ROWS_AT_ONCE:
+            if len(rows) == ROWS_AT_ONCE:
                 yield _plain(dict(zip(names, zip(*rows, strict=True), strict=True)))
                 rows = []
         if rows:
@@ -108,7 +117,7 @@ def _plain(columns: Columns) -> Columns:
 def _read_parquet(path: Path, schema: str) -> Iterator[Columns]:
     file = pq.ParquetFile(path)
     there = [name for name in _WANTED if name in file.schema_arrow.names]
-    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=there):
+    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=there):
         yield {name: batch[name].to_pylist() for name in there}
 
 
@@ -137,5 +146,4 @@ def _current(uri: str, root: str, columns: Columns) -> pa.Table:
         if new is not False and not gone
     ]
     uris, etags, sizes = zip(*rows, strict=True) if rows else ((), (), ())
-    types = {"image_uri": pa.string(), "etag": pa.string(), "size_bytes": pa.int64()}
-    return pa.table([list(uris), list(etags), list(sizes)], schema=pa.schema(types))
+    return pa.table([list(uris), list(etags), list(sizes)], schema=NAMED)

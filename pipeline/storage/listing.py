@@ -43,7 +43,7 @@ def list_objects(
         info
         for page in iter_pages(uri, missing_ok=missing_ok, deadline_s=deadline_s)
         for info in page
-        if not is_marker(info)
+        if not is_marker(info.uri, info.size)
     ]
     if suffixes is not None and [info.uri for info in found] != [parse(uri).uri]:
         found = [info for info in found if info.uri.lower().endswith(suffixes)]
@@ -60,9 +60,9 @@ def iter_pages(
     """What `list_objects` lists and folder markers, a bounded part at a time: for ten million keys.
 
     Args:
-        uri: an object, a folder or a glob. ordered: an object store lists by key, with one request at a
-        time; folders of a file system in no order
-            all the same.
+        uri: an object, a folder or a glob.
+        ordered: an object store lists by key, with one request at a time; folders of a file system in no
+            order all the same.
         missing_ok: nothing instead of an error where nothing is there.
 
     Raises:
@@ -71,7 +71,7 @@ def iter_pages(
     empty = True
     with driver_errors(uri):
         for page in _pages(parse(uri), deadline_s, ordered):
-            empty = empty and all(map(is_marker, page))
+            empty = empty and _only_markers(page)
             yield page
     if empty and not missing_ok:
         location = parse(uri)
@@ -79,9 +79,13 @@ def iter_pages(
         raise UserError(uri, "nothing is there", f"Give a folder, a glob or an object{hint}.")
 
 
-def is_marker(info: ObjectInfo) -> bool:
-    """Whether an object only stands for a folder: empty, and its key ends in a slash."""
-    return not info.size and info.uri.endswith("/")
+def is_marker(uri: str, size: int | None) -> bool:
+    """Whether an object only stands for a folder: empty, as far as is known, and its key ends in a slash."""
+    return not size and uri.endswith("/")
+
+
+def _only_markers(page: list[ObjectInfo]) -> bool:
+    return all(is_marker(info.uri, info.size) for info in page)
 
 
 def _pages(location: Location, deadline_s: float, ordered: bool) -> Iterator[list[ObjectInfo]]:
@@ -96,7 +100,7 @@ def _pages(location: Location, deadline_s: float, ordered: bool) -> Iterator[lis
     folder = path if path.endswith("/") else path + "/"
     found = False
     for page in store.iter_pages(folder, deadline_s=deadline_s, ordered=ordered):
-        found = found or not all(map(is_marker, page))
+        found = found or not _only_markers(page)
         yield page
     if found or not is_pattern(path):
         return

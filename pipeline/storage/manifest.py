@@ -11,21 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
-from pipeline.storage.inventory import INVENTORY, iter_inventory
+from pipeline.storage.inventory import INVENTORY, NAMED, ROWS_AT_ONCE, iter_inventory
 from pipeline.storage.objects import driver_errors, local_copy
 from pipeline.storage.uris import absolute
 
 MANIFEST_SUFFIXES = (".txt", ".csv", ".parquet")
-NAMED = pa.schema(
-    [
-        pa.field("image_uri", pa.string(), nullable=False),
-        pa.field("etag", pa.string()),
-        pa.field("size_bytes", pa.int64()),
-    ]
-)
-"""Images that a list names; etag and size as the list has them, null where it has none."""
 _COLUMNS = ("image_uri", "uri")
-_ROWS_AT_ONCE = 50_000
 
 Row = tuple[str, str | None, int | None]
 
@@ -53,27 +44,21 @@ def iter_manifest(uri: str) -> Iterator[pa.Table]:
     """
     empty = True
     with driver_errors(uri):
-        if is_inventory(uri):
-            tables = iter_inventory(uri)
-            for table in tables:
-                empty = empty and not table.num_rows
-                yield table
-        else:
-            with local_copy(uri) as path:
-                for table in _tables(path, uri):
-                    empty = empty and not table.num_rows
-                    yield table
+        for table in iter_inventory(uri) if is_inventory(uri) else _tables(uri):
+            empty = empty and not table.num_rows
+            yield table
     if empty:
         raise UserError(uri, "names no image", "Put one URI on each line.")
 
 
-def _tables(path: Path, uri: str) -> Iterator[pa.Table]:
+def _tables(uri: str) -> Iterator[pa.Table]:
     rows = {".parquet": _from_parquet, ".csv": _from_csv}.get(Path(uri.lower()).suffix, _from_text)
     try:
-        named = (row for row in rows(path, uri) if row[0])
-        while some := list(itertools.islice(named, _ROWS_AT_ONCE)):
-            uris, etags, sizes = zip(*some, strict=True)
-            yield pa.table([list(map(_spelled, uris)), list(etags), list(sizes)], schema=NAMED)
+        with local_copy(uri) as path:
+            named = (row for row in rows(path, uri) if row[0])
+            while some := list(itertools.islice(named, ROWS_AT_ONCE)):
+                uris, etags, sizes = zip(*some, strict=True)
+                yield pa.table([list(map(_spelled, uris)), list(etags), list(sizes)], schema=NAMED)
     except (UnicodeDecodeError, csv.Error, pa.ArrowException, ValueError) as error:
         raise UserError(uri, f"not a readable manifest ({error})", "Write it as UTF-8.") from error
 
@@ -117,7 +102,7 @@ def _from_parquet(path: Path, uri: str) -> Iterator[Row]:
             uri, f"has the columns {', '.join(names)}", "Call the one with the URIs image_uri."
         )
     known = [name for name in ("etag", "size_bytes") if name in names]
-    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[column, *known]):
+    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[column, *known]):
         nothing = [None] * batch.num_rows
         etags, sizes = (
             batch[name].to_pylist() if name in known else nothing for name in ("etag", "size_bytes")

@@ -200,11 +200,11 @@ def store_of(location: Location) -> Store:
     # A client is made once a process, and again when the environment it was configured by changes.
     environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
     with _lock:
-        return _remotestore_of(os.getpid(), environment, location.scheme, location.root)
+        return _remote_store(os.getpid(), environment, location.scheme, location.root)
 
 
 @functools.lru_cache(maxsize=8)
-def _remotestore_of(
+def _remote_store(
     pid: int, environment: tuple[tuple[str, str], ...], scheme: str, root: str
 ) -> Store:
     return S3Store(root) if scheme in S3_SCHEMES else FsspecStore(scheme, root)
