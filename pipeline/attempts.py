@@ -7,14 +7,20 @@ and when it is done, and whoever gets a batch that was begun and never done know
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
 
+logger = logging.getLogger(__name__)
+
 ALONE = 2
 """Tries of an image by itself, after one in company."""
+_NO_MEMORY = "DefaultCPUAllocator"
+"""Torch has no class of its own for a CPU without memory: `c10/core/impl/alloc_cpu.cpp` says this."""
 
 
 class Attempts(Protocol):
@@ -25,6 +31,9 @@ class Attempts(Protocol):
 
     def end(self, key: str) -> None:
         """`key` is done."""
+
+    def out_of_memory(self, error: Exception) -> None:
+        """The process could not have the memory that a piece of work needs."""
 
 
 class AttemptLog:
@@ -43,6 +52,9 @@ class AttemptLog:
         """See `Attempts`."""
         self._open.pop(key, None)
 
+    def out_of_memory(self, error: Exception) -> None:
+        """See `Attempts`. Nothing: this process is the caller's own, who is told by the exception."""
+
 
 class SharedAttempts:
     """The counts in an actor that outlives the workers; pickles, so that stages can carry it."""
@@ -59,6 +71,13 @@ class SharedAttempts:
     def end(self, key: str) -> None:
         """See `Attempts`. Nobody waits."""
         self._actor.end.remote(key)
+
+    def out_of_memory(self, error: Exception) -> None:
+        """See `Attempts`. Ends this worker, as the kernel would: Ray's own code needs memory too, and
+        a worker that has none may neither answer nor die (seen with `prlimit --as`).
+        """
+        logger.error("out of memory, another process takes over: %s", error)
+        os._exit(1)
 
 
 def attempt(
@@ -82,12 +101,29 @@ def attempt(
     """
     if rows.num_rows == 0:
         return work(rows)
+    try:
+        return _attempt(rows, work, fail, stage=stage, attempts=attempts, alone=alone or work)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or _NO_MEMORY in str(error):
+            attempts.out_of_memory(error)
+        raise
+
+
+def _attempt(
+    rows: pa.Table,
+    work: Callable[[pa.Table], pa.Table],
+    fail: Callable[[pa.Table, str], pa.Table],
+    *,
+    stage: str,
+    attempts: Attempts,
+    alone: Callable[[pa.Table], pa.Table],
+) -> pa.Table:
     batch = f"{stage} {rows.num_rows} {rows['image_uri'][0].as_py()}"
     if attempts.begin(batch) == 0:
         results = work(rows)
     else:
         single = [
-            _attempt_alone(rows.slice(i, 1), alone or work, fail, stage=stage, attempts=attempts)
+            _attempt_alone(rows.slice(i, 1), alone, fail, stage=stage, attempts=attempts)
             for i in range(rows.num_rows)
         ]
         results = pa.concat_tables(single)

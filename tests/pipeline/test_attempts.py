@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+import torch
 
-from pipeline.attempts import AttemptLog, attempt
+from pipeline.attempts import _NO_MEMORY, AttemptLog, attempt
 
 
 class Died(BaseException):
@@ -101,3 +102,34 @@ def test_stages_are_counted_apart() -> None:
     _, deaths = run_until_done(rows("a"), "x", log)
     assert deaths == 0
     assert log.begin("read 1 a") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "times"),
+    [
+        (MemoryError(), 1),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate"), 1),
+        (RuntimeError("shapes do not match"), 0),
+    ],
+)
+def test_a_process_without_memory_is_told_from_a_bug(error: Exception, times: int) -> None:
+    """A worker ends itself then; in the caller's own process the exception says it."""
+
+    class Log(AttemptLog):
+        told = 0
+
+        def out_of_memory(self, error: Exception) -> None:
+            self.told += 1
+
+    def work(part: pa.Table) -> pa.Table:
+        raise error
+
+    log = Log()
+    with pytest.raises(type(error)):
+        attempt(rows("a"), work, outcome, stage="test", attempts=log)
+    assert log.told == times
+
+
+def test_torch_says_of_a_cpu_without_memory_what_is_looked_for() -> None:
+    with pytest.raises(RuntimeError, match=_NO_MEMORY):
+        torch.empty(2**60, dtype=torch.uint8)

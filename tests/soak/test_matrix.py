@@ -6,6 +6,7 @@ docs/operations.md has the whole table.
 from __future__ import annotations
 
 import contextlib
+import resource
 import subprocess
 import threading
 import time
@@ -136,6 +137,28 @@ def running(
     """jobs/score_bucket.py on the site's cluster."""
     environment = {**site.cluster.environment, "RAY_ADDRESS": site.cluster.address}
     return job(site.flags(output, *(flags or FLAGS)), environment, log)
+
+
+def test_a_detector_whose_memory_is_taken_away_is_replaced(tmp_path: Path) -> None:
+    """It keeps what it has and gets no more, as a process does at the limit of its container."""
+
+    class Limiter:
+        limited = 0
+
+        def strike(self, cluster: RunningCluster, driver: subprocess.Popen[bytes]) -> None:
+            counting.look()
+            for pid in cluster.processes()["detector"] if counting.etags else []:
+                if not self.limited:
+                    resource.prlimit(pid, resource.RLIMIT_AS, (1, 1))
+                    self.limited = pid
+
+    with open_site(tmp_path, 1) as site:
+        site.put(drawn_images(120, 1400, 2000))
+        counting = site.watch("memory")
+        limiter = Limiter()
+        done, said = score(site, "memory", limiter)
+        assert limiter.limited, said
+        assert done.runs == 1, said
 
 
 def test_a_full_object_store_slows_the_readers_down(tmp_path: Path) -> None:
