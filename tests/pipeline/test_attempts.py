@@ -108,7 +108,10 @@ def test_stages_are_counted_apart() -> None:
     ("error", "times"),
     [
         (MemoryError(), 1),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate"), 1),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate"),
+            1,
+        ),
         (RuntimeError("shapes do not match"), 0),
     ],
 )
