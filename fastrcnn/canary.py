@@ -11,8 +11,9 @@ _SIDE = 64
 """Pixels: two cells of the coarsest feature map, and some milliseconds of any backbone."""
 
 
-def canary_outputs(model: FastRCNN) -> tuple[torch.Tensor, torch.Tensor]:
-    """class_logits (4, K + 1) and box_deltas (4, 4 * (K + 1)) of four boxes in an image of ramps.
+def canary_outputs(model: FastRCNN) -> dict[str, torch.Tensor]:
+    """Scores (4, K + 1) and boxes (4, 4 * (K + 1)) of four boxes in an image of ramps, all of them logits and
+    deltas; where the model has an RPN its objectness (A,) and proposals (A, 4) too.
 
     Boxes whose scores are NaN are dropped by every comparison with a threshold, so a detector with spoilt
     weights would find nothing anywhere, and say nothing.
@@ -27,17 +28,18 @@ def canary_outputs(model: FastRCNN) -> tuple[torch.Tensor, torch.Tensor]:
     boxes = torch.tensor(
         [[0, 0, 64, 64], [0, 0, 32, 32], [30, 8, 60, 20], [10, 10, 11, 50]], dtype=torch.float32
     )
-    batch = batch_images([image], _SIDE, _SIDE, model.head.delta_mean.device)
     with torch.inference_mode():
-        outputs: tuple[torch.Tensor, torch.Tensor] = model(
-            batch.images, to_rois([boxes], batch.factors)
-        )
+        batch = batch_images([image], _SIDE, _SIDE, model.head.delta_mean.device)
+        class_logits, box_deltas = model(batch.images, to_rois([boxes], batch.factors))
+        outputs = {"scores": class_logits, "boxes": box_deltas}
+        if model.rpn is not None:
+            (own,) = model.rpn(model.backbone(batch.images), batch.scaled)
+            outputs |= {"objectness": own.objectness, "proposals": own.deltas}
     return outputs
 
 
 def check_canary(model: FastRCNN) -> None:
-    """Raises ValueError where the canary's scores or boxes are not finite."""
-    class_logits, box_deltas = canary_outputs(model)
-    for name, values in (("scores", class_logits), ("boxes", box_deltas)):
+    """Raises ValueError where one of the canary's outputs is not finite."""
+    for name, values in canary_outputs(model).items():
         if not bool(torch.isfinite(values).all()):
             raise ValueError(f"gives {name} that are not finite on a test image")

@@ -22,8 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from fastrcnn.config import FastRCNNConfig, ProposalConfig
+from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
 from fastrcnn.model import FastRCNN
+from fastrcnn.rpn_config import RPNConfig
 from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD
 
 FORMAT_VERSION = 1
@@ -92,6 +93,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         proposals = ProposalConfig(**config["proposals"])
         for settings in (model_config, proposals):
             _check_types(settings)
+        if model_config.rpn is not None:
+            _check_types(model_config.rpn)
         classes = _class_names(config["classes"])
         expected = config["weights_sha256"]
     except (KeyError, TypeError, ValueError) as error:
@@ -100,6 +103,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{CONFIG}: {len(classes)} classes, model of {model_config.num_classes}"
         )
+    if proposals.name == LEARNED and model_config.rpn is None:
+        raise CheckpointError(f"{CONFIG}: proposals of the model's RPN, and a model without one")
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{WEIGHTS} is missing")
     digest = _sha256(folder / WEIGHTS)
@@ -147,7 +152,7 @@ def _class_names(names: object) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_types(settings: FastRCNNConfig | ProposalConfig) -> None:
+def _check_types(settings: FastRCNNConfig | RPNConfig | ProposalConfig) -> None:
     for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
         if not _fits(value, hint):

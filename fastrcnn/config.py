@@ -5,8 +5,10 @@ F = rbgirshick/fast-rcnn (the reference code), TV = torchvision's detection mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
+
+from fastrcnn.rpn_config import RPNConfig
 
 Pooling = Literal["max", "align"]
 Classifier = Literal["softmax", "svm"]
@@ -75,11 +77,14 @@ SELECTIVE_SEARCH_MODES = {
 }
 
 
+LEARNED = "rpn"
+"""The proposer that is part of the model, `FastRCNNConfig.rpn`: no function of an image alone."""
 PROPOSAL_MODES = {
     "selective_search": tuple(SELECTIVE_SEARCH_MODES),
     "opencv": ("fast", "quality"),
+    "grid": ("fast", "unfitted"),
 }
-"""Of the proposers that have any."""
+"""Of the proposers that have any. A `grid` is fitted to the training boxes unless it is `unfitted`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,9 +92,11 @@ class ProposalConfig:
     """How candidate boxes are made. Stored in the checkpoint: a detector knows only its own kind."""
 
     name: str = "selective_search"
-    """`selective_search` (ours), `opencv` (its selective search), `grid`, or `table` (precomputed)."""
+    """`selective_search` (ours), `opencv` (its selective search), `grid`, `table` (precomputed), or `rpn`
+    (the model's own)."""
     mode: str = "fast"
-    """`selective_search`: `fast`, `small` or `exact`. `opencv`: `fast` or `quality`."""
+    """`selective_search`: `fast`, `small` or `exact`. `opencv`: `fast` or `quality`. `grid`: `fast` or
+    `unfitted`."""
     max_boxes: int = 2000
     """Kept an image, best first (paper, section 4: about 2000)."""
     min_size: int | None = None
@@ -101,6 +108,9 @@ class ProposalConfig:
     k: tuple[int, ...] | None = None
     strategies: tuple[str, ...] | None = None
     """Of `selective_search`, see `SelectiveSearchMode`; by default the mode's."""
+    shapes: tuple[tuple[float, float], ...] | None = None
+    """Of a fitted `grid`: (height, width) of its boxes, as shares of the image's shorter side
+    (`fastrcnn.anchors`)."""
 
     def __post_init__(self) -> None:
         """Fill in what the mode says: a checkpoint keeps it even if a later version's modes are others."""
@@ -114,9 +124,16 @@ class ProposalConfig:
         for name, value in filled.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("k", "strategies"):  # JSON has lists
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("k", "strategies", "shapes"):  # JSON has lists
+            object.__setattr__(self, name, _tuples(getattr(self, name)))
+
+    def settings(self) -> dict[str, Any]:
+        """What is set, for hashes: a field that a later version adds changes none of the runs without it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,6 +203,9 @@ class FastRCNNConfig:
     detections_per_image: int | None = None
     """Best of an image kept after suppression (PF, TV, D2: 100; F: all)."""
 
+    rpn: RPNConfig | None = None
+    """A region proposal network on the backbone's maps, trained jointly. None: proposals are given."""
+
     def __post_init__(self) -> None:
         if self.num_classes < 1:
             raise ValueError(f"num_classes={self.num_classes}: a detector needs at least one class")
@@ -209,6 +229,8 @@ class FastRCNNConfig:
                 raise ValueError(
                     f"scale={scale}, max_size={self.max_size}: need 0 < scale <= max_size"
                 )
+        if self.rpn is not None and self.pyramid:
+            raise ValueError(f"pyramid={self.pyramid}: an RPN looks at one scale")
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -259,7 +281,7 @@ class FastRCNNConfig:
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"unknown model settings: {', '.join(sorted(unknown))}")
-        known: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
+        known: dict[str, Any] = {k: _tuples(v) for k, v in values.items()}
+        if known.get("rpn") is not None:
+            known["rpn"] = RPNConfig(**{k: _tuples(v) for k, v in known["rpn"].items()})
         return cls(**known)

@@ -12,18 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, nms
+from torchvision.ops import batched_nms
 
 from fastrcnn.boxes import clip, decode
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.pooling import scale_levels
-from fastrcnn.transform import batch_images, scaled_size, to_rois
+from fastrcnn.looking import classify_given, propose, propose_and_classify
+from fastrcnn.looking import distinct as distinct  # the output rules' own name for it
+from fastrcnn.rpn import RPN, Proposed
+from fastrcnn.transform import batch_images, group_by_shape, scaled_size
 
 if TYPE_CHECKING:
     from fastrcnn.model import FastRCNN
-
-PADDING_WASTE = 1.25
-"""Images share a batch while the padded area is below this multiple of each one's own."""
 
 
 class Detections(NamedTuple):
@@ -37,11 +36,21 @@ class Detections(NamedTuple):
     """(D,) float32."""
 
 
-@torch.inference_mode()
+class Scored(NamedTuple):
+    """Of one image: what was found, and how many proposals there were to find it in."""
+
+    detections: Detections
+    num_proposals: int
+
+
+Images = Sequence[Tensor | npt.NDArray[np.uint8]]
+Proposals = Sequence[Tensor | npt.NDArray[np.float32]]
+
+
 def detect(
     model: FastRCNN,
-    images: Sequence[Tensor | npt.NDArray[np.uint8]],
-    proposals: Sequence[Tensor | npt.NDArray[np.float32]],
+    images: Images,
+    proposals: Proposals | None = None,
     *,
     score_threshold: float | None = None,
 ) -> list[Detections]:
@@ -50,82 +59,85 @@ def detect(
     Args:
         model: in eval mode; its config holds scales and thresholds.
         images: N arrays (H, W, 3) uint8 RGB, oriented.
-        proposals: N arrays (P, 4) float32, image frame; P may be 0.
+        proposals: N arrays (P, 4) float32, image frame; P may be 0. None: of the model's own RPN.
         score_threshold: instead of the config's.
 
     Returns:
         One `Detections` an image, in order. The same image gives the same boxes alone or in company, up
         to float rounding.
+
+    Raises:
+        ValueError: another number of proposals than of images; or none, and the model has no RPN.
     """
+    scored = detect_counting(model, images, proposals, score_threshold=score_threshold)
+    return [one.detections for one in scored]
+
+
+@torch.inference_mode()
+def detect_counting(
+    model: FastRCNN,
+    images: Images,
+    proposals: Proposals | None = None,
+    *,
+    score_threshold: float | None = None,
+) -> list[Scored]:
+    """`detect`, with the number of each image's proposals."""
+    if proposals is None:
+        _check_rpn(model)
+    elif len(images) != len(proposals):
+        raise ValueError(f"{len(images)} images, but proposals for {len(proposals)}")
     config = model.config
     threshold = config.score_threshold if score_threshold is None else score_threshold
     device = model.head.delta_mean.device
     pixels = [_tensor(image) for image in images]
-    boxes = [_tensor(p).to(torch.float32).reshape(-1, 4) for p in proposals]
-    if len(pixels) != len(boxes):
-        raise ValueError(f"{len(pixels)} images, but proposals for {len(boxes)}")
-    results: dict[int, Detections] = {}
-    sizes = [(int(p.shape[0]), int(p.shape[1])) for p in pixels]
-    for group in group_by_shape([scaled_size(s, config.scales[0], config.max_size) for s in sizes]):
-        own = [distinct(boxes[i].to(device), config.proposal_nms) for i in group]
-        class_logits, box_deltas = _classify(model, [pixels[i] for i in group], own)
-        counts = [len(b) for b in own]
-        rows = torch.split(class_logits, counts), torch.split(box_deltas, counts)
-        parts = zip(group, own, *rows, strict=True)
-        for index, rois, logits, deltas in parts:
-            results[index] = postprocess(rois, logits, deltas, sizes[index], config, threshold)
+    results: dict[int, Scored] = {}
+    for group in _groups(pixels, config):
+        some = [pixels[i] for i in group]
+        if proposals is None:
+            looked = propose_and_classify(model, some)
+        else:
+            given = [_tensor(proposals[i]).to(device, torch.float32) for i in group]
+            looked = classify_given(model, some, [boxes.reshape(-1, 4) for boxes in given])
+        counts = [len(own) for own in looked.proposals]
+        rows = torch.split(looked.class_logits, counts), torch.split(looked.box_deltas, counts)
+        parts = zip(group, looked.counts, looked.proposals, *rows, strict=True)
+        for index, count, own, logits, deltas in parts:
+            found = postprocess(own, logits, deltas, _size(pixels[index]), config, threshold)
+            results[index] = Scored(found, count)
     return [results[index] for index in range(len(pixels))]
 
 
-def distinct(proposals: Tensor, iou_threshold: float | None) -> Tensor:
-    """Leave out each proposal whose IoU with a better-ranked one is above `iou_threshold`.
+@torch.inference_mode()
+def propose_learned(model: FastRCNN, images: Images) -> list[Proposed]:
+    """What the model's RPN proposes in images (H, W, 3) uint8, as `detect` scores it, in the image frame.
 
-    Args:
-        proposals: (P, 4) of one image, best first; P may be 0.
-        iou_threshold: None keeps all of them.
-
-    Returns:
-        (Q, 4), Q <= P, in the order they had.
+    Raises:
+        ValueError: the model has no RPN.
     """
-    if iou_threshold is None:
-        return proposals
-    ranks = torch.arange(len(proposals), 0, -1, device=proposals.device, dtype=proposals.dtype)
-    return proposals[nms(proposals, ranks, iou_threshold)]  # falling score: the order of the ranks
+    rpn, config = _check_rpn(model), model.config
+    pixels = [_tensor(image) for image in images]
+    results: dict[int, Proposed] = {}
+    for group in _groups(pixels, config):
+        device = model.head.delta_mean.device
+        batch = batch_images([pixels[i] for i in group], config.scale, config.max_size, device)
+        found = propose(rpn, model.backbone(batch.images), batch)
+        results.update(zip(group, found, strict=True))
+    return [results[index] for index in range(len(pixels))]
 
 
-def _classify(
-    model: FastRCNN, images: Sequence[Tensor], proposals: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Class logits and deltas of the proposals of like-shaped images, in their order.
+def _check_rpn(model: FastRCNN) -> RPN:
+    if model.rpn is None:
+        raise ValueError("the model has no RPN: give proposals for its images")
+    return model.rpn
 
-    Each level of a pyramid is a pass of its own over all images: in one batch for all levels the small ones
-    would be padded to the largest, which for the paper's five is 2.2 times the pixels.
-    """
-    config, device = model.config, model.head.delta_mean.device
-    if len(config.scales) == 1:
-        batch = batch_images(images, config.scales[0], config.max_size, device)
-        outputs: tuple[Tensor, Tensor] = model(batch.images, to_rois(proposals, batch.factors))
-        return outputs
-    counts = [len(p) for p in proposals]
-    levels = torch.cat(
-        [
-            scale_levels(
-                p, config.scales, (image.shape[0], image.shape[1]), max_size=config.max_size
-            )
-            for p, image in zip(proposals, images, strict=True)
-        ]
-    )  # (R,)
-    num_outputs = config.num_classes + 1
-    class_logits = torch.zeros(len(levels), num_outputs, device=device)
-    box_deltas = torch.zeros(len(levels), 4 * num_outputs, device=device)
-    for level, scale in enumerate(config.scales):
-        chosen = levels == level
-        if not chosen.any():
-            continue
-        batch = batch_images(images, scale, config.max_size, device)
-        own = [p[c] for p, c in zip(proposals, torch.split(chosen, counts), strict=True)]
-        class_logits[chosen], box_deltas[chosen] = model(batch.images, to_rois(own, batch.factors))
-    return class_logits, box_deltas
+
+def _groups(images: Sequence[Tensor], config: FastRCNNConfig) -> list[list[int]]:
+    sizes = [scaled_size(_size(image), config.scales[0], config.max_size) for image in images]
+    return group_by_shape(sizes)
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return int(image.shape[0]), int(image.shape[1])
 
 
 def _tensor(values: Tensor | npt.NDArray[Any]) -> Tensor:
@@ -171,28 +183,3 @@ def postprocess(
     if config.detections_per_image is not None:
         best = best[: config.detections_per_image]
     return Detections(boxes[best].cpu(), labels[best].cpu(), scores[best].cpu())
-
-
-def group_by_shape(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Split images into batches whose padding stays below `PADDING_WASTE`.
-
-    Args:
-        sizes: (height, width) of each image in the model frame.
-
-    Returns:
-        Lists of indices; every index once.
-    """
-    groups: list[list[int]] = []
-    extents: list[tuple[int, int]] = []
-    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i][0] / sizes[i][1], sizes[i])):
-        height, width = sizes[index]
-        if groups:
-            padded = max(extents[-1][0], height), max(extents[-1][1], width)
-            smallest = min(sizes[i][0] * sizes[i][1] for i in [*groups[-1], index])
-            if padded[0] * padded[1] <= PADDING_WASTE * smallest:
-                groups[-1].append(index)
-                extents[-1] = padded
-                continue
-        groups.append([index])
-        extents.append((height, width))
-    return groups

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from fastrcnn.boxes import encode
 from fastrcnn.config import FastRCNNConfig
+from fastrcnn.rpn import RPN, RPNLoss
 from fastrcnn.sampling import RoISample, sample_rois
-from fastrcnn.transform import batch_images, to_rois
+from fastrcnn.transform import ImageBatch, batch_images, to_rois
 
 
 class MultiTaskLoss(NamedTuple):
@@ -30,7 +31,7 @@ class Target(NamedTuple):
     """What training knows of one image; boxes in the image frame."""
 
     proposals: Tensor
-    """(P, 4) float32."""
+    """(P, 4) float32; P = 0 where the model makes its own."""
     gt_boxes: Tensor
     """(G, 4) float32; G may be 0."""
     gt_labels: Tensor
@@ -42,6 +43,13 @@ class TrainingLoss(NamedTuple):
     num_rois: int
     """RoIs that the loss was averaged over: ranks weigh their gradients by it."""
     num_fg: int
+    rpn: RPNLoss | None = None
+    """Where the model has an RPN; averaged over the images."""
+
+    @property
+    def total(self) -> Tensor:
+        """The whole objective, as one worker that sees all images minimises it."""
+        return self.loss.total + sum(self.rpn or ())
 
 
 def multi_task_loss(
@@ -91,7 +99,9 @@ def training_loss(
     delta_std: Tensor,
     seeds: Sequence[int] | None = None,
 ) -> TrainingLoss:
-    """Sample RoIs of each image, run the model over all of them, and give the two losses.
+    """Sample RoIs of each image, run the model over all of them, and give the losses.
+
+    Of a model with an RPN, RoIs are sampled from what it proposes, and its own two losses come along.
 
     Args:
         model: a `FastRCNN`, or a wrapper of one: it is *called*, since DDP synchronises gradients only
@@ -105,13 +115,25 @@ def training_loss(
     """
     device = delta_mean.device
     seeds = range(len(images)) if seeds is None else seeds
-    samples = [_sample(t, config, s) for t, s in zip(targets, seeds, strict=True)]
     scales = [_random_scale(config, seed) for seed in seeds]
     batch = batch_images(images, scales, config.max_size, device)
-    rois = to_rois([sample.rois for sample in samples], batch.factors)
-    labels = torch.cat([sample.labels for sample in samples]).to(device)
-    raw = torch.cat([encode(sample.rois, sample.gt_boxes) for sample in samples]).to(device)
+    samples: list[RoISample] = []
+    rpn_losses: list[RPNLoss] = []
+
+    def sample(proposals: Sequence[Tensor]) -> Tensor:
+        given = zip(proposals, targets, seeds, strict=True)
+        samples.extend(_sample(*each, config) for each in given)
+        return to_rois([own.rois for own in samples], batch.factors)
+
+    def choose(rpn: RPN, features: list[Tensor]) -> Tensor:
+        proposals, losses = _own_proposals(rpn, features, batch, targets, seeds)
+        rpn_losses.append(losses)
+        return sample(proposals)
+
+    rois = choose if config.rpn else sample([target.proposals for target in targets])
     class_logits, box_deltas = model(batch.images, rois)
+    labels = torch.cat([own.labels for own in samples]).to(device)
+    raw = torch.cat([encode(own.rois, own.gt_boxes) for own in samples]).to(device)
     loss = multi_task_loss(
         class_logits,
         (box_deltas - delta_mean.flatten()) / delta_std.flatten(),
@@ -120,8 +142,30 @@ def training_loss(
         beta=config.beta,
         box_weight=config.box_weight,
     )
-    num_fg = sum(int((sample.labels > 0).sum()) for sample in samples)
-    return TrainingLoss(loss, len(labels), num_fg)
+    num_fg = sum(int((own.labels > 0).sum()) for own in samples)
+    return TrainingLoss(loss, len(labels), num_fg, rpn_losses[0] if rpn_losses else None)
+
+
+def _own_proposals(
+    rpn: RPN,
+    features: list[Tensor],
+    batch: ImageBatch,
+    targets: Sequence[Target],
+    seeds: Sequence[int],
+) -> tuple[list[Tensor], RPNLoss]:
+    """The RPN's proposals (P, 4) of each image, image frame, and its losses: approximate joint training (Ren
+    et al. 2015, section 3.2), no gradient through the boxes."""
+    predictions = rpn(features, batch.scaled)
+    gt_boxes = [
+        target.gt_boxes.to(factor) * factor
+        for target, factor in zip(targets, batch.factors, strict=True)
+    ]
+    generators = [
+        torch.Generator().manual_seed(seed + 2) for seed in seeds
+    ]  # not the RoIs' numbers
+    losses = rpn.losses(predictions, gt_boxes, generators)
+    proposed = zip(rpn.propose(predictions), batch.factors, strict=True)
+    return [proposals.boxes / factor for proposals, factor in proposed], losses
 
 
 def _random_scale(config: FastRCNNConfig, seed: int) -> int:
@@ -132,11 +176,11 @@ def _random_scale(config: FastRCNNConfig, seed: int) -> int:
     return config.scales[int(torch.randint(len(config.scales), (), generator=generator))]
 
 
-def _sample(target: Target, config: FastRCNNConfig, seed: int) -> RoISample:
+def _sample(proposals: Tensor, target: Target, seed: int, config: FastRCNNConfig) -> RoISample:
     return sample_rois(
-        target.proposals,
-        target.gt_boxes,
-        target.gt_labels,
+        proposals,
+        target.gt_boxes.to(proposals.device),
+        target.gt_labels.to(proposals.device),
         num_rois=config.rois_per_image,
         fg_fraction=config.fg_fraction,
         fg_iou=config.fg_iou,

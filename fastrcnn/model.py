@@ -5,7 +5,7 @@ N images, R RoIs over all of them, K classes, C channels. Read from small to lar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,10 @@ from torch.nn import functional as F
 from fastrcnn.backbones import Backbone, body_weights, fc_weights
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.pooling import pool
+from fastrcnn.rpn import RPN
+
+ChooseRois = Callable[[RPN, list[Tensor]], Tensor]
+"""The model's RPN and the feature maps of a batch to its rois (R, 5)."""
 
 
 class Head(nn.Module):
@@ -66,7 +70,8 @@ class FastRCNN(nn.Module):
     """The network of the paper's figure 1.
 
     Input: images (N, 3, H, W) float32, normalised (`fastrcnn.transform.batch_images`), and rois (R, 5),
-    batch index first, in the same model frame. Output, in both modes: class_logits (R, K + 1), column 0
+    batch index first, in the same model frame; or, where the model has an RPN, what chooses them: its
+    proposals are known only when the maps are. Output, in both modes: class_logits (R, K + 1), column 0
     background, and box_deltas (R, 4 * (K + 1)), not normalised, for `fastrcnn.boxes.decode`.
     """
 
@@ -78,10 +83,18 @@ class FastRCNN(nn.Module):
         self.config = config
         self.backbone = Backbone(config.backbone, frozen_norm=config.frozen_norm)
         self.head = Head(config, self.backbone.out_channels)
+        # After the head: a model without an RPN starts from the same random numbers as ever.
+        self.rpn: RPN | None = None
+        if config.rpn is not None:
+            self.rpn = RPN(config.rpn, self.backbone.out_channels, self.backbone.strides)
         self.backbone.freeze(config.frozen_stages)
 
-    def forward(self, images: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, rois: Tensor | ChooseRois) -> tuple[Tensor, Tensor]:
         features = self.backbone(images)
+        if not isinstance(rois, Tensor):
+            if self.rpn is None:
+                raise ValueError("the model has no RPN: give rois")
+            rois = rois(self.rpn, features)
         if torch.is_grad_enabled():
             return self._classify(features, rois)
         chunks = [

@@ -65,14 +65,15 @@ def sample_rois(
         # RoI-centric: this image's one RoI is foreground as often as one of 1 / fg_fraction.
         num_fg = float(torch.rand((), generator=generator) < num_fg)
     bg = ((iou >= bg_iou[0]) & (iou < bg_iou[1])).nonzero()[:, 0]
-    fg = _draw(fg, round(num_fg), generator)
-    bg = _draw(bg, num_rois - len(fg), generator)
+    fg = draw(fg, round(num_fg), generator)
+    bg = draw(bg, num_rois - len(fg), generator)
     keep = torch.cat([fg, bg])
     labels = labels[keep]
     labels[len(fg) :] = 0
     return RoISample(candidates[keep], labels, matched[keep])
 
 
-def _draw(indices: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+def draw(indices: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """At most `count` of `indices` (N,), without replacement; the same on every device."""
     order = torch.randperm(len(indices), generator=generator)[:count]
     return indices[order.to(indices.device)]

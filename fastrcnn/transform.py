@@ -20,6 +20,9 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 PAD_MULTIPLE = 32
 """Largest stride of a backbone: feature pyramids need sizes that halve evenly."""
 
+PADDING_WASTE = 1.25
+"""Images share a batch while the padded area is below this multiple of each one's own."""
+
 
 class ImageBatch(NamedTuple):
     images: Tensor
@@ -28,6 +31,8 @@ class ImageBatch(NamedTuple):
     """(N, 4) float32: multiply a box of the image frame to get it in the model frame."""
     sizes: tuple[tuple[int, int], ...]
     """Of each image, in the image frame."""
+    scaled: tuple[tuple[int, int], ...]
+    """Of each image, in the model frame, without padding."""
 
 
 def scale_factor(size: tuple[int, int], scale: int, max_size: int) -> float:
@@ -80,7 +85,8 @@ def batch_images(
     batch = torch.zeros(len(resized), 3, padded_height, padded_width, device=device)
     for slot, pixels in zip(batch, resized, strict=True):
         slot[:, : pixels.shape[1], : pixels.shape[2]] = (pixels - mean) / std
-    return ImageBatch(batch, torch.tensor(factors, device=device), sizes)
+    scaled = tuple((int(r.shape[1]), int(r.shape[2])) for r in resized)
+    return ImageBatch(batch, torch.tensor(factors, device=device), sizes, scaled)
 
 
 def to_rois(boxes: Sequence[Tensor], factors: Tensor) -> Tensor:
@@ -94,3 +100,28 @@ def to_rois(boxes: Sequence[Tensor], factors: Tensor) -> Tensor:
 
 def _round_up(length: int) -> int:
     return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
+def group_by_shape(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Split images into batches whose padding stays below `PADDING_WASTE`.
+
+    Args:
+        sizes: (height, width) of each image in the model frame.
+
+    Returns:
+        Lists of indices; every index once.
+    """
+    groups: list[list[int]] = []
+    extents: list[tuple[int, int]] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i][0] / sizes[i][1], sizes[i])):
+        height, width = sizes[index]
+        if groups:
+            padded = max(extents[-1][0], height), max(extents[-1][1], width)
+            smallest = min(sizes[i][0] * sizes[i][1] for i in [*groups[-1], index])
+            if padded[0] * padded[1] <= PADDING_WASTE * smallest:
+                groups[-1].append(index)
+                extents[-1] = padded
+                continue
+        groups.append([index])
+        extents.append((height, width))
+    return groups

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.detection import PADDING_WASTE, detect, distinct, group_by_shape, postprocess
+from fastrcnn.detection import detect, distinct, postprocess
 from fastrcnn.model import FastRCNN
+from fastrcnn.transform import PADDING_WASTE, group_by_shape
 
 
 def config(**changes: object) -> FastRCNNConfig:

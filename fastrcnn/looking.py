@@ -1,0 +1,114 @@
+"""Like-shaped images through the network: what its heads say of given proposals, or of its own.
+
+N images, P proposals of one, K classes. Proposals are in the image frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from fastrcnn.boxes import clip
+from fastrcnn.pooling import scale_levels
+from fastrcnn.rpn import RPN, Proposed
+from fastrcnn.transform import ImageBatch, batch_images, to_rois
+
+if TYPE_CHECKING:
+    from fastrcnn.model import FastRCNN
+
+
+class Looked(NamedTuple):
+    """Like-shaped images after their pass through the network."""
+
+    counts: list[int]
+    """Proposals of each image, before near-duplicates were left out."""
+    proposals: list[Tensor]
+    """(P, 4) of each image, image frame."""
+    class_logits: Tensor
+    """(sum of P, K + 1)."""
+    box_deltas: Tensor
+    """(sum of P, 4 * (K + 1))."""
+
+
+def classify_given(model: FastRCNN, images: Sequence[Tensor], given: Sequence[Tensor]) -> Looked:
+    own = [distinct(boxes, model.config.proposal_nms) for boxes in given]
+    return Looked([len(boxes) for boxes in given], own, *_classify(model, images, own))
+
+
+def propose_and_classify(model: FastRCNN, images: Sequence[Tensor]) -> Looked:
+    """One pass of the backbone, for the RPN and for the heads."""
+    config = model.config
+    batch = batch_images(images, config.scale, config.max_size, model.head.delta_mean.device)
+    counts: list[int] = []
+    own: list[Tensor] = []
+
+    def choose(rpn: RPN, features: list[Tensor]) -> Tensor:
+        for proposed in propose(rpn, features, batch):
+            counts.append(len(proposed.boxes))
+            own.append(distinct(proposed.boxes, config.proposal_nms))
+        return to_rois(own, batch.factors)
+
+    class_logits, box_deltas = model(batch.images, choose)
+    return Looked(counts, own, class_logits, box_deltas)
+
+
+def propose(rpn: RPN, features: list[Tensor], batch: ImageBatch) -> list[Proposed]:
+    """In the image frame."""
+    found = rpn.propose(rpn(features, batch.scaled))
+    each = zip(found, batch.factors, batch.sizes, strict=True)
+    return [Proposed(clip(one.boxes / factor, size), one.scores) for one, factor, size in each]
+
+
+def distinct(proposals: Tensor, iou_threshold: float | None) -> Tensor:
+    """Leave out each proposal whose IoU with a better-ranked one is above `iou_threshold`.
+
+    Args:
+        proposals: (P, 4) of one image, best first; P may be 0.
+        iou_threshold: None keeps all of them.
+
+    Returns:
+        (Q, 4), Q <= P, in the order they had.
+    """
+    if iou_threshold is None:
+        return proposals
+    ranks = torch.arange(len(proposals), 0, -1, device=proposals.device, dtype=proposals.dtype)
+    return proposals[nms(proposals, ranks, iou_threshold)]  # falling score: the order of the ranks
+
+
+def _classify(
+    model: FastRCNN, images: Sequence[Tensor], proposals: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Class logits and deltas of the proposals of like-shaped images, in their order.
+
+    Each level of a pyramid is a pass of its own over all images: in one batch for all levels the small ones
+    would be padded to the largest, which for the paper's five is 2.2 times the pixels.
+    """
+    config, device = model.config, model.head.delta_mean.device
+    if len(config.scales) == 1:
+        batch = batch_images(images, config.scales[0], config.max_size, device)
+        outputs: tuple[Tensor, Tensor] = model(batch.images, to_rois(proposals, batch.factors))
+        return outputs
+    counts = [len(p) for p in proposals]
+    levels = torch.cat(
+        [
+            scale_levels(
+                p, config.scales, (image.shape[0], image.shape[1]), max_size=config.max_size
+            )
+            for p, image in zip(proposals, images, strict=True)
+        ]
+    )  # (R,)
+    num_outputs = config.num_classes + 1
+    class_logits = torch.zeros(len(levels), num_outputs, device=device)
+    box_deltas = torch.zeros(len(levels), 4 * num_outputs, device=device)
+    for level, scale in enumerate(config.scales):
+        chosen = levels == level
+        if not chosen.any():
+            continue
+        batch = batch_images(images, scale, config.max_size, device)
+        own = [p[c] for p, c in zip(proposals, torch.split(chosen, counts), strict=True)]
+        class_logits[chosen], box_deltas[chosen] = model(batch.images, to_rois(own, batch.factors))
+    return class_logits, box_deltas
