@@ -84,6 +84,11 @@ class Backbone(nn.Module):
         return self
 
 
+def strides_of(name: str) -> tuple[int, ...]:
+    """Pixels of the model frame a cell of each map of a backbone, finest first."""
+    return _SPECS[name].strides
+
+
 def body_weights(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The part of a torchvision classifier's state_dict that the body holds, under the body's keys."""
     prefix = _SPECS[name].prefix

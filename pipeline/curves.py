@@ -9,7 +9,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-COLORS = {"loss": "#000000", "classification": "#0072b2", "localization": "#d55e00"}
+COLORS = {"loss": "#000000", "classification": "#0072b2", "localization": "#d55e00"} | {
+    "loss_objectness": "#56b4e9",
+    "loss_rpn_box": "#e69f00",
+}
 """Okabe and Ito's palette: told apart by colour-blind readers and in grey."""
 
 
@@ -26,6 +29,8 @@ def loss_curves(curves: dict[str, Any]) -> bytes:
     iterations = [row["iteration"] for row in steps]
     window = max(1, len(steps) // 50)
     for name, color in COLORS.items():
+        if steps and name not in steps[0]:
+            continue  # of an RPN
         values = np.array([row[name] for row in steps])
         axes.plot(iterations, values, color=color, alpha=0.15, linewidth=0.8)
         smooth = np.convolve(values, np.ones(window) / window, mode="valid")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrcnn.canary import check_canary
@@ -79,7 +79,7 @@ def prepare(config: ScoreConfig) -> Job:
     facts = {
         "model_id": checkpoint.model_id,
         "checkpoint": {k: v for k, v in checkpoint.config.items() if k != "training"},
-        "proposals": asdict(proposals),
+        "proposals": proposals.settings(),
         "table": [(item.uri, item.etag) for item in storage.list_objects(table)] if table else [],
         "score_threshold": config.score_threshold,
         "max_bytes": config.max_bytes,

@@ -27,14 +27,20 @@ class ProgressLines:
             return
         mean = {key: sum(r[key] for r in self.rows) / len(self.rows) for key in row}
         speed = len(self.rows) / max(elapsed, 1e-9)
+        own = "".join(
+            f", {name} {mean[key]:.3f}"
+            for name, key in (("objectness", "loss_objectness"), ("anchors", "loss_rpn_box"))
+            if key in mean
+        )
         logger.info(
-            "step %d/%d  loss %.3f (class %.3f, box %.3f)  lr %.2g  foreground %.0f%%"
+            "step %d/%d  loss %.3f (class %.3f, box %.3f%s)  lr %.2g  foreground %.0f%%"
             "  %.1f images/s  waiting for data %.0f%%  %.0f s left",
             row["iteration"],
             self.num_iterations,
             mean["loss"],
             mean["classification"],
             mean["localization"],
+            own,
             row["learning_rate"],
             100 * mean["foreground"],
             speed * self.batch_size,

@@ -17,11 +17,12 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from fastrcnn.config import ProposalConfig
+from fastrcnn.config import LEARNED, ProposalConfig
 from fastrcnn.proposals import prepare, propose
 from pipeline import cluster, storage
 from pipeline.errors import UserError
@@ -51,7 +52,7 @@ CACHE = pa.schema(
 
 def settings_name(config: ProposalConfig) -> str:
     """Folder of one proposer's settings, e.g. `opencv-3f2a9c01`."""
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(config.settings(), sort_keys=True).encode()).hexdigest()
     return f"{config.name}-{digest[:8]}"
 
 
@@ -70,7 +71,7 @@ def _propose_one(uri: str, etag: str | None, config: ProposalConfig) -> dict[str
         pixels = decode(storage.read_bytes(uri, etag=etag, max_bytes=MAX_BYTES)).pixels
     except (StorageError, ImageError) as error:
         return row | {"error": f"{error.status}: {error}"}
-    boxes = propose(pixels, config)
+    boxes = np.zeros((0, 4), np.float32) if config.name == LEARNED else propose(pixels, config)
     return row | {"boxes": boxes, "width": pixels.shape[1], "height": pixels.shape[0]}
 
 
@@ -81,7 +82,8 @@ def compute_proposals(
 
     Args:
         images: listed objects, so that a change is seen.
-        config: the proposer and its settings; each set of settings has a folder of its own.
+        config: the proposer and its settings; each set of settings has a folder of its own. `rpn` makes no
+            boxes of an image alone: each that can be decoded has an empty list.
         folder: URI.
 
     Returns:

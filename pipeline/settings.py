@@ -9,15 +9,18 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastrcnn.config import FastRCNNConfig
+from fastrcnn.rpn_config import RPNConfig
 from fastrcnn.solver import SolverConfig
 from pipeline.errors import UserError
 
-GIVEN = ("num_classes",)
-"""Fields that the data decides."""
+GIVEN = ("num_classes", "rpn")
+"""Fields that the data decides, or another flag."""
+RPN_PREFIX = "rpn_"
+"""Before the name of a number of `RPNConfig`."""
 
 
 def parse_settings(settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``NAME=VALUE`` texts as changes of (FastRCNNConfig, SolverConfig).
+    """``NAME=VALUE`` texts as changes of (FastRCNNConfig, SolverConfig); of RPNConfig: the former's `rpn`.
 
     Values are written as in JSON; a tuple also as ``480,576,688``; text needs no quotes.
 
@@ -28,9 +31,12 @@ def parse_settings(settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, A
         ["pyramid=480,576", "class_agnostic=true", "momentum=0.8"] gives
         ({"pyramid": (480, 576), "class_agnostic": True}, {"momentum": 0.8}).
     """
-    changes: dict[type, dict[str, Any]] = {FastRCNNConfig: {}, SolverConfig: {}}
+    changes: dict[type, dict[str, Any]] = {FastRCNNConfig: {}, SolverConfig: {}, RPNConfig: {}}
     owners = {
-        field.name: owner for owner in changes for field in fields(owner) if field.name not in GIVEN
+        RPN_PREFIX * (owner is RPNConfig) + field.name: owner
+        for owner in changes
+        for field in fields(owner)
+        if field.name not in GIVEN
     }
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -43,11 +49,14 @@ def parse_settings(settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, A
                 f"Names are {', '.join(sorted(owners))}.",
             )
         owner = owners[name]
+        if owner is RPNConfig:
+            name = name.removeprefix(RPN_PREFIX)
         if name in changes[owner]:
             raise UserError(f"--set {setting}", f"{name} is set twice", "Set it once.")
         hint = get_type_hints(owner)[name]
         changes[owner][name] = _parse(text, hint, setting)
-    return changes[FastRCNNConfig], changes[SolverConfig]
+    rpn = {"rpn": changes[RPNConfig]} if changes[RPNConfig] else {}
+    return changes[FastRCNNConfig] | rpn, changes[SolverConfig]
 
 
 def _parse(text: str, hint: Any, setting: str) -> Any:

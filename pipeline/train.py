@@ -80,7 +80,7 @@ def run(config: TrainConfig) -> TrainResult | None:
     if config.mlflow_uri:
         check_installed(config.mlflow_uri)
     training, validation = read_data(config)
-    plan = TrainPlan.of(config, training.classes)
+    plan = TrainPlan.of(config, training.classes).fitted(training.images)
     memory = step_memory(plan.model, plan.solver, config.num_workers)
     describe(config, plan, training, validation)
     logger.info("a worker's step needs %s", memory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from fastrcnn.config import ProposalConfig
+from fastrcnn.config import LEARNED, ProposalConfig
 from pipeline import storage
 from pipeline.annotations import LabelledImages, read_labelled_images, splits
 from pipeline.config import TrainConfig
@@ -42,6 +42,9 @@ def with_proposals(
 ) -> tuple[list[Example], list[Example]]:
     """Training and validation examples: labelled images joined with their proposals.
 
+    Where the model makes its own, each image is looked at once all the same: what cannot be decoded is left
+    out here, and does not end a training hours later.
+
     Raises:
         UserError: a given table has no usable row for an image.
         JobError: more images than --max-failures allows are not there or could not be read.
@@ -54,7 +57,7 @@ def with_proposals(
         # Every object, whatever its suffix: what is labelled is an image.
         listed = {info.uri: info for info in storage.list_objects(config.data)}
         infos = [listed[uri] for uri in wanted if uri in listed]
-        folder = storage.join(config.output, "proposals")
+        folder = storage.join(config.output, "checked" if proposer.name == LEARNED else "proposals")
         boxes, errors = compute_proposals(infos, proposer, folder)
         errors |= {uri: "missing: labelled, but not there" for uri in wanted if uri not in listed}
         _check_failures(config, errors, len(wanted))

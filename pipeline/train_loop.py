@@ -28,7 +28,6 @@ from torch import nn
 
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
-from fastrcnn.detection import detect
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import SolverConfig, build_optimizer, freeze_untrained
 from pipeline.cli import configure_logging
@@ -39,7 +38,7 @@ from pipeline.progress_lines import ProgressLines
 from pipeline.train_step import NonFiniteLossError, train_step
 from pipeline.training_board import TrainingBoard
 from pipeline.training_state import Progress, restore_state, save_state
-from pipeline.validation import validate
+from pipeline.validation import detector_of, validate
 from pipeline.validation_pictures import draw_validation
 
 logger = logging.getLogger(__name__)
@@ -192,8 +191,7 @@ def _validate(run: _Trained) -> dict[str, Any]:
         return metrics
     run.model.eval()
     classes = run.job.classes
-    detector = partial(detect, run.model)
-    found = validate(detector, len(classes), run.validation, run.rank, run.world_size)
+    found = validate(detector_of(run.model), len(classes), run.validation, run.rank, run.world_size)
     metrics |= found.metrics(classes)
     run.progress.validations.append(metrics)
     if run.rank == 0:

@@ -14,10 +14,11 @@ import torchvision
 
 from fastrcnn.config import PROPOSAL_MODES, FastRCNNConfig, ProposalConfig
 from fastrcnn.solver import SolverConfig
-from pipeline.annotations import LabelledImages
+from pipeline.annotations import LabelledImage, LabelledImages
 from pipeline.config import TrainConfig
 from pipeline.data_table import describe_data
 from pipeline.errors import UserError
+from pipeline.learned_proposals import fit_anchors_to, fit_grid_to, rpn_of
 from pipeline.proposals_table import find_table
 from pipeline.settings import parse_settings
 
@@ -49,12 +50,23 @@ class TrainPlan:
             # Nothing to keep: every stage learns, and batch norms must find their statistics.
             changes |= {"frozen_stages": 0, "frozen_norm": False}
         model_settings, solver_settings = parse_settings(config.set)
+        rpn_settings = model_settings.pop("rpn", {})
+        proposals = _proposals(config)
         try:
             model = preset(len(classes), **(changes | model_settings))
             solver = replace(_solver(config), **solver_settings)
+            model = rpn_of(model, solver, proposals, rpn_settings)
         except ValueError as error:
             raise UserError("--set, --backbone, --scale", str(error), "See --help.") from error
-        return cls(model=model, solver=solver, proposals=_proposals(config))
+        return cls(model=model, solver=solver, proposals=proposals)
+
+    def fitted(self, images: Sequence[LabelledImage]) -> TrainPlan:
+        """With the anchors of an RPN, or the shapes of a grid, fitted to the boxes of these images."""
+        return replace(
+            self,
+            model=fit_anchors_to(self.model, images),
+            proposals=fit_grid_to(self.proposals, images),
+        )
 
 
 def _solver(config: TrainConfig) -> SolverConfig:
@@ -108,6 +120,11 @@ def describe(
         iterations * plan.solver.batch_size / num_images,
         plan.solver.learning_rate,
     )
+    if plan.model.rpn is not None:
+        rpn = plan.model.rpn
+        logger.info("anchors: sides %s, height / width %s", rpn.sides, rpn.ratios)
+    if plan.proposals.shapes is not None:
+        logger.info("grid: shapes %s of the shorter side", plan.proposals.shapes)
 
 
 def provenance(config: TrainConfig, plan: TrainPlan, num_images: int) -> dict[str, Any]:

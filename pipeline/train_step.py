@@ -61,28 +61,32 @@ def train_step(
     sums = _accumulate(model, wrapped, batch, solver, world_size / usual)
     if world_size > 1:
         dist.all_reduce(sums)
-    total, classification, localization, num_rois, num_fg = sums.tolist()
-    if not math.isfinite(total):
+    total, classification, localization, num_rois, num_fg, *rpn, num_images = sums.tolist()
+    if not math.isfinite(total + sum(rpn)):
+        own = f", objectness {rpn[0]}, anchors' boxes {rpn[1]}" if model.rpn else ""
         raise NonFiniteLossError(
             f"loss at step {step} is not finite: classification {classification}, localization"
-            f" {localization}; images: {', '.join(_all_images(batch, world_size))}."
+            f" {localization}{own}; images: {', '.join(_all_images(batch, world_size))}."
             " Look at them, or lower --learning-rate."
         )
     count = max(num_rois, 1.0)
-    if count != usual:
+    # An RPN's are divided by the anchors asked for, the heads' then by the RoIs asked for too: one factor
+    # cannot make up for what both found short.
+    if count != usual and model.rpn is None:
         _scale_gradients(optimizer, usual / count)
     if solver.max_grad_norm is not None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), solver.max_grad_norm)
     optimizer.step()
+    objectness, rpn_box = (value / max(num_images, 1.0) for value in rpn)
     return {
         "iteration": step + 1,
-        "loss": total / count,
+        "loss": total / count + objectness + rpn_box,
         "classification": classification / count,
         "localization": localization / count,
         "learning_rate": rate,
         "rois": num_rois,
         "foreground": num_fg / count,
-    }
+    } | ({"loss_objectness": objectness, "loss_rpn_box": rpn_box} if model.rpn else {})
 
 
 def _all_images(batch: Batch, world_size: int) -> list[str]:
@@ -97,10 +101,11 @@ def _all_images(batch: Batch, world_size: int) -> list[str]:
 def _accumulate(
     model: FastRCNN, wrapped: nn.Module, batch: Batch, solver: SolverConfig, weight: float
 ) -> Tensor:
-    """Backward of every pass; sums over this rank's RoIs: the three losses, RoIs, foreground RoIs."""
+    """Backward of every pass; sums over this rank's RoIs: the three losses, RoIs, foreground RoIs; over its
+    images: the RPN's two losses, images."""
     passes = _passes(batch, solver.images_per_pass)
     device = model.head.delta_mean.device
-    sums = torch.zeros(5, device=device)
+    sums = torch.zeros(8, device=device)
     for index, part in enumerate(passes):
         # DDP averages gradients over the ranks in the last backward, of all that was added up till then.
         last = index == len(passes) - 1
@@ -115,9 +120,18 @@ def _accumulate(
                     delta_std=model.head.delta_std,
                     seeds=part.seeds,
                 )
-            torch.autograd.backward(out.loss.total * (out.num_rois * weight))
+            total = out.loss.total * (out.num_rois * weight)
+            rpn = torch.stack([*out.rpn]) if out.rpn else torch.zeros(2, device=device)
+            if out.rpn:
+                # An image counts as much as the RoIs asked of it.
+                total = total + rpn.sum() * (
+                    len(part.images) * model.config.rois_per_image * weight
+                )
+            torch.autograd.backward(total)
         losses = torch.stack([*out.loss]).detach() * out.num_rois
-        sums += torch.cat([losses, losses.new_tensor([out.num_rois, out.num_fg])])
+        counts = losses.new_tensor([out.num_rois, out.num_fg])
+        images = losses.new_tensor([len(part.images)])
+        sums += torch.cat([losses, counts, rpn.detach() * len(part.images), images])
     return sums
 
 

@@ -16,7 +16,8 @@ from tensorboardX import SummaryWriter
 from pipeline import storage
 
 NAMES = ("loss", "classification", "localization", "learning_rate", "foreground")
-"""And `seconds` of a step, and the share of them that waited for data."""
+RPN_NAMES = ("loss_objectness", "loss_rpn_box")
+"""Where the model has an RPN. And `seconds` of a step, and the share of them that waited for data."""
 
 
 class TrainingBoard:
@@ -38,7 +39,7 @@ class TrainingBoard:
 
     def step(self, row: Mapping[str, float]) -> None:
         """Take a step's row of the history."""
-        for name in NAMES:
+        for name in (*NAMES, *(name for name in RPN_NAMES if name in row)):
             self._writer.add_scalar(f"train/{name}", row[name], int(row["iteration"]))
         seconds = row["seconds"]
         self._writer.add_scalar("speed/step_seconds", seconds, int(row["iteration"]))

@@ -7,6 +7,7 @@ come on top. So what is refused here cannot fit, and what is let through may sti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
@@ -62,8 +63,11 @@ def step_memory(config: FastRCNNConfig, solver: SolverConfig, num_workers: int) 
     channels, side = model.backbone.out_channels, config.pool_size
     pooled = torch.empty(config.rois_per_image, channels, side, side, device="meta")
     # With a trained backbone, gradients flow into the pooled features.
-    pooled.requires_grad_(any(p.requires_grad for p in model.backbone.parameters()))
+    trained_backbone = any(p.requires_grad for p in model.backbone.parameters())
+    pooled.requires_grad_(trained_backbone)
     kept = _kept_for_backward(model.backbone, image) + _kept_for_backward(model.head, pooled)
+    if model.rpn is not None:
+        kept += _kept_of_rpn(model, image, trained_backbone)
     weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return StepMemory(
@@ -74,9 +78,22 @@ def step_memory(config: FastRCNNConfig, solver: SolverConfig, num_workers: int) 
     )
 
 
-def _kept_for_backward(module: nn.Module, inputs: Tensor) -> int:
-    """Bytes that autograd keeps, each storage once, without the module's own parameters and buffers."""
-    own = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
+def _kept_of_rpn(model: FastRCNN, image: Tensor, trained_backbone: bool) -> int:
+    """Of its head, without the feature maps, which the backbone's part has; anchors come on top."""
+    assert model.rpn is not None
+    with torch.no_grad():
+        maps = model.backbone(image)
+    maps = [torch.empty_like(own, requires_grad=trained_backbone) for own in maps]
+    return _kept_for_backward(model.rpn.head, maps, shared=maps)
+
+
+def _kept_for_backward(
+    module: nn.Module, inputs: Tensor | list[Tensor], shared: Sequence[Tensor] = ()
+) -> int:
+    """Bytes that autograd keeps, each storage once, without the module's own parameters and buffers, and
+    without what is `shared` with others."""
+    parts = (*module.parameters(), *module.buffers(), *shared)
+    own = {t.untyped_storage()._cdata for t in parts}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch.distributed as dist
 
-from fastrcnn.detection import Detections
+from fastrcnn.detection import Detections, detect
 from fastrcnn.metrics import ImageDetections, ImageGroundTruth, VOCResult, evaluate_voc
+from fastrcnn.model import FastRCNN
 from pipeline import storage
 from pipeline.examples import Example
 from pipeline.images import decode
@@ -39,8 +40,19 @@ Detect = Callable[[Sequence[npt.NDArray[np.uint8]], Sequence[Boxes]], list[Detec
 """Decoded images and their proposals to detections."""
 
 
+def detector_of(model: FastRCNN) -> Detect:
+    """A model in eval mode as `validate` calls it: on the proposals it is given, or on its own RPN's."""
+
+    def run(
+        images: Sequence[npt.NDArray[np.uint8]], proposals: Sequence[Boxes]
+    ) -> list[Detections]:
+        return detect(model, images, None if model.rpn else proposals)
+
+    return run
+
+
 def validate(
-    detect: Detect,
+    run: Detect,
     num_classes: int,
     validation: Sequence[Example],
     rank: int = 0,
@@ -49,14 +61,14 @@ def validate(
     """Detect on the validation images, each rank on its share, and measure average precision.
 
     Args:
-        detect: of a model in eval mode.
+        run: of a model in eval mode.
     """
     found: dict[int, ImageDetections] = {}
     own = range(rank, len(validation), world_size)
     for start in range(0, len(own), VALIDATION_BATCH):
         indices = own[start : start + VALIDATION_BATCH]
         pixels = [decode(storage.read_bytes(validation[i].image.image_uri)).pixels for i in indices]
-        batch = detect(pixels, [validation[i].proposals for i in indices])
+        batch = run(pixels, [validation[i].proposals for i in indices])
         for index, (boxes, labels, scores) in zip(indices, batch, strict=True):
             found[index] = ImageDetections(
                 boxes=boxes.numpy(), labels=labels.numpy(), scores=scores.numpy()

@@ -6,6 +6,7 @@ proposer(image (H, W, 3) uint8 RGB, *, mode, max_boxes, min_size, seed) -> (P, 4
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,13 +52,13 @@ def propose(image: npt.NDArray[np.uint8], config: ProposalConfig) -> npt.NDArray
     """Proposals (P, 4) float32, image frame, best first, by the proposer that `config` names.
 
     Raises:
-        KeyError: no such proposer.
+        KeyError: no such proposer; `table` and `rpn` make no boxes of an image alone.
     """
-    own = (
-        {"max_side": config.max_side, "k": config.k, "strategies": config.strategies}
-        if config.name == "selective_search"
-        else {}
-    )
+    own: dict[str, Any] = {}
+    if config.name == "selective_search":
+        own = {"max_side": config.max_side, "k": config.k, "strategies": config.strategies}
+    elif config.name == "grid":
+        own = {"shapes": config.shapes}
     return PROPOSERS[config.name](
         image,
         mode=config.mode,

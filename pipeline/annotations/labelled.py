@@ -42,6 +42,8 @@ class LabelledImage:
     """(G,) COCO's iscrowd: one box around many objects."""
     image_id: str
     """COCO's own id as text, else the stem of the image's name; unique among the images of a split."""
+    size: tuple[int, int] | None = None
+    """(height, width) as the annotation says; None where it does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,7 @@ def _number(image: NamedImage, classes: tuple[str, ...], problems: list[str]) ->
         difficult=np.array([box.difficult for box in kept], dtype=np.bool_),
         crowd=np.array([box.crowd for box in kept], dtype=np.bool_),
         image_id=image.image_id,
+        size=image.size,
     )
 
 

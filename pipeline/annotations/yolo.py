@@ -80,12 +80,13 @@ def _read_image(tree: Tree, path: str, image_id: str, names: tuple[str, ...]) ->
     text = tree.read_text(label) if label in tree.known else ""
     lines = [(n, line.split()) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
     boxes: tuple[NamedBox, ...] = ()
+    size = None
     if lines:
         size = read_size(tree.read(path))
         boxes = tuple(
             _box(fields, f"line {n}", names, size, tree.uri(label)) for n, fields in lines
         )
-    return NamedImage(tree.uri(path), tree.uri(label), image_id, boxes)
+    return NamedImage(tree.uri(path), tree.uri(label), image_id, boxes, size)
 
 
 def _box(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
+from fastrcnn.anchors import fit_grid
 from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import PROPOSERS, grid, opencv_selective_search, propose
 
@@ -92,3 +95,39 @@ def test_a_grid_of_four_thousand_covers_objects_of_many_sizes() -> None:
     gt = torch.cat([corner, corner + side], dim=1)
     iou = box_iou(gt, torch.as_tensor(grid((480, 640), max_boxes=4000))).max(dim=1).values
     assert (iou >= 0.5).float().mean() > 0.97
+
+
+def test_a_fitted_grid_has_the_shapes_it_was_given_whatever_the_images_size() -> None:
+    shapes = ((0.5, 2.0), (0.1, 0.1))
+    boxes = grid((100, 150), max_boxes=200, shapes=shapes)
+    sizes = {(round(float(h), 3), round(float(w), 3)) for w, h in boxes[:, 2:] - boxes[:, :2]}
+    assert sizes == {(100, 150), (50, 150), (10, 10)}  # the image; the first is cut to its width
+    assert 150 < len(boxes) <= 200
+    twice = grid((200, 300), max_boxes=200, shapes=shapes)
+    np.testing.assert_allclose(twice, 2 * boxes, rtol=1e-5)
+
+
+def test_a_grid_fitted_to_boxes_finds_more_of_their_like() -> None:
+    generator = torch.Generator().manual_seed(0)
+    size = torch.tensor([[30.0, 90.0], [140.0, 45.0]])[
+        torch.randint(2, (400,), generator=generator)
+    ]
+    size = size * (0.9 + 0.2 * torch.rand(400, 1, generator=generator))
+    corner = torch.rand(400, 2, generator=generator) * (torch.tensor([640.0, 480.0]) - size)
+    gt = torch.cat([corner, corner + size], dim=1)
+    heights_widths = size[:200].flip(1).numpy() / 480
+    config = ProposalConfig(name="grid", shapes=fit_grid(heights_widths), max_boxes=2000)
+    image = np.zeros((480, 640, 3), np.uint8)
+    recalls = [
+        (box_iou(gt[200:], torch.as_tensor(propose(image, own))).amax(dim=1) >= 0.5).float().mean()
+        for own in (config, replace(config, shapes=None))
+    ]
+    assert recalls[0] > 0.95
+    assert recalls[1] < 0.5
+
+
+def test_a_setting_that_is_not_set_is_no_part_of_a_hash() -> None:
+    assert "shapes" not in ProposalConfig(name="grid").settings()
+    fitted = ProposalConfig(name="grid", shapes=((0.5, 0.5),))
+    assert fitted.settings()["shapes"] == ((0.5, 0.5),)
+    assert ProposalConfig(name="grid", shapes=[[0.5, 0.5]]) == fitted  # type: ignore[arg-type]

@@ -38,6 +38,16 @@ def test_model_and_solver_are_told_apart() -> None:
     assert solver == {"momentum": 0.8, "drops": (0.5, 0.75)}
 
 
+def test_an_rpns_numbers_have_its_name_before_them() -> None:
+    model, solver = parse_settings(
+        ["rpn_nms=0.8", "scale=400", "rpn_sides=16,32", "rpn_fg_iou=0.6"]
+    )
+    assert model == {"scale": 400, "rpn": {"nms": 0.8, "sides": ((16.0,), (32.0,)), "fg_iou": 0.6}}
+    assert solver == {}
+    with pytest.raises(UserError, match="called rpn"):
+        parse_settings(["rpn=true"])
+
+
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [

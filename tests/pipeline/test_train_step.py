@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.loss import Target
 from fastrcnn.model import FastRCNN
+from fastrcnn.rpn_config import RPNConfig
 from fastrcnn.solver import SolverConfig, build_optimizer, freeze_untrained
 from pipeline.examples import Batch
 from pipeline.train_step import NonFiniteLossError, train_step
@@ -46,10 +48,14 @@ def step(solver: SolverConfig, **changes: Any) -> tuple[FastRCNN, dict[str, floa
     return model, row
 
 
+RPN = RPNConfig(sides=((12.0, 24.0),), ratios=(1.0,), anchors_per_image=32)
+
+
+@pytest.mark.parametrize("rpn", [None, RPN])
 @pytest.mark.parametrize("images_per_pass", [1, 2, 3])
-def test_passes_add_up_to_one_step(images_per_pass: int) -> None:
-    whole, row = step(SOLVER)
-    parts, again = step(replace(SOLVER, images_per_pass=images_per_pass))
+def test_passes_add_up_to_one_step(images_per_pass: int, rpn: RPNConfig | None) -> None:
+    whole, row = step(SOLVER, rpn=rpn)
+    parts, again = step(replace(SOLVER, images_per_pass=images_per_pass), rpn=rpn)
     assert again == pytest.approx(row, rel=1e-4)
     for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
@@ -62,6 +68,36 @@ def test_the_gradient_is_averaged_over_the_rois_there_are() -> None:
     assert row["rois"] == again["rois"] < 4 * 64
     for a, b in zip(few.parameters(), more.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_an_rpns_losses_are_means_of_images_and_part_of_the_whole() -> None:
+    _, row = step(SOLVER, rpn=RPN)
+    assert row["loss"] == pytest.approx(
+        sum(row[n] for n in ("classification", "localization", "loss_objectness", "loss_rpn_box"))
+    )
+    assert row["loss_objectness"] == pytest.approx(math.log(2), rel=0.05)  # it knows nothing yet
+    assert row["loss_rpn_box"] > 0
+    moved = {name for name, p in step(SOLVER, rpn=RPN)[0].named_parameters() if p.grad is not None}
+    assert {name for name in moved if name.startswith("rpn.")} == {
+        f"rpn.head.{layer}.{part}"
+        for layer in ("conv.0.0", "cls_logits", "bbox_pred")
+        for part in ("weight", "bias")
+    }
+
+
+def test_the_rois_that_were_found_do_not_change_an_rpns_gradient() -> None:
+    """Heads that find few RoIs: their gradient is not scaled up, for the RPN's would be with it."""
+    few = {"rpn": RPN, "bg_iou": (0.49, 0.5)}
+    one, row = step(SOLVER, rois_per_image=16, **few)
+    other, again = step(SOLVER, rois_per_image=64, **few)
+    assert row["rois"] < 4 * 16
+    assert row["loss_objectness"] == again["loss_objectness"]
+    assert one.rpn is not None
+    assert other.rpn is not None
+    for a, b in zip(
+        one.rpn.head.cls_logits.parameters(), other.rpn.head.cls_logits.parameters(), strict=True
+    ):
+        torch.testing.assert_close(a.grad, b.grad)
 
 
 def test_a_second_stage_moves_the_box_layer_alone() -> None:

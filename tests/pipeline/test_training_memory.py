@@ -8,6 +8,7 @@ import pytest
 
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.model import FastRCNN
+from fastrcnn.rpn_config import RPNConfig
 from fastrcnn.solver import SolverConfig
 from pipeline.errors import UserError
 from pipeline.training_memory import FLOAT, StepMemory, check_fits, step_memory
@@ -41,6 +42,18 @@ def test_images_are_shared_among_workers_and_passes() -> None:
     assert mixed.activations == whole // 2
     larger = step_memory(replace(CONFIG, pyramid=(64, 96)), SOLVER, 1)
     assert larger.activations > whole
+
+
+def test_an_rpns_head_is_counted_without_the_map_that_the_backbone_has() -> None:
+    """Of 3 x 3 convolution, ReLU and two 1 x 1 convolutions the ReLU's map is kept, for all of them."""
+    model = replace(CONFIG, rpn=RPNConfig())
+    without, with_rpn = (step_memory(config, SOLVER, 1) for config in (CONFIG, model))
+    channels, cells = FastRCNN(CONFIG).backbone.out_channels, (64 // 8) * -(-85 // 8)
+    assert with_rpn.activations - without.activations == FLOAT * 4 * channels * cells
+    own = FastRCNN(model).rpn
+    assert own is not None
+    more = FLOAT * sum(p.numel() for p in own.parameters())
+    assert with_rpn.weights - without.weights == with_rpn.momentum - without.momentum == more
 
 
 @pytest.mark.usefixtures("ray_cluster")

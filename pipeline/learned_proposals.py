@@ -1,0 +1,124 @@
+"""What is fitted to the training boxes, an RPN's anchors and a grid's shapes; and what an RPN excludes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastrcnn.anchors import fit_anchors, fit_grid
+from fastrcnn.backbones import strides_of
+from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
+from fastrcnn.rpn_config import RPNConfig
+from fastrcnn.solver import SolverConfig
+from fastrcnn.transform import scale_factor
+from pipeline.annotations import LabelledImage
+from pipeline.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+DELTA_STD = (0.1, 0.1, 0.2, 0.2)
+"""With an RPN there is nothing to measure them on before training (py-faster-rcnn's
+BBOX_NORMALIZE_STDS, of its end-to-end training; TV and D2)."""
+
+
+def rpn_of(
+    model: FastRCNNConfig,
+    solver: SolverConfig,
+    proposals: ProposalConfig,
+    settings: Mapping[str, Any],
+) -> FastRCNNConfig:
+    """The model with an RPN, where proposals are its own.
+
+    Args:
+        settings: changes of `RPNConfig`.
+
+    Raises:
+        UserError: what else is asked for does not go with one, or there is none to set numbers of.
+        ValueError: a number makes no sense.
+    """
+    if proposals.name != LEARNED:
+        if settings:
+            raise UserError(
+                f"--set rpn_{next(iter(settings))}",
+                f"--proposals {proposals.name} are no RPN's",
+                f"Give --proposals {LEARNED}, or leave it out.",
+            )
+        return model
+    _check_goes_with_rpn(model, solver)
+    most = {
+        name: min(getattr(RPNConfig(), name), proposals.max_boxes)
+        for name in ("max_proposals_train", "max_proposals_test")
+    }
+    return replace(
+        model,
+        rpn=RPNConfig(**(most | dict(settings))),
+        delta_std=model.delta_std or DELTA_STD,
+    )
+
+
+def _check_goes_with_rpn(model: FastRCNNConfig, solver: SolverConfig) -> None:
+    given = "Give another proposer or a table, or leave this out."
+    excluded = [
+        (f"pyramid={model.pyramid}", bool(model.pyramid), "an RPN looks at one scale"),
+        (
+            f"trained={solver.trained}",
+            solver.trained != "all",
+            "a second stage that trains one layer wants proposals that stay as they are",
+        ),
+        (
+            f"rois_per_image={model.rois_per_image}",
+            model.fg_fraction * model.rois_per_image < 1,
+            "RoI-centric sampling would train the RPN on an image for one RoI of it",
+        ),
+        (
+            f"train_nms={model.train_nms}",
+            model.train_nms is not None,
+            "an RPN suppresses near-duplicates itself: that is rpn_nms",
+        ),
+    ]
+    for setting, asked, reason in excluded:
+        if asked:
+            raise UserError(f"--proposals {LEARNED} with {setting}", reason, given)
+
+
+def fit_anchors_to(model: FastRCNNConfig, images: Sequence[LabelledImage]) -> FastRCNNConfig:
+    """Anchors for the boxes of these images in the model frame; given ones stay."""
+    rpn = model.rpn
+    if rpn is None or (rpn.sides and rpn.ratios):
+        return model
+    sizes = [
+        own * scale_factor(size, model.scale, model.max_size) for own, size in _box_sizes(images)
+    ]
+    if not sizes:
+        logger.warning("no image with boxes says its size: standard anchors, fitted to nothing")
+        return model
+    sides, ratios = fit_anchors(np.concatenate(sizes), len(strides_of(model.backbone)))
+    return replace(model, rpn=replace(rpn, sides=rpn.sides or sides, ratios=rpn.ratios or ratios))
+
+
+def fit_grid_to(proposals: ProposalConfig, images: Sequence[LabelledImage]) -> ProposalConfig:
+    """A grid's shapes for the boxes of these images, unless its mode is `unfitted`; other proposers stay."""
+    if proposals.name != "grid" or proposals.mode == "unfitted":
+        return proposals
+    sizes = [own / min(size) for own, size in _box_sizes(images)]
+    if not sizes:
+        logger.warning("no image with boxes says its size: an even grid, fitted to nothing")
+        return proposals
+    return replace(proposals, shapes=fit_grid(np.concatenate(sizes)))
+
+
+def _box_sizes(
+    images: Sequence[LabelledImage],
+) -> list[tuple[npt.NDArray[np.float32], tuple[int, int]]]:
+    """(G, 2) height, width of each image's own objects, crowds left out, and the image's size."""
+    found = []
+    for image in images:
+        boxes = image.gt_boxes[~image.crowd]
+        if image.size is not None and len(boxes):
+            found.append((boxes[:, [3, 2]] - boxes[:, [1, 0]], image.size))
+    return found
