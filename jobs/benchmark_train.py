@@ -53,18 +53,29 @@ class TrainBenchmarkConfig:
     data: str
     """Labelled data set, local or any URI."""
     weights: str = "none"
+    """Of the backbone, as for `jobs/train.py`; the time does not hang on them."""
     split: str = "train"
+    """Whose images are used."""
     backbone: str = "mobilenet_v2"
+    """As for `jobs/train.py`."""
     proposals: str = "grid"
+    """As for `jobs/train.py`; made before the clock runs."""
     max_proposals: int = 1000
+    """Of an image."""
     scale: int = 240
+    """Shorter side in the model frame."""
     fc_dim: int = 256
+    """Width of fc6 and fc7."""
     rois_per_image: int = 64
+    """RoIs sampled from each image of a step."""
     batch_size: int = 4
+    """Images a step over all workers."""
     iterations: int = 20
+    """Steps of each run."""
     learning_rate: float = 0.005
+    """Small enough for any weights: the losses are compared, not looked at."""
     seed: int = 3
-    """See `jobs/train.py --help` for these."""
+    """Of order, flips, samples and initialisation."""
     workers: tuple[int, ...] = (1, 2, 4)
     """Numbers of workers; the first is what the others are held against."""
     limit: int | None = 64

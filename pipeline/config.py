@@ -56,6 +56,9 @@ class TrainConfig:
     `FastRCNNConfig` and `SolverConfig` for the names."""
     num_workers: int = 1
     """Ray Train workers, each one process."""
+    min_workers: int | None = None
+    """Go on with as few while nodes are away, and with more when they are back; by default all are waited
+    for. What is learnt is the same with any number."""
     gpus_per_worker: float | None = None
     """By default 1 where the cluster has GPUs, else 0."""
     batch_size: int | None = None
@@ -94,6 +97,7 @@ class TrainConfig:
         check_above_zero(
             self,
             "num_workers",
+            "min_workers",
             "batch_size",
             "iterations",
             "epochs",
@@ -113,7 +117,18 @@ class TrainConfig:
             "every worker needs the same number of images a step",
             "Give a batch size that the workers divide.",
         )
+        _require(
+            self.fewest_workers <= self.num_workers,
+            f"--min-workers {self.min_workers} --num-workers {self.num_workers}",
+            "the fewest are more than the most",
+            "Give a smaller --min-workers.",
+        )
         _check_share(self.max_failures)
+
+    @property
+    def fewest_workers(self) -> int:
+        """That the run starts with."""
+        return self.min_workers or self.num_workers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

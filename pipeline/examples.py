@@ -84,17 +84,16 @@ def load_batch(
     Args:
         examples: all of the training set, in the same order on every rank.
         step: from 0.
-        batch_size: images over all ranks; `world_size` divides it.
+        batch_size: images over all ranks, no fewer than there are; shares differ by one at most.
         seed: of order, flips and samples.
         train_nms: the model's; here, since it costs some 8 ms an image and the step shall not wait.
 
     Raises:
         StorageError, ImageError: an image was readable when its proposals were made, and is not now.
     """
-    share = batch_size // world_size
-    first = step * batch_size + rank * share
+    first, last = (step * batch_size + r * batch_size // world_size for r in (rank, rank + 1))
     batch = Batch([], [], [], [])
-    for position in range(first, first + share):
+    for position in range(first, last):
         example = examples[image_at(position, len(examples), seed)]
         pixels = torch.from_numpy(decode(storage.read_bytes(example.image.image_uri)).pixels)
         target = target_of(example)

@@ -44,10 +44,13 @@ from pipeline.training_state import STATE
 logger = logging.getLogger(__name__)
 
 RUN_NAME = "train"
+RESIZE_EVERY_S = 60.0
+"""Between looks for room for more workers (Ray's default). They start from the last checkpoint."""
 MAX_FAILURES = 3
 """Workers or nodes that may be lost in one run; preemptions are not counted (Ray's own default)."""
 FREE_FLAGS = (
     "num_workers",
+    "min_workers",
     "gpus_per_worker",
     "keep_best",
     "mlflow_uri",
@@ -81,7 +84,7 @@ def run(config: TrainConfig) -> TrainResult | None:
         check_installed(config.mlflow_uri)
     training, validation = read_data(config)
     plan = TrainPlan.of(config, training.classes).fitted(training.images)
-    memory = step_memory(plan.model, plan.solver, config.num_workers)
+    memory = step_memory(plan.model, plan.solver, config.fewest_workers)
     describe(config, plan, training, validation)
     logger.info("a worker's step needs %s", memory)
     finished = _finished(config)
@@ -95,7 +98,7 @@ def run(config: TrainConfig) -> TrainResult | None:
     claim_output(config, FREE_FLAGS)
     cluster.connect(allow_open=config.allow_open_cluster)
     each = worker_resources(config)
-    check_fits(memory, config.num_workers, each["GPU"])
+    check_fits(memory, config.fewest_workers, each["GPU"])
     check_compiles(plan.solver, each["GPU"])
     examples, val_examples = with_proposals(config, plan.proposals, training, validation)
     measure_deltas(model, examples)
@@ -140,9 +143,11 @@ def _fit(
         train_loop,  # type: ignore[arg-type]  # the stubs know no returned value
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers,
+            # The stubs know only the first API's ScalingConfig.
+            num_workers=_num_workers(config),  # type: ignore[arg-type]
             use_gpu=each["GPU"] > 0,
             resources_per_worker={name: amount for name, amount in each.items() if amount},
+            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,  # type: ignore[call-arg]
         ),
         run_config=RunConfig(
             name=RUN_NAME,
@@ -164,6 +169,12 @@ def _fit(
     if reason is not None:
         raise JobError(reason + _last_good(config, result))
     return result
+
+
+def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
+    if config.fewest_workers == config.num_workers:
+        return config.num_workers
+    return config.fewest_workers, config.num_workers
 
 
 def _last_good(config: TrainConfig, result: ray.train.Result) -> str:

@@ -23,19 +23,22 @@ def worker_resources(config: TrainConfig) -> dict[str, float]:
     gpus = config.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if there.get("GPU", 0) >= 1 else 0.0
-    if gpus * config.num_workers > there.get("GPU", 0):
+    fewest = config.fewest_workers
+    flag = "--num-workers" if config.min_workers is None else "--min-workers"
+    if gpus * fewest > there.get("GPU", 0):
         raise UserError(
-            f"--num-workers {config.num_workers}",
-            f"need {gpus * config.num_workers:g} GPUs, the cluster has {there.get('GPU', 0):g}",
+            f"{flag} {fewest}",
+            f"need {gpus * fewest:g} GPUs, the cluster has {there.get('GPU', 0):g}",
             "Give fewer workers or --gpus-per-worker 0.",
         )
     if gpus:
         return {"CPU": 1, "GPU": gpus}
     nodes = [n["Resources"].get("CPU", 0) for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
-    cpus = cpus_each(nodes, config.num_workers)
+    counts = range(config.num_workers, fewest - 1, -1)
+    cpus = next(filter(None, (cpus_each(nodes, count) for count in counts)), 0)
     if not cpus:
         raise UserError(
-            f"--num-workers {config.num_workers}",
+            f"{flag} {fewest}",
             f"need a CPU each, the cluster has {there.get('CPU', 0):g}",
             "Give fewer workers.",
         )

@@ -57,7 +57,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     # Gradients of RoIs are added up over passes and ranks, then divided by what there were. Dividing by the
     # usual number first keeps them near 1.
-    usual = max(len(batch.images) * world_size * model.config.rois_per_image, 1)
+    usual = solver.batch_size * model.config.rois_per_image
     sums = _accumulate(model, wrapped, batch, solver, world_size / usual)
     if world_size > 1:
         dist.all_reduce(sums)

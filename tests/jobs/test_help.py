@@ -14,7 +14,9 @@ JOBS = sorted(
     for path in (Path(__file__).resolve().parents[2] / "jobs").glob("*.py")
     if path.stat().st_mode & 0o100
 )
-TASKS = {"benchmark": ("accuracy", "proposals", "decode")}
+TASKS = {
+    "benchmark": "accuracy proposals decode detector score scale memory train".split(),
+}
 CASES = [
     pytest.param(path, task, id=" ".join([path.stem, *task]))
     for path in JOBS

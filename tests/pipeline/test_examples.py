@@ -50,7 +50,7 @@ def joined(batches: list[Batch]) -> list[tuple[str, int, list[float], float]]:
     ]
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_the_ranks_shares_are_one_workers_batch(examples: list[Example], world_size: int) -> None:
     for step in range(6):
         whole = load_batch(examples, step, 4, seed=3)

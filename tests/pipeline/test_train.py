@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,21 +17,22 @@ from safetensors.torch import load_file
 
 from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.model import FastRCNN
-from fastrcnn.proposals import propose
-from fastrcnn.solver import build_optimizer
 from pipeline import storage, train
 from pipeline.config import TrainConfig
 from pipeline.errors import JobError, UserError
-from pipeline.examples import Example, load_batch
-from pipeline.images import decode
-from pipeline.initial_weights import initial_model
 from pipeline.scene_dataset import draw_split
-from pipeline.train_data import read_data
-from pipeline.train_plan import TrainPlan
-from pipeline.train_step import train_step
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-ITERATIONS = 12
+from tests.pipeline.training_runs import (
+    ITERATIONS,
+    begin,
+    config,
+    curves,
+    driver,
+    latest_checkpoint,
+    second_node,
+    steps_without_ray,
+    train_workers,
+    wait_for_checkpoint,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,51 +43,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config(data: str, output: str, **changes: Any) -> TrainConfig:
-    small: dict[str, Any] = {
-        "backbone": "tiny",
-        "weights": "none",
-        "proposals": "grid",
-        "max_proposals": 200,
-        "scale": 96,
-        "fc_dim": 32,
-        "rois_per_image": 32,
-        "batch_size": 4,
-        "set": ("images_per_pass=2",),  # a pass is as large for one worker as for two
-        "iterations": ITERATIONS,
-        "validate_every": 2,
-    }
-    return TrainConfig(data=data, output=output, **(small | changes))
-
-
 @pytest.fixture(scope="module")
 def undisturbed(scenes: Path) -> tuple[list[dict[str, float]], FastRCNN]:
-    """The steps of a run that nothing happens to, in this process, without Ray."""
-    flags = config(str(scenes), "unused")
-    training, _ = read_data(flags)
-    plan = TrainPlan.of(flags, training.classes)
-    examples = [
-        Example(image, propose(decode(storage.read_bytes(image.image_uri)).pixels, plan.proposals))
-        for image in training.images
-    ]
-    model = initial_model(plan.model, flags.weights, flags.seed, training.classes)
-    optimizer = build_optimizer(model, plan.solver)
-    rows = []
-    for step in range(ITERATIONS):
-        batch = load_batch(examples, step, plan.solver.batch_size, flags.seed)
-        numbers = {"step": step, "num_iterations": ITERATIONS, "seed": flags.seed}
-        rows.append(train_step(model, model, optimizer, batch, plan.solver, **numbers))
-    return rows, model
-
-
-DRIVER = """
-import sys, ray
-from pipeline import train
-from pipeline.config import TrainConfig
-sys.stdin.readline()
-ray.init(address=sys.argv[1], log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": sys.argv[2]}})
-train.run(eval(sys.argv[3]))
-"""
+    return steps_without_ray(config(str(scenes), "unused"))
 
 
 @pytest.fixture(scope="module")
@@ -102,96 +57,22 @@ def killed(scenes: Path, ray_cluster: None, s3_client: Any) -> str:
     output = "s3://train-runs/output"
     flags = config("s3://train-runs/shapes", output, num_workers=2)
     address = ray.get_runtime_context().gcs_address
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, address, str(CHECKOUT), repr(flags)],
-        cwd=CHECKOUT,
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-        stdin=subprocess.PIPE,
-    )
-    with end(driver), second_node(address):
-        assert driver.stdin
-        driver.stdin.close()  # it has loaded meanwhile
-        wait_for_checkpoint(output, driver, after="")
+    with driver(flags) as process, second_node(address):
+        begin(process)
+        wait_for_checkpoint(output, process, after="")
         workers = train_workers(address)
         assert len(workers) == 2
         os.kill(workers[-1], signal.SIGKILL)
         while len(set(train_workers(address)) - set(workers)) < 2:
-            assert driver.poll() is None
+            assert process.poll() is None
             time.sleep(0.1)
         before = latest_checkpoint(output)  # maybe one that the first two had on its way
-        wait_for_checkpoint(output, driver, after=before)
-        driver.kill()
-        driver.wait()
+        wait_for_checkpoint(output, process, after=before)
+        process.kill()
+        process.wait()
         assert not storage.exists(f"{output}/result.json")
     train.run(replace(flags, num_workers=1))
     return output
-
-
-@contextmanager
-def end(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def second_node(address: str) -> Iterator[None]:
-    """Two CPUs more: with two CPUs a worker, each worker has a node of its own."""
-    command = "start --block --num-cpus 2 --num-gpus 0 --object-store-memory 100000000 --address"
-    ray_command = Path(sys.executable).with_name("ray")
-    node = None
-    try:
-        while sum(n["Alive"] for n in ray.nodes()) < 2:
-            if (
-                node is None or node.poll() is not None
-            ):  # Ray gives it 30 s; on a busy machine again
-                node = subprocess.Popen(
-                    [ray_command, *command.split(), address],
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-            time.sleep(0.1)
-        yield
-    finally:
-        if node and node.poll() is None:
-            node.terminate()  # Ray takes it off its list at once; of a node that dies it hears later
-            node.wait()
-
-
-def latest_checkpoint(output: str) -> str:
-    """What Ray has noted; "" where there is none yet."""
-    uri = f"{output}/train/checkpoint_manager_snapshot.json"
-    if not storage.exists(uri):
-        return ""
-    snapshot = json.loads(storage.read_bytes(uri))
-    name: str = snapshot["latest_checkpoint_result"]["checkpoint_dir_name"]
-    return name
-
-
-def wait_for_checkpoint(output: str, driver: subprocess.Popen[bytes], *, after: str) -> None:
-    while latest_checkpoint(output) <= after:
-        assert driver.poll() is None, f"the driver ended by itself, with {driver.returncode}"
-        time.sleep(0.1)
-
-
-def train_workers(address: str) -> list[int]:
-    """Processes of this cluster that train."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            raylet = Path("/proc", parent, "cmdline").read_text()
-            if (entry / "cmdline").read_text().startswith("ray::RayTrainWorker"):
-                if address in raylet:
-                    found.append(int(entry.name))
-    return sorted(found)
-
-
-def curves(output: str) -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(storage.read_bytes(storage.join(output, "metrics.json")))
-    return parsed
 
 
 @pytest.mark.long
@@ -315,6 +196,28 @@ def test_weights_that_would_run_code_or_are_of_another_network_are_refused(
 def test_a_dry_run_writes_nothing(scenes: Path, tmp_path: Path) -> None:
     assert train.run(config(str(scenes), str(tmp_path / "out"), dry_run=True)) is None
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_train_an_rpn_as_one_would_and_validate_by_it(
+    scenes: Path, tmp_path: Path
+) -> None:
+    small = {"proposals": "rpn", "max_proposals": 40, "iterations": 3, "validate_every": 3}
+    flags = config(str(scenes), str(tmp_path / "run"), **small)
+    result = train.run(replace(flags, num_workers=2))
+    assert result is not None
+    assert result.val_map is not None
+    steps = curves(str(tmp_path / "run"))["steps"]
+    rows, model = steps_without_ray(flags)
+    for row, expected in zip(steps, rows, strict=True):
+        assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-4)
+    assert {"loss_objectness", "loss_rpn_box"} < set(steps[0])
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert checkpoint.proposals.name == "rpn"
+    assert checkpoint.model.config == model.config
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(checkpoint.model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+    assert not (tmp_path / "run" / "proposals").exists()
 
 
 @pytest.mark.usefixtures("ray_cluster")

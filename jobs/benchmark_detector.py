@@ -1,0 +1,235 @@
+"""`jobs/benchmark.py detector`: images a second of `detect`, beside its peers and the floor under it.
+
+The same images, decoded, and the same proposals, all in memory, in batches that each is given in turn:
+
+    ours                  `fastrcnn.detection.detect`
+    ... all proposals     the same without `proposal_nms`: as many RoIs as the peers have
+    ... one at a time     the same, an image a call
+    torchvision           its transform and its RoIHeads, on the same backbone, with the same weights
+
+The floor is what convolutions and matrix products must take at this machine's measured peak.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchvision
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from fastrcnn.config import FastRCNNConfig, ProposalConfig
+from fastrcnn.detection import Detections, detect
+from fastrcnn.model import FastRCNN
+from fastrcnn.proposals import propose
+from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD
+from jobs.benchmark_roofline import Floor, Peak, measure_peak
+from pipeline.checkpoints import load
+from pipeline.errors import UserError
+from pipeline.images import IMAGE_SUFFIXES, decode
+from pipeline.initial_weights import initial_model
+from pipeline.torchvision_heads import TorchvisionHeads
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+_CLASSES = ("one", "two", "three")
+
+logger = logging.getLogger(__name__)
+
+Batch = tuple[list[npt.NDArray[np.uint8]], list[npt.NDArray[np.float32]]]
+Scorer = Callable[[Batch], Sequence[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetectorBenchmarkConfig:
+    """Flags of `jobs/benchmark.py detector`."""
+
+    images: Path
+    """Local folder of images."""
+    checkpoint: str | None = None
+    """A trained detector. Without one its weights are random, nothing is found, and suppression is free."""
+    backbone: str = "mobilenet_v2"
+    scale: int = 480
+    """Of a detector without a checkpoint: as for `jobs/train.py`."""
+    proposals: str = "selective_search"
+    """Or grid."""
+    max_proposals: tuple[int, ...] = (300, 1000)
+    """Of an image; a table each."""
+    batch_size: int = 8
+    count: int = 48
+    """Images a round."""
+    rounds: int = 3
+    output: Path = CHECKOUT / "benchmark-output" / "detector"
+    """Local folder for results.json."""
+
+
+class Measured(NamedTuple):
+    """Of one way to score."""
+
+    images_per_second: float
+    beside_ours: float
+    """Median over the batches of its time by ours."""
+
+
+def run(config: DetectorBenchmarkConfig) -> None:
+    """Measure, print a table a number of proposals, and write results.json."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = _model(config).to(device).eval()
+    peak = measure_peak(device)
+    tables = {}
+    for most in config.max_proposals:
+        batches = _batches(config, most)
+        floor = _floor(model, batches[0], peak)
+        measured = measure(_scorers(model), batches, config.rounds, device)
+        tables[most] = {
+            "floor_images_per_second": config.batch_size / floor.seconds,
+            "gflop_an_image": floor.flops / config.batch_size / 1e9,
+            "images_per_second": {name: m.images_per_second for name, m in measured.items()},
+            "beside_ours": {name: m.beside_ours for name, m in measured.items()},
+        }
+        print("\n".join(table(tables[most], most)))
+    described = {
+        "tables": tables,
+        "peak": asdict(peak),
+        "config": {name: str(value) for name, value in asdict(config).items()},
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__}
+        | {"torchvision": torchvision.__version__},
+    }
+    config.output.mkdir(parents=True, exist_ok=True)
+    (config.output / "results.json").write_text(json.dumps(described, indent=1) + "\n")
+
+
+def table(numbers: dict[str, Any], most: int) -> list[str]:
+    """Lines to print."""
+    speeds, floor = numbers["images_per_second"], numbers["floor_images_per_second"]
+    lines = [
+        f"{f'{most} proposals':<26}{'images/s':>10}{'of the floor':>14}{'ours is faster by':>19}"
+    ]
+    for name, speed in speeds.items():
+        beside = numbers["beside_ours"][name]
+        lines.append(f"{name:<26}{speed:>10.2f}{speed / floor:>14.0%}{beside:>19.2f}")
+    gflop = numbers["gflop_an_image"]
+    return [*lines, f"{'floor':<26}{floor:>10.2f}   ({gflop:.1f} GFLOP an image)"]
+
+
+def _model(config: DetectorBenchmarkConfig) -> FastRCNN:
+    if config.checkpoint is not None:
+        return load(config.checkpoint).model
+    numbers = FastRCNNConfig.modern(
+        len(_CLASSES), backbone=config.backbone, scale=config.scale, score_threshold=0.9
+    )
+    return initial_model(numbers, "none", 0, _CLASSES)
+
+
+def _batches(config: DetectorBenchmarkConfig, most: int) -> list[Batch]:
+    found = sorted(p for p in config.images.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES))
+    if not found:
+        raise UserError(f"--images {config.images}", "holds no image", "Give photographs.")
+    proposals = ProposalConfig(name=config.proposals, max_boxes=most)
+    batches = []
+    for first in range(0, config.count, config.batch_size):
+        numbers = range(first, min(first + config.batch_size, config.count))
+        pixels = [decode(found[n % len(found)].read_bytes()).pixels for n in numbers]
+        batches.append((pixels, [propose(p, proposals) for p in pixels]))
+    return batches
+
+
+def _scorers(model: FastRCNN) -> dict[str, Scorer]:
+    def alone(batch: Batch) -> list[Detections]:
+        return [detect(model, [p], [b])[0] for p, b in zip(*batch, strict=True)]
+
+    def every(batch: Batch) -> list[Detections]:
+        with _every_proposal(model):
+            return detect(model, *batch)
+
+    return {
+        "ours": lambda batch: detect(model, *batch),
+        "ours, all proposals": every,
+        "ours, one at a time": alone,
+        "torchvision": _torchvision(model),
+    }
+
+
+@contextmanager
+def _every_proposal(model: FastRCNN) -> Iterator[None]:
+    config = model.config
+    model.config = replace(config, proposal_nms=None)
+    try:
+        yield
+    finally:
+        model.config = config
+
+
+def _torchvision(model: FastRCNN) -> Scorer:
+    """As its GeneralizedRCNN scores a list of images, but for the proposals."""
+    device = model.head.delta_mean.device
+    peer = TorchvisionHeads(model).to(device).eval()
+    transform = GeneralizedRCNNTransform(
+        model.config.scale, model.config.max_size, list(IMAGE_MEAN), list(IMAGE_STD)
+    ).eval()
+
+    @torch.inference_mode()
+    def score(batch: Batch) -> Sequence[Any]:
+        pixels, boxes = batch
+        images = [torch.tensor(p).permute(2, 0, 1).to(device).float() / 255 for p in pixels]
+        sizes = [(int(i.shape[1]), int(i.shape[2])) for i in images]
+        resized, _ = transform(images)
+        pairs = zip(boxes, sizes, resized.image_sizes, strict=True)
+        proposals = [torch.tensor(b).to(device) * (new[0] / old[0]) for b, old, new in pairs]
+        features = {str(n): level for n, level in enumerate(peer.backbone(resized.tensors))}
+        # The padded size: from it RoIHeads work out each level's stride.
+        shapes = [(int(resized.tensors.shape[2]), int(resized.tensors.shape[3]))] * len(images)
+        found, _ = peer.heads(features, proposals, shapes)
+        result: Sequence[Any] = transform.postprocess(found, resized.image_sizes, sizes)
+        return result
+
+    return score
+
+
+def _floor(model: FastRCNN, batch: Batch, peak: Peak) -> Floor:
+    """Of a full batch, with the RoIs that ours scores."""
+    floor = Floor(peak)
+    with floor:
+        detect(model, *batch)
+    return floor
+
+
+def measure(
+    scorers: dict[str, Scorer], batches: Sequence[Batch], rounds: int, device: torch.device
+) -> dict[str, Measured]:
+    """Every batch by each in turn, in another order each time; the first named is what the others are held
+    against."""
+    names = list(scorers)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for name in names:
+        scorers[name](batches[0])  # torch's first call makes plans and buffers
+    for turn in range(rounds * len(batches)):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            started = time.perf_counter()
+            scorers[name](batches[turn % len(batches)])
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - started)
+    images = rounds * sum(len(pixels) for pixels, _ in batches)
+    return {
+        name: Measured(
+            images / sum(own),
+            statistics.median(b / a for a, b in zip(seconds[names[0]], own, strict=True)),
+        )
+        for name, own in seconds.items()
+    }

@@ -1,0 +1,122 @@
+"""The commands of the tutorial and of the operations page, run as they stand, one after the other.
+
+In a folder that has what the pages speak of: labelled images, an inbox, a classifier's weights. Only the
+bucket and the catalogue have other names.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+import torch
+from torchvision.models import mobilenet_v2
+
+from pipeline import storage
+from pipeline.scene_dataset import draw_split
+from tests.conftest import CHECKOUT
+from tests.test_docs import commands
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+BUCKET, CATALOGUE = "s3://bucket/", "https://catalogue.example"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the tutorial's reader has."""
+    folder = tmp_path_factory.mktemp("reader")
+    draw_split(folder / "my-data", "train", range(4), seed=0, size=(120, 160))
+    draw_split(folder / "my-data", "test", range(4, 6), seed=0, size=(120, 160))
+    shutil.copytree(folder / "my-data" / "JPEGImages", folder / "my-inbox")
+    (folder / "my-inbox" / "broken.jpg").write_bytes(b"\xff\xd8 cut short")
+    torch.save(mobilenet_v2(weights=None).state_dict(), folder / "mobilenet_v2.pth")
+    return folder
+
+
+def run(words: list[str], folder: Path, **names: str) -> str:
+    """A command of a page; what it said. `names`: what is called otherwise here."""
+    for there, here in names.items():
+        words = [
+            word.replace({"bucket": BUCKET, "catalogue": CATALOGUE}[there], here) for word in words
+        ]
+    settings = dict(word.split("=", 1) for word in itertools.takewhile(is_setting, words))
+    python, job, *flags = words[len(settings) :]
+    assert python == "python"
+    done = subprocess.run(
+        [sys.executable, str(CHECKOUT / job), *flags],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_memory_monitor_refresh_ms": "0"} | settings,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def is_setting(word: str) -> bool:
+    return re.match(r"[A-Z_0-9]+=", word) is not None
+
+
+@pytest.fixture(scope="module")
+def walked(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The folder at the tutorial's end, and all that was said on the way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield (
+            folder,
+            "".join(run(words, folder) for words in commands(CHECKOUT / "docs/tutorial.md")),
+        )
+
+
+def test_the_tutorial_ends_with_everything_that_it_promises(walked: tuple[Path, str]) -> None:
+    folder, said = walked
+    rows = pl.read_parquet(folder / "my-results/scored/**/*.parquet")
+    assert sorted(rows["status"]) == ["ok"] * 6 + ["undecodable"]
+    boxes = duckdb.sql(f"SELECT count(*) FROM '{folder}/my-results/detections/**/*.parquet'")
+    assert boxes.fetchall() == [(rows["num_detections"].sum(),)]
+    for made in (
+        "my-model/checkpoint/model.safetensors",
+        "my-model/curves.png",
+        "my-model-small/config.json",
+        "my-ablations/ablations.md",
+    ):
+        assert (folder / made).stat().st_size > 0
+    assert list(folder.glob("my-model/tensorboard/events*"))
+    (page,) = folder.glob("my-results/**/*.html")
+    assert "broken.jpg" in page.read_text()
+    assert list(folder.glob("my-results/coco/*.json"))
+    assert "mAP" in said
+
+
+def test_the_operations_page_works_on_what_the_tutorial_made(
+    walked: tuple[Path, str], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On S3, Delta too; the Iceberg catalogue is a file."""
+    deltalake = pytest.importorskip("deltalake", reason="the extra `delta` is not installed")
+    pytest.importorskip("pyiceberg.catalog", reason="the extra `iceberg` is not installed")
+    folder, _ = walked
+    for name, there in (("my-inbox", "inbox"), ("my-model", "model"), ("my-results", "results")):
+        storage.upload_folder(folder / name, f"{bucket}/{there}")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYICEBERG_CATALOG__DEFAULT__WAREHOUSE", f"file://{tmp_path}/warehouse")
+    names = {"bucket": f"{bucket}/", "catalogue": f"sqlite:///{tmp_path}/catalog.db"}
+    said = [run(words, folder, **names) for words in commands(CHECKOUT / "docs/operations.md")]
+    assert "7 images" in said[0]
+    assert "$" in said[0]
+    expected = pl.read_parquet(folder / "my-results/scored/**/*.parquet")["num_detections"].sum()
+    options = {"AWS_ALLOW_HTTP": "true"}
+    table = deltalake.DeltaTable(f"{bucket}/lake/detections", storage_options=options)
+    assert sum(action["num_records"] for action in table.get_add_actions().to_pylist()) == expected
+    assert list((tmp_path / "warehouse").rglob("*.parquet"))
