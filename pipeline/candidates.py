@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fastrcnn.config import ProposalConfig
+from fastrcnn.config import LEARNED, ProposalConfig
 from fastrcnn.proposals import prepare, propose
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
@@ -40,7 +40,8 @@ CANDIDATE = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("image", pa.large_binary()),  # encoded, as it lies in the bucket; null unless ok
-        pa.field("proposals", pa.large_binary()),  # (P, 4) float32, row by row; null unless ok
+        # (P, 4) float32, row by row; null unless ok, and where the model makes its own
+        pa.field("proposals", pa.large_binary()),
     ]
 )
 TASK = pa.schema(
@@ -207,14 +208,19 @@ def _look(
         "width": width,
         "height": height,
         "image": read,
-        "proposals": np.ascontiguousarray(boxes, dtype=np.float32).tobytes(),
+        "proposals": (
+            None if boxes is None else np.ascontiguousarray(boxes, dtype=np.float32).tobytes()
+        ),
     }
 
 
 def _boxes(
     uri: str, pixels: npt.NDArray[np.uint8], settings: ReadSettings
-) -> npt.NDArray[np.float32] | str:
-    """Proposals (P, 4) of an image, or why there are none: never an empty list for want of a row."""
+) -> npt.NDArray[np.float32] | str | None:
+    """Proposals (P, 4) of an image, or why there are none: never an empty list for want of a row. None: the
+    model makes its own."""
+    if settings.table is None and settings.proposals.name == LEARNED:
+        return None
     if settings.table is None:
         return propose(pixels, settings.proposals)
     table = _table(settings.table, settings.table_root)

@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from fastrcnn.detection import Detections, detect
+from fastrcnn.config import LEARNED
+from fastrcnn.detection import Scored, detect_counting
 from fastrcnn.proposals import propose
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
@@ -35,6 +36,8 @@ Box = dict[str, Any]
 """As column `detections` has it: label, label_id, score, x_min, y_min, x_max, y_max in image pixels."""
 
 IMAGES_AT_ONCE = 8
+
+Outcome = TypeVar("Outcome")
 
 
 class Detector:
@@ -106,8 +109,8 @@ class Detector:
 
         Args:
             images: of any sizes.
-            proposals: (P, 4) of each, xyxy in the image frame; None: of the proposer that the detector was
-                trained with, one after the other in this process.
+            proposals: (P, 4) of each, xyxy in the image frame; None: of the detector's own RPN, or of the
+                proposer that it was trained with, one after the other in this process.
 
         Raises:
             StorageError, ImageError: an image cannot be had or decoded. Here it is no row with a status.
@@ -122,7 +125,9 @@ class Detector:
         for first in range(0, len(images), IMAGES_AT_ONCE):
             some = slice(first, first + IMAGES_AT_ONCE)
             pixels = [self._pixels(image) for image in images[some]]
-            own = proposals[some] if proposals is not None else [propose(p, config) for p in pixels]
+            own = None if proposals is None else proposals[some]
+            if own is None and config.name != LEARNED:
+                own = [propose(p, config) for p in pixels]
             for outcome in detect_halving(self._detect, pixels, own):
                 if isinstance(outcome, str):
                     raise RuntimeError(outcome)
@@ -147,11 +152,14 @@ class Detector:
                 except ImageError as error:  # the CPU stage decoded it, but here it ran out of time
                     row |= {"status": error.status, "error": one_line(error)}
         ok = [row for row in rows if row["status"] == "ok"]
-        # frombuffer alone would be read-only, which torch warns of
-        proposals = [
-            np.frombuffer(row["proposals"], np.float32).reshape(-1, 4).copy() for row in ok
-        ]
-        found = iter(detect_halving(self._detect, pixels, proposals))
+        proposals = None  # of the model's own
+        if all(row["proposals"] is not None for row in ok):
+            # frombuffer alone would be read-only, which torch warns of
+            proposals = [
+                np.frombuffer(row["proposals"], np.float32).reshape(-1, 4).copy() for row in ok
+            ]
+        outcomes = detect_halving(self._detect, pixels, proposals)
+        found = iter(outcomes)
         now = datetime.datetime.now(datetime.UTC)
         results = []
         for row in rows:
@@ -168,12 +176,15 @@ class Detector:
         return pa.Table.from_pylist([self._result(row, None, now)], schema=RESULT)
 
     def _detect(
-        self, pixels: Sequence[npt.NDArray[np.uint8]], proposals: Sequence[npt.NDArray[np.float32]]
-    ) -> list[Detections]:
-        return detect(self._model, pixels, proposals, score_threshold=self._score_threshold)
+        self,
+        pixels: Sequence[npt.NDArray[np.uint8]],
+        proposals: Sequence[npt.NDArray[np.float32]] | None,
+    ) -> list[Scored]:
+        threshold = self._score_threshold
+        return detect_counting(self._model, pixels, proposals, score_threshold=threshold)
 
     def _result(
-        self, row: dict[str, Any], outcome: Detections | str | None, now: datetime.datetime
+        self, row: dict[str, Any], outcome: Scored | str | None, now: datetime.datetime
     ) -> dict[str, Any]:
         result = {name: row[name] for name in CANDIDATE.names if name in RESULT.names}
         result |= {
@@ -187,11 +198,13 @@ class Detector:
         if outcome is None:
             return result
         return result | {
-            "num_detections": len(outcome.scores),
+            "num_proposals": outcome.num_proposals,
+            "num_detections": len(outcome.detections.scores),
             "detections": self._boxes(outcome),
         }
 
-    def _boxes(self, outcome: Detections) -> list[Box]:
+    def _boxes(self, outcome: Scored) -> list[Box]:
+        found = outcome.detections
         return [
             {
                 "label": self._checkpoint.classes[label - 1],
@@ -203,21 +216,21 @@ class Detector:
                 "y_max": box[3],
             }
             for box, label, score in zip(
-                outcome.boxes.tolist(),
-                outcome.labels.tolist(),
-                outcome.scores.tolist(),
+                found.boxes.tolist(),
+                found.labels.tolist(),
+                found.scores.tolist(),
                 strict=True,
             )
         ]
 
 
 def detect_halving(
-    run: Callable[[Sequence[Any], Sequence[Any]], list[Detections]],
+    run: Callable[[Sequence[Any], Sequence[Any] | None], list[Outcome]],
     pixels: Sequence[npt.NDArray[np.uint8]],
-    proposals: Sequence[npt.NDArray[np.float32]],
-) -> list[Detections | str]:
+    proposals: Sequence[npt.NDArray[np.float32]] | None,
+) -> list[Outcome | str]:
     """Detect on a batch; where it does not fit the GPU, on its halves; an image that does not fit alone
-    gives the cause instead of detections."""
+    gives the cause instead of its outcome."""
     if not pixels:
         return []
     try:
@@ -229,9 +242,13 @@ def detect_halving(
     if len(pixels) == 1:
         return [cause]
     half = len(pixels) // 2
+    parts = (slice(None, half), slice(half, None))
     return [
-        *detect_halving(run, pixels[:half], proposals[:half]),
-        *detect_halving(run, pixels[half:], proposals[half:]),
+        outcome
+        for part in parts
+        for outcome in detect_halving(
+            run, pixels[part], None if proposals is None else proposals[part]
+        )
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastrcnn.canary import check_canary
 from fastrcnn.checkpoint import Checkpoint
-from fastrcnn.config import ProposalConfig
+from fastrcnn.config import LEARNED, ProposalConfig
 from pipeline import record, storage
 from pipeline.candidates import ReadSettings
 from pipeline.checkpoints import find_checkpoint, load
@@ -104,7 +104,8 @@ def choose_proposals(
     """The proposer the detector was trained with, unless --proposals names another or a table (its URI).
 
     Raises:
-        UserError: no such proposer, no such table, or a detector trained on a table and none given.
+        UserError: no such proposer, no such table, a detector trained on a table and none given, or an RPN's
+            proposals of a detector that has none.
     """
     name = config.proposals or checkpoint.proposals.name
     table = None if name == "table" else find_table(name)
@@ -113,6 +114,12 @@ def choose_proposals(
             f"--checkpoint {config.checkpoint}",
             "was trained on a table of proposals",
             "Give --proposals: the URI of a table for these images.",
+        )
+    if name == LEARNED and checkpoint.model.rpn is None:
+        raise UserError(
+            f"--proposals {LEARNED}",
+            f"the detector has no RPN: it was trained on {checkpoint.proposals.name}",
+            f"Leave it out, or train one with jobs/train.py --proposals {LEARNED}.",
         )
     own, chosen = checkpoint.proposals, "table" if table else name
     if chosen != own.name:  # its modes and settings are another proposer's

@@ -20,6 +20,7 @@ from moto.server import ThreadedMotoServer
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.model import FastRCNN
+from fastrcnn.rpn_config import RPNConfig
 from tests.fault_proxy import FaultyProxy, serving
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -115,13 +116,26 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
 
 
-def save_tiny_checkpoint(folder: Path) -> Path:
+@pytest.fixture(scope="session")
+def rpn_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_checkpoint`, but for proposals of its own, 30 an image at most."""
+    rpn = RPNConfig(sides=((16.0, 32.0),), max_proposals_test=30)
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("rpn") / "checkpoint", rpn)
+
+
+def save_tiny_checkpoint(folder: Path, rpn: RPNConfig | None = None) -> Path:
     """What `tiny_checkpoint` is, in a folder that is not there yet; the folder."""
     config = FastRCNNConfig(
-        num_classes=2, backbone="tiny", fc_dim=64, scale=64, max_size=96, detections_per_image=5
+        num_classes=2,
+        backbone="tiny",
+        fc_dim=64,
+        scale=64,
+        max_size=96,
+        detections_per_image=5,
+        rpn=rpn,
     )
     torch.manual_seed(0)
-    proposals = ProposalConfig(name="grid", max_boxes=30)
+    proposals = ProposalConfig(name="rpn" if rpn else "grid", max_boxes=30)
     save_checkpoint(
         folder, FastRCNN(config), classes=("cat", "dog"), proposals=proposals, training={}
     )

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.config import ProposalConfig
-from fastrcnn.detection import Detections, detect
+from fastrcnn.detection import Detections, detect, propose_learned
 from pipeline.attempts import AttemptLog
 from pipeline.candidates import ReadSettings, read_images
 from pipeline.detector import Detector, detect_halving
@@ -86,6 +86,38 @@ def test_a_list_of_images_gives_the_boxes_that_a_scoring_run_writes(
     assert {box["label"] for boxes in by_itself for box in boxes} <= set(detector.classes)
 
 
+def test_an_rpns_detector_needs_no_proposals_and_says_how_many_it_made(
+    candidates: pa.Table, rpn_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = ReadSettings(proposals=ProposalConfig(name="rpn", max_boxes=30))
+    bare = read_images(planned_rows(str(tmp_path), [0, 0, 7]), settings)
+    assert bare["status"].to_pylist() == ["ok", "undecodable", "ok"]
+    assert bare["proposals"].to_pylist() == [None] * 3
+    assert bare.drop_columns("proposals").equals(candidates.drop_columns("proposals"))
+    detector = Detector(rpn_checkpoint, run_id="r1")
+    results = detector(bare)
+    assert results.schema == RESULT
+    rows = results.to_pylist()
+    model = load_checkpoint(rpn_checkpoint).model
+    for row in (rows[0], rows[2]):
+        pixels = np.asarray(Image.open(row["image_uri"])).copy()
+        (own,) = propose_learned(model, [pixels])
+        assert row["num_proposals"] == len(own.boxes) > 0
+        (expected,) = detect(model, [pixels], [own.boxes])
+        assert row["num_detections"] == len(row["detections"]) == len(expected.scores) > 0
+        assert [row["detections"]] == detector.detect([pixels])
+        assert [box["score"] for box in row["detections"]] == expected.scores.tolist()
+    assert (rows[1]["num_proposals"], rows[1]["detections"]) == (None, None)
+
+
+def test_an_rpns_detector_takes_proposals_where_they_are_given(
+    candidates: pa.Table, rpn_checkpoint: Path
+) -> None:
+    detector = Detector(rpn_checkpoint)
+    given = len(candidates["proposals"][0].as_py()) // 16
+    assert detector(candidates)["num_proposals"].to_pylist()[0] == given
+
+
 def test_a_list_of_images_that_cannot_be_had_raises(
     candidates: pa.Table, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -151,6 +183,20 @@ def test_a_batch_too_large_for_the_gpu_is_halved() -> None:
     found = detect_halving(gpu, pixels, [np.zeros((0, 4), np.float32)] * 5)
     assert [o.scores.item() for o in found if not isinstance(o, str)] == [1, 2, 3, 4, 5]
     assert gpu.calls == [5, 2, 3, 1, 2]
+
+
+def test_halves_of_a_batch_without_proposals_have_none_either() -> None:
+    calls: list[Sequence[Any] | None] = []
+
+    def run(pixels: Sequence[Any], proposals: Sequence[Any] | None) -> list[int]:
+        calls.append(proposals)
+        if len(pixels) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return [len(pixels[0])]
+
+    pixels = [np.zeros((n, 1, 3), np.uint8) for n in (1, 2, 3)]
+    assert detect_halving(run, pixels, None) == [1, 2, 3]
+    assert calls == [None] * 5
 
 
 def test_an_image_too_large_for_the_gpu_fails_alone() -> None:

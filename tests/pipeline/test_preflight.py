@@ -99,6 +99,26 @@ def test_a_proposals_table_is_part_of_the_run_id(config: ScoreConfig, tmp_path: 
     assert len(ids | {prepare(config).run_id}) == 3
 
 
+def test_an_rpns_detector_proposes_itself_unless_told_otherwise(
+    config: ScoreConfig, rpn_checkpoint: Path, tmp_path: Path
+) -> None:
+    own = changed(config, checkpoint=str(rpn_checkpoint))
+    assert prepare(own).proposals.name == "rpn"
+    assert prepare(changed(own, proposals="rpn")).run_id == prepare(own).run_id
+    other = prepare(changed(own, proposals="grid"))
+    assert other.proposals.name == "grid"
+    assert other.run_id != prepare(own).run_id
+    table = tmp_path / "table.parquet"
+    rows = [{"image_uri": "a.png", "boxes": []}]
+    pq.write_table(pa.Table.from_pylist(rows, schema=PROPOSALS), table)
+    assert prepare(changed(own, proposals=str(table))).table == str(table)
+
+
+def test_an_rpns_proposals_of_a_detector_without_one_are_refused(config: ScoreConfig) -> None:
+    with pytest.raises(UserError, match="has no RPN: it was trained on grid"):
+        prepare(changed(config, proposals="rpn"))
+
+
 @pytest.mark.parametrize(
     "change", [{"score_threshold": 1.5}, {"gpus_per_worker": -1.0}, {"max_failures": 2.0}]
 )

@@ -198,6 +198,7 @@ def test_a_dry_run_writes_nothing(scenes: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_train_an_rpn_as_one_would_and_validate_by_it(
     scenes: Path, tmp_path: Path
