@@ -4,8 +4,8 @@
 Run the comparisons of the Fast R-CNN paper on your own labelled images: one trial a training and slot of the
 cluster (Ray Tune), one table with the paper's numbers beside. Comparisons: sampling, multi_task, scales,
 svd, svm, proposals, layers, class_agnostic; where they are named, roi_heads (torchvision's on the same
-proposals) and proposers (opencv, selective_search, grid). Run again with the same --output it goes on where
-it stopped.
+proposals) and proposers (opencv, selective_search, grid, rpn), with the recall of their best 300. Run again
+with the same --output it goes on where it stopped.
 """
 
 import sys

@@ -16,13 +16,14 @@ from typing import Any
 import ray
 from ray import tune
 
+from fastrcnn.config import LEARNED
 from pipeline import cluster, storage
 from pipeline.ablate_config import AblateConfig, Row, Test, Training
 from pipeline.ablation_table import as_markdown, as_parquet, as_png, results_of
 from pipeline.ablations import rows
 from pipeline.annotations import LabelledImages, read_labelled_images
 from pipeline.cli import configure_logging
-from pipeline.errors import JobError
+from pipeline.errors import JobError, UserError
 from pipeline.examples import Example
 from pipeline.initial_weights import initial_model
 from pipeline.proposals_table import find_table
@@ -57,8 +58,9 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
         config.data, config.test_split, classes=training.classes, limit=config.limit
     )
     trials = _trials(wanted)
-    for one in trials:  # what no worker could do is said here
+    for one, tests in trials.items():  # what no worker could do is said here
         plan = TrainPlan.of(config.training(one), training.classes)
+        _check_tests(one, tests, plan)
     initial_model(plan.model, config.weights, config.seeds[0], training.classes)
     logger.info(
         "%d rows, %d trainings, %d training images, %d test images",
@@ -84,6 +86,19 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
         storage.write_bytes(storage.join(config.output, name), data)
     logger.info("\n%s", markdown)
     return results
+
+
+def _check_tests(training: Training, tests: Sequence[Test], plan: TrainPlan) -> None:
+    """Raises UserError for what a network with an RPN cannot be compared in."""
+    if plan.model.rpn is None:
+        return
+    svm = any(test.svm for test in tests)
+    if svm or training.torchvision_heads:
+        raise UserError(
+            f"--comparisons {'svm' if svm else 'roi_heads'} --proposals {LEARNED}",
+            "needs proposals of the training images that stay as they are",
+            "Give --proposals another proposer or a table, or leave this comparison out.",
+        )
 
 
 def _with_absolute_uris(config: AblateConfig) -> AblateConfig:
@@ -122,7 +137,7 @@ def _run_trials(
     examples = {}
     for proposals in dict.fromkeys(one.proposals for one in todo):
         flags = config.training(Training(proposals=proposals))
-        plan = TrainPlan.of(flags, training.classes)
+        plan = TrainPlan.of(flags, training.classes).fitted(training.images)
         both = with_proposals(flags, plan.proposals, training, test)
         examples[proposals] = (ray.put(both[0]), ray.put(both[1]))
     shared = {"config": config, "classes": training.classes, "examples": examples}
@@ -171,4 +186,6 @@ def _trainable(
 
 def _has(config: AblateConfig, training: Training, tests: Sequence[Test]) -> bool:
     result = read_result(config, training)
-    return result is not None and {t.name for t in tests} <= set(result["tests"])
+    if result is None or "recall" not in result:  # an older version's
+        return False
+    return {t.name for t in tests} <= set(result["tests"])

@@ -23,6 +23,8 @@ TABLE = pa.schema(
         pa.field("ap", pa.map_(pa.string(), pa.float64())),  # by class
         pa.field("step_seconds", pa.float64()),  # median of a training step
         pa.field("image_seconds", pa.float64()),  # median of detecting one image
+        pa.field("recall", pa.float64()),  # at IoU .5, of the best 300 proposals of a test image
+        pa.field("average_recall", pa.float64()),  # of the same, over IoU .5 to 1
         pa.field("iterations", pa.int64()),
         pa.field("paper", pa.string()),
         pa.field("training", pa.string(), nullable=False),  # folder under trials/
@@ -52,6 +54,8 @@ def results_of(
                 "ap": test["ap"],
                 "step_seconds": trial["step_seconds"],
                 "image_seconds": test["image_seconds"],
+                "recall": trial["recall"],
+                "average_recall": trial["average_recall"],
                 "iterations": trial["iterations"],
                 "paper": row.paper,
                 "training": row.training.name,
@@ -78,27 +82,44 @@ def as_markdown(config: AblateConfig, results: Sequence[Mapping[str, Any]]) -> s
         " The paper's numbers are of VOC 2007, models S, M, L, on a K40.",
     ]
     for comparison in dict.fromkeys(row["comparison"] for row in results):
-        lines += [
-            "",
-            f"## {comparison}",
-            "",
-            "| setting | mAP | step, ms | image, ms | steps | paper |",
-        ]
+        lines += ["", f"## {comparison}", ""]
+        lines += ["| setting | mAP | step, ms | image, ms | steps | paper |"]
         lines += ["| --- | ---: | ---: | ---: | ---: | --- |"]
         own = [row for row in results if row["comparison"] == comparison]
         for setting in dict.fromkeys(row["setting"] for row in own):
             seeds = [row for row in own if row["setting"] == setting]
             lines.append(_line(setting, seeds))
+        if comparison == "proposers":
+            lines += ["", *_recall_lines(own)]
         if comparison == "sampling":
             lines += ["", _sampling_note(config, own)]
     return "\n".join(lines) + "\n"
 
 
+def _recall_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of the proposals alone, seeds in one line."""
+    lines = [
+        "| proposals, best 300 of a test image | recall at IoU .5 | average recall | mAP |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        seeds = [row for row in rows if row["setting"] == setting]
+        recall, average = (_spread([row[n] for row in seeds]) for n in ("recall", "average_recall"))
+        mean = _spread([100 * row["map"] for row in seeds], 1)
+        lines.append(f"| {setting} | {recall} | {average} | {mean} |")
+    return lines
+
+
+def _spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean, and range where there are several."""
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
 def _line(setting: str, seeds: Sequence[Mapping[str, Any]]) -> str:
-    maps = [100 * row["map"] for row in seeds]
-    mean = f"{sum(maps) / len(maps):.1f}"
-    if len(maps) > 1:
-        mean += f" ({min(maps):.1f} to {max(maps):.1f})"
+    mean = _spread([100 * row["map"] for row in seeds], 1)
     step, image = (
         f"{1000 * min(row[name] for row in seeds):.0f}"
         for name in ("step_seconds", "image_seconds")

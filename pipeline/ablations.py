@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from fastrcnn.config import PYRAMID, PYRAMID_MAX_SIZE
+from fastrcnn.config import LEARNED, PYRAMID, PYRAMID_MAX_SIZE
 from pipeline.ablate_config import AblateConfig, Row, Test, Training
 from pipeline.errors import UserError
 
@@ -152,7 +152,7 @@ def _roi_heads(config: AblateConfig) -> list[Case]:
 def _proposers(config: AblateConfig) -> list[Case]:
     return [
         (name, Training(proposals=name), PLAIN, "")
-        for name in ("opencv", "selective_search", "grid")
+        for name in ("opencv", "selective_search", "grid", LEARNED)
     ]
 
 

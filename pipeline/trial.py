@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from fastrcnn.checkpoint import save_checkpoint
-from fastrcnn.detection import detect
+from fastrcnn.detection import propose_learned
 from fastrcnn.loss import Target
+from fastrcnn.metrics.recall import proposal_recall
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer, freeze_untrained
 from fastrcnn.svd import compress
@@ -30,13 +31,15 @@ from pipeline.same_run import read_object
 from pipeline.torchvision_heads import TorchvisionHeads
 from pipeline.train_plan import TrainPlan
 from pipeline.train_step import train_step
-from pipeline.validation import Detect, validate
+from pipeline.validation import Detect, detector_of, validate
 
 logger = logging.getLogger(__name__)
 
 RESULT = "result.json"
 Network = FastRCNN | TorchvisionHeads
 
+RECALL_AT = 300
+"""Proposals of an image (Ren et al. 2015 give recall and mAP of so many)."""
 TIMED_IMAGES = 20
 """Detected one by one for the time of an image, as the paper's s/im."""
 
@@ -63,7 +66,8 @@ def run_trial(
     """Train, test every way that is asked for, and keep the checkpoint.
 
     Returns:
-        step_seconds (median), iterations, and for each test by name: map, ap, image_seconds (median).
+        step_seconds (median), iterations, recall and average_recall of the test images' best proposals, and
+        for each test by name: map, ap, image_seconds (median).
 
     Raises:
         NonFiniteLossError, StorageError, ImageError: the trial failed.
@@ -71,7 +75,7 @@ def run_trial(
     cut = training.max_proposals or config.max_proposals
     examples = [replace(e, proposals=e.proposals[:cut]) for e in examples]
     test_examples = [replace(e, proposals=e.proposals[:cut]) for e in test_examples]
-    plan = TrainPlan.of(config.training(training), classes)
+    plan = TrainPlan.of(config.training(training), classes).fitted([e.image for e in examples])
     folder = folder_of(config, training)
     network: Network
     result: dict[str, Any]
@@ -86,6 +90,8 @@ def run_trial(
         if isinstance(network, FastRCNN):
             _keep(folder, config, plan, network, classes, result)
         result["tests"] = {}
+    if "recall" not in result:
+        result |= _recall(network, test_examples)
     for test in tests:
         if test.name in result["tests"]:
             continue
@@ -172,7 +178,22 @@ def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Dete
         copy = FastRCNN(replace(model.config, box_regression=False))
         copy.load_state_dict(model.state_dict())
         model = copy.eval()
-    return partial(detect, model)
+    return detector_of(model)
+
+
+def _recall(network: Network, examples: Sequence[Example]) -> dict[str, float]:
+    """Of the best `RECALL_AT` proposals, at IoU .5 and averaged over .5 to 1: what any heads could find."""
+    proposals = [example.proposals[:RECALL_AT] for example in examples]
+    if isinstance(network, FastRCNN) and network.rpn is not None:
+        network.eval()
+        proposals = []
+        for example in examples:
+            pixels = decode(storage.read_bytes(example.image.image_uri)).pixels
+            (found,) = propose_learned(network, [pixels])
+            proposals.append(found.boxes[:RECALL_AT].cpu().numpy())
+    wanted = [e.image.gt_boxes[~(e.image.crowd | e.image.difficult)] for e in examples]
+    measured = proposal_recall(proposals, wanted, (0.5,))
+    return {"recall": measured.recalls[0], "average_recall": measured.average_recall}
 
 
 def _unflipped(examples: Sequence[Example]) -> tuple[list[torch.Tensor], list[Target]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.proposals import grid
 from pipeline import ablate, storage
 from pipeline.ablate_config import AblateConfig, Test, Training
@@ -109,6 +110,53 @@ def test_a_trial_trains_tests_every_way_and_keeps_its_checkpoint(
     assert {p.name for p in folder.iterdir()} == kept | {"result.json"}
 
 
+def test_a_trial_of_an_rpn_makes_its_own_proposals_and_measures_their_recall(
+    scenes: str, tmp_path: Path
+) -> None:
+    flags = config(scenes, tmp_path, preset="modern", comparisons=("proposers",))
+    names = [row.training.proposals for row in rows(flags)]
+    assert names == ["opencv", "selective_search", "grid", "rpn"]
+    classes = read_labelled_images(scenes, "train").classes
+    none = [replace(e, proposals=np.zeros((0, 4), np.float32)) for e in examples(scenes, "train")]
+    results = []
+    for training, data in (
+        (Training(proposals="rpn"), none),
+        (Training(proposals="grid"), examples(scenes, "train")),
+    ):
+        result = run_trial(flags, training, [Test(), Test(svd=(0.5, 0.5))], classes, data, data)
+        assert 0 < result["average_recall"] < result["recall"] <= 1
+        results.append(result)
+    assert results[0]["recall"] != results[1]["recall"]
+    kept = load_checkpoint(Path(folder_of(flags, Training(proposals="rpn"))))
+    assert kept.proposals.name == "rpn"
+    assert kept.model.config.rpn is not None
+    assert len(kept.model.config.rpn.sides[0]) == 5
+    assert kept.model.config.rpn.max_proposals_test == 150
+
+
+@pytest.mark.parametrize(
+    ("comparison", "reason"),
+    [
+        ("svm", "stay as they are"),
+        ("roi_heads", "stay as they are"),
+        ("multi_task", "second stage"),
+        ("scales", "one scale"),
+        ("sampling", "RoI-centric"),
+    ],
+)
+def test_what_an_rpn_cannot_be_compared_in_is_refused(
+    scenes: str, tmp_path: Path, comparison: str, reason: str
+) -> None:
+    flags = config(scenes, tmp_path, proposals="rpn", comparisons=(comparison,), dry_run=True)
+    with pytest.raises(UserError, match=reason):
+        ablate.run(flags)
+
+
+def test_what_an_rpn_can_be_compared_in_is_not(scenes: str, tmp_path: Path) -> None:
+    names = ("svd", "proposals", "layers", "class_agnostic", "proposers")
+    ablate.run(config(scenes, tmp_path, proposals="rpn", comparisons=names, dry_run=True))
+
+
 def test_a_further_test_needs_no_further_training(scenes: str, tmp_path: Path) -> None:
     flags, classes = config(scenes, tmp_path), read_labelled_images(scenes, "train").classes
     data = examples(scenes, "train"), examples(scenes, "val")
@@ -174,3 +222,8 @@ def test_seeds_are_one_line_with_their_range(scenes: str, tmp_path: Path) -> Non
     markdown = as_markdown(replace(config(scenes, tmp_path), seeds=(3, 4)), two)
     assert "| whole | 60.0 (50.0 to 70.0) | 200 | 100 | 9 |  |" in markdown
     assert as_png(two).startswith(b"\x89PNG")
+    for row in two:
+        row |= {"comparison": "proposers", "recall": row["map"], "average_recall": 0.25}
+    markdown = as_markdown(replace(config(scenes, tmp_path), seeds=(3, 4)), two)
+    recall = "0.600 (0.500 to 0.700) | 0.250 (0.250 to 0.250)"
+    assert f"| whole | {recall} | 60.0 (50.0 to 70.0) |" in markdown
