@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,14 @@ import pyarrow as pa
 import torch
 
 from fastrcnn.config import LEARNED
-from fastrcnn.detection import Scored, detect_counting
+from fastrcnn.detection import Scored, detect_counting, propose_learned
 from fastrcnn.proposals import propose
+from fastrcnn.rpn import Proposed
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
 from pipeline.candidates import CANDIDATE, one_line
 from pipeline.checkpoints import load
+from pipeline.halving import detect_halving
 from pipeline.images import ImageError
 from pipeline.record import RESULT
 
@@ -36,8 +38,6 @@ Box = dict[str, Any]
 """As column `detections` has it: label, label_id, score, x_min, y_min, x_max, y_max in image pixels."""
 
 IMAGES_AT_ONCE = 8
-
-Outcome = TypeVar("Outcome")
 
 
 class Detector:
@@ -134,6 +134,25 @@ class Detector:
                 boxes.append(self._boxes(outcome))
         return boxes
 
+    def propose(
+        self, images: Sequence[Image]
+    ) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """What the detector's own RPN proposes: boxes (P, 4), xyxy in the image frame, and scores (P,), best
+        first.
+
+        Raises:
+            StorageError, ImageError: as in `detect`.
+            ValueError: the detector has no RPN.
+        """
+        found = []
+        for first in range(0, len(images), IMAGES_AT_ONCE):
+            pixels = [self._pixels(image) for image in images[first : first + IMAGES_AT_ONCE]]
+            for outcome in detect_halving(self._propose, pixels, None):
+                if isinstance(outcome, str):
+                    raise RuntimeError(outcome)
+                found.append((outcome.boxes.cpu().numpy(), outcome.scores.cpu().numpy()))
+        return found
+
     def _pixels(self, image: Image) -> npt.NDArray[np.uint8]:
         if isinstance(image, np.ndarray):
             return image
@@ -183,6 +202,9 @@ class Detector:
         threshold = self._score_threshold
         return detect_counting(self._model, pixels, proposals, score_threshold=threshold)
 
+    def _propose(self, pixels: Sequence[npt.NDArray[np.uint8]], _: object) -> list[Proposed]:
+        return propose_learned(self._model, pixels)
+
     def _result(
         self, row: dict[str, Any], outcome: Scored | str | None, now: datetime.datetime
     ) -> dict[str, Any]:
@@ -222,34 +244,6 @@ class Detector:
                 strict=True,
             )
         ]
-
-
-def detect_halving(
-    run: Callable[[Sequence[Any], Sequence[Any] | None], list[Outcome]],
-    pixels: Sequence[npt.NDArray[np.uint8]],
-    proposals: Sequence[npt.NDArray[np.float32]] | None,
-) -> list[Outcome | str]:
-    """Detect on a batch; where it does not fit the GPU, on its halves; an image that does not fit alone
-    gives the cause instead of its outcome."""
-    if not pixels:
-        return []
-    try:
-        return list(run(pixels, proposals))
-    except torch.cuda.OutOfMemoryError as error:
-        cause = one_line(error)
-    # Outside the handler: the traceback would keep the failed batch's tensors alive.
-    torch.cuda.empty_cache()
-    if len(pixels) == 1:
-        return [cause]
-    half = len(pixels) // 2
-    parts = (slice(None, half), slice(half, None))
-    return [
-        outcome
-        for part in parts
-        for outcome in detect_halving(
-            run, pixels[part], None if proposals is None else proposals[part]
-        )
-    ]
 
 
 def _use_gpu(gpu: bool | None) -> bool:

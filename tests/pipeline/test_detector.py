@@ -17,7 +17,8 @@ from fastrcnn.config import ProposalConfig
 from fastrcnn.detection import Detections, detect, propose_learned
 from pipeline.attempts import AttemptLog
 from pipeline.candidates import ReadSettings, read_images
-from pipeline.detector import Detector, detect_halving
+from pipeline.detector import Detector
+from pipeline.halving import detect_halving
 from pipeline.images import ImageError
 from pipeline.record import RESULT
 from pipeline.storage import ObjectMissing

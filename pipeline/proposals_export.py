@@ -1,0 +1,255 @@
+"""An RPN's proposals as a table that `--proposals URI` reads: for other detectors to train and score on.
+
+    images -> read_images (CPU) -> Proposer (GPU where there are any) -> <output>/part-<uuid>.parquet
+
+An image that cannot be read or decoded has no row; the same command tries it again, and no other.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+from ray.data import ActorPoolStrategy
+
+from pipeline import cluster, images, storage
+from pipeline.candidates import one_line, read_images
+from pipeline.config import ScoreConfig, check_above_zero
+from pipeline.detector import Detector
+from pipeline.errors import JobError, UserError
+from pipeline.images import ImageError
+from pipeline.preflight import Job, Resources, prepare, read_settings, size_cluster
+from pipeline.progress import Progress
+from pipeline.proposals_table import boxes_array
+from pipeline.schema import PLAN, PROPOSALS, encode_parquet
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_PART = 512
+"""8 MB of boxes at 1000 an image: what a driver that dies has to make again."""
+EXPORT = PROPOSALS.append(pa.field("etag", pa.string())).append(pa.field("error", pa.string()))
+"""What a Proposer gives; rows with an error are not written. The ETag says which images are done."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportProposalsConfig:
+    """Flags of `jobs/export_proposals.py`."""
+
+    checkpoint: str
+    """Of a detector trained with --proposals rpn, as for `jobs/score_bucket.py`."""
+    images: str
+    """Whose proposals: a prefix, a glob or a manifest; of a training set, the prefix its images lie under."""
+    output: str
+    """Folder of the table, which --proposals of other jobs takes; run again with the same one to go on."""
+    batch_size: int = 8
+    """Images a forward pass."""
+    num_workers: int | None = None
+    """Actors with the model; by default one a GPU, or on CPUs half the cluster's."""
+    gpus_per_worker: float | None = None
+    """By default 1 where the cluster has GPUs, else 0."""
+    max_failures: float = 0.01
+    """Largest share of images that may have no row at the end."""
+    limit: int | None = None
+    """Only the first N images, in order of their URI."""
+    dry_run: bool = False
+    """Say how many images there are to do; write nothing."""
+    allow_open_cluster: bool = False
+    """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "batch_size", "num_workers", "limit")
+
+    def scoring(self) -> ScoreConfig:
+        """The scoring job that reads the same images by the same model."""
+        return ScoreConfig(
+            images=self.images,
+            checkpoint=self.checkpoint,
+            output=self.output,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            gpus_per_worker=self.gpus_per_worker,
+            max_failures=self.max_failures,
+            limit=self.limit,
+        )
+
+
+def run(config: ExportProposalsConfig) -> int:
+    """Write the rows that are not there yet.
+
+    Returns:
+        Images whose proposals were written now.
+
+    Raises:
+        UserError: no such images, a checkpoint without an RPN, an output with another detector's proposals.
+        JobError: more images than --max-failures allows have no row.
+    """
+    job = prepare(config.scoring())
+    try:
+        return _run(config, job)
+    finally:
+        job.selection.listed.close()
+
+
+def _run(config: ExportProposalsConfig, job: Job) -> int:
+    if job.checkpoint.model.rpn is None:
+        raise UserError(
+            f"--checkpoint {config.checkpoint}",
+            f"has no RPN: it was trained on {job.checkpoint.proposals.name}",
+            "Give one that jobs/train.py --proposals rpn has trained.",
+        )
+    done = _done(config.output, job.checkpoint.model_id)
+    todo = _todo(job, done)
+    logger.info("proposals: %d images to do, %d are done", todo.num_rows, len(done))
+    if config.dry_run or not todo.num_rows:
+        return 0
+    cluster.connect(allow_open=config.allow_open_cluster)
+    cluster.configure_ray_data()
+    resources = size_cluster(job.config, cluster.resources())
+    metadata = {b"proposals": json.dumps(_settings(job)).encode()}
+    written, errors = 0, []
+    with Progress("proposals", todo.num_rows, "images") as progress:
+        for rows in _propose(todo, job, resources):
+            whole = rows.filter(pc.is_null(rows["error"]))
+            errors += rows.filter(pc.is_valid(rows["error"])).to_pylist()
+            if whole.num_rows:
+                name = f"part-{uuid.uuid4().hex}.parquet"
+                data = encode_parquet(whole.drop_columns("error"), metadata=metadata)
+                storage.create_bytes(storage.join(config.output, name), data)
+            written += whole.num_rows
+            progress.update(written + len(errors))
+    _check_failures(config, errors, todo.num_rows + len(done))
+    logger.info("%s: proposals of %d images more", config.output, written)
+    return written
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """What the proposals were made by, as the files' metadata say."""
+    model = job.checkpoint.model.config
+    assert model.rpn is not None
+    return job.proposals.settings() | {
+        "model_id": job.checkpoint.model_id,
+        "rpn": asdict(model.rpn),
+    }
+
+
+def _done(output: str, model_id: str) -> set[tuple[str, str | None]]:
+    """(image_uri, etag) of the rows that are there. Raises UserError where another detector made them."""
+    done: set[tuple[str, str | None]] = set()
+    for part in storage.list_objects(output, suffixes=(".parquet",), missing_ok=True):
+        try:
+            file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(part.uri)))
+            settings = json.loads((file.schema_arrow.metadata or {}).get(b"proposals", b"{}"))
+            table = file.read(columns=["image_uri", "etag"])
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise UserError(
+                part.uri, f"is no part of this table ({error})", "Give another --output."
+            ) from error
+        if settings.get("model_id") != model_id:
+            raise UserError(
+                f"--output {output}", "holds another detector's proposals", "Give another one."
+            )
+        done.update(zip(table["image_uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
+    return done
+
+
+def _todo(job: Job, done: set[tuple[str, str | None]]) -> pa.Table:
+    """Rows (PLAN, all of one shard) of the images that have none."""
+    parts = [PLAN.empty_table()]
+    for named in job.selection.listed.new():
+        keys = zip(named["image_uri"].to_pylist(), named["etag"].to_pylist(), strict=True)
+        named = named.filter(pa.array([key not in done for key in keys], pa.bool_()))
+        shard = pa.array(np.zeros(named.num_rows, np.int64))
+        parts.append(named.append_column("shard", shard).cast(PLAN))
+    return pa.concat_tables(parts)
+
+
+def _propose(todo: pa.Table, job: Job, resources: Resources) -> Iterator[pa.Table]:
+    """Parts of the table (EXPORT), in whatever order is fastest."""
+    batch_size = job.config.batch_size
+    batches = (
+        ray.data.from_arrow(todo)
+        .repartition(target_num_rows_per_block=8 * batch_size)
+        .map_batches(
+            partial(read_images, settings=read_settings(job)),
+            batch_size=batch_size,
+            batch_format="pyarrow",
+            num_cpus=resources.read_cpus,
+        )
+        .map_batches(
+            Proposer,
+            fn_constructor_kwargs={
+                "checkpoint": job.checkpoint_uri,
+                "model_id": job.checkpoint.model_id,
+                "gpu": resources.detector_gpus > 0,
+                "num_threads": max(1, int(resources.detector_cpus)),
+            },
+            batch_size=batch_size,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(min_size=1, max_size=resources.workers),
+            num_cpus=resources.detector_cpus,
+            num_gpus=resources.detector_gpus,
+        )
+        .iter_batches(batch_size=ROWS_PER_PART, batch_format="pyarrow")
+    )
+    for batch in cast(Iterable[pa.Table], batches):
+        yield batch.cast(EXPORT)
+
+
+class Proposer:
+    """A model with an RPN: candidates (candidates.CANDIDATE) to rows (EXPORT), one for one.
+
+    Args:
+        checkpoint: folder or URI.
+        settings: as of `pipeline.detector.Detector`.
+    """
+
+    def __init__(self, checkpoint: str, **settings: Any) -> None:
+        self._detector = Detector(checkpoint, **settings)
+
+    def __call__(self, candidates: pa.Table) -> pa.Table:
+        rows = candidates.to_pylist()
+        pixels = []
+        for row in rows:
+            if row["status"] != "ok":
+                continue
+            try:
+                pixels.append(images.decode(row["image"]).pixels)
+            except ImageError as error:  # the CPU stage decoded it, but here it ran out of time
+                row |= {"status": error.status, "error": one_line(error)}
+        found = iter(self._detector.propose(pixels))
+        outcomes = [next(found) if row["status"] == "ok" else None for row in rows]
+        return pa.table(
+            {
+                "image_uri": [row["image_uri"] for row in rows],
+                "boxes": boxes_array([None if own is None else own[0] for own in outcomes]),
+                "scores": [None if own is None else own[1].tolist() for own in outcomes],
+                "etag": [row["etag"] for row in rows],
+                "error": [
+                    f"{row['status']}: {row['error']}" if own is None else None
+                    for row, own in zip(rows, outcomes, strict=True)
+                ],
+            }
+        ).cast(EXPORT)
+
+
+def _check_failures(
+    config: ExportProposalsConfig, errors: Sequence[dict[str, Any]], total: int
+) -> None:
+    for row in errors:
+        logger.warning("left out: %s: %s", row["image_uri"], row["error"])
+    if len(errors) > config.max_failures * total:
+        first = errors[0]
+        raise JobError(
+            f"{len(errors)} of {total} images have no proposals, more than --max-failures"
+            f" {config.max_failures:g} allows; first {first['image_uri']}: {first['error']}"
+        )
