@@ -4,8 +4,9 @@
 Run the comparisons of the Fast R-CNN paper on your own labelled images: one trial a training and slot of the
 cluster (Ray Tune), one table with the paper's numbers beside. Comparisons: sampling, multi_task, scales,
 svd, svm, proposals, layers, class_agnostic; where they are named, roi_heads (torchvision's on the same
-proposals) and proposers (opencv, selective_search, grid, rpn), with the recall of their best 300. Run again
-with the same --output it goes on where it stopped.
+proposals), proposers (opencv, selective_search, grid, rpn; with the recall of their best 300) and faster_rcnn
+(ours with an RPN, and torchvision's by its own recipe). Run again with the same --output it goes on where it
+stopped.
 """
 
 import sys

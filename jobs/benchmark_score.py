@@ -23,7 +23,8 @@ import ray
 import torch
 
 from fastrcnn.checkpoint import save_checkpoint
-from fastrcnn.config import FastRCNNConfig, ProposalConfig
+from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
+from fastrcnn.rpn_config import RPNConfig
 from pipeline import record, score, storage
 from pipeline.config import ScoreConfig
 from pipeline.detector import Detector
@@ -48,7 +49,7 @@ class ScoreBenchmarkConfig:
     scale: int = 480
     """Shorter side in the model frame."""
     proposals: str = "selective_search"
-    """Or grid."""
+    """Or grid, or rpn: the detector's own, with random weights like the rest."""
     max_proposals: int = 1000
     """Of an image."""
     count: int = 300
@@ -94,12 +95,14 @@ def run(config: ScoreBenchmarkConfig) -> None:
 
 
 def _make_checkpoint(config: ScoreBenchmarkConfig, folder: Path) -> Path:
-    model = initial_model(
-        FastRCNNConfig.modern(len(_CLASSES), backbone=config.backbone, scale=config.scale),
-        config.weights,
-        0,
-        _CLASSES,
+    own = RPNConfig(max_proposals_test=config.max_proposals)
+    numbers = FastRCNNConfig.modern(
+        len(_CLASSES),
+        backbone=config.backbone,
+        scale=config.scale,
+        rpn=own if config.proposals == LEARNED else None,
     )
+    model = initial_model(numbers, config.weights, 0, _CLASSES)
     proposals = ProposalConfig(name=config.proposals, max_boxes=config.max_proposals)
     save_checkpoint(folder, model, classes=_CLASSES, proposals=proposals, training={})
     return folder

@@ -26,11 +26,13 @@ import ray
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from fastrcnn.config import LEARNED
 from fastrcnn.proposals import prepare, propose
 from fastrcnn.solver import SolverConfig, build_optimizer
 from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD
 from pipeline import cluster, storage, train
 from pipeline.config import TrainConfig
+from pipeline.errors import UserError
 from pipeline.examples import Batch, Example, load_batch
 from pipeline.images import decode
 from pipeline.initial_weights import initial_model
@@ -59,7 +61,7 @@ class TrainBenchmarkConfig:
     backbone: str = "mobilenet_v2"
     """As for `jobs/train.py`."""
     proposals: str = "grid"
-    """As for `jobs/train.py`; made before the clock runs."""
+    """As for `jobs/train.py`, but not rpn; made before the clock runs."""
     max_proposals: int = 1000
     """Of an image."""
     scale: int = 240
@@ -82,6 +84,14 @@ class TrainBenchmarkConfig:
     """Images used."""
     output: Path = CHECKOUT / "benchmark-output" / "train"
     """Local folder for results.json."""
+
+    def __post_init__(self) -> None:
+        if self.proposals == LEARNED:
+            raise UserError(
+                f"--proposals {LEARNED}",
+                "torchvision's RoIHeads, the other side, are given their proposals",
+                "Give another proposer, or jobs/ablate.py --comparisons faster_rcnn.",
+            )
 
     def training(self, output: str, num_workers: int) -> TrainConfig:
         own = asdict(self)
@@ -176,7 +186,7 @@ def beside_torchvision(config: TrainBenchmarkConfig) -> tuple[list[float], list[
     """Seconds of each step after the first ones, of our loop and of torchvision's."""
     flags = config.training("unused", 1)
     training, _ = read_data(flags)
-    plan = TrainPlan.of(flags, training.classes)
+    plan = TrainPlan.of(flags, training.classes).fitted(training.images)
     prepare(plan.proposals)
     examples = []
     for image in training.images:

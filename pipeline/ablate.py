@@ -60,7 +60,7 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
     trials = _trials(wanted)
     for one, tests in trials.items():  # what no worker could do is said here
         plan = TrainPlan.of(config.training(one), training.classes)
-        _check_tests(one, tests, plan)
+        _check_tests(tests, plan)
     initial_model(plan.model, config.weights, config.seeds[0], training.classes)
     logger.info(
         "%d rows, %d trainings, %d training images, %d test images",
@@ -88,15 +88,12 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
     return results
 
 
-def _check_tests(training: Training, tests: Sequence[Test], plan: TrainPlan) -> None:
-    """Raises UserError for what a network with an RPN cannot be compared in."""
-    if plan.model.rpn is None:
-        return
-    svm = any(test.svm for test in tests)
-    if svm or training.torchvision_heads:
+def _check_tests(tests: Sequence[Test], plan: TrainPlan) -> None:
+    """Raises UserError for a test that a network with an RPN cannot be given."""
+    if plan.model.rpn is not None and any(test.svm for test in tests):
         raise UserError(
-            f"--comparisons {'svm' if svm else 'roi_heads'} --proposals {LEARNED}",
-            "needs proposals of the training images that stay as they are",
+            f"--comparisons svm --proposals {LEARNED}",
+            "SVMs are trained on proposals of the training images, which are the model's own",
             "Give --proposals another proposer or a table, or leave this comparison out.",
         )
 

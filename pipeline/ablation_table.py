@@ -89,7 +89,7 @@ def as_markdown(config: AblateConfig, results: Sequence[Mapping[str, Any]]) -> s
         for setting in dict.fromkeys(row["setting"] for row in own):
             seeds = [row for row in own if row["setting"] == setting]
             lines.append(_line(setting, seeds))
-        if comparison == "proposers":
+        if comparison in ("proposers", "faster_rcnn"):
             lines += ["", *_recall_lines(own)]
         if comparison == "sampling":
             lines += ["", _sampling_note(config, own)]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from fastrcnn.config import LEARNED, PYRAMID, PYRAMID_MAX_SIZE
 from pipeline.ablate_config import AblateConfig, Row, Test, Training
 from pipeline.errors import UserError
+from pipeline.torchvision_heads import RECIPE
 
 BASE = Training()
 PLAIN = Test()
@@ -156,6 +157,14 @@ def _proposers(config: AblateConfig) -> list[Case]:
     ]
 
 
+def _faster_rcnn(config: AblateConfig) -> list[Case]:
+    peer = Training(torchvision_heads=True, proposals=LEARNED, settings=RECIPE)
+    return [
+        ("ours with an RPN", Training(proposals=LEARNED), PLAIN, ""),
+        ("torchvision's Faster R-CNN, its recipe", peer, PLAIN, ""),
+    ]
+
+
 COMPARISONS: dict[str, Callable[[AblateConfig], list[Case]]] = {
     "sampling": _sampling,
     "multi_task": _multi_task,
@@ -167,6 +176,7 @@ COMPARISONS: dict[str, Callable[[AblateConfig], list[Case]]] = {
     "class_agnostic": _class_agnostic,
     "roi_heads": _roi_heads,
     "proposers": _proposers,
+    "faster_rcnn": _faster_rcnn,
 }
-NAMED_ONLY = ("roi_heads", "proposers")
+NAMED_ONLY = ("roi_heads", "proposers", "faster_rcnn")
 """Not of the paper: ours against a peer's, and proposers against each other."""

@@ -38,11 +38,11 @@ class TrainConfig:
     weights: str = "imagenet"
     """`imagenet` (torchvision's hub), `none`, or the path or URI of a state_dict (.pth, .safetensors)."""
     proposals: str = "selective_search"
-    """`selective_search` (ours), `opencv` (its selective search, a hundred times slower), `grid`, or the URI
-    of a proposals table."""
+    """`selective_search` (ours), `opencv` (its selective search, a hundred times slower), `grid` (fitted to
+    the training boxes), `rpn` (the model's own, learnt with it), or the URI of a proposals table."""
     proposal_mode: str = "fast"
     """`fast`; `small` finds objects below 32 px too, at a third of the speed; `exact` is OpenCV's `fast`,
-    rebuilt. `opencv` has `fast` and `quality`."""
+    rebuilt. `opencv` has `fast` and `quality`; `grid` has `fast` and `unfitted`."""
     max_proposals: int = 2000
     """Proposals kept an image, best first (paper, section 4)."""
     scale: int | None = None
@@ -53,7 +53,7 @@ class TrainConfig:
     """Width of fc6 and fc7; by default the backbone's."""
     set: tuple[str, ...] = ()
     """Other numbers of model and solver as NAME=VALUE, e.g. pyramid=480,576 class_agnostic=true; see
-    `FastRCNNConfig` and `SolverConfig` for the names."""
+    `FastRCNNConfig` and `SolverConfig` for the names, and `RPNConfig` for those with rpn_ before them."""
     num_workers: int = 1
     """Ray Train workers, each one process."""
     min_workers: int | None = None
@@ -142,7 +142,8 @@ class ScoreConfig:
     output: str
     """Where plans/, scored/ and runs/ go; run again with the same one to continue."""
     proposals: str | None = None
-    """By default the proposer the checkpoint was trained with; else its name or a table's URI."""
+    """By default the proposer the checkpoint was trained with, e.g. its own RPN; else its name or a table's
+    URI."""
     include: tuple[str, ...] = ()
     """Globs: only objects that match one, whatever their suffix (*.scan: in any folder; a/*.jpg: under
     --images)."""

@@ -1,7 +1,7 @@
-"""torchvision's RoIHeads fed with our proposals: the peer that our own heads are measured against.
+"""torchvision's RoIHeads fed with our proposals, or behind its own RPN: the peer of our own heads.
 
 Same backbone, same proposals, same initial weights, same batches and solver as a `FastRCNN`; its own
-sampling, pooling, loss and output rules.
+sampling, pooling, loss and output rules. With an RPN it is its Faster R-CNN, with its standard anchors.
 """
 
 from __future__ import annotations
@@ -12,15 +12,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from fastrcnn.boxes import clip
 from fastrcnn.detection import Detections
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import SolverConfig, learning_rate, set_learning_rate
-from fastrcnn.transform import batch_images
+from fastrcnn.transform import ImageBatch, batch_images
 from pipeline.examples import Batch
+
+RECIPE = (
+    "learning_rate=0.005",
+    "schedule=step",
+    "drops=0.6154,0.8462",
+    "gamma=0.1",
+    "momentum=0.9",
+    "caffe_momentum=false",
+    "weight_decay=0.0001",
+    "bias_rate=1",
+    "bias_decay=1",
+    "warmup=1000",
+    "max_grad_norm=null",
+)
+"""references/detection/train.py for two images a step: rate .02 / 8, drops after 16 and 22 of 26 epochs."""
+RPN_SIDES = (32, 64, 128, 256, 512)
+"""All of them on every map, as its MobileNet pyramid has them; of four maps one each (faster_rcnn.py)."""
 
 
 class TorchvisionHeads(nn.Module):
@@ -47,6 +66,7 @@ class TorchvisionHeads(nn.Module):
         box_head.fc7.load_state_dict(model.head.fc7.state_dict())
         predictor.cls_score.load_state_dict(model.head.cls_score.state_dict())
         predictor.bbox_pred.load_state_dict(model.head.bbox_pred.state_dict())
+        self.rpn = _rpn(model) if config.rpn else None
         std = config.delta_std or (0.1, 0.1, 0.2, 0.2)
         self.heads = RoIHeads(
             MultiScaleRoIAlign(levels, config.pool_size, sampling_ratio=2),
@@ -86,8 +106,8 @@ class TorchvisionHeads(nn.Module):
             for t, f in zip(batch.targets, factors, strict=True)
         ]
         proposals = [t.proposals * f for t, f in zip(batch.targets, factors, strict=True)]
-        _, losses = self._run(images.images, proposals, targets)
-        loss = losses["loss_classifier"] + losses["loss_box_reg"]
+        _, losses = self._run(images, proposals, targets)
+        loss = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         if solver.max_grad_norm is not None:
@@ -105,18 +125,60 @@ class TorchvisionHeads(nn.Module):
             batch = batch_images([image], self.config.scale, self.config.max_size)
             # A copy: of read-only arrays torch warns.
             scaled = torch.tensor(boxes) * batch.factors[0]
-            (result,), _ = self._run(batch.images, [scaled], None)
+            (result,), _ = self._run(batch, [scaled], None)
             own = clip(result["boxes"] / batch.factors[0], (image.shape[0], image.shape[1]))
             found.append(Detections(own, result["labels"], result["scores"]))
         return found
 
+    @torch.inference_mode()
+    def propose(self, image: Any) -> Tensor:
+        """Its RPN's boxes (P, 4) of an image, in its frame, best first."""
+        assert self.rpn is not None
+        self.eval()
+        batch = batch_images([torch.as_tensor(image)], self.config.scale, self.config.max_size)
+        (boxes,), _ = self.rpn(
+            ImageList(batch.images, list(batch.scaled)), self._features(batch.images)
+        )
+        own: Tensor = boxes / batch.factors[0]
+        return own
+
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
+        return {str(index): level for index, level in enumerate(self.backbone(images))}
+
     def _run(
-        self, images: Tensor, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
+        self, batch: ImageBatch, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        features = {str(index): level for index, level in enumerate(self.backbone(images))}
+        images = batch.images
+        features = self._features(images)
+        own: dict[str, Tensor] = {}
+        if self.rpn is not None:
+            listed = ImageList(images, list(batch.scaled))
+            proposals, own = self.rpn(listed, features, targets)
         # The padded size: from it RoIHeads work out each level's stride.
         shapes = [(int(images.shape[2]), int(images.shape[3]))] * len(images)
-        outputs: tuple[list[dict[str, Tensor]], dict[str, Tensor]] = self.heads(
-            features, proposals, shapes, targets
-        )
-        return outputs
+        results, losses = self.heads(features, proposals, shapes, targets)
+        return results, losses | own
+
+
+def _rpn(model: FastRCNN) -> nn.Module:
+    """torchvision's, with its own numbers but for the proposals that are kept."""
+    levels, config = len(model.backbone.strides), model.config.rpn
+    assert config is not None
+    spread = levels == len(RPN_SIDES) - 1
+    sides = tuple((side,) for side in RPN_SIDES[:levels]) if spread else (RPN_SIDES,) * levels
+    anchors = AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * levels)
+    network: nn.Module = RegionProposalNetwork(
+        anchors,
+        RPNHead(model.backbone.out_channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": 2000, "testing": 1000},
+        post_nms_top_n={
+            "training": config.max_proposals_train,
+            "testing": config.max_proposals_test,
+        },
+        nms_thresh=0.7,
+    )
+    return network

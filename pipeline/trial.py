@@ -27,6 +27,7 @@ from pipeline.ablate_config import AblateConfig, Test, Training
 from pipeline.examples import Batch, Example, load_batch, prefetch, step_seed, target_of
 from pipeline.images import decode
 from pipeline.initial_weights import initial_model, measure_deltas
+from pipeline.proposals_table import Boxes
 from pipeline.same_run import read_object
 from pipeline.torchvision_heads import TorchvisionHeads
 from pipeline.train_plan import TrainPlan
@@ -184,16 +185,19 @@ def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Dete
 def _recall(network: Network, examples: Sequence[Example]) -> dict[str, float]:
     """Of the best `RECALL_AT` proposals, at IoU .5 and averaged over .5 to 1: what any heads could find."""
     proposals = [example.proposals[:RECALL_AT] for example in examples]
-    if isinstance(network, FastRCNN) and network.rpn is not None:
+    if network.rpn is not None:
         network.eval()
-        proposals = []
-        for example in examples:
-            pixels = decode(storage.read_bytes(example.image.image_uri)).pixels
-            (found,) = propose_learned(network, [pixels])
-            proposals.append(found.boxes[:RECALL_AT].cpu().numpy())
+        proposals = [_own_proposals(network, example)[:RECALL_AT] for example in examples]
     wanted = [e.image.gt_boxes[~(e.image.crowd | e.image.difficult)] for e in examples]
     measured = proposal_recall(proposals, wanted, (0.5,))
     return {"recall": measured.recalls[0], "average_recall": measured.average_recall}
+
+
+def _own_proposals(network: Network, example: Example) -> Boxes:
+    pixels = decode(storage.read_bytes(example.image.image_uri)).pixels
+    if isinstance(network, TorchvisionHeads):
+        return network.propose(pixels).numpy()
+    return propose_learned(network, [pixels])[0].boxes.cpu().numpy()
 
 
 def _unflipped(examples: Sequence[Example]) -> tuple[list[torch.Tensor], list[Target]]:

@@ -17,11 +17,12 @@ from fastrcnn.proposals import grid
 from pipeline import ablate, storage
 from pipeline.ablate_config import AblateConfig, Test, Training
 from pipeline.ablation_table import TABLE, as_markdown, as_png
-from pipeline.ablations import COMPARISONS, rows
+from pipeline.ablations import COMPARISONS, NAMED_ONLY, rows
 from pipeline.annotations import read_labelled_images
 from pipeline.errors import UserError
 from pipeline.examples import Example
 from pipeline.scene_dataset import draw_split
+from pipeline.train_plan import TrainPlan
 from pipeline.trial import folder_of, run_trial
 
 
@@ -53,7 +54,7 @@ def test_equal_trainings_are_made_once_and_first_stages_come_along(
     scenes: str, tmp_path: Path
 ) -> None:
     wanted = rows(config(scenes, tmp_path, seeds=(3, 4)))
-    assert {row.comparison for row in wanted} == set(COMPARISONS) - {"roi_heads", "proposers"}
+    assert {row.comparison for row in wanted} == set(COMPARISONS) - set(NAMED_ONLY)
     base = {row.training.name for row in wanted if row.training == Training()}
     assert len(base) == 1
     trials = ablate._trials(wanted)
@@ -134,11 +135,23 @@ def test_a_trial_of_an_rpn_makes_its_own_proposals_and_measures_their_recall(
     assert kept.model.config.rpn.max_proposals_test == 150
 
 
+def test_torchvisions_faster_rcnn_is_trained_by_its_recipe(scenes: str, tmp_path: Path) -> None:
+    flags = config(scenes, tmp_path, preset="modern", comparisons=("faster_rcnn",))
+    ours, peer = (row.training for row in rows(flags))
+    assert (ours.torchvision_heads, peer.torchvision_heads) == (False, True)
+    classes = read_labelled_images(scenes, "train").classes
+    solver = TrainPlan.of(flags.training(peer), classes).solver
+    assert (solver.learning_rate, solver.warmup, solver.weight_decay) == (0.005, 1000, 0.0001)
+    data = [replace(e, proposals=np.zeros((0, 4), np.float32)) for e in examples(scenes, "train")]
+    result = run_trial(flags, peer, [Test()], classes, data, data)
+    assert 0 < result["recall"] <= 1
+    assert 0 <= result["tests"]["plain"]["map"] <= 1
+
+
 @pytest.mark.parametrize(
     ("comparison", "reason"),
     [
-        ("svm", "stay as they are"),
-        ("roi_heads", "stay as they are"),
+        ("svm", "SVMs are trained on proposals"),
         ("multi_task", "second stage"),
         ("scales", "one scale"),
         ("sampling", "RoI-centric"),
@@ -153,7 +166,7 @@ def test_what_an_rpn_cannot_be_compared_in_is_refused(
 
 
 def test_what_an_rpn_can_be_compared_in_is_not(scenes: str, tmp_path: Path) -> None:
-    names = ("svd", "proposals", "layers", "class_agnostic", "proposers")
+    names = ("svd", "proposals", "layers", "class_agnostic", "proposers", "faster_rcnn")
     ablate.run(config(scenes, tmp_path, proposals="rpn", comparisons=names, dry_run=True))
 
 
