@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from fastrcnn.rpn_config import RPNConfig
+from pipeline import evaluate, proposals_export, score, train
 from pipeline.annotations import LabelledImage
-from pipeline.config import TrainConfig
+from pipeline.config import EvaluateConfig, ScoreConfig, TrainConfig
 from pipeline.errors import UserError
 from pipeline.learned_proposals import DELTA_STD
+from pipeline.proposals_export import ExportProposalsConfig
+from pipeline.scene_dataset import draw_split
+from pipeline.schema import SCORED
 from pipeline.train_plan import TrainPlan
+from tests.pipeline.training_runs import config
 
 CLASSES = ("thing",)
 
@@ -105,3 +113,38 @@ def test_both_presets_take_an_rpn_with_fixed_deviations_and_as_many_proposals_as
 def test_what_does_not_go_with_an_rpn_is_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         plan(**changes)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_detector_is_trained_scored_and_measured_without_a_proposal_from_outside(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    draw_split(data, "train", range(12), seed=0, size=(180, 220))
+    draw_split(data, "test", range(12, 16), seed=0, size=(180, 220))
+    flags = config(str(data), str(tmp_path / "model"), proposals="rpn", max_proposals=60)
+    result = train.run(replace(flags, iterations=10, learning_rate=0.01, val_split="test"))
+    assert result is not None
+    scoring = ScoreConfig(
+        images=str(data / "JPEGImages"), checkpoint=result.checkpoint, output=str(tmp_path / "out")
+    )
+    assert score.run(replace(scoring, dry_run=True)).complete is False
+    summary = score.run(scoring)
+    assert summary.statuses == {"ok": 16}
+    (shard,) = (tmp_path / "out" / "scored").rglob("*.parquet")
+    table = pq.read_table(shard)
+    assert table.schema.remove_metadata().equals(SCORED)
+    assert 0 < max(table["num_proposals"].to_pylist()) <= 60
+    measured = evaluate.run(EvaluateConfig(scored=str(tmp_path / "out"), data=str(data)))
+    assert measured.voc07.mean_ap == pytest.approx(result.val_map, abs=1e-6)
+
+    rows = str(tmp_path / "table")
+    exported = ExportProposalsConfig(
+        checkpoint=result.checkpoint, images=str(data / "JPEGImages"), output=rows
+    )
+    assert proposals_export.run(exported) == 16
+    other = replace(flags, output=str(tmp_path / "other"), proposals=rows, iterations=2)
+    assert train.run(replace(other, val_split="test")) is not None
+    again = replace(scoring, checkpoint=str(tmp_path / "other"), output=str(tmp_path / "again"))
+    assert score.run(replace(again, proposals=rows)).statuses == {"ok": 16}
