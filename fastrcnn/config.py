@@ -126,10 +126,13 @@ class ProposalConfig:
                 object.__setattr__(self, name, value)
         for name in ("k", "strategies", "shapes"):  # JSON has lists
             object.__setattr__(self, name, _tuples(getattr(self, name)))
+        if not all(0 < side < 1e6 for shape in self.shapes or () for side in shape):
+            raise ValueError(f"shapes={self.shapes}: must be above 0")
 
     def settings(self) -> dict[str, Any]:
-        """What is set, for hashes: a field that a later version adds changes none of the runs without it."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """For hashes: a field that came later is part of them only where it is set."""
+        settings = asdict(self)
+        return settings if self.shapes else {k: v for k, v in settings.items() if k != "shapes"}
 
 
 def _tuples(value: Any) -> Any:
@@ -283,5 +286,7 @@ class FastRCNNConfig:
             raise ValueError(f"unknown model settings: {', '.join(sorted(unknown))}")
         known: dict[str, Any] = {k: _tuples(v) for k, v in values.items()}
         if known.get("rpn") is not None:
+            if not isinstance(known["rpn"], dict):
+                raise ValueError("rpn is no set of numbers")
             known["rpn"] = RPNConfig(**{k: _tuples(v) for k, v in known["rpn"].items()})
         return cls(**known)

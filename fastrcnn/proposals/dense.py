@@ -77,10 +77,11 @@ def _even(size: tuple[int, int], min_size: int) -> list[Kind]:
 
 
 def _fitted(size: tuple[int, int], shapes: Shapes) -> list[Kind]:
-    """Of each shape, cut to the image."""
+    """Of each shape, cut to the image, and no smaller than a pixel."""
     height, width = size
     shorter = float(min(height, width))
-    cut = [(min(h * shorter, height), min(w * shorter, width)) for h, w in shapes]
+    wanted = ((max(h * shorter, 1.0), max(w * shorter, 1.0)) for h, w in shapes)
+    cut = [(min(h, float(height)), min(w, float(width))) for h, w in wanted]
     return [((h * w) ** 0.5, h, w) for h, w in cut]
 
 

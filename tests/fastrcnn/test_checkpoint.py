@@ -88,6 +88,12 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         ("classes", ["cat"], "1 classes, model of 2"),
         ("model", {"num_classes": 2, "wings": 3}, "unknown model settings: wings"),
         ("model", None, "not one of ours"),
+        ("model", {"num_classes": 2, "rpn": 5}, "no set of numbers"),
+        ("model", {"num_classes": 2, "rpn": {"sides": [4, 8]}}, "not one of ours"),
+        ("model", {"num_classes": 2, "rpn": {"anchors_per_image": 2.5}}, "anchors_per_image is"),
+        ("proposals", {"name": "grid", "shapes": [[0.5, 0.0]]}, "must be above 0"),
+        ("proposals", {"name": "grid", "shapes": [[0.5]]}, "shapes is"),
+        ("proposals", {"name": "rpn"}, "a model without one"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(

@@ -103,6 +103,7 @@ def test_a_fitted_grid_has_the_shapes_it_was_given_whatever_the_images_size() ->
     sizes = {(round(float(h), 3), round(float(w), 3)) for w, h in boxes[:, 2:] - boxes[:, :2]}
     assert sizes == {(100, 150), (50, 150), (10, 10)}  # the image; the first is cut to its width
     assert 150 < len(boxes) <= 200
+    assert len(grid((3000, 4000), max_boxes=50, shapes=((1e-9, 1e-9),))) <= 50
     twice = grid((200, 300), max_boxes=200, shapes=shapes)
     np.testing.assert_allclose(twice, 2 * boxes, rtol=1e-5)
 
