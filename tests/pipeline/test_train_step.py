@@ -100,6 +100,22 @@ def test_the_rois_that_were_found_do_not_change_an_rpns_gradient() -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
+def test_images_without_objects_teach_an_rpn_what_is_background() -> None:
+    """By the paper's numbers heads have no RoI in them: nothing is below an IoU of .1 that counts."""
+    model = build(rpn=RPN)
+    given = batch()
+    targets = [Target(t.proposals, torch.zeros(0, 4), torch.zeros(0).long()) for t in given.targets]
+    empty = Batch(given.images, targets, given.seeds, given.image_uris)
+    optimizer = build_optimizer(model, SOLVER)
+    row = train_step(model, model, optimizer, empty, SOLVER, step=0, num_iterations=4, seed=0)
+    assert (row["rois"], row["loss_rpn_box"]) == (0, 0)
+    assert row["loss"] == row["loss_objectness"] == pytest.approx(math.log(2), rel=0.05)
+    assert model.rpn is not None
+    gradient = model.rpn.head.cls_logits.bias.grad
+    assert gradient is not None
+    assert bool((gradient > 0).all())  # down with the objectness
+
+
 def test_a_second_stage_moves_the_box_layer_alone() -> None:
     before = build()
     after, _ = step(replace(SOLVER, trained="bbox_pred"))
