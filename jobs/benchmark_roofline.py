@@ -60,7 +60,7 @@ class Floor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
 
     def __init__(self, peak: Peak) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._peak = peak
+        self.peak = peak
         self.seconds = 0.0
         self.flops = 0.0
 
@@ -81,7 +81,7 @@ class Floor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         flops = float(count(*args, **keywords, out_val=result))
         moved = sum(t.numel() * t.element_size() for t in _tensors((args, keywords, result)))
         self.flops += flops
-        self.seconds += max(flops / self._peak.flops, moved / self._peak.bandwidth)
+        self.seconds += max(flops / self.peak.flops, moved / self.peak.bandwidth)
         return result
 
 

@@ -5,6 +5,7 @@ are the same; images a second should grow with the workers while there are cores
 
 torchvision: the steps of its detection references (engine.py) with its own transform and RoIHeads, on the
 same batches, proposals, backbone and initial weights, in one process, ours and theirs in turn, by the clock.
+The floor is what a step's convolutions and matrix products, forth and back, take at this machine's peak.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fastrcnn.config import LEARNED
 from fastrcnn.proposals import prepare, propose
 from fastrcnn.solver import SolverConfig, build_optimizer
 from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD
+from jobs.benchmark_roofline import Floor, measure_peak
 from pipeline import cluster, storage, train
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
@@ -109,14 +111,22 @@ class TrainBenchmarkConfig:
 def run(config: TrainBenchmarkConfig) -> None:
     """Measure, print two tables and write results.json."""
     runs = {workers: _by_workers(config, workers) for workers in config.workers}
-    ours, theirs = beside_torchvision(config)
+    ours, theirs, floor = beside_torchvision(config)
     lines = [
         *scaling_lines(runs, config.batch_size),
         "",
-        *peer_lines(ours, theirs, config.batch_size),
+        *peer_lines(ours, theirs, floor, config.batch_size),
     ]
     config.output.mkdir(parents=True, exist_ok=True)
-    results = {"runs": runs, "ours_s": ours, "torchvision_s": theirs, "cores": os.cpu_count()}
+    results = {
+        "runs": runs,
+        "ours_s": ours,
+        "torchvision_s": theirs,
+        "floor_s": floor.seconds,
+        "flop_a_step": floor.flops,
+        "peak": asdict(floor.peak),
+        "cores": os.cpu_count(),
+    }
     (config.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print("\n".join(lines))
 
@@ -167,23 +177,26 @@ def scaling_lines(runs: dict[int, list[dict[str, float]]], batch_size: int) -> l
     return lines
 
 
-def peer_lines(ours: Sequence[float], theirs: Sequence[float], batch_size: int) -> list[str]:
-    """Images a second of both, and the median of the ratios step by step."""
+def peer_lines(
+    ours: Sequence[float], theirs: Sequence[float], floor: Floor, batch_size: int
+) -> list[str]:
+    """Images a second of both and of the floor, and the median of the ratios step by step."""
     ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
-    return [
-        f"{'training loop':<24}{'images/s':>10}",
-        f"{'ours':<24}{batch_size / statistics.median(ours):>10.2f}",
-        f"{'torchvision':<24}{batch_size / statistics.median(theirs):>10.2f}",
-        f"ours is {ratio:.2f} times as fast, step by step",
-    ]
+    lines = [f"{'training loop':<24}{'images/s':>10}{'of the floor':>14}"]
+    for name, seconds in (("ours", ours), ("torchvision", theirs)):
+        step = statistics.median(seconds)
+        lines.append(f"{name:<24}{batch_size / step:>10.2f}{floor.seconds / step:>14.0%}")
+    gflop = floor.flops / batch_size / 1e9
+    lines.append(f"{'floor':<24}{batch_size / floor.seconds:>10.2f}   ({gflop:.1f} GFLOP an image)")
+    return [*lines, f"ours is {ratio:.2f} times as fast, step by step"]
 
 
 def _median(steps: Sequence[dict[str, float]], name: str) -> float:
     return statistics.median(row[name] for row in steps[WARM:])
 
 
-def beside_torchvision(config: TrainBenchmarkConfig) -> tuple[list[float], list[float]]:
-    """Seconds of each step after the first ones, of our loop and of torchvision's."""
+def beside_torchvision(config: TrainBenchmarkConfig) -> tuple[list[float], list[float], Floor]:
+    """Seconds of each step after the first ones, of our loop and of torchvision's; the floor of ours."""
     flags = config.training("unused", 1)
     training, _ = read_data(flags)
     plan = TrainPlan.of(flags, training.classes).fitted(training.images)
@@ -208,7 +221,11 @@ def beside_torchvision(config: TrainBenchmarkConfig) -> tuple[list[float], list[
                 numbers = {"step": step, "num_iterations": config.iterations, "seed": config.seed}
                 train_step(model, model, optimizer, batch, plan.solver, **numbers)
             seconds[name].append(time.perf_counter() - started)
-    return seconds[0][WARM:], seconds[1][WARM:]
+    floor = Floor(measure_peak(torch.device(device)))
+    with floor:
+        numbers = {"step": 0, "num_iterations": config.iterations, "seed": config.seed}
+        train_step(model, model, optimizer, batch, plan.solver, **numbers)
+    return seconds[0][WARM:], seconds[1][WARM:], floor
 
 
 def torchvision_step(peer: TorchvisionHeads, solver: SolverConfig) -> Callable[[Batch], float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import benchmark_train
+from jobs.benchmark_roofline import Floor, Peak
 from jobs.benchmark_train import (
     TrainBenchmarkConfig,
     beside_torchvision,
@@ -38,10 +39,13 @@ def test_efficiency_is_measured_against_the_cores_there_are(
 
 
 def test_ratios_are_taken_step_by_step() -> None:
-    lines = peer_lines([1.0, 2.0, 4.0], [2.0, 4.0, 4.0], 4)
-    assert lines[1].split() == ["ours", "2.00"]
-    assert lines[2].split() == ["torchvision", "1.00"]
-    assert lines[3] == "ours is 2.00 times as fast, step by step"
+    floor = Floor(Peak(flops=1.0, bandwidth=1.0))
+    floor.seconds, floor.flops = 0.5, 8e9
+    lines = peer_lines([1.0, 2.0, 4.0], [2.0, 4.0, 4.0], floor, 4)
+    assert lines[1].split() == ["ours", "2.00", "25%"]
+    assert lines[2].split() == ["torchvision", "1.00", "12%"]
+    assert lines[3].split()[:3] == ["floor", "8.00", "(2.0"]
+    assert lines[4] == "ours is 2.00 times as fast, step by step"
 
 
 def test_both_loops_take_the_same_batches(tmp_path: Path) -> None:
@@ -49,6 +53,7 @@ def test_both_loops_take_the_same_batches(tmp_path: Path) -> None:
     config = TrainBenchmarkConfig(
         data=str(tmp_path), backbone="tiny", scale=64, fc_dim=16, rois_per_image=8, iterations=5
     )
-    ours, theirs = beside_torchvision(config)
+    ours, theirs, floor = beside_torchvision(config)
     assert len(ours) == len(theirs) == 2
     assert min(*ours, *theirs) > 0
+    assert min(floor.seconds, floor.flops) > 0

@@ -30,6 +30,7 @@ MANY = 3000
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_node_that_goes_and_one_that_comes_change_the_number_of_workers_and_no_loss(
     tmp_path: Path, s3_client: Any
