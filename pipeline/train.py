@@ -1,7 +1,7 @@
 """Labelled images in, a fine-tuned Fast R-CNN out: the driver's side of training.
 
 <output>/run.json                  the flags that matter, so that another run is not mistaken for this
-<output>/proposals/...             see pipeline.proposals
+<output>/proposals/...             see pipeline.proposals; of an RPN's: checked/, which images can be read
 <output>/train/...                 Ray Train's checkpoints, for resuming
 <output>/checkpoint/               the best: model.safetensors, then config.json
 <output>/metrics.json, curves.png  every step's losses, every validation
