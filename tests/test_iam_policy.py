@@ -192,6 +192,7 @@ def test_a_job_trains_with_the_policy_and_can_do_nothing_else(job: Any, tmp_path
     assert len(read_labelled_images(config.data, config.split).images) == 1
     claim_output(config, train.FREE_FLAGS)
     assert storage.create_bytes("s3://bucket/model/proposals/grid/part-1.parquet", b"boxes")
+    assert storage.create_bytes("s3://bucket/model/checked/rpn/part-1.parquet", b"boxes")
     row = dict.fromkeys(NAMES, 0.5) | {"iteration": 1.0, "seconds": 1.0, "waited": 0.0}
     with TrainingBoard(config.output, 0) as board:
         board.step(row)
