@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -229,6 +230,33 @@ def test_an_image_has_the_same_proposals_alone_and_in_company() -> None:
         (alone,) = propose_learned(model, [image])
         assert len(alone.boxes) == len(own.boxes)
         torch.testing.assert_close(own.boxes[:20], alone.boxes[:20], atol=1e-2, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_it_proposes_as_on_a_cpu_and_trains_in_mixed_precision() -> None:
+    model, _ = trained()
+    gpu = copy.deepcopy(model).cuda()
+    images = [scene(100)[0], scene(101)[0]]
+    for on_cpu, on_gpu in zip(
+        propose_learned(model, images), propose_learned(gpu, images), strict=True
+    ):
+        best = box_iou(on_cpu.boxes[:20], on_gpu.boxes.cpu()).amax(dim=1)
+        assert best.mean() > 0.9  # convolutions there round otherwise, so near ties may swap
+    gpu.train()
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        out = training_loss(
+            gpu,
+            images,
+            [scene(100)[1], scene(101)[1]],
+            config=gpu.config,
+            delta_mean=gpu.head.delta_mean,
+            delta_std=gpu.head.delta_std,
+        )
+    out.total.backward()
+    assert bool(torch.isfinite(out.total))
+    assert gpu.rpn is not None
+    assert all(p.grad is not None for p in gpu.rpn.parameters())
 
 
 def test_a_model_without_an_rpn_wants_proposals() -> None:

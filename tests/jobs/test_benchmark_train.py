@@ -14,6 +14,7 @@ from jobs.benchmark_train import (
     peer_lines,
     scaling_lines,
 )
+from pipeline.errors import UserError
 from pipeline.scene_dataset import draw_split
 
 
@@ -46,6 +47,11 @@ def test_ratios_are_taken_step_by_step() -> None:
     assert lines[2].split() == ["torchvision", "1.00", "12%"]
     assert lines[3].split()[:3] == ["floor", "8.00", "(2.0"]
     assert lines[4] == "ours is 2.00 times as fast, step by step"
+
+
+def test_an_rpns_proposals_are_none_that_the_peer_could_be_given() -> None:
+    with pytest.raises(UserError, match="comparisons faster_rcnn"):
+        TrainBenchmarkConfig(data="data", proposals="rpn")
 
 
 def test_both_loops_take_the_same_batches(tmp_path: Path) -> None:
