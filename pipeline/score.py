@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,6 +35,9 @@ from pipeline.score_report import ScoreSummary
 
 logger = logging.getLogger(__name__)
 
+IMAGES_AT_ONCE = 10_000_000
+"""Of one execution of Ray Data, whose driver keeps some 200 bytes of notes an image until it ends (measured
+at a million). The next one's Detectors start anew: 15 s or so."""
 _BATCHES_A_DETECTOR = 4
 _MOST_BATCHES = 64
 """Of one task: with 8 images each and 15 ms to propose, some 8 s of work to do again when its worker dies."""
@@ -86,9 +89,7 @@ def _run(job: Job) -> ScoreSummary:
     progress = ScoreProgress(config, run_id=job.run_id, total=total, workers=resources.workers)
     started = time.monotonic()
     if total:
-        _score(
-            job, work(planned, shards, config.batch_size, resources), resources, committer, progress
-        )
+        _score(job, planned, shards, resources, committer, progress)
     seconds = time.monotonic() - started if total else 0.0
     manifest = write_manifest(config.output, job.run_id, planned, committer.shards)
     summary = ScoreSummary(
@@ -170,9 +171,25 @@ def chain(
     )
 
 
+def portions(planned: plan.Plan, shards: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Cut shards into executions of at most so many images, or of one shard."""
+    portion: list[int] = []
+    size = 0
+    for shard in shards:
+        rows = planned.num_rows(shard)
+        if portion and size + rows > most:
+            yield portion
+            portion, size = [], 0
+        portion.append(shard)
+        size += rows
+    if portion:
+        yield portion
+
+
 def _score(
     job: Job,
-    work: pa.Table,
+    planned: plan.Plan,
+    shards: Sequence[int],
     resources: Resources,
     committer: Committer,
     progress: ScoreProgress,
@@ -182,8 +199,9 @@ def _score(
         *(resources.workers, resources.detector_cpus, resources.detector_gpus),
     )
     cluster.configure_ray_data()
-    results = chain(
-        work,
+    batch_size = job.config.batch_size
+    stages = partial(
+        chain,
         read_settings=read_settings(job),
         detector=Detector,
         detector_settings=detector_settings(job)
@@ -193,14 +211,16 @@ def _score(
         },
         attempts=SharedAttempts(),
         resources=resources,
-        batch_size=job.config.batch_size,
+        batch_size=batch_size,
     )
     try:
         with progress:
-            for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-                progress.check(block)
-                committer.add(block)
-                progress.count(block)
+            for portion in portions(planned, shards, IMAGES_AT_ONCE):
+                results = stages(work(planned, portion, batch_size, resources))
+                for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+                    progress.check(block)
+                    committer.add(block)
+                    progress.count(block)
     finally:
         committer.flush()
     committer.close()

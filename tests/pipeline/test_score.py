@@ -20,14 +20,14 @@ import pytest
 import ray
 from PIL import Image
 
-from pipeline import cluster, plan, record, storage
+from pipeline import cluster, plan, record, score, storage
 from pipeline.attempts import SharedAttempts
 from pipeline.candidates import ReadSettings
 from pipeline.config import ScoreConfig
 from pipeline.errors import JobError
 from pipeline.preflight import Resources, prepare
 from pipeline.schema import SCORED
-from pipeline.score import chain, run, work
+from pipeline.score import chain, portions, run, work
 from pipeline.selection import select
 from tests.pipeline.poison import Poisoned
 
@@ -81,11 +81,29 @@ def exported(run_id: str) -> dict[str, float]:
     return dict(totals)
 
 
+def test_an_execution_has_whole_shards_and_at_least_one(tmp_path: Path) -> None:
+    for n in range(25):
+        (tmp_path / f"{n:02d}.jpg").write_bytes(jpeg(n))
+    planned = plan.extend(
+        str(tmp_path / "out"), select(str(tmp_path)).listed, shard_size=10
+    )  # 10, 10 and 5
+    shards = range(planned.num_shards)
+    assert [*portions(planned, shards, 25)] == [[0, 1, 2]]
+    assert [*portions(planned, shards, 15)] == [[0], [1, 2]]
+    assert [*portions(planned, shards, 3)] == [[0], [1], [2]]
+    assert [*portions(planned, [], 3)] == []
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_500_images_of_which_50_are_broken(
-    bucket: str, s3_client: Any, tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
+    bucket: str,
+    s3_client: Any,
+    tiny_checkpoint: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every image is one row, counts add up; again does nothing; a changed image is scored anew."""
+    monkeypatch.setattr(score, "IMAGES_AT_ONCE", 300)  # so there are two executions
     contents = {f"{bucket}/in/{n:03d}.jpg": jpeg(n) for n in range(500)}
     broken = {0: b"", 1: jpeg(1)[:300], 2: b"<Error><Code>NoSuchKey</Code></Error>"}
     uris = sorted(contents)

@@ -83,16 +83,19 @@ def driver_proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyPro
         yield proxy
 
 
+FAULTS = ("503", "reset", "lost", "late", "short", "403")
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize("fault", ["503", "reset", "lost", "late", "short", "403"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_whichever_request_of_the_driver_fails_every_image_is_one_row(
     bucket: str, tiny_checkpoint: Path, driver_proxy: FaultyProxy, fault: str
 ) -> None:
-    """The first, the second and so on until there is none; from 403 on all fail, as if it died there."""
+    """Every request, each in one of the tests; from 403 on all fail, as if the driver died there."""
     images = {f"{bucket}/in/{name}": data for name, data in drawn_images(6).items()}
     for uri, data in images.items():
         storage.write_bytes(uri, data)
-    for number in range(1000):
+    for number in range(FAULTS.index(fault), 1000, len(FAULTS)):
         config = ScoreConfig(
             images=f"{bucket}/in",
             checkpoint=str(tiny_checkpoint),
