@@ -8,10 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fastrcnn import detection
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.detection import detect, distinct, postprocess
 from fastrcnn.model import FastRCNN
 from fastrcnn.transform import PADDING_WASTE, group_by_shape
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images go through the network as on a CPU, one by one, and as on a GPU, like-shaped together."""
+    groups, device = detection._groups, torch.device(request.param)
+    monkeypatch.setattr(
+        detection, "_groups", lambda images, config, _: groups(images, config, device)
+    )
 
 
 def config(**changes: object) -> FastRCNNConfig:
@@ -72,6 +82,7 @@ def test_the_papers_hundred_best_of_a_class_are_kept_before_suppression() -> Non
     assert sorted(found.boxes[found.labels == 1, 0].tolist()) == [60, 80, 100]
 
 
+@pytest.mark.usefixtures("passes")
 def test_an_image_without_proposals_has_no_detections_and_keeps_its_place() -> None:
     torch.manual_seed(0)
     model = FastRCNN(config()).eval()
@@ -85,6 +96,7 @@ def test_an_image_without_proposals_has_no_detections_and_keeps_its_place() -> N
     assert detect(model, [], []) == []
 
 
+@pytest.mark.usefixtures("passes")
 def test_alone_or_in_company_an_image_gets_the_same_boxes() -> None:
     torch.manual_seed(0)
     model = FastRCNN(config(score_threshold=0.2)).eval()
@@ -167,6 +179,7 @@ def test_ranks_decide_among_thousands_of_proposals() -> None:
     assert torch.equal(distinct(proposals, 0.9), apart)
 
 
+@pytest.mark.usefixtures("passes")
 def test_near_duplicates_do_not_reach_the_head() -> None:
     torch.manual_seed(0)
     model = FastRCNN(config(proposal_nms=0.9, score_threshold=0.0, nms_threshold=1.0)).eval()
@@ -207,3 +220,9 @@ def test_one_box_for_all_classes_is_given_to_each() -> None:
     assert deltas.shape == (1, 12)
     assert torch.equal(deltas[:, :4], deltas[:, 4:8])
     assert deltas.abs().sum() > 0
+
+
+def test_a_cpu_takes_images_one_by_one_and_a_gpu_like_shaped_ones_together() -> None:
+    images = [torch.zeros(40, 60, 3)] * 2 + [torch.zeros(90, 30, 3)]
+    assert detection._groups(images, config(), torch.device("cpu")) == [[0], [1], [2]]
+    assert detection._groups(images, config(), torch.device("cuda")) == [[0, 1], [2]]
