@@ -62,16 +62,23 @@ def test_a_put_that_fails_is_said_and_the_other_shards_are_written(
     output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = planned(output, 9)
-    create = storage.create_bytes
+    create, added, written = storage.create_bytes, threading.Event(), threading.Event()
 
     def fail_one(uri: str, data: bytes) -> bool:
         if uri.endswith("00000001.parquet"):
+            # Else it may fail while `add` still looks at what is done, and `add` would be the one to say it.
+            assert added.wait(60)
+            assert written.wait(60)
             raise storage.ObjectUnreadable(f"{uri}: disk full")
-        return create(uri, data)
+        made = create(uri, data)
+        if uri.endswith("00000002.parquet"):
+            written.set()
+        return made
 
     monkeypatch.setattr(storage, "create_bytes", fail_one)
     writer = committer(output, work)
     writer.add(result(rows_of(work)))
+    added.set()
     with pytest.raises(storage.ObjectUnreadable, match="disk full"):
         writer.close()
     assert record.done_shards(output, RUN, work) == {0, 2}
