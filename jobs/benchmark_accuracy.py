@@ -1,6 +1,6 @@
 """`jobs/benchmark.py accuracy`: puts a labelled data set into an S3 bucket of its own on this machine, trains
-on its training images, scores its test images out of the bucket, evaluates, and prints one table: mean
-average precision, and the time of each step.
+on its training images, scores its test images out of the bucket, evaluates, for each seed, and prints one
+table: average precision, and the time of each step.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,12 @@ from pipeline.annotations import read_labelled_images
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 BUCKET = "s3://benchmark"
-DATA, MODEL, RESULTS = (f"{BUCKET}/{name}" for name in ("data", "model", "results"))
+DATA, MANIFEST = f"{BUCKET}/data", f"{BUCKET}/test.txt"
+TRAINING = (
+    *("weights", "backbone", "proposals", "max_proposals", "scale", "fc_dim"),
+    *("rois_per_image", "batch_size", "learning_rate", "epochs", "split"),
+)
+"""Flags that go to `jobs/train.py` as they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +61,10 @@ class AccuracyConfig:
     """Of the first steps after the warm-up."""
     epochs: float = 12
     """Times that each image is seen."""
-    seed: int = 3
-    """Of sampling, shuffling and flips."""
+    set: tuple[str, ...] = ()
+    """As for `jobs/train.py`."""
+    seeds: tuple[int, ...] = (3,)
+    """Of sampling, shuffling and flips: a training each."""
 
 
 def run(config: AccuracyConfig) -> None:
@@ -68,60 +77,66 @@ def run(config: AccuracyConfig) -> None:
     try:
         with demo_servers.s3_server(logs):
             demo_servers.create_bucket("benchmark")
-            seconds = _steps(config, logs)
-            _report(config, seconds)
+            storage.upload_folder(config.data, DATA)
+            test = read_labelled_images(DATA, config.test_split)
+            storage.write_bytes(MANIFEST, "".join(f"{i.image_uri}\n" for i in test.images).encode())
+            rows = [_measure(config, seed) for seed in config.seeds]
     except demo_processes.CommandError as error:
         sys.exit(f"benchmark: {error}")
     finally:
         demo_processes.end_all(demo_processes.descendants(os.getpid()))
+    print("\n".join(["", *table(rows), "", f"curves, tables and logs: {config.output}"]))
 
 
-def _steps(config: AccuracyConfig, logs: Path) -> dict[str, float]:
-    """Seconds of each step, by its name."""
-    seconds: dict[str, float] = {}
-    storage.upload_folder(config.data, DATA)
-    test = read_labelled_images(DATA, config.test_split)
-    manifest = f"{BUCKET}/test.txt"
-    storage.write_bytes(manifest, "".join(f"{i.image_uri}\n" for i in test.images).encode())
-    names: tuple[str, ...] = (
-        "weights",
-        "backbone",
-        "proposals",
-        "max_proposals",
-        "scale",
-        "fc_dim",
-    )
-    names += ("rois_per_image", "batch_size", "learning_rate", "epochs", "seed", "split")
+def _measure(config: AccuracyConfig, seed: int) -> dict[str, float]:
+    """A row of the table; what the jobs wrote goes to the output."""
+    model, results = f"{BUCKET}/model-{seed}", f"{BUCKET}/results-{seed}"
     flags = [
         part
-        for name in names
+        for name in TRAINING
         for part in (f"--{name.replace('_', '-')}", str(getattr(config, name)))
     ]
+    if config.set:
+        flags += ["--set", *config.set]
     commands = {
-        "train": ["--data", DATA, "--output", MODEL, *flags],
+        "train": ["--data", DATA, "--output", model, *flags, "--seed", str(seed)],
         # Average precision asks for the unsure boxes too (the reference code keeps all of them).
         "score_bucket": [
-            *("--images", manifest, "--checkpoint", MODEL, "--output", RESULTS),
+            *("--images", MANIFEST, "--checkpoint", model, "--output", results),
             *("--score-threshold", "0.01"),
         ],
-        "evaluate": ["--scored", RESULTS, "--data", DATA, "--split", config.test_split],
+        "evaluate": ["--scored", results, "--data", DATA, "--split", config.test_split],
     }
+    row: dict[str, float] = {"seed": seed}
     for job, arguments in commands.items():
         started = time.monotonic()
         command = [sys.executable, f"jobs/{job}.py", *arguments]
-        demo_processes.run(command, logs / f"{job}.log", cwd=CHECKOUT)
-        seconds[job] = time.monotonic() - started
-    return seconds
+        log = config.output / "logs" / f"{job}-{seed}.log"
+        demo_processes.run(command, log, cwd=CHECKOUT)
+        row[f"{job}, s"] = time.monotonic() - started
+    return row | _average_precision(config.output / f"seed-{seed}", model, results)
 
 
-def _report(config: AccuracyConfig, seconds: dict[str, float]) -> None:
+def _average_precision(folder: Path, model: str, results: str) -> dict[str, float]:
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier run's
+    folder.mkdir()
     for name in ("curves.png", "metrics.json"):
-        data = storage.read_bytes(f"{MODEL}/{name}")
-        (config.output / f"train_{name}").write_bytes(data)
-    shutil.rmtree(config.output / "evaluation", ignore_errors=True)  # an earlier run's
-    storage.download_folder(f"{RESULTS}/evaluation", config.output / "evaluation")
-    (metrics,) = (config.output / "evaluation").glob("*/metrics.json")
-    voc07 = json.loads(metrics.read_text())["voc07"]
-    lines = [f"{'mAP (VOC07)':<24}{voc07['mean_ap']:.4f}"]
-    lines += [f"{job + ', s':<24}{value:.0f}" for job, value in seconds.items()]
-    print("\n".join(["", *lines, "", f"curves, tables and logs: {config.output}"]))
+        (folder / f"train_{name}").write_bytes(storage.read_bytes(f"{model}/{name}"))
+    storage.download_folder(f"{results}/evaluation", folder / "evaluation")
+    (metrics,) = (folder / "evaluation").glob("*/metrics.json")
+    found = json.loads(metrics.read_text())
+    return {"mAP": found["voc07"]["mean_ap"], **found["voc07"]["ap"]} | {
+        "COCO AP": found["coco"]["ap"]
+    }
+
+
+def table(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """A line a figure, a column a seed, and their mean."""
+    heads = [*(f"seed {row['seed']:.0f}" for row in rows), "mean"]
+    lines = [" " * 24 + "".join(f"{head:>10}" for head in heads)]
+    for name in [name for name in rows[0] if name != "seed"]:
+        values = [row[name] for row in rows]
+        digits = 0 if name.endswith(", s") else 4
+        cells = "".join(f"{value:>10.{digits}f}" for value in [*values, statistics.mean(values)])
+        lines.append(f"{name:<24}{cells}")
+    return lines
