@@ -2,7 +2,7 @@
 
 The same images, decoded, and the same proposals, all in memory, in batches that each is given in turn:
 
-    ours                  `fastrcnn.detection.detect`
+    ours                  `fastrcnn.detection.detect`, of the model as a Detector holds it (`scoring_form`)
     ... all proposals     the same without `proposal_nms`: as many RoIs as the peers have
     ... one at a time     the same, an image a call
     torchvision           its transform and its RoIHeads, on the same backbone, with the same weights
@@ -12,6 +12,7 @@ The floor is what convolutions and matrix products must take at this machine's m
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.detection import Detections, detect
 from fastrcnn.model import FastRCNN
 from fastrcnn.proposals import propose
+from fastrcnn.scoring_form import scoring_form
 from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD
 from jobs.benchmark_roofline import Floor, Peak, measure_peak
 from pipeline.checkpoints import load
@@ -87,11 +89,12 @@ def run(config: DetectorBenchmarkConfig) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = _model(config).to(device).eval()
     peak = measure_peak(device)
+    scorers = _scorers(model)
     tables = {}
     for most in config.max_proposals:
         batches = _batches(config, most)
         floor = _floor(model, batches[0], peak)
-        measured = measure(_scorers(model), batches, config.rounds, device)
+        measured = measure(scorers, batches, config.rounds, device)
         tables[most] = {
             "floor_images_per_second": config.batch_size / floor.seconds,
             "gflop_an_image": floor.flops / config.batch_size / 1e9,
@@ -148,7 +151,9 @@ def _batches(config: DetectorBenchmarkConfig, most: int) -> list[Batch]:
     return batches
 
 
-def _scorers(model: FastRCNN) -> dict[str, Scorer]:
+def _scorers(plain: FastRCNN) -> dict[str, Scorer]:
+    model = scoring_form(copy.deepcopy(plain))
+
     def alone(batch: Batch) -> list[Detections]:
         return [detect(model, [p], [b])[0] for p, b in zip(*batch, strict=True)]
 
@@ -160,7 +165,7 @@ def _scorers(model: FastRCNN) -> dict[str, Scorer]:
         "ours": lambda batch: detect(model, *batch),
         "ours, all proposals": every,
         "ours, one at a time": alone,
-        "torchvision": _torchvision(model),
+        "torchvision": _torchvision(plain),
     }
 
 
@@ -201,7 +206,7 @@ def _torchvision(model: FastRCNN) -> Scorer:
 
 
 def _floor(model: FastRCNN, batch: Batch, peak: Peak) -> Floor:
-    """Of a full batch, with the RoIs that ours scores."""
+    """Of a full batch, with the RoIs that ours scores; of the plain model, whose products torch can count."""
     floor = Floor(peak)
     with floor:
         detect(model, *batch)

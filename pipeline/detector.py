@@ -24,6 +24,7 @@ from fastrcnn.config import LEARNED
 from fastrcnn.detection import Scored, detect_counting, propose_learned
 from fastrcnn.proposals import propose
 from fastrcnn.rpn import Proposed
+from fastrcnn.scoring_form import scoring_form
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
 from pipeline.candidates import CANDIDATE, one_line
@@ -73,7 +74,7 @@ class Detector:
             raise RuntimeError(
                 f"{checkpoint} is model {self._checkpoint.model_id}, was {model_id} when the job started"
             )
-        self._model = self._checkpoint.model.to(self._device)
+        self._model = scoring_form(self._checkpoint.model.to(self._device))
         self._run_id = run_id
         self._score_threshold = score_threshold
         self._max_pixels = max_pixels

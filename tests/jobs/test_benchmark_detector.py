@@ -70,6 +70,20 @@ def test_a_convolution_is_counted_once() -> None:
     assert floor.flops == 2 * (2 * 8 * 10 * 12) * 3 * 9
 
 
+@pytest.mark.parametrize("groups", [1, 8])
+def test_backward_costs_the_forward_pass_once_for_each_gradient(groups: int) -> None:
+    layer = torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups)
+    floor = Floor(Peak(flops=1.0, bandwidth=1e30))
+    forward = 2 * (2 * 8 * 10 * 12) * (8 // groups) * 9
+    with floor:
+        layer(torch.ones(2, 8, 10, 12, requires_grad=True)).sum().backward()
+    assert floor.flops == 3 * forward
+    floor = Floor(Peak(flops=1.0, bandwidth=1e30))
+    with floor:
+        layer(torch.ones(2, 8, 10, 12)).sum().backward()  # as the first layer's images
+    assert floor.flops == 2 * forward
+
+
 def test_ratios_are_of_the_same_batch() -> None:
     calls: list[str] = []
     scorers = {name: lambda batch, name=name: calls.append(name) or [] for name in ("a", "b")}
