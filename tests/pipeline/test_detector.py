@@ -15,6 +15,7 @@ from PIL import Image
 from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.config import ProposalConfig
 from fastrcnn.detection import Detections, detect, propose_learned
+from fastrcnn.scoring_form import scoring_form
 from pipeline.attempts import AttemptLog
 from pipeline.candidates import ReadSettings, read_images
 from pipeline.detector import Detector
@@ -99,7 +100,7 @@ def test_an_rpns_detector_needs_no_proposals_and_says_how_many_it_made(
     results = detector(bare)
     assert results.schema == RESULT
     rows = results.to_pylist()
-    model = load_checkpoint(rpn_checkpoint).model
+    model = scoring_form(load_checkpoint(rpn_checkpoint).model)
     for row in (rows[0], rows[2]):
         pixels = np.asarray(Image.open(row["image_uri"])).copy()
         (own,) = propose_learned(model, [pixels])
