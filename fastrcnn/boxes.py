@@ -66,7 +66,10 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-def flip(boxes: Tensor, width: float) -> Tensor:
-    """Mirror boxes (..., 4) left to right in an image `width` pixels wide; twice is the identity."""
+def flip(boxes: Tensor, length: float, *, vertically: bool = False) -> Tensor:
+    """Mirror boxes (..., 4) left to right in an image `length` pixels wide, or upside down in one `length`
+    pixels high; twice is the identity."""
     x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack([width - x2, y1, width - x1, y2], dim=-1)
+    if vertically:
+        return torch.stack([x1, length - y2, x2, length - y1], dim=-1)
+    return torch.stack([length - x2, y1, length - x1, y2], dim=-1)

@@ -173,6 +173,11 @@ class FastRCNNConfig:
 
     rois_per_image: int = 64
     """R / N = 128 / 2 (paper, section 2.3)."""
+    train_scales: tuple[int, ...] = ()
+    """In training each image has a random one of them instead of `scale` (D2 INPUT.MIN_SIZE_TRAIN)."""
+    vertical_flips: bool = False
+    """In training every second image is turned upside down too: for what has no up, as cells or aerial
+    photographs. Left to right every second one is in any case (paper, section 4)."""
     train_nms: float | None = None
     """In training, proposals whose IoU with a better-ranked one is above it are no candidates: else those of
     large objects crowd the others out (docs/ablations.md: .7 gives bccd 1.5 points). None: all are (F)."""
@@ -227,11 +232,15 @@ class FastRCNNConfig:
                 raise ValueError(f"{name}={iou}: is an IoU, above 0 and at most 1")
         if not 0 < self.fg_fraction <= 1:
             raise ValueError(f"fg_fraction={self.fg_fraction}: is a share of the RoIs")
-        for scale in self.scales:
+        for scale in (*self.scales, *self.train_scales):
             if not 0 < scale <= self.max_size:
                 raise ValueError(
                     f"scale={scale}, max_size={self.max_size}: need 0 < scale <= max_size"
                 )
+        if self.train_scales and self.pyramid:
+            raise ValueError(
+                f"train_scales={self.train_scales}, pyramid={self.pyramid}: a pyramid's are trained on"
+            )
         if self.rpn is not None and self.pyramid:
             raise ValueError(f"pyramid={self.pyramid}: an RPN looks at one scale")
 

@@ -169,11 +169,12 @@ def _own_proposals(
 
 
 def _random_scale(config: FastRCNNConfig, seed: int) -> int:
-    """Of an image pyramid one level an image and step (fast-rcnn minibatch.py)."""
-    if len(config.scales) == 1:
-        return config.scales[0]
+    """One of `train_scales`, or of an image pyramid's levels, an image and step (fast-rcnn minibatch.py)."""
+    scales = config.train_scales or config.scales
+    if len(scales) == 1:
+        return scales[0]
     generator = torch.Generator().manual_seed(seed + 1)  # not the sample's numbers
-    return config.scales[int(torch.randint(len(config.scales), (), generator=generator))]
+    return scales[int(torch.randint(len(scales), (), generator=generator))]
 
 
 def _sample(proposals: Tensor, target: Target, seed: int, config: FastRCNNConfig) -> RoISample:

@@ -38,7 +38,7 @@ class AccuracyConfig:
     weights: str = "imagenet"
     """As for `jobs/train.py`."""
     output: Path = CHECKOUT / "benchmark-output"
-    """Local folder for the tables, curves and logs."""
+    """Local folder for the tables, curves, logs and trained detectors."""
     split: str = "trainval"
     """Labelled images to train on."""
     test_split: str = "test"
@@ -122,6 +122,7 @@ def _average_precision(folder: Path, model: str, results: str) -> dict[str, floa
     folder.mkdir()
     for name in ("curves.png", "metrics.json"):
         (folder / f"train_{name}").write_bytes(storage.read_bytes(f"{model}/{name}"))
+    storage.download_folder(f"{model}/checkpoint", folder / "checkpoint")
     storage.download_folder(f"{results}/evaluation", folder / "evaluation")
     (metrics,) = (folder / "evaluation").glob("*/metrics.json")
     found = json.loads(metrics.read_text())

@@ -61,12 +61,16 @@ def target_of(example: Example) -> Target:
     )
 
 
-def flip_horizontally(pixels: Tensor, target: Target) -> tuple[Tensor, Target]:
+def flip_image(
+    pixels: Tensor, target: Target, *, vertically: bool = False
+) -> tuple[Tensor, Target]:
     """Mirror an image (H, W, 3) and everything that is known about it together."""
-    width = pixels.shape[1]
-    return pixels.flip(1), Target(
-        flip(target.proposals, width), flip(target.gt_boxes, width), target.gt_labels
+    axis = 0 if vertically else 1
+    proposals, gt_boxes = (
+        flip(boxes, pixels.shape[axis], vertically=vertically)
+        for boxes in (target.proposals, target.gt_boxes)
     )
+    return pixels.flip(axis), Target(proposals, gt_boxes, target.gt_labels)
 
 
 def load_batch(
@@ -76,6 +80,7 @@ def load_batch(
     seed: int,
     *,
     train_nms: float | None = None,
+    vertical_flips: bool = False,
     rank: int = 0,
     world_size: int = 1,
 ) -> Batch:
@@ -87,6 +92,7 @@ def load_batch(
         batch_size: images over all ranks, no fewer than there are; shares differ by one at most.
         seed: of order, flips and samples.
         train_nms: the model's; here, since it costs some 8 ms an image and the step shall not wait.
+        vertical_flips: the model's.
 
     Raises:
         StorageError, ImageError: an image was readable when its proposals were made, and is not now.
@@ -99,7 +105,9 @@ def load_batch(
         target = target_of(example)
         target = target._replace(proposals=distinct(target.proposals, train_nms))
         if _hash(seed, "flip", position) % 2:
-            pixels, target = flip_horizontally(pixels, target)
+            pixels, target = flip_image(pixels, target)
+        if vertical_flips and _hash(seed, "vertical flip", position) % 2:
+            pixels, target = flip_image(pixels, target, vertically=True)
         batch.images.append(pixels)
         batch.targets.append(target)
         batch.seeds.append(_hash(seed, "sample", position))

@@ -58,7 +58,7 @@ def step_memory(config: FastRCNNConfig, solver: SolverConfig, num_workers: int) 
     images = solver.batch_size // num_workers
     if solver.images_per_pass:
         images = min(images, solver.images_per_pass)
-    short = max(config.scales)
+    short = max(config.train_scales or config.scales)
     image = torch.empty(1, 3, short, min(round(short * 4 / 3), config.max_size), device="meta")
     channels, side = model.backbone.out_channels, config.pool_size
     pooled = torch.empty(config.rois_per_image, channels, side, side, device="meta")

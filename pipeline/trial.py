@@ -158,7 +158,12 @@ def _train(
 
 
 def _load(examples: Sequence[Example], plan: TrainPlan, seed: int, step: int) -> Batch:
-    return load_batch(examples, step, plan.solver.batch_size, seed, train_nms=plan.model.train_nms)
+    model = plan.model
+    return load_batch(
+        *(examples, step, plan.solver.batch_size, seed),
+        train_nms=model.train_nms,
+        vertical_flips=model.vertical_flips,
+    )
 
 
 def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Detect:

@@ -89,6 +89,28 @@ def test_image_proposals_and_ground_truth_are_flipped_together(examples: list[Ex
     assert seen == {True, False}
 
 
+def test_every_second_image_is_turned_upside_down_where_the_model_says_so(
+    examples: list[Example],
+) -> None:
+    seen = set()
+    for step in range(30):
+        sideways, batch = (
+            load_batch(examples, step, 1, seed=3, vertical_flips=asked) for asked in (False, True)
+        )
+        height = batch.images[0].shape[0]
+        (x1, y1, x2, y2) = sideways.targets[0].gt_boxes[0].tolist()
+        own = batch.targets[0].gt_boxes[0].tolist()
+        turned = own != [x1, y1, x2, y2]
+        if turned:
+            assert own == [x1, height - y2, x2, height - y1]
+            (px1, py1, px2, py2) = sideways.targets[0].proposals[0].tolist()
+            assert batch.targets[0].proposals[0].tolist() == [px1, height - py2, px2, height - py1]
+        expected = sideways.images[0].flip(0) if turned else sideways.images[0]
+        assert torch.equal(batch.images[0], expected)
+        seen.add(turned)
+    assert seen == {True, False}
+
+
 def test_crowds_are_not_trained_on_and_difficult_objects_are(examples: list[Example]) -> None:
     target = target_of(examples[0])
     assert target.gt_labels.tolist() == [1]
