@@ -15,7 +15,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import MultiScaleRoIAlign
 
 from fastrcnn.boxes import clip
@@ -106,7 +106,7 @@ class TorchvisionHeads(nn.Module):
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         resized, targets = self.transform(images, targets)
         pairs = zip(proposals, sizes, resized.image_sizes, strict=True)
-        scaled = [boxes * (new[0] / size[0]) for boxes, size, new in pairs]
+        scaled = [resize_boxes(boxes, size, new) for boxes, size, new in pairs]
         results, losses = self._run(resized, scaled, targets)
         return self.transform.postprocess(results, resized.image_sizes, sizes), losses
 

@@ -15,8 +15,8 @@ from fastrcnn.proposals import grid
 from fastrcnn.rpn_config import RPNConfig
 from pipeline.torchvision_heads import TorchvisionHeads
 
-SIZE = (128, 192)
-"""Twice the model frame's, which needs no padding: GeneralizedRCNN tells its heads the size without it."""
+SIZE, SCALED = (128, 193), (64, 96)
+"""Another factor an axis; no padding, for GeneralizedRCNN tells its heads the size without it."""
 
 
 class Features(nn.Module):
@@ -47,9 +47,8 @@ def test_given_proposals_it_is_torchvisions_generalized_rcnn(rpn: RPNConfig | No
     small = {"backbone": "tiny", "scale": 64, "fc_dim": 16, "score_threshold": 0.0}
     peer = TorchvisionHeads(FastRCNN(FastRCNNConfig.modern(2, **small, rpn=rpn)))
     proposals = torch.from_numpy(grid(SIZE, max_boxes=60))
-    theirs = GeneralizedRCNN(
-        Features(peer.backbone), Given(proposals / 2), peer.heads, peer.transform
-    )
+    scaled = proposals * torch.tensor([SCALED[1] / SIZE[1], SCALED[0] / SIZE[0]] * 2)
+    theirs = GeneralizedRCNN(Features(peer.backbone), Given(scaled), peer.heads, peer.transform)
     images = [torch.rand(3, *SIZE), torch.rand(3, *SIZE)]
     boxes = torch.tensor([[20.0, 10, 90, 100], [100, 30, 180, 120]])
     targets = [{"boxes": boxes, "labels": torch.tensor([1, 2])}] * 2
