@@ -17,7 +17,6 @@ from torchvision.ops import batched_nms
 from fastrcnn.boxes import clip, decode
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.looking import classify_given, propose, propose_and_classify
-from fastrcnn.looking import distinct as distinct  # the output rules' own name for it
 from fastrcnn.rpn import RPN, Proposed
 from fastrcnn.transform import batch_images, group_by_shape, scaled_size
 

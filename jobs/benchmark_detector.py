@@ -29,14 +29,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torchvision
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.detection import Detections, detect
 from fastrcnn.model import FastRCNN
 from fastrcnn.proposals import propose
 from fastrcnn.scoring_form import scoring_form
-from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD
 from jobs.benchmark_roofline import Floor, Peak, measure_peak
 from pipeline.checkpoints import load
 from pipeline.errors import UserError
@@ -180,27 +178,16 @@ def _every_proposal(model: FastRCNN) -> Iterator[None]:
 
 
 def _torchvision(model: FastRCNN) -> Scorer:
-    """As its GeneralizedRCNN scores a list of images, but for the proposals."""
     device = model.head.delta_mean.device
     peer = TorchvisionHeads(model).to(device).eval()
-    transform = GeneralizedRCNNTransform(
-        model.config.scale, model.config.max_size, list(IMAGE_MEAN), list(IMAGE_STD)
-    ).eval()
 
     @torch.inference_mode()
     def score(batch: Batch) -> Sequence[Any]:
         pixels, boxes = batch
         images = [torch.tensor(p).permute(2, 0, 1).to(device).float() / 255 for p in pixels]
-        sizes = [(int(i.shape[1]), int(i.shape[2])) for i in images]
-        resized, _ = transform(images)
-        pairs = zip(boxes, sizes, resized.image_sizes, strict=True)
-        proposals = [torch.tensor(b).to(device) * (new[0] / old[0]) for b, old, new in pairs]
-        features = {str(n): level for n, level in enumerate(peer.backbone(resized.tensors))}
-        # The padded size: from it RoIHeads work out each level's stride.
-        shapes = [(int(resized.tensors.shape[2]), int(resized.tensors.shape[3]))] * len(images)
-        found, _ = peer.heads(features, proposals, shapes)
-        result: Sequence[Any] = transform.postprocess(found, resized.image_sizes, sizes)
-        return result
+        found: Sequence[Any]
+        found, _ = peer(images, [torch.tensor(b).to(device) for b in boxes])
+        return found
 
     return score
 

@@ -25,12 +25,10 @@ from pathlib import Path
 import numpy as np
 import ray
 import torch
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from fastrcnn.config import LEARNED
 from fastrcnn.proposals import prepare, propose
 from fastrcnn.solver import SolverConfig, build_optimizer
-from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD
 from jobs.benchmark_roofline import Floor, measure_peak
 from pipeline import cluster, storage, train
 from pipeline.config import TrainConfig
@@ -230,10 +228,6 @@ def beside_torchvision(config: TrainBenchmarkConfig) -> tuple[list[float], list[
 
 def torchvision_step(peer: TorchvisionHeads, solver: SolverConfig) -> Callable[[Batch], float]:
     """The steps of torchvision's references/detection/engine.py, on our batches; each gives the loss."""
-    config = peer.config
-    transform = GeneralizedRCNNTransform(
-        config.scale, config.max_size, list(IMAGE_MEAN), list(IMAGE_STD)
-    )
     optimizer = build_optimizer(peer, solver)
     device = next(peer.parameters()).device
 
@@ -245,12 +239,7 @@ def torchvision_step(peer: TorchvisionHeads, solver: SolverConfig) -> Callable[[
             {"boxes": t.gt_boxes.to(device), "labels": t.gt_labels.to(device)}
             for t in batch.targets
         ]
-        resized, targets = transform(images, targets)
-        pairs = zip(batch.targets, images, resized.image_sizes, strict=True)
-        proposals = [t.proposals.to(device) * (s[0] / i.shape[1]) for t, i, s in pairs]
-        features = {str(n): level for n, level in enumerate(peer.backbone(resized.tensors))}
-        shapes = [(int(resized.tensors.shape[2]), int(resized.tensors.shape[3]))] * len(images)
-        _, losses = peer.heads(features, proposals, shapes, targets)
+        _, losses = peer(images, [t.proposals.to(device) for t in batch.targets], targets)
         total = sum(losses.values())
         value = float(total.item())
         if not math.isfinite(value):

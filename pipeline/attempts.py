@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -101,34 +102,30 @@ def attempt(
     """
     if rows.num_rows == 0:
         return work(rows)
+    careful = alone or work
+    with _memory_watched(attempts):
+        batch = f"{stage} {rows.num_rows} {rows['image_uri'][0].as_py()}"
+        if attempts.begin(batch) == 0:
+            results = work(rows)
+        else:
+            single = [
+                _attempt_alone(rows.slice(i, 1), careful, fail, stage=stage, attempts=attempts)
+                for i in range(rows.num_rows)
+            ]
+            results = pa.concat_tables(single)
+        attempts.end(batch)
+    return results
+
+
+@contextmanager
+def _memory_watched(attempts: Attempts) -> Iterator[None]:
+    """Tells `attempts` where the work cannot have its memory: a worker ends itself then."""
     try:
-        return _attempt(rows, work, fail, stage=stage, attempts=attempts, alone=alone or work)
+        yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or _NO_MEMORY in str(error):
             attempts.out_of_memory(error)
         raise
-
-
-def _attempt(
-    rows: pa.Table,
-    work: Callable[[pa.Table], pa.Table],
-    fail: Callable[[pa.Table, str], pa.Table],
-    *,
-    stage: str,
-    attempts: Attempts,
-    alone: Callable[[pa.Table], pa.Table],
-) -> pa.Table:
-    batch = f"{stage} {rows.num_rows} {rows['image_uri'][0].as_py()}"
-    if attempts.begin(batch) == 0:
-        results = work(rows)
-    else:
-        single = [
-            _attempt_alone(rows.slice(i, 1), alone, fail, stage=stage, attempts=attempts)
-            for i in range(rows.num_rows)
-        ]
-        results = pa.concat_tables(single)
-    attempts.end(batch)
-    return results
 
 
 def _attempt_alone(

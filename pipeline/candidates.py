@@ -244,6 +244,24 @@ def _candidates(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=CANDIDATE)
 
 
+def decode_candidates(
+    candidates: pa.Table, *, max_pixels: int = images.MAX_PIXELS, fenced: bool = False
+) -> tuple[list[dict[str, Any]], list[npt.NDArray[np.uint8]]]:
+    """Rows (CANDIDATE) and the pixels (H, W, 3) of those whose status is `ok`. The CPU stage decoded them;
+    should one run out of time here, its row says so.
+    """
+    rows = candidates.to_pylist()
+    pixels = []
+    for row in rows:
+        if row["status"] == "ok":
+            try:
+                image = images.decode(row["image"], max_pixels=max_pixels, fenced=fenced)
+                pixels.append(image.pixels)
+            except ImageError as error:
+                row |= {"status": error.status, "error": one_line(error)}
+    return rows, pixels
+
+
 def one_line(error: Exception) -> str:
     """What the column `error` says of an exception."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -39,12 +39,16 @@ def _split_line(name: str, data: LabelledImages) -> str:
     empty = sum(len(image.gt_boxes) == 0 for image in data.images)
     difficult = sum(int(image.difficult.sum()) for image in data.images)
     crowd = sum(int(image.crowd.sum()) for image in data.images)
-    parts = [f"{len(data.images)} {name} images ({data.layout})"]
+    parts = [f"{_counted(len(data.images), f'{name} image')} ({data.layout})"]
     parts += [f"{empty} without objects"] * bool(empty)
-    parts += [f"{difficult} difficult objects"] * bool(difficult)
-    parts += [f"{crowd} crowds, not trained on"] * bool(crowd)
-    parts += [f"{len(data.problems)} problems, listed above"] * bool(data.problems)
+    parts += [_counted(difficult, "difficult object")] * bool(difficult)
+    parts += [f"{_counted(crowd, 'crowd')}, not trained on"] * bool(crowd)
+    parts += [f"{_counted(len(data.problems), 'problem')}, listed above"] * bool(data.problems)
     return ", ".join(parts)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _counts(data: LabelledImages) -> list[tuple[int, int]]:

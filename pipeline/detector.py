@@ -27,10 +27,9 @@ from fastrcnn.rpn import Proposed
 from fastrcnn.scoring_form import scoring_form
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
-from pipeline.candidates import CANDIDATE, one_line
+from pipeline.candidates import CANDIDATE, decode_candidates
 from pipeline.checkpoints import load
 from pipeline.halving import detect_halving
-from pipeline.images import ImageError
 from pipeline.record import RESULT
 
 Image = str | Path | bytes | npt.NDArray[np.uint8]
@@ -162,15 +161,7 @@ class Detector:
 
     def _work(self, candidates: pa.Table, *, fenced: bool = False) -> pa.Table:
         started = time.perf_counter()
-        rows = candidates.to_pylist()
-        pixels = []
-        for row in rows:
-            if row["status"] == "ok":
-                try:
-                    image = images.decode(row["image"], max_pixels=self._max_pixels, fenced=fenced)
-                    pixels.append(image.pixels)
-                except ImageError as error:  # the CPU stage decoded it, but here it ran out of time
-                    row |= {"status": error.status, "error": one_line(error)}
+        rows, pixels = decode_candidates(candidates, max_pixels=self._max_pixels, fenced=fenced)
         ok = [row for row in rows if row["status"] == "ok"]
         proposals = None  # of the model's own
         if all(row["proposals"] is not None for row in ok):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fastrcnn.boxes import flip
-from fastrcnn.detection import distinct
+from fastrcnn.looking import distinct
 from fastrcnn.loss import Target
 from pipeline import storage
 from pipeline.annotations import LabelledImage

@@ -22,12 +22,11 @@ import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy
 
-from pipeline import cluster, images, storage
-from pipeline.candidates import one_line, read_images
+from pipeline import cluster, storage
+from pipeline.candidates import decode_candidates, read_images
 from pipeline.config import ScoreConfig, check_above_zero
 from pipeline.detector import Detector
 from pipeline.errors import JobError, UserError
-from pipeline.images import ImageError
 from pipeline.preflight import Job, Resources, prepare, read_settings, size_cluster
 from pipeline.progress import Progress
 from pipeline.proposals_table import boxes_array
@@ -217,15 +216,7 @@ class Proposer:
         self._detector = Detector(checkpoint, **settings)
 
     def __call__(self, candidates: pa.Table) -> pa.Table:
-        rows = candidates.to_pylist()
-        pixels = []
-        for row in rows:
-            if row["status"] != "ok":
-                continue
-            try:
-                pixels.append(images.decode(row["image"]).pixels)
-            except ImageError as error:  # the CPU stage decoded it, but here it ran out of time
-                row |= {"status": error.status, "error": one_line(error)}
+        rows, pixels = decode_candidates(candidates)
         found = iter(self._detector.propose(pixels))
         outcomes = [next(found) if row["status"] == "ok" else None for row in rows]
         return pa.table(

@@ -15,13 +15,14 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import MultiScaleRoIAlign
 
 from fastrcnn.boxes import clip
 from fastrcnn.detection import Detections
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import SolverConfig, learning_rate, set_learning_rate
-from fastrcnn.transform import ImageBatch, batch_images
+from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD, ImageBatch, batch_images
 from pipeline.examples import Batch
 
 RECIPE = (
@@ -57,6 +58,9 @@ class TorchvisionHeads(nn.Module):
                 "RoIHeads know RoIAlign, one scale, a box a class and no dropout: take the modern preset"
             )
         self.config = config
+        self.transform = GeneralizedRCNNTransform(
+            config.scale, config.max_size, list(IMAGE_MEAN), list(IMAGE_STD)
+        )
         self.backbone = model.backbone
         levels = [str(index) for index in range(len(model.backbone.strides))]
         channels = model.backbone.out_channels
@@ -82,6 +86,30 @@ class TorchvisionHeads(nn.Module):
             detections_per_img=config.detections_per_image or 100,
         )
 
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        targets: Sequence[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """As torchvision's GeneralizedRCNN, its transform included, but the proposals are given, RPN or not.
+
+        Args:
+            images: N of (3, H, W) float32 in 0..1, on the device of the parameters, as all that follows.
+            proposals: N of (P, 4) float32 xyxy, image frame.
+            targets: N of boxes (G, 4) float32, image frame, and labels (G,) int64; None in eval mode.
+
+        Returns:
+            Of each image boxes (D, 4), labels and scores (D,), in the image frame but not clipped to it, and
+            losses by name. In training no image has an entry, in eval mode there is no loss.
+        """
+        sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        resized, targets = self.transform(images, targets)
+        pairs = zip(proposals, sizes, resized.image_sizes, strict=True)
+        scaled = [resize_boxes(boxes, size, new) for boxes, size, new in pairs]
+        results, losses = self._run(resized, scaled, targets)
+        return self.transform.postprocess(results, resized.image_sizes, sizes), losses
+
     def train_step(
         self,
         optimizer: torch.optim.SGD,
@@ -106,7 +134,8 @@ class TorchvisionHeads(nn.Module):
             for t, f in zip(batch.targets, factors, strict=True)
         ]
         proposals = [t.proposals * f for t, f in zip(batch.targets, factors, strict=True)]
-        _, losses = self._run(images, proposals, targets)
+        given = proposals if self.rpn is None else None
+        _, losses = self._run(_listed(images), given, targets)
         loss = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -125,7 +154,8 @@ class TorchvisionHeads(nn.Module):
             batch = batch_images([image], self.config.scale, self.config.max_size)
             # A copy: of read-only arrays torch warns.
             scaled = torch.tensor(boxes) * batch.factors[0]
-            (result,), _ = self._run(batch, [scaled], None)
+            given = [scaled] if self.rpn is None else None
+            (result,), _ = self._run(_listed(batch), given, None)
             own = clip(result["boxes"] / batch.factors[0], (image.shape[0], image.shape[1]))
             found.append(Detections(own, result["labels"], result["scores"]))
         return found
@@ -136,9 +166,7 @@ class TorchvisionHeads(nn.Module):
         assert self.rpn is not None
         self.eval()
         batch = batch_images([torch.as_tensor(image)], self.config.scale, self.config.max_size)
-        (boxes,), _ = self.rpn(
-            ImageList(batch.images, list(batch.scaled)), self._features(batch.images)
-        )
+        (boxes,), _ = self.rpn(_listed(batch), self._features(batch.images))
         own: Tensor = boxes / batch.factors[0]
         return own
 
@@ -146,18 +174,26 @@ class TorchvisionHeads(nn.Module):
         return {str(index): level for index, level in enumerate(self.backbone(images))}
 
     def _run(
-        self, batch: ImageBatch, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
+        self,
+        listed: ImageList,
+        proposals: list[Tensor] | None,
+        targets: Sequence[dict[str, Tensor]] | None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        images = batch.images
+        """Boxes and losses of padded images; all in the model frame. Proposals None: the RPN's own."""
+        images = listed.tensors
         features = self._features(images)
         own: dict[str, Tensor] = {}
-        if self.rpn is not None:
-            listed = ImageList(images, list(batch.scaled))
+        if proposals is None:
+            assert self.rpn is not None
             proposals, own = self.rpn(listed, features, targets)
         # The padded size: from it RoIHeads work out each level's stride.
         shapes = [(int(images.shape[2]), int(images.shape[3]))] * len(images)
         results, losses = self.heads(features, proposals, shapes, targets)
         return results, losses | own
+
+
+def _listed(batch: ImageBatch) -> ImageList:
+    return ImageList(batch.images, list(batch.scaled))
 
 
 def _rpn(model: FastRCNN) -> nn.Module:

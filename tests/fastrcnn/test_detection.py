@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastrcnn import detection
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.detection import detect, distinct, postprocess
+from fastrcnn.detection import detect, postprocess
+from fastrcnn.looking import distinct
 from fastrcnn.model import FastRCNN
 from fastrcnn.transform import PADDING_WASTE, group_by_shape
 

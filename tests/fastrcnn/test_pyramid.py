@@ -62,8 +62,11 @@ def test_images_in_company_keep_their_own_levels_and_order() -> None:
         torch.testing.assert_close(found.boxes, alone.boxes, rtol=1e-4, atol=1e-3)
 
 
-def test_training_draws_a_scale_an_image_from_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = pyramid_model()
+@pytest.mark.parametrize("changes", [{}, {"pyramid": (), "scale": 64, "train_scales": SCALES}])
+def test_training_draws_a_scale_an_image_from_its_seed(
+    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = pyramid_model(**changes)
     seen: list[tuple[int, ...]] = []
 
     def spy(images: object, scales: list[int], *rest: object) -> object:
@@ -89,6 +92,13 @@ def test_training_draws_a_scale_an_image_from_its_seed(monkeypatch: pytest.Monke
     assert {seen[2].count(scale) > 8 for scale in SCALES} == {True}
 
 
+def test_a_pyramid_and_training_scales_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="a pyramid's are trained on"):
+        pyramid_model(train_scales=(64, 96))
+
+
 def test_a_scale_above_the_longest_side_is_refused() -> None:
+    with pytest.raises(ValueError, match="scale=1200"):
+        FastRCNNConfig.modern(2, train_scales=(480, 1200), max_size=1000)
     with pytest.raises(ValueError, match="scale=1200"):
         FastRCNNConfig.paper(2, pyramid=PYRAMID, max_size=1000)

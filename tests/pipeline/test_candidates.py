@@ -14,7 +14,14 @@ from PIL import Image
 from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import propose
 from pipeline import candidates, plan
-from pipeline.candidates import CANDIDATE, ReadSettings, read_images, read_tasks, tasks
+from pipeline.candidates import (
+    CANDIDATE,
+    ReadSettings,
+    decode_candidates,
+    read_images,
+    read_tasks,
+    tasks,
+)
 from pipeline.schema import PLAN, PROPOSALS
 from pipeline.selection import select
 from tests.pipeline.record_cases import planned_rows
@@ -71,6 +78,18 @@ def test_every_fault_is_a_row_in_its_place(tmp_path: Path) -> None:
     for row in found:
         assert (row["image"] is None) == (row["proposals"] is None) == (row["status"] != "ok")
         assert (row["error"] is None) == (row["status"] == "ok")
+
+
+def test_only_what_is_ok_is_decoded_again_and_a_failure_now_is_said(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", (60, 50))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    write_image(tmp_path / "c.png")
+    candidates = read_images(planned(tmp_path), SETTINGS)
+    rows, pixels = decode_candidates(candidates, max_pixels=50 * 60 - 1)
+    assert [row["status"] for row in rows] == ["too_large", "undecodable", "ok"]
+    assert rows[1:] == candidates.to_pylist()[1:]
+    assert "60" in rows[0]["error"]
+    assert [image.shape for image in pixels] == [(30, 40, 3)]
 
 
 def test_what_was_not_there_when_planned_is_missing_or_changed(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pipeline.annotations import LabelledImage, LabelledImages
@@ -34,8 +36,8 @@ def test_boxes_images_and_sides_are_counted_and_oddities_named() -> None:
         problems=("x.xml: no area; left out",),
     )
     lines = describe_data(training, labelled(image("d", [[0, 0, 5, 5]], [2])))
-    assert lines[0] == "3 training images (voc), 1 without objects, 1 problems, listed above"
-    assert lines[1] == "1 validation images (voc)"
+    assert lines[0] == "3 training images (voc), 1 without objects, 1 problem, listed above"
+    assert lines[1] == "1 validation image (voc)"
     table = {line.split()[0]: line.split() for line in lines[2:]}
     assert table["class"] == ["class", "boxes", "images", "side,", "px"]
     assert table["cat"][:4] == ["cat", "3", "2", "20"]
@@ -44,6 +46,15 @@ def test_boxes_images_and_sides_are_counted_and_oddities_named() -> None:
     assert table["dog"][:5] == ["dog", "1", "1", "12", "#" * 7]
     assert " ".join(table["dog"][5:]) == "one example only"
     assert " ".join(table["emu"][4:]) == "no example: it cannot be learnt"
+
+
+def test_one_is_singular_and_more_are_plural() -> None:
+    plain = image("a", [[0, 0, 4, 4]] * 2, [1, 1])
+    odd = replace(plain, difficult=np.array([True, True]), crowd=np.array([True, False]))
+    line, *_ = describe_data(labelled(odd, problems=("x", "y")), None)
+    assert line == (
+        "1 training image (voc), 2 difficult objects, 1 crowd, not trained on, 2 problems, listed above"
+    )
 
 
 def test_without_validation_nothing_is_said_of_it() -> None:
