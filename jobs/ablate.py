@@ -5,8 +5,8 @@ Run the comparisons of the Fast R-CNN paper on your own labelled images: one tri
 cluster (Ray Tune), one table with the paper's numbers beside. Comparisons: sampling, multi_task, scales,
 svd, svm, proposals, layers, class_agnostic; where they are named, roi_heads (torchvision's on the same
 proposals), proposers (opencv, selective_search, grid, rpn; with the recall of their best 300) and faster_rcnn
-(ours with an RPN, and torchvision's by its own recipe). Run again with the same --output it goes on where it
-stopped.
+(torchvision's by its own recipe beside ours with selective_search, grid and rpn; of several data sets at once
+by jobs/benchmark.py proposers). Run again with the same --output it goes on where it stopped.
 """
 
 import sys

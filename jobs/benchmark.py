@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """python jobs/benchmark.py accuracy --data ../shared/data/bccd --weights ../shared/weights/mobilenet_v2.pth
 python jobs/benchmark.py proposals --data ../shared/data/bccd ../shared/data/fruit
+python jobs/benchmark.py proposers --data ../shared/data/bccd ../shared/data/fruit
 python jobs/benchmark.py decode --data ../shared/data/bccd/JPEGImages ../shared/data/fruit
 python jobs/benchmark.py detector --images ../shared/data/bccd/JPEGImages
 python jobs/benchmark.py score --images ../shared/data/bccd/JPEGImages
@@ -10,6 +11,7 @@ python jobs/benchmark.py train --data ../shared/data/bccd --weights ../shared/we
 
 What the project's figures come from. `accuracy`: a bucket, training, scoring, evaluation: mean average
 precision, and the time of each step. `proposals`: recall and time of every proposer on labelled images.
+`proposers`: what a detector learns from each, on several data sets, beside torchvision's Faster R-CNN.
 `decode`: speed on good JPEGs beside the decoders that are installed. `detector`: images a second of `detect`
 beside torchvision's heads and the floor. `score`: of the whole chain beside the bare Detector. `scale`: a
 driver's memory and time for buckets of up to ten million keys. `memory`: the peaks of driver and workers of
@@ -34,6 +36,7 @@ from jobs import (
     benchmark_detector,
     benchmark_memory,
     benchmark_proposals,
+    benchmark_proposers,
     benchmark_scale,
     benchmark_score,
     benchmark_train,
@@ -43,6 +46,7 @@ from jobs.benchmark_decode import DecodeConfig
 from jobs.benchmark_detector import DetectorBenchmarkConfig
 from jobs.benchmark_memory import MemoryConfig
 from jobs.benchmark_proposals import ProposalsConfig
+from jobs.benchmark_proposers import ProposersConfig
 from jobs.benchmark_scale import ScaleConfig
 from jobs.benchmark_score import ScoreBenchmarkConfig
 from jobs.benchmark_train import TrainBenchmarkConfig
@@ -51,6 +55,7 @@ from pipeline import cli
 TASKS: Any = (
     Annotated[AccuracyConfig, tyro.conf.subcommand("accuracy")]
     | Annotated[ProposalsConfig, tyro.conf.subcommand("proposals")]
+    | Annotated[ProposersConfig, tyro.conf.subcommand("proposers")]
     | Annotated[DecodeConfig, tyro.conf.subcommand("decode")]
     | Annotated[DetectorBenchmarkConfig, tyro.conf.subcommand("detector")]
     | Annotated[ScoreBenchmarkConfig, tyro.conf.subcommand("score")]
@@ -61,6 +66,7 @@ TASKS: Any = (
 RUNS: dict[type, Callable[[Any], None]] = {
     AccuracyConfig: benchmark_accuracy.run,
     ProposalsConfig: benchmark_proposals.run,
+    ProposersConfig: benchmark_proposers.run,
     DecodeConfig: benchmark_decode.run,
     DetectorBenchmarkConfig: benchmark_detector.run,
     ScoreBenchmarkConfig: benchmark_score.run,

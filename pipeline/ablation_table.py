@@ -104,13 +104,13 @@ def _recall_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     for setting in dict.fromkeys(row["setting"] for row in rows):
         seeds = [row for row in rows if row["setting"] == setting]
-        recall, average = (_spread([row[n] for row in seeds]) for n in ("recall", "average_recall"))
-        mean = _spread([100 * row["map"] for row in seeds], 1)
+        recall, average = (spread([row[n] for row in seeds]) for n in ("recall", "average_recall"))
+        mean = spread([100 * row["map"] for row in seeds], 1)
         lines.append(f"| {setting} | {recall} | {average} | {mean} |")
     return lines
 
 
-def _spread(values: Sequence[float], digits: int = 3) -> str:
+def spread(values: Sequence[float], digits: int = 3) -> str:
     """Mean, and range where there are several."""
     mean = f"{sum(values) / len(values):.{digits}f}"
     if len(values) == 1:
@@ -119,7 +119,7 @@ def _spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def _line(setting: str, seeds: Sequence[Mapping[str, Any]]) -> str:
-    mean = _spread([100 * row["map"] for row in seeds], 1)
+    mean = spread([100 * row["map"] for row in seeds], 1)
     step, image = (
         f"{1000 * min(row[name] for row in seeds):.0f}"
         for name in ("step_seconds", "image_seconds")

@@ -158,11 +158,12 @@ def _proposers(config: AblateConfig) -> list[Case]:
 
 
 def _faster_rcnn(config: AblateConfig) -> list[Case]:
-    peer = Training(torchvision_heads=True, proposals=LEARNED, settings=RECIPE)
-    return [
-        ("ours with an RPN", Training(proposals=LEARNED), PLAIN, ""),
-        ("torchvision's Faster R-CNN, its recipe", peer, PLAIN, ""),
+    ours = [
+        (f"ours, {name}", Training(proposals=name), PLAIN, "")
+        for name in ("selective_search", "grid", LEARNED)
     ]
+    peer = Training(torchvision_heads=True, proposals=LEARNED, settings=RECIPE)
+    return [*ours, ("torchvision's Faster R-CNN, its recipe", peer, PLAIN, "")]
 
 
 COMPARISONS: dict[str, Callable[[AblateConfig], list[Case]]] = {

@@ -15,7 +15,7 @@ JOBS = sorted(
     if path.stat().st_mode & 0o100
 )
 TASKS = {
-    "benchmark": "accuracy proposals decode detector score scale memory train".split(),
+    "benchmark": "accuracy proposals proposers decode detector score scale memory train".split(),
 }
 CASES = [
     pytest.param(path, task, id=" ".join([path.stem, *task]))

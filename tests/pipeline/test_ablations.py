@@ -137,8 +137,9 @@ def test_a_trial_of_an_rpn_makes_its_own_proposals_and_measures_their_recall(
 
 def test_torchvisions_faster_rcnn_is_trained_by_its_recipe(scenes: str, tmp_path: Path) -> None:
     flags = config(scenes, tmp_path, preset="modern", comparisons=("faster_rcnn",))
-    ours, peer = (row.training for row in rows(flags))
-    assert (ours.torchvision_heads, peer.torchvision_heads) == (False, True)
+    *ours, peer = (row.training for row in rows(flags))
+    assert [one.proposals for one in ours] == ["selective_search", "grid", "rpn"]
+    assert [one.torchvision_heads for one in (*ours, peer)] == [False, False, False, True]
     classes = read_labelled_images(scenes, "train").classes
     solver = TrainPlan.of(flags.training(peer), classes).solver
     assert (solver.learning_rate, solver.warmup, solver.weight_decay) == (0.005, 1000, 0.0001)

@@ -1,0 +1,115 @@
+"""`jobs/benchmark.py proposers`: what a detector learns from each proposer, on several data sets.
+
+Selective search, the fitted grid and a region proposal network under the same backbone, weights, solver and
+seeds, beside torchvision's Faster R-CNN by its own recipe: `jobs/ablate.py --comparisons faster_rcnn` on each
+data set. Run again with the same --output it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import torchvision
+
+from pipeline import ablate
+from pipeline.ablate_config import AblateConfig
+from pipeline.ablation_table import spread
+from pipeline.annotations import splits
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProposersConfig:
+    """Flags of `jobs/benchmark.py proposers`; the defaults are for two cores."""
+
+    data: tuple[str, ...]
+    """Labelled data sets, tested on `test`; trained on is `trainval`, or `train` where there is none."""
+    weights: str = "imagenet"
+    """As for `jobs/train.py`, and so are the next ones."""
+    backbone: str = "mobilenet_v2"
+    scale: int = 240
+    """Shorter side in the model frame, pixels."""
+    fc_dim: int = 256
+    """Width of fc6 and fc7."""
+    max_proposals: int = 2000
+    """Of an image; an RPN's best 1000 at test (torchvision's number)."""
+    rois_per_image: int = 64
+    """RoIs sampled from each image of a step."""
+    epochs: float = 4
+    """Times that each image is seen."""
+    learning_rate: float = 0.005
+    """Of ours; torchvision's recipe has the same."""
+    seeds: tuple[int, ...] = (3, 4, 5)
+    """A training each."""
+    limit: int | None = None
+    """Use only the first N images of each split."""
+    output: Path = CHECKOUT / "benchmark-output" / "proposers"
+    """Local folder for trials, proposers.md and results.json."""
+
+
+def run(config: ProposersConfig) -> None:
+    """Train, measure, print the table, and write it and results.json."""
+    results: dict[str, list[dict[str, Any]]] = {}
+    for data in config.data:
+        name = data.rstrip("/").rpartition("/")[2]
+        own = ablate.run(ablation(config, data, str(config.output / name)))
+        assert own is not None  # as for a dry run
+        results[name] = own
+    lines = table(results)
+    described = {
+        "results": results,
+        "config": {name: str(value) for name, value in asdict(config).items()},
+        "cpus": os.cpu_count(),
+        "versions": {
+            "python": platform.python_version(),
+            "ray": ray.__version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+    }
+    (config.output / "results.json").write_text(json.dumps(described, indent=1) + "\n")
+    (config.output / "proposers.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def ablation(config: ProposersConfig, data: str, output: str) -> AblateConfig:
+    """The flags of `jobs/ablate.py` for one data set."""
+    given = asdict(config)
+    del given["data"], given["output"]
+    return AblateConfig(
+        **given,
+        data=data,
+        output=output,
+        comparisons=("faster_rcnn",),
+        preset="modern",
+        split="trainval" if "trainval" in splits(data) else "train",
+    )
+
+
+def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Lines of Markdown: of each data set a line a setting, its seeds as mean and range."""
+    lines = [
+        "| data | detector and its proposals | VOC07 mAP | recall of the best 300, IoU .5 | average recall"
+        " | image, ms |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for data, rows in results.items():
+        for setting in dict.fromkeys(row["setting"] for row in rows):
+            own = [row for row in rows if row["setting"] == setting]
+            cells = [
+                spread([100 * row["map"] for row in own], 1),
+                spread([row["recall"] for row in own]),
+                spread([row["average_recall"] for row in own]),
+                f"{1000 * min(row['image_seconds'] for row in own):.0f}",
+            ]
+            lines.append(f"| {data} | {setting} | {' | '.join(cells)} |")
+    return lines
