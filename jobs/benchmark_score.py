@@ -164,7 +164,7 @@ def _place(config: ScoreBenchmarkConfig, folder: Path) -> Iterator[str]:
     if not config.bucket:
         yield str(folder)
         return
-    demo_servers.own_environment()
+    demo_servers.own_store()
     with demo_servers.s3_server(folder):
         demo_servers.create_bucket("benchmark")
         yield "s3://benchmark"
