@@ -13,10 +13,10 @@ What the project's figures come from. `accuracy`: a bucket, training, scoring, e
 precision, and the time of each step. `proposals`: recall and time of every proposer on labelled images.
 `proposers`: what a detector learns from each, on several data sets, beside torchvision's Faster R-CNN.
 `decode`: speed on good JPEGs beside the decoders that are installed. `detector`: images a second of `detect`
-beside torchvision's heads and the floor. `score`: of the whole chain beside the bare Detector. `scale`: a
-driver's memory and time for buckets of up to ten million keys. `memory`: the peaks of driver and workers of
-a real job, for lists of growing size. `train`: 1, 2 and 4 workers, and our training step beside
-torchvision's.
+beside torchvision's heads and the floor. `score`: of the whole chain beside the bare Detector and Ray's
+documented example, or of growing numbers of images. `scale`: a driver's memory and time for buckets of up to
+ten million keys. `memory`: the peaks of driver and workers of a real job, for lists of growing size. `train`:
+1, 2 and 4 workers, and our training step beside torchvision's.
 """
 
 from __future__ import annotations

@@ -35,10 +35,10 @@ from fastrcnn.detection import Detections, detect
 from fastrcnn.model import FastRCNN
 from fastrcnn.proposals import propose
 from fastrcnn.scoring_form import scoring_form
+from jobs.benchmark_images import photographs
 from jobs.benchmark_roofline import Floor, Peak, measure_peak
 from pipeline.checkpoints import load
-from pipeline.errors import UserError
-from pipeline.images import IMAGE_SUFFIXES, decode
+from pipeline.images import decode
 from pipeline.initial_weights import initial_model
 from pipeline.torchvision_heads import TorchvisionHeads
 
@@ -137,14 +137,12 @@ def _model(config: DetectorBenchmarkConfig) -> FastRCNN:
 
 
 def _batches(config: DetectorBenchmarkConfig, most: int) -> list[Batch]:
-    found = sorted(p for p in config.images.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES))
-    if not found:
-        raise UserError(f"--images {config.images}", "holds no image", "Give photographs.")
+    paths = photographs(config.images, config.count)
     proposals = ProposalConfig(name=config.proposals, max_boxes=most)
     batches = []
-    for first in range(0, config.count, config.batch_size):
-        numbers = range(first, min(first + config.batch_size, config.count))
-        pixels = [decode(found[n % len(found)].read_bytes()).pixels for n in numbers]
+    for first in range(0, len(paths), config.batch_size):
+        some = paths[first : first + config.batch_size]
+        pixels = [decode(path.read_bytes()).pixels for path in some]
         batches.append((pixels, [propose(p, proposals) for p in pixels]))
     return batches
 

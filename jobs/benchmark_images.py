@@ -1,9 +1,10 @@
-"""Labelled images for `jobs/benchmark.py proposals`, and pictures made of many of them."""
+"""The images of `jobs/benchmark.py`: photographs of a folder, labelled ones, and pictures made of many."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,12 +13,39 @@ import numpy.typing as npt
 
 from pipeline import storage
 from pipeline.annotations import read_labelled_images
-from pipeline.images import ImageError, decode
+from pipeline.errors import UserError
+from pipeline.images import IMAGE_SUFFIXES, ImageError, decode
 
 logger = logging.getLogger(__name__)
 
 Boxes = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
+
+
+def photographs(folder: Path, count: int) -> list[Path]:
+    """So many images of a local folder and those below it, by name; taken again where there are fewer.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES))
+    if not found:
+        raise UserError(f"--images {folder}", "holds no image", "Give a folder of photographs.")
+    return [found[number % len(found)] for number in range(count)]
+
+
+def put(paths: Sequence[Path], uri: str) -> str:
+    """Lay the images there, each by a name of its own; gives the URI."""
+    bucket = uri.startswith("s3://")
+    if not bucket:
+        Path(uri).mkdir()
+    for number, path in enumerate(paths):
+        own = storage.join(uri, f"{number:06d}{path.suffix}")
+        if bucket:
+            storage.upload_file(path, own)
+        else:
+            Path(own).symlink_to(path.resolve())
+    return uri
 
 
 def read(

@@ -1,39 +1,55 @@
-"""`jobs/benchmark.py score`: the scoring chain beside the bare `Detector`, on the same images, in one run.
+"""`jobs/benchmark.py score`: the scoring chain beside the bare `Detector` and Ray's example, in one run.
 
 The bare Detector is a loop in one process with every core: it decodes, proposes and detects images that lie
 in memory already. The chain reads them from a folder, does the same, checks, writes Parquet and a manifest.
-Both are taken in turn, several times; a chain's rate is that of its middle rows, for a Ray cluster and a
+Ray's documented example reads the same folder and writes Parquet too (`jobs/benchmark_ray_example.py`); its
+detector is torchvision's Faster R-CNN, whatever proposes here, with as many proposals. All are taken in turn,
+several times; the rate of the two that Ray runs is that of their middle rows, for a Ray cluster and a
 Detector take seconds to start whatever the number of images.
+
+With --counts the chain alone, once for each number of images: what it costs grows as they do, or not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow.parquet as pq
 import ray
 import torch
+import torchvision
 
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
 from fastrcnn.rpn_config import RPNConfig
-from pipeline import record, score, storage
-from pipeline.config import ScoreConfig
+from jobs import benchmark_ray_example, demo_servers
+from jobs.benchmark_images import photographs, put
+from jobs.benchmark_rates import (
+    comparison_lines,
+    growth_lines,
+    median_ratio,
+    middle_rate,
+    scored_at,
+)
+from pipeline import cluster, record, score, storage
+from pipeline.config import ScoreConfig, check_above_zero
 from pipeline.detector import Detector
 from pipeline.errors import UserError
-from pipeline.images import IMAGE_SUFFIXES
 from pipeline.initial_weights import initial_model
+from pipeline.preflight import size_cluster
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 _CLASSES = ("one", "two", "three")
+# Random heads find nothing sure: the suppression of boxes is left out on every side.
+_SCORE_THRESHOLD = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,44 +70,104 @@ class ScoreBenchmarkConfig:
     """Of an image."""
     count: int = 300
     """Images a round; the folder's are taken again where it holds fewer."""
+    counts: tuple[int, ...] = ()
+    """The chain alone with so many images, once each, instead of the comparison."""
+    bucket: bool = False
+    """Read from and write to an S3 server of this machine, which takes its share of the cores; else
+    folders."""
     rounds: int = 3
-    """Of bare Detector and chain in turn; medians count."""
+    """Of bare Detector, chain and example in turn; medians count."""
     num_workers: int | None = None
-    """Detectors of the chain."""
+    """Detectors of the chain, and of the example."""
     batch_size: int = 8
-    """Images a forward pass, of both."""
+    """Images a forward pass, of all."""
     output: Path = CHECKOUT / "benchmark-output" / "score"
-    """Local folder for the table and results.json."""
+    """Local folder for results.json."""
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "count", "rounds", "num_workers", "batch_size", "max_proposals")
+        _check_counts(self)
+
+
+class Chained(NamedTuple):
+    """A run of the chain."""
+
+    images_per_second: float
+    """Between its middle rows."""
+    seconds: float
+    """From start to end, of Ray too."""
 
 
 def run(config: ScoreBenchmarkConfig) -> None:
     """Measure, print a table, and write results.json."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _place(config, Path(folder)) as place:
         checkpoint = _make_checkpoint(config, Path(folder) / "checkpoint")
-        images = _link(config.images, Path(folder) / "images", config.count)
-        bare, chained = [], []
-        for round_ in range(config.rounds):
-            bare.append(_bare(config, checkpoint, images))
-            chained.append(_chain(config, checkpoint, Path(folder), round_))
-    ratios = [chain / alone for chain, alone in zip(chained, bare, strict=True)]
-    results = {
-        "bare_images_per_second": bare,
-        "chain_images_per_second": chained,
-        "ratio": statistics.median(ratios),
+        results = (_growth if config.counts else _comparison)(config, checkpoint, place)
+    described = results | {
         "config": {name: str(value) for name, value in asdict(config).items()},
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__}
-        | {"ray": ray.__version__},
+        | {"torchvision": torchvision.__version__, "ray": ray.__version__},
     }
     config.output.mkdir(parents=True, exist_ok=True)
-    (config.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    lines = [f"{'':<36}{'images/s':>10}{'of the Detector':>18}"]
-    lines += [f"{'bare Detector, images in memory':<36}{statistics.median(bare):>10.2f}{1:>18.2f}"]
-    lines += [
-        f"{'chain, folder to Parquet':<36}{statistics.median(chained):>10.2f}{results['ratio']:>18.2f}"
-    ]
-    print("\n".join(lines))
+    (config.output / "results.json").write_text(json.dumps(described, indent=1) + "\n")
+    print("\n".join((growth_lines if config.counts else comparison_lines)(results)))
+
+
+def _comparison(config: ScoreBenchmarkConfig, checkpoint: Path, place: str) -> dict[str, Any]:
+    paths = photographs(config.images, config.count)
+    images = put(paths, storage.join(place, "images"))
+    bare, chained, example = [], [], []
+    for round_ in range(config.rounds):
+        bare.append(_bare(config, checkpoint, paths))
+        results = storage.join(place, f"results-{round_}")
+        chained.append(_chain(config, checkpoint, images, results, len(paths)).images_per_second)
+        results = storage.join(place, f"example-{round_}")
+        example.append(_example(config, checkpoint, images, results))
+    return {
+        "bare_images_per_second": bare,
+        "chain_images_per_second": chained,
+        "ray_example_images_per_second": example,
+        "ratio": median_ratio(chained, bare),
+        "ray_example_ratio": median_ratio(example, bare),
+        "times_as_fast_as_ray_example": median_ratio(chained, example),
+    }
+
+
+def _growth(config: ScoreBenchmarkConfig, checkpoint: Path, place: str) -> dict[str, Any]:
+    chained = []
+    for count in config.counts:
+        images = put(photographs(config.images, count), storage.join(place, f"images-{count}"))
+        results = storage.join(place, f"results-{count}")
+        chained.append(_chain(config, checkpoint, images, results, count))
+    return {
+        "counts": config.counts,
+        "chain_images_per_second": [c.images_per_second for c in chained],
+        "seconds": [c.seconds for c in chained],
+    }
+
+
+def _check_counts(config: ScoreBenchmarkConfig) -> None:
+    """Raises UserError: a rate is measured between batches."""
+    fewest = 2 * config.batch_size
+    for flag, count in (("--count", config.count), *(("--counts", c) for c in config.counts)):
+        if count < fewest:
+            raise UserError(
+                f"{flag} {count}", "is less than two batches", f"Give at least {fewest}."
+            )
+
+
+@contextlib.contextmanager
+def _place(config: ScoreBenchmarkConfig, folder: Path) -> Iterator[str]:
+    """Where images and results lie: the folder, or a bucket of a server that runs meanwhile."""
+    if not config.bucket:
+        yield str(folder)
+        return
+    demo_servers.own_store()
+    with demo_servers.s3_server(folder):
+        demo_servers.create_bucket("benchmark")
+        yield "s3://benchmark"
 
 
 def _make_checkpoint(config: ScoreBenchmarkConfig, folder: Path) -> Path:
@@ -108,22 +184,10 @@ def _make_checkpoint(config: ScoreBenchmarkConfig, folder: Path) -> Path:
     return folder
 
 
-def _link(source: Path, folder: Path, count: int) -> list[Path]:
-    found = sorted(p for p in source.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES))
-    if not found:
-        raise UserError(f"--images {source}", "holds no image", "Give a folder of photographs.")
-    folder.mkdir()
-    for number in range(count):
-        path = found[number % len(found)]
-        (folder / f"{number:06d}{path.suffix}").symlink_to(path.resolve())
-    return sorted(folder.iterdir())
-
-
 def _bare(config: ScoreBenchmarkConfig, checkpoint: Path, images: list[Path]) -> float:
     """Images a second of a plain loop."""
     data = [path.read_bytes() for path in images]
-    # Random heads find nothing sure: the suppression of boxes is left out on both sides.
-    detector = Detector(checkpoint, score_threshold=0.9)
+    detector = Detector(checkpoint, score_threshold=_SCORE_THRESHOLD)
     detector.detect(data[: config.batch_size])
     started = time.perf_counter()
     for first in range(0, len(data), config.batch_size):
@@ -131,35 +195,48 @@ def _bare(config: ScoreBenchmarkConfig, checkpoint: Path, images: list[Path]) ->
     return len(data) / (time.perf_counter() - started)
 
 
-def _chain(config: ScoreBenchmarkConfig, checkpoint: Path, folder: Path, round_: int) -> float:
-    """Images a second of the whole job, between its first and its last batch."""
-    summary = score.run(
-        ScoreConfig(
-            images=str(folder / "images"),
-            checkpoint=str(checkpoint),
-            output=str(folder / f"results-{round_}"),
-            batch_size=config.batch_size,
-            num_workers=config.num_workers,
-            score_threshold=0.9,
-            shard_size=100,
-        )
-    )
-    if summary.statuses != {"ok": config.count}:
+def _chain(
+    config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output: str, count: int
+) -> Chained:
+    """The whole job, on a cluster of its own."""
+    started = time.perf_counter()
+    summary = score.run(_score_config(config, checkpoint, images, output))
+    ray.shutdown()  # the next has the machine to itself
+    seconds = time.perf_counter() - started
+    if summary.statuses != {"ok": count}:
         raise RuntimeError(f"rows are not what they should be: {summary.statuses}")
-    shards = storage.list_objects(
-        record.scored_uri(str(folder / f"results-{round_}"), summary.run_id)
+    return Chained(middle_rate(scored_at(record.scored_uri(output, summary.run_id))), seconds)
+
+
+def _example(config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output: str) -> float:
+    """Images a second of Ray's example, on a cluster of its own."""
+    cluster.connect()
+    own = _score_config(config, checkpoint, images, output)
+    benchmark_ray_example.detect_all(
+        images,
+        str(checkpoint),
+        output,
+        max_proposals=config.max_proposals,
+        score_threshold=_SCORE_THRESHOLD,
+        batch_size=config.batch_size,
+        resources=size_cluster(own, cluster.resources()),
     )
-    times = np.sort(
-        np.concatenate(
-            [
-                pq.read_table(info.uri, columns=["scored_at"])["scored_at"]
-                .to_numpy()
-                .astype("int64")
-                for info in shards
-            ]
-        )
+    ray.shutdown()
+    times = scored_at(output)
+    if len(times) != config.count:
+        raise RuntimeError(f"{len(times)} rows of {config.count} images")
+    return middle_rate(times)
+
+
+def _score_config(
+    config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output: str
+) -> ScoreConfig:
+    return ScoreConfig(
+        images=images,
+        checkpoint=str(checkpoint),
+        output=output,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        score_threshold=_SCORE_THRESHOLD,
+        shard_size=100,
     )
-    ray.shutdown()  # the bare Detector has the machine to itself
-    first, last = np.quantile(times, [0.1, 0.95], method="nearest")
-    rows = int(((times > first) & (times <= last)).sum())
-    return rows / (float(last - first) / 1e6)

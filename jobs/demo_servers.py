@@ -18,23 +18,15 @@ import boto3
 
 from jobs.demo_processes import CommandError, background, free_port, wait_for_port
 
-_FOREIGN = ("AWS_", "RAY_")
-
 
 def own_environment() -> None:
     """Change this process' environment, which every other one inherits, to that of the demo.
 
     Nothing of a person's own AWS account or Ray cluster stays; the servers' addresses come later.
     """
-    for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
-        del os.environ[name]
+    own_store()
+    _forget("RAY_")
     os.environ.update(
-        AWS_ACCESS_KEY_ID="demo",
-        AWS_SECRET_ACCESS_KEY="demo",
-        AWS_DEFAULT_REGION="us-east-1",
-        AWS_CONFIG_FILE=os.devnull,
-        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
-        AWS_EC2_METADATA_DISABLED="true",
         # Ray listens on every interface, and who may submit a job may run anything: ask for a token.
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=secrets.token_hex(32),
@@ -45,15 +37,33 @@ def own_environment() -> None:
         # The job's `python` is to be this one.
         PATH=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
     )
+
+
+def own_store() -> None:
+    """The part of `own_environment` that is of S3: of a process that has Ray loaded Ray's stays as it is."""
+    _forget("AWS_")
+    os.environ.update(
+        AWS_ACCESS_KEY_ID="demo",
+        AWS_SECRET_ACCESS_KEY="demo",
+        AWS_DEFAULT_REGION="us-east-1",
+        AWS_CONFIG_FILE=os.devnull,
+        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+        AWS_EC2_METADATA_DISABLED="true",
+    )
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = "127.0.0.1,localhost"
+
+
+def _forget(prefix: str) -> None:
+    for name in [name for name in os.environ if name.startswith(prefix)]:
+        del os.environ[name]
 
 
 @contextlib.contextmanager
 def s3_server(logs: Path) -> Iterator[str]:
     """moto's S3 server, its objects in its memory; gives the endpoint, which it also exports."""
     port, log = free_port(), logs / "s3-server.log"
-    command = ["moto_server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with background(command, log) as process:
         wait_for_port(port, process, log, 60)
         os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
