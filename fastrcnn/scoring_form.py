@@ -65,15 +65,6 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None  # the bodies' norms keep statistics
     assert variance is not None
-    weight, bias = fuse_conv_bn_weights(
+    conv.weight, conv.bias = fuse_conv_bn_weights(  # in the memory format they were in
         conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
     )
-    conv.weight = nn.Parameter(
-        weight.contiguous(memory_format=_memory_format(conv.weight)), requires_grad=False
-    )
-    conv.bias = nn.Parameter(bias, requires_grad=False)
-
-
-def _memory_format(weight: Tensor) -> torch.memory_format:
-    last = weight.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
