@@ -27,7 +27,8 @@ class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is unt
     def forward(self, x: Tensor) -> Tensor:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
-        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+        # Under autocast the map is bfloat16, and beside float32 numbers it would become float32 again.
+        return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
 
 
 class ResponseNorm(nn.Module):

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastrcnn.loss import training_loss
 from fastrcnn.model import FastRCNN
+from fastrcnn.precision import multiplies_bfloat16
 from fastrcnn.solver import SolverConfig, learning_rate, set_learning_rate
 from pipeline.examples import Batch, step_seed
 
@@ -150,8 +151,8 @@ def _no_sync(wrapped: nn.Module) -> AbstractContextManager[Any]:
 
 
 def _autocast(solver: SolverConfig, device: torch.device) -> AbstractContextManager[Any]:
-    if solver.mixed_precision and device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
+    if solver.mixed_precision and multiplies_bfloat16(device):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 
 
