@@ -56,7 +56,8 @@ class Backbone(nn.Module):
         self.to(memory_format=spec.memory_format)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps = self.body(images.contiguous(memory_format=self.memory_format))
+        dtype = next(self.parameters()).dtype  # of `fastrcnn.scoring_form`, maybe bfloat16
+        maps = self.body(images.to(dtype, memory_format=self.memory_format))
         if self.fpn is not None:
             maps = self.fpn(maps)
         return list(maps.values()) if isinstance(maps, dict) else [maps]

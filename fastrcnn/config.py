@@ -196,6 +196,9 @@ class FastRCNNConfig:
     """Targets are divided by it. None: per class mean and deviation, measured on the training set, as F
     does (roidb.py). TV and D2 fix (.1, .1, .2, .2)."""
 
+    test_flips: bool = False
+    """At test the image is looked at mirrored too, and where `vertical_flips` is set upside down and turned
+    by half: of each proposal the heads' outputs are averaged. Twice or four times the work."""
     box_regression: bool = True
     """False: proposals are the boxes, whatever the deltas say (Table 6)."""
     classifier: Classifier = "softmax"

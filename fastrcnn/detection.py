@@ -16,7 +16,7 @@ from torchvision.ops import batched_nms
 
 from fastrcnn.boxes import clip, decode
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.looking import classify_given, propose, propose_and_classify
+from fastrcnn.looking import look, propose
 from fastrcnn.rpn import RPN, Proposed
 from fastrcnn.transform import batch_images, group_by_shape, scaled_size
 
@@ -91,12 +91,11 @@ def detect_counting(
     pixels = [_tensor(image) for image in images]
     results: dict[int, Scored] = {}
     for group in _groups(pixels, config, device):
-        some = [pixels[i] for i in group]
-        if proposals is None:
-            looked = propose_and_classify(model, some)
-        else:
-            given = [_tensor(proposals[i]).to(device, torch.float32) for i in group]
-            looked = classify_given(model, some, [boxes.reshape(-1, 4) for boxes in given])
+        given = None
+        if proposals is not None:
+            own_boxes = [_tensor(proposals[i]).to(device, torch.float32) for i in group]
+            given = [boxes.reshape(-1, 4) for boxes in own_boxes]
+        looked = look(model, [pixels[i] for i in group], given)
         counts = [len(own) for own in looked.proposals]
         rows = torch.split(looked.class_logits, counts), torch.split(looked.box_deltas, counts)
         parts = zip(group, looked.counts, looked.proposals, *rows, strict=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from fastrcnn.boxes import clip
+from fastrcnn.boxes import clip, flip
 from fastrcnn.pooling import scale_levels
 from fastrcnn.rpn import RPN, Proposed
 from fastrcnn.transform import ImageBatch, batch_images, to_rois
@@ -34,12 +34,21 @@ class Looked(NamedTuple):
     """(sum of P, 4 * (K + 1))."""
 
 
-def classify_given(model: FastRCNN, images: Sequence[Tensor], given: Sequence[Tensor]) -> Looked:
+def look(model: FastRCNN, images: Sequence[Tensor], given: Sequence[Tensor] | None) -> Looked:
+    """What the network says of like-shaped images: of given proposals (P, 4) of each, or of its own RPN's."""
+    if given is None:
+        looked = _propose_and_classify(model, images)
+    else:
+        looked = _classify_given(model, images, given)
+    return _mirrored_too(model, images, looked) if model.config.test_flips else looked
+
+
+def _classify_given(model: FastRCNN, images: Sequence[Tensor], given: Sequence[Tensor]) -> Looked:
     own = [distinct(boxes, model.config.proposal_nms) for boxes in given]
     return Looked([len(boxes) for boxes in given], own, *_classify(model, images, own))
 
 
-def propose_and_classify(model: FastRCNN, images: Sequence[Tensor]) -> Looked:
+def _propose_and_classify(model: FastRCNN, images: Sequence[Tensor]) -> Looked:
     """One pass of the backbone, for the RPN and for the heads."""
     config = model.config
     batch = batch_images(images, config.scale, config.max_size, model.head.delta_mean.device)
@@ -61,6 +70,30 @@ def propose(rpn: RPN, features: list[Tensor], batch: ImageBatch) -> list[Propose
     found = rpn.propose(rpn(features, batch.scaled))
     each = zip(found, batch.factors, batch.sizes, strict=True)
     return [Proposed(clip(one.boxes / factor, size), one.scores) for one, factor, size in each]
+
+
+def _mirrored_too(model: FastRCNN, images: Sequence[Tensor], upright: Looked) -> Looked:
+    """The same proposals in mirrored images, and the means of the outputs.
+
+    A mirrored box's centre moves the other way, its sides stay: of a delta (dx, dy, dw, dh) left to right
+    turns the sign of dx, upside down that of dy.
+    """
+    flips = [(True, False)]
+    if model.config.vertical_flips:
+        flips += [(False, True), (True, True)]
+    class_logits, box_deltas = upright.class_logits, upright.box_deltas
+    for sideways, upside_down in flips:
+        axes = [axis for axis, turned in enumerate((upside_down, sideways)) if turned]
+        own = list(upright.proposals)
+        for axis in axes:
+            pairs = zip(own, images, strict=True)
+            own = [flip(boxes, i.shape[axis], vertically=axis == 0) for boxes, i in pairs]
+        logits, deltas = _classify(model, [image.flip(axes) for image in images], own)
+        signs = deltas.new_tensor([1 - 2 * sideways, 1 - 2 * upside_down, 1, 1])
+        class_logits = class_logits + logits
+        box_deltas = box_deltas + deltas * signs.repeat(deltas.shape[1] // 4)
+    views = 1 + len(flips)
+    return upright._replace(class_logits=class_logits / views, box_deltas=box_deltas / views)
 
 
 def distinct(proposals: Tensor, iou_threshold: float | None) -> Tensor:

@@ -26,6 +26,8 @@ class Head(nn.Module):
 
     delta_mean: Tensor
     delta_std: Tensor
+    hidden_dtype: torch.dtype | None = None
+    """What fc6 and fc7 compute in, where `fastrcnn.scoring_form` chose it."""
 
     def __init__(self, config: FastRCNNConfig, channels: int) -> None:
         super().__init__()
@@ -50,8 +52,11 @@ class Head(nn.Module):
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         x = pooled.flatten(1)  # (R, C * P * P)
+        if self.hidden_dtype is not None:
+            x = x.to(self.hidden_dtype)
         x = F.dropout(F.relu(self.fc6(x)), self.dropout, self.training)
         x = F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
+        x = x.to(self.cls_score.weight.dtype)
         normalised = self.bbox_pred(x).float().repeat(1, self.box_copies)
         box_deltas = normalised * self.delta_std.flatten() + self.delta_mean.flatten()
         return self.cls_score(x).float(), box_deltas

@@ -4,6 +4,9 @@ Norm layers that keep their statistics are a factor and a summand a channel: the
 convolution before them, which saves a pass over every map (a fifth of the time of mobilenet_v2 on a CPU
 thread). On a CPU fc6 and fc7 are kept in oneDNN's layout: torch would give them to its BLAS, which takes
 twice as long on AMD EPYC (Zen 5).
+
+Where the device multiplies bfloat16 (`fastrcnn.precision`), convolutions, fc6 and fc7 are kept in it. What is
+read off them is not: proposals, pooling, the two sibling outputs and all boxes stay float32.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from fastrcnn.model import FastRCNN
 from fastrcnn.pointwise import ONEDNN
+from fastrcnn.precision import multiplies_bfloat16
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weights lie in oneDNN's layout; (R, inputs) float32 to (R, outputs)."""
+    """A linear layer whose weights lie in oneDNN's layout; (R, inputs) to (R, outputs), of its own type."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -34,13 +38,31 @@ class PackedLinear(nn.Module):
         return F.linear(x.to_mkldnn(), self._weight, self._bias).to_dense()
 
 
-def scoring_form(model: FastRCNN) -> FastRCNN:
-    """Change a model in eval mode, on the device where it is to stay, and give it back."""
+def scoring_form(model: FastRCNN, *, bfloat16: bool | None = None) -> FastRCNN:
+    """Change a model in eval mode, on the device where it is to stay, and give it back.
+
+    Args:
+        model: changed in place.
+        bfloat16: whether to compute in it; None: where the device has instructions for it. Scores then differ
+            from float32's in the third digit, boxes by a fraction of a pixel (docs/benchmarks.md has the mAP
+            of both).
+    """
     model.requires_grad_(False)
     fold_norms(model.backbone)
-    if ONEDNN and model.head.delta_mean.device.type == "cpu":
+    device = model.head.delta_mean.device
+    if multiplies_bfloat16(device) if bfloat16 is None else bfloat16:
+        _to_bfloat16(model)
+    if ONEDNN and device.type == "cpu":
         model.head.fc6, model.head.fc7 = _packed(model.head.fc6), _packed(model.head.fc7)
     return model
+
+
+def _to_bfloat16(model: FastRCNN) -> None:
+    for part in (model.backbone, model.head.fc6, model.head.fc7):
+        part.bfloat16()
+    if model.rpn is not None:
+        model.rpn.head.bfloat16()
+    model.head.hidden_dtype = torch.bfloat16
 
 
 def _packed(layer: nn.Module) -> nn.Module:

@@ -45,8 +45,8 @@ class SolverConfig:
     max_grad_norm: float | None = None
     """Longer gradients are shortened to it: one odd batch then cannot end a run."""
     mixed_precision: bool = False
-    """bfloat16 autocast where the device has instructions for it (`fastrcnn.precision`). On 2 images of 480 px
-    and an RPN (mobilenet_v2, a thread of AMD EPYC, Zen 5) a step took .55 s instead of .93."""
+    """bfloat16 autocast where the device has instructions for it (`fastrcnn.precision`): two images of 480 px
+    with an RPN (mobilenet_v2, a thread of AMD EPYC, Zen 5) took .55 s a step instead of .93."""
     images_per_pass: int | None = None
     """Images of a worker's share that go through the network at once; gradients of the passes are added up,
     so a step is the same and its memory bounded. None: all of them."""

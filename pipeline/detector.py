@@ -29,6 +29,7 @@ from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
 from pipeline.candidates import CANDIDATE, decode_candidates
 from pipeline.checkpoints import load
+from pipeline.config import Precision
 from pipeline.halving import detect_halving
 from pipeline.record import RESULT
 
@@ -48,6 +49,7 @@ class Detector:
         run_id: goes into every row.
         model_id: what the checkpoint must be; it may have been written anew since the driver read it.
         score_threshold: instead of the checkpoint's.
+        precision: `auto`, bfloat16 where the device multiplies it; or `float32`.
         max_pixels: as in the CPU stage.
         gpu: whether to use one; None: if there is one.
         num_threads: of torch on the CPU; None: as torch likes.
@@ -60,6 +62,7 @@ class Detector:
         run_id: str = "",
         model_id: str | None = None,
         score_threshold: float | None = None,
+        precision: Precision = "auto",
         max_pixels: int = images.MAX_PIXELS,
         gpu: bool | None = None,
         num_threads: int | None = None,
@@ -73,7 +76,10 @@ class Detector:
             raise RuntimeError(
                 f"{checkpoint} is model {self._checkpoint.model_id}, was {model_id} when the job started"
             )
-        self._model = scoring_form(self._checkpoint.model.to(self._device))
+        self._model = scoring_form(
+            self._checkpoint.model.to(self._device),
+            bfloat16=False if precision == "float32" else None,
+        )
         self._run_id = run_id
         self._score_threshold = score_threshold
         self._max_pixels = max_pixels

@@ -85,6 +85,8 @@ def prepare(config: ScoreConfig) -> Job:
         "max_bytes": config.max_bytes,
         "max_pixels": config.max_pixels,
     }
+    if config.precision != "auto":  # a run from before there was a choice goes on
+        facts["precision"] = config.precision
     keep = Filter(include=config.include, exclude=config.exclude)
     selection = select(config.images, config.limit, keep)
     return Job(
@@ -192,5 +194,6 @@ def detector_settings(job: Job) -> dict[str, Any]:
         "run_id": job.run_id,
         "model_id": job.checkpoint.model_id,
         "score_threshold": job.config.score_threshold,
+        "precision": job.config.precision,
         "max_pixels": job.config.max_pixels,
     }

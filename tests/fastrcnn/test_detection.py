@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastrcnn import detection
+from fastrcnn.boxes import flip
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.detection import detect, postprocess
+from fastrcnn.detection import detect, postprocess, propose_learned
 from fastrcnn.looking import distinct
 from fastrcnn.model import FastRCNN
+from fastrcnn.rpn_config import RPNConfig
 from fastrcnn.transform import PADDING_WASTE, group_by_shape
 
 
@@ -227,3 +229,40 @@ def test_a_cpu_takes_images_one_by_one_and_a_gpu_like_shaped_ones_together() -> 
     images = [torch.zeros(40, 60, 3)] * 2 + [torch.zeros(90, 30, 3)]
     assert detection._groups(images, config(), torch.device("cpu")) == [[0], [1], [2]]
     assert detection._groups(images, config(), torch.device("cuda")) == [[0, 1], [2]]
+
+
+@pytest.mark.parametrize("vertical_flips", [False, True])
+@pytest.mark.parametrize("vertically", [False, True])
+def test_looking_at_mirrored_images_too_finds_the_mirrored_boxes_in_a_mirrored_image(
+    vertically: bool, vertical_flips: bool
+) -> None:
+    """The views of the one are the views of the other: exactly where it was looked at in that mirror too."""
+    torch.manual_seed(0)
+    numbers = {"score_threshold": 0.0, "nms_threshold": 1.0, "vertical_flips": vertical_flips}
+    model = FastRCNN(config(test_flips=True, **numbers)).eval()
+    image = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8)
+    proposals = torch.tensor([[5.0, 8, 40, 50], [30, 20, 85, 66], [0, 0, 90, 70]])
+    axis = 0 if vertically else 1
+    (found,) = detect(model, [image], [proposals])
+    mirrored_proposals = flip(proposals, image.shape[axis], vertically=vertically)
+    (mirrored,) = detect(model, [image.flip(axis)], [mirrored_proposals])
+    back = flip(mirrored.boxes, image.shape[axis], vertically=vertically)
+    same = len(found.boxes) == len(back) and torch.allclose(found.boxes, back, atol=1e-3)
+    assert same == (vertical_flips or not vertically)
+    if same:
+        torch.testing.assert_close(found.scores, mirrored.scores, rtol=1e-4, atol=1e-5)
+    plain = FastRCNN(config(**numbers)).eval()
+    plain.load_state_dict(model.state_dict())
+    assert not torch.equal(detect(plain, [image], [proposals])[0].scores, found.scores)
+
+
+def test_an_rpns_proposals_are_looked_at_in_the_mirror_too() -> None:
+    torch.manual_seed(0)
+    rpn = RPNConfig(max_proposals_test=10)
+    numbers = {"score_threshold": 0.0, "nms_threshold": 1.0}
+    model = FastRCNN(config(test_flips=True, rpn=rpn, **numbers)).eval()
+    image = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8)
+    (own,) = propose_learned(model, [image])
+    (found,), (given,) = detect(model, [image]), detect(model, [image], [own.boxes])
+    torch.testing.assert_close(found.boxes, given.boxes)
+    torch.testing.assert_close(found.scores, given.scores)

@@ -18,6 +18,7 @@ from fastrcnn.detection import Detections, detect, propose_learned
 from fastrcnn.scoring_form import scoring_form
 from pipeline.attempts import AttemptLog
 from pipeline.candidates import ReadSettings, read_images
+from pipeline.config import Precision
 from pipeline.detector import Detector
 from pipeline.halving import detect_halving
 from pipeline.images import ImageError
@@ -41,7 +42,7 @@ def candidates(tmp_path: Path) -> pa.Table:
 def test_rows_keep_their_place_and_carry_the_models_boxes(
     candidates: pa.Table, tiny_checkpoint: Path
 ) -> None:
-    results = Detector(tiny_checkpoint, run_id="r1")(candidates)
+    results = Detector(tiny_checkpoint, run_id="r1", precision="float32")(candidates)
     assert results.schema == RESULT
     rows = results.to_pylist()
     assert [row["status"] for row in rows] == ["ok", "undecodable", "ok"]
@@ -138,6 +139,16 @@ def test_the_threshold_replaces_the_checkpoints(
     rows = Detector(tiny_checkpoint, score_threshold=1.0)(candidates).to_pylist()
     assert [row["num_detections"] for row in rows] == [0, None, 0]
     assert rows[0]["detections"] == []
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_float32_stays_float32_on_any_machine(
+    tiny_checkpoint: Path, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastrcnn.scoring_form.multiplies_bfloat16", lambda _: True)
+    detector = Detector(tiny_checkpoint, precision=precision, gpu=False)
+    expected = torch.bfloat16 if precision == "auto" else torch.float32
+    assert {p.dtype for p in detector._model.backbone.parameters()} == {expected}
 
 
 def test_a_batch_of_broken_images_needs_no_model_pass(

@@ -37,7 +37,14 @@ def test_the_same_command_has_the_same_run_id(config: ScoreConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"score_threshold": 0.5}, {"proposals": "opencv"}, {"max_pixels": 9}, {"seed": 4}]
+    "change",
+    [
+        {"score_threshold": 0.5},
+        {"proposals": "opencv"},
+        {"max_pixels": 9},
+        {"seed": 4},
+        {"precision": "float32"},
+    ],
 )
 def test_what_changes_the_rows_changes_the_run_id(
     config: ScoreConfig, change: dict[str, object]

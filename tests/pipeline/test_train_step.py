@@ -137,3 +137,17 @@ def test_a_loss_that_is_not_finite_names_the_images_and_changes_nothing() -> Non
     with pytest.raises(NonFiniteLossError, match=r"step 2 .*0\.png, 1\.png"):
         train_step(model, model, optimizer, batch(2), SOLVER, step=2, num_iterations=4, seed=0)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_mixed_precision_is_bfloat16_where_the_device_multiplies_it(
+    able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.train_step.multiplies_bfloat16", lambda _: able)
+    plain, row = step(SOLVER, rpn=RPN)
+    mixed, again = step(replace(SOLVER, mixed_precision=True), rpn=RPN)
+    assert (again == row) != able
+    assert again == pytest.approx(row, rel=0.02)
+    for a, b in zip(plain.parameters(), mixed.parameters(), strict=True):
+        assert b.dtype == torch.float32
+        torch.testing.assert_close(b, a, rtol=0.1, atol=5e-3)
