@@ -59,10 +59,14 @@ def decode(
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Clip boxes (..., 4) to an image of `size` (height, width): x in [0, width], y in [0, height]."""
-    height, width = size
-    limit = boxes.new_tensor([width, height, width, height])
+def clip(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
+    """Clip boxes (..., 4) to an image of `size` (height, width), or each to its own of `size` (..., 2): x in
+    [0, width], y in [0, height]."""
+    if isinstance(size, Tensor):
+        limit = size.to(boxes)[..., [1, 0, 1, 0]]
+    else:
+        height, width = size
+        limit = boxes.new_tensor([width, height, width, height])
     return torch.minimum(boxes.clamp(min=0), limit)
 
 

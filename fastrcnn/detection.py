@@ -6,18 +6,19 @@ N images, R RoIs, K classes, D detections. Everything that leaves is in the imag
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from fastrcnn.boxes import clip, decode
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.looking import look, propose
 from fastrcnn.rpn import RPN, Proposed
+from fastrcnn.suppression import choose, suppress
 from fastrcnn.transform import batch_images, group_by_shape, scaled_size
 
 if TYPE_CHECKING:
@@ -96,12 +97,11 @@ def detect_counting(
             own_boxes = [_tensor(proposals[i]).to(device, torch.float32) for i in group]
             given = [boxes.reshape(-1, 4) for boxes in own_boxes]
         looked = look(model, [pixels[i] for i in group], given)
-        counts = [len(own) for own in looked.proposals]
-        rows = torch.split(looked.class_logits, counts), torch.split(looked.box_deltas, counts)
-        parts = zip(group, looked.counts, looked.proposals, *rows, strict=True)
-        for index, count, own, logits, deltas in parts:
-            found = postprocess(own, logits, deltas, _size(pixels[index]), config, threshold)
-            results[index] = Scored(found, count)
+        found = postprocess(
+            *(looked.proposals, looked.class_logits, looked.box_deltas),
+            *([_size(pixels[i]) for i in group], config, threshold),
+        )
+        results.update(zip(group, map(Scored, found, looked.counts), strict=True))
     return [results[index] for index in range(len(pixels))]
 
 
@@ -152,38 +152,57 @@ def _tensor(values: Tensor | npt.NDArray[Any]) -> Tensor:
 
 
 def postprocess(
-    proposals: Tensor,
+    proposals: Sequence[Tensor],
     class_logits: Tensor,
     box_deltas: Tensor,
-    size: tuple[int, int],
+    sizes: Sequence[tuple[int, int]],
     config: FastRCNNConfig,
     score_threshold: float,
-) -> Detections:
+) -> list[Detections]:
     """Softmax, decode, clip, threshold, suppress per class, keep the best (paper, section 2; F test.py).
 
     Deltas are relative to the box's own size, so proposals of the *image* frame are decoded: no way back
-    from the model frame is needed.
+    from the model frame is needed. A GPU is waited for a few times a call, however many images there are.
 
     Args:
-        proposals: (P, 4), image frame.
-        class_logits: (P, K + 1).
-        box_deltas: (P, 4 * (K + 1)).
-        size: (height, width) of the image.
+        proposals: N of (P, 4), image frame.
+        class_logits: (sum of P, K + 1).
+        box_deltas: (sum of P, 4 * (K + 1)).
+        sizes: N (height, width) of the images.
     """
+    counts = [len(own) for own in proposals]
+    together = torch.cat([*proposals])  # (R, 4)
     svm = config.classifier == "svm"
-    scores = (class_logits if svm else torch.softmax(class_logits, dim=1))[:, 1:]  # (P, K)
+    scores = (class_logits if svm else torch.softmax(class_logits, dim=1))[:, 1:]  # (R, K)
+    limits = torch.tensor(sizes).repeat_interleave(torch.tensor(counts), dim=0)
+    limits = limits.to(together.device, non_blocking=True)[:, None]  # (R, 1, 2)
     if config.box_regression:
-        boxes = clip(decode(proposals, box_deltas), size)[:, 1:]  # (P, K, 4)
+        boxes = clip(decode(together, box_deltas)[:, 1:], limits)  # (R, K, 4)
     else:
-        boxes = clip(proposals, size)[:, None].expand(-1, scores.shape[1], 4)
+        boxes = clip(together[:, None], limits).expand(-1, scores.shape[1], 4)
     keep = scores > score_threshold
-    if config.detections_per_class is not None and len(scores) > config.detections_per_class:
-        lowest = scores.topk(config.detections_per_class, dim=0).values[-1]  # (K,)
-        keep &= scores >= lowest
+    most = config.detections_per_class
+    if most is not None:
+        keep &= torch.cat([_among_best(own, most) for own in torch.split(scores, counts)])
     keep &= (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-    row, column = keep.nonzero(as_tuple=True)
-    boxes, scores, labels = boxes[row, column], scores[row, column], column + 1
-    best = batched_nms(boxes, scores, labels, config.nms_threshold)  # falling score
-    if config.detections_per_image is not None:
-        best = best[: config.detections_per_image]
-    return Detections(boxes[best].cpu(), labels[best].cpu(), scores[best].cpu())
+    num_classes = scores.shape[1]
+    index, found = choose(keep.flatten(), [count * num_classes for count in counts])
+    boxes, scores = boxes.reshape(-1, 4)[index], scores.reshape(-1)[index]
+    labels = index % num_classes + 1
+    boxes_of, scores_of, labels_of = (torch.split(v, found) for v in (boxes, scores, labels))
+    best = suppress(boxes_of, scores_of, labels_of, config.nms_threshold)
+    chosen = [own[: config.detections_per_image] for own in best]
+    firsts = [0, *accumulate(found)]
+    rows = torch.cat([own + first for own, first in zip(chosen, firsts, strict=False)])
+    packed = torch.cat([boxes[rows], scores[rows, None], labels[rows, None]], dim=1).cpu()
+    return [
+        Detections(own[:, :4].contiguous(), own[:, 5].long(), own[:, 4].contiguous())
+        for own in torch.split(packed, [len(own) for own in chosen])
+    ]
+
+
+def _among_best(scores: Tensor, most: int) -> Tensor:
+    """Of each column of (P, K) the `most` highest, and equals of the last of them."""
+    if len(scores) <= most:
+        return torch.ones_like(scores, dtype=torch.bool)
+    return scores >= scores.topk(most, dim=0).values[-1]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from fastrcnn.boxes import clip, flip
 from fastrcnn.pooling import scale_levels
 from fastrcnn.rpn import RPN, Proposed
+from fastrcnn.suppression import distinct
 from fastrcnn.transform import ImageBatch, batch_images, to_rois
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def look(model: FastRCNN, images: Sequence[Tensor], given: Sequence[Tensor] | No
 
 
 def _classify_given(model: FastRCNN, images: Sequence[Tensor], given: Sequence[Tensor]) -> Looked:
-    own = [distinct(boxes, model.config.proposal_nms) for boxes in given]
+    own = distinct(given, model.config.proposal_nms)
     return Looked([len(boxes) for boxes in given], own, *_classify(model, images, own))
 
 
@@ -56,9 +56,9 @@ def _propose_and_classify(model: FastRCNN, images: Sequence[Tensor]) -> Looked:
     own: list[Tensor] = []
 
     def choose(rpn: RPN, features: list[Tensor]) -> Tensor:
-        for proposed in propose(rpn, features, batch):
-            counts.append(len(proposed.boxes))
-            own.append(distinct(proposed.boxes, config.proposal_nms))
+        proposed = [found.boxes for found in propose(rpn, features, batch)]
+        counts.extend(map(len, proposed))
+        own.extend(distinct(proposed, config.proposal_nms))
         return to_rois(own, batch.factors)
 
     class_logits, box_deltas = model(batch.images, choose)
@@ -94,22 +94,6 @@ def _mirrored_too(model: FastRCNN, images: Sequence[Tensor], upright: Looked) ->
         box_deltas = box_deltas + deltas * signs.repeat(deltas.shape[1] // 4)
     views = 1 + len(flips)
     return upright._replace(class_logits=class_logits / views, box_deltas=box_deltas / views)
-
-
-def distinct(proposals: Tensor, iou_threshold: float | None) -> Tensor:
-    """Leave out each proposal whose IoU with a better-ranked one is above `iou_threshold`.
-
-    Args:
-        proposals: (P, 4) of one image, best first; P may be 0.
-        iou_threshold: None keeps all of them.
-
-    Returns:
-        (Q, 4), Q <= P, in the order they had.
-    """
-    if iou_threshold is None:
-        return proposals
-    ranks = torch.arange(len(proposals), 0, -1, device=proposals.device, dtype=proposals.dtype)
-    return proposals[nms(proposals, ranks, iou_threshold)]  # falling score: the order of the ranks
 
 
 def _classify(

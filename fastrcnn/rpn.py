@@ -12,6 +12,7 @@ for (detectron2's rule), so they add up over passes and workers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -20,9 +21,10 @@ from torch.nn import functional as F
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 from torchvision.ops import box_iou
 
-from fastrcnn.boxes import decode, encode
+from fastrcnn.boxes import clip, decode, encode
 from fastrcnn.rpn_config import STANDARD_RATIOS, RPNConfig, standard_sides
 from fastrcnn.sampling import draw
+from fastrcnn.suppression import choose, suppress
 
 BETA = 1 / 9
 """Of the smooth L1 (TV rpn.py)."""
@@ -163,14 +165,34 @@ class RPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision is untype
 
         Best of each map, clipped, near-duplicates suppressed map by map, best of all (TV rpn.py).
         """
-        found = []
-        for one in predictions:
-            boxes = decode(one.anchors, one.deltas.detach())[:, 0]  # (A, 4)
-            own, scores = self.filter_proposals(
-                boxes[None], one.objectness.detach()[None], [one.size], one.level_counts
-            )
-            found.append(Proposed(own[0], scores[0]))
-        return found
+        own = [self._best(one) for one in predictions]
+        sizes = [len(boxes) for boxes, _, _ in own]
+        boxes, logits, levels = (torch.cat(parts) for parts in zip(*own, strict=True))
+        large = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= self.min_size
+        index, counts = choose(large, sizes)
+        scores = logits[index].sigmoid()
+        found = torch.split(boxes[index], counts)
+        ranked = torch.split(scores, counts)
+        kept = suppress(found, ranked, torch.split(levels[index], counts), self.nms_thresh)
+        most = self.post_nms_top_n()
+        return [
+            Proposed(boxes[chosen[:most]], scores[chosen[:most]])
+            for boxes, scores, chosen in zip(found, ranked, kept, strict=True)
+        ]
+
+    def _best(self, one: Prediction) -> tuple[Tensor, Tensor, Tensor]:
+        """Clipped boxes (B, 4), logits (B,) and maps (B,) of the best anchors of each map."""
+        logits = one.objectness.detach()
+        most = self.pre_nms_top_n()
+        maps = torch.split(logits, one.level_counts)
+        ranked = [own.topk(min(most, len(own))) for own in maps]
+        firsts = [0, *accumulate(one.level_counts)]
+        pairs = zip(ranked, firsts, strict=False)
+        chosen = torch.cat([own.indices + first for own, first in pairs])
+        boxes = decode(one.anchors[chosen], one.deltas.detach()[chosen])[:, 0]
+        levels = [torch.full_like(own.indices, level) for level, own in enumerate(ranked)]
+        values = torch.cat([own.values for own in ranked])
+        return clip(boxes, one.size), values, torch.cat(levels)
 
     def losses(
         self,

@@ -51,13 +51,14 @@ def scoring_form(model: FastRCNN, *, bfloat16: bool | None = None) -> FastRCNN:
     fold_norms(model.backbone)
     device = model.head.delta_mean.device
     if multiplies_bfloat16(device) if bfloat16 is None else bfloat16:
-        _to_bfloat16(model)
+        to_bfloat16(model)
     if ONEDNN and device.type == "cpu":
         model.head.fc6, model.head.fc7 = _packed(model.head.fc6), _packed(model.head.fc7)
     return model
 
 
-def _to_bfloat16(model: FastRCNN) -> None:
+def to_bfloat16(model: FastRCNN) -> None:
+    """Convolutions, fc6 and fc7, in place; what comes out stays float32."""
     for part in (model.backbone, model.head.fc6, model.head.fc7):
         part.bfloat16()
     if model.rpn is not None:

@@ -3,11 +3,13 @@
 The same images, decoded, and the same proposals, all in memory, in batches that each is given in turn:
 
     ours                  `fastrcnn.detection.detect`, of the model as a Detector holds it (`scoring_form`)
-    ... all proposals     the same without `proposal_nms`: as many RoIs as the peers have
+    ... float32           the same where it would be bfloat16 otherwise
+    ... all proposals     ours without `proposal_nms`: as many RoIs as the peers have
     ... one at a time     the same, an image a call
     torchvision           its transform and its RoIHeads, on the same backbone, with the same weights
 
-The floor is what convolutions and matrix products must take at this machine's measured peak.
+The floor is what convolutions and matrix products must take at this machine's measured peak, in bfloat16
+where ours computes in it.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ import torchvision
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.detection import Detections, detect
 from fastrcnn.model import FastRCNN
+from fastrcnn.precision import multiplies_bfloat16
 from fastrcnn.proposals import propose
-from fastrcnn.scoring_form import scoring_form
+from fastrcnn.scoring_form import scoring_form, to_bfloat16
 from jobs.benchmark_images import photographs
 from jobs.benchmark_roofline import Floor, Peak, measure_peak
 from pipeline.checkpoints import load
@@ -149,6 +152,7 @@ def _batches(config: DetectorBenchmarkConfig, most: int) -> list[Batch]:
 
 def _scorers(plain: FastRCNN) -> dict[str, Scorer]:
     model = scoring_form(copy.deepcopy(plain))
+    single = scoring_form(copy.deepcopy(plain), bfloat16=False)
 
     def alone(batch: Batch) -> list[Detections]:
         return [detect(model, [p], [b])[0] for p, b in zip(*batch, strict=True)]
@@ -159,6 +163,7 @@ def _scorers(plain: FastRCNN) -> dict[str, Scorer]:
 
     return {
         "ours": lambda batch: detect(model, *batch),
+        "ours, float32": lambda batch: detect(single, *batch),
         "ours, all proposals": every,
         "ours, one at a time": alone,
         "torchvision": _torchvision(plain),
@@ -191,7 +196,10 @@ def _torchvision(model: FastRCNN) -> Scorer:
 
 
 def _floor(model: FastRCNN, batch: Batch, peak: Peak) -> Floor:
-    """Of a full batch, with the RoIs that ours scores; of the plain model, whose products torch can count."""
+    """Of a full batch, with the RoIs that ours scores; of a model whose products torch can count."""
+    model = copy.deepcopy(model)
+    if multiplies_bfloat16(model.head.delta_mean.device):
+        to_bfloat16(model)
     floor = Floor(peak)
     with floor:
         detect(model, *batch)

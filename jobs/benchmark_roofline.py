@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from fastrcnn.pointwise import ONEDNN
+from fastrcnn.precision import multiplies_bfloat16
 
 _SIDE = 2048
 _BYTES = 256 * 2**20
@@ -30,7 +31,7 @@ class Peak:
     """What the machine does at the best, with torch's threads as they are."""
 
     flops: float
-    """A second, of a float32 matrix product (bfloat16 on a GPU)."""
+    """A second, of a matrix product: in bfloat16 where the machine multiplies it, else in float32."""
     bandwidth: float
     """Bytes a second, of a copy: those read and those written."""
 
@@ -40,7 +41,7 @@ def measure_peak(device: torch.device) -> Peak:
 
     torch's BLAS is not the best everywhere: on AMD EPYC (Zen 5) oneDNN multiplies twice as fast.
     """
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     square = torch.rand(_SIDE, _SIDE, device=device, dtype=dtype)
     products = [lambda: square @ square]
     if device.type == "cpu" and ONEDNN:

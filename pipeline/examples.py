@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from fastrcnn.boxes import flip
-from fastrcnn.looking import distinct
 from fastrcnn.loss import Target
+from fastrcnn.suppression import distinct
 from pipeline import storage
 from pipeline.annotations import LabelledImage
 from pipeline.images import decode
@@ -103,7 +103,8 @@ def load_batch(
         example = examples[image_at(position, len(examples), seed)]
         pixels = torch.from_numpy(decode(storage.read_bytes(example.image.image_uri)).pixels)
         target = target_of(example)
-        target = target._replace(proposals=distinct(target.proposals, train_nms))
+        (proposals,) = distinct([target.proposals], train_nms)
+        target = target._replace(proposals=proposals)
         if _hash(seed, "flip", position) % 2:
             pixels, target = flip_image(pixels, target)
         if vertical_flips and _hash(seed, "vertical flip", position) % 2:

@@ -11,10 +11,10 @@ from torch import Tensor
 from fastrcnn import detection
 from fastrcnn.boxes import flip
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.detection import detect, postprocess, propose_learned
-from fastrcnn.looking import distinct
+from fastrcnn.detection import Detections, detect, propose_learned
 from fastrcnn.model import FastRCNN
 from fastrcnn.rpn_config import RPNConfig
+from fastrcnn.suppression import distinct
 from fastrcnn.transform import PADDING_WASTE, group_by_shape
 
 
@@ -30,6 +30,19 @@ def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def config(**changes: object) -> FastRCNNConfig:
     numbers = {"fc_dim": 16, "scale": 64, "max_size": 107} | changes
     return FastRCNNConfig.modern(2, backbone="tiny", **numbers)
+
+
+def postprocess(
+    boxes: Tensor,
+    logits: Tensor,
+    deltas: Tensor,
+    size: tuple[int, int],
+    rules: FastRCNNConfig,
+    score_threshold: float,
+) -> Detections:
+    """Of one image."""
+    (found,) = detection.postprocess([boxes], logits, deltas, [size], rules, score_threshold)
+    return found
 
 
 def logits_of(*scores: tuple[float, float]) -> Tensor:
@@ -159,27 +172,27 @@ def test_a_proposal_close_to_a_better_one_is_left_out_and_the_rest_keep_their_or
     eight = [0.0, 0.0, 10.0, 8.0]  # .8 with ten, 8/9 with nine
     far = [50.0, 50.0, 60.0, 60.0]
     proposals = torch.tensor([far, ten, nine, eight, far])
-    assert distinct(proposals, 0.85).tolist() == [
+    assert distinct([proposals], 0.85)[0].tolist() == [
         far,
         ten,
         eight,
     ]  # nine is gone, so eight may stay
-    assert distinct(proposals, 0.75).tolist() == [far, ten]
-    assert distinct(proposals.flip(0), 0.85).tolist() == [
+    assert distinct([proposals], 0.75)[0].tolist() == [far, ten]
+    assert distinct([proposals.flip(0)], 0.85)[0].tolist() == [
         far,
         eight,
         ten,
     ]  # the better ranked stays
-    assert distinct(proposals, 0.95).tolist() == [far, ten, nine, eight]
-    assert distinct(proposals, None) is proposals
-    assert distinct(torch.zeros(0, 4), 0.9).shape == (0, 4)
+    assert distinct([proposals], 0.95)[0].tolist() == [far, ten, nine, eight]
+    assert distinct([proposals], None)[0] is proposals
+    assert distinct([torch.zeros(0, 4)], 0.9)[0].shape == (0, 4)
 
 
 def test_ranks_decide_among_thousands_of_proposals() -> None:
     corner = torch.arange(5000.0)[:, None] * torch.tensor([[20.0, 0.0]])
     apart = torch.cat([corner, corner + 10], dim=1)
     proposals = torch.cat([apart, apart.flip(0)])
-    assert torch.equal(distinct(proposals, 0.9), apart)
+    assert torch.equal(distinct([proposals], 0.9)[0], apart)
 
 
 @pytest.mark.usefixtures("passes")

@@ -47,7 +47,14 @@ def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, FastRCNNConfig]:
 
 
 def found(boxes: Tensor, logits: Tensor, deltas: Tensor, config: FastRCNNConfig) -> Detections:
-    return postprocess(boxes, logits, deltas, SIZE, config, config.score_threshold)
+    return of_one(boxes, logits, deltas, config, config.score_threshold)
+
+
+def of_one(
+    boxes: Tensor, logits: Tensor, deltas: Tensor, config: FastRCNNConfig, score_threshold: float
+) -> Detections:
+    (detections,) = postprocess([boxes], logits, deltas, [SIZE], config, score_threshold)
+    return detections
 
 
 def iou(a: Box, b: Box) -> float:
@@ -87,6 +94,21 @@ def test_detections_are_those_of_plain_loops(case: Case) -> None:
     assert result.labels.tolist() == [label for _, label, _ in expected]
     assert result.boxes.tolist() == [list(b) for _, _, b in expected]
     torch.testing.assert_close(result.scores, torch.tensor([s for s, _, _ in expected]).reshape(-1))
+
+
+@quick
+@given(st.lists(cases, min_size=1, max_size=3))
+def test_an_image_has_the_same_detections_in_company(several: list[Case]) -> None:
+    config = inputs(several[0])[-1]
+    own = [inputs(case)[:3] for case in several]
+    logits, deltas = (torch.cat([case[i] for case in own]) for i in (1, 2))
+    sizes = [SIZE] * len(own)
+    together = postprocess(
+        [c[0] for c in own], logits, deltas, sizes, config, config.score_threshold
+    )
+    for case, detections in zip(own, together, strict=True):
+        for one, other in zip(found(*case, config), detections, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 @quick
@@ -138,7 +160,7 @@ def test_a_mirrored_image_has_mirrored_detections(case: Case) -> None:
 def test_a_higher_score_threshold_keeps_a_beginning_of_the_list(case: Case) -> None:
     boxes, logits, deltas, config = inputs(case)
     all_of_them = found(boxes, logits, deltas, config)
-    fewer = postprocess(boxes, logits, deltas, SIZE, config, 0.5)
+    fewer = of_one(boxes, logits, deltas, config, 0.5)
     assert len(fewer.scores) == int((all_of_them.scores > 0.5).sum())
     assert torch.equal(fewer.boxes, all_of_them.boxes[: len(fewer.boxes)])
 

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastrcnn.suppression import choose, distinct, suppress, suppress_together
+
+IMAGES = st.lists(st.integers(0, 40), min_size=1, max_size=4)
+"""How many boxes each image has."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(IMAGES, st.integers(0, 2**20), st.sampled_from([0.0, 0.3, 0.5, 0.9]))
+def test_all_images_in_one_call_keep_what_each_keeps_alone(
+    sizes: list[int], seed: int, iou_threshold: float
+) -> None:
+    """As on a GPU, here on the CPU: boxes far from 0, where float32 has no fractions of a pixel to spare."""
+    generator = torch.Generator().manual_seed(seed)
+    boxes, scores, kinds = [], [], []
+    for size in sizes:
+        corners = torch.rand(size, 2, generator=generator) * 60 + 4000
+        sides = torch.rand(size, 2, generator=generator) * 40 + 1
+        boxes.append(torch.cat([corners, corners + sides], dim=1))
+        scores.append(torch.rand(size, generator=generator))
+        kinds.append(torch.randint(0, 3, (size,), generator=generator))
+    alone = suppress(boxes, scores, kinds, iou_threshold)
+    together = suppress_together(boxes, scores, kinds, iou_threshold)
+    assert [own.tolist() for own in together] == [own.tolist() for own in alone]
+    for own, values in zip(alone, scores, strict=True):
+        assert values[own].tolist() == sorted(values[own].tolist(), reverse=True)
+
+
+def test_boxes_suppress_their_own_kind_and_image_only() -> None:
+    box = torch.tensor([[0.0, 0, 10, 10]])
+    boxes, scores = [box.repeat(3, 1), box], [torch.tensor([0.5, 0.9, 0.7]), torch.tensor([0.1])]
+    kinds = [torch.tensor([0, 0, 1]), torch.tensor([0])]
+    for call in (suppress, suppress_together):
+        assert [own.tolist() for own in call(boxes, scores, kinds, 0.5)] == [[1, 2], [0]]
+    assert [own.tolist() for own in suppress(boxes, scores, None, 0.5)] == [[1], [0]]
+
+
+def test_no_images_and_images_without_boxes_are_no_special_case() -> None:
+    assert suppress([], [], None, 0.5) == []
+    none = [torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2
+    kinds = [torch.zeros(0, dtype=torch.int64)] * 2
+    for found in (suppress(*none, None, 0.5), suppress_together(*none, kinds, 0.5)):
+        assert [own.tolist() for own in found] == [[], []]
+    assert [own.shape for own in distinct(none[0], 0.5)] == [(0, 4)] * 2
+
+
+def test_choosing_says_how_many_each_image_has() -> None:
+    index, counts = choose(torch.tensor([True, False, True, True, False]), [2, 0, 3])
+    assert (index.tolist(), counts) == ([0, 2, 3], [1, 0, 2])
+    assert choose(torch.zeros(0, dtype=torch.bool), [])[1] == []
