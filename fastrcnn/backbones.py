@@ -57,7 +57,9 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         dtype = next(self.parameters()).dtype  # of `fastrcnn.scoring_form`, maybe bfloat16
-        maps = self.body(images.to(dtype, memory_format=self.memory_format))
+        # Tensor cores read channels last; cuDNN would turn other layouts round and back.
+        layout = torch.channels_last if images.is_cuda else self.memory_format
+        maps = self.body(images.to(dtype, memory_format=layout))
         if self.fpn is not None:
             maps = self.fpn(maps)
         return list(maps.values()) if isinstance(maps, dict) else [maps]

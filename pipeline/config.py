@@ -163,6 +163,8 @@ class ScoreConfig:
     precision: Precision = "auto"
     """`auto`: bfloat16 where a GPU or CPU multiplies it, up to twice as fast; scores then differ from
     float32's in the third digit. `float32`: everywhere, for like rows from every kind of machine."""
+    compile: bool = False
+    """torch.compile of the backbone on GPUs: each Detector starts a minute or more later. Not measured."""
     max_bytes: int = 100_000_000
     """Larger objects are rows with status `too_large`, never fetched."""
     max_pixels: int = 100_000_000

@@ -25,12 +25,14 @@ from fastrcnn.detection import Scored, detect_counting, propose_learned
 from fastrcnn.proposals import propose
 from fastrcnn.rpn import Proposed
 from fastrcnn.scoring_form import scoring_form
+from fastrcnn.upload import Uploads
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
-from pipeline.candidates import CANDIDATE, decode_candidates
+from pipeline.candidates import CANDIDATE
 from pipeline.checkpoints import load
 from pipeline.config import Precision
-from pipeline.halving import detect_halving
+from pipeline.halving import Pixels, detect_halving
+from pipeline.passes import passes
 from pipeline.record import RESULT
 
 Image = str | Path | bytes | npt.NDArray[np.uint8]
@@ -50,7 +52,10 @@ class Detector:
         model_id: what the checkpoint must be; it may have been written anew since the driver read it.
         score_threshold: instead of the checkpoint's.
         precision: `auto`, bfloat16 where the device multiplies it; or `float32`.
+        compile: the backbone, by torch.compile; its sizes are padded to multiples of 32.
         max_pixels: as in the CPU stage.
+        images_per_pass: candidates of a call are taken so many at a time: the next ones are decoded, and on
+            their way to the GPU, while it looks at these. None: all at once.
         gpu: whether to use one; None: if there is one.
         num_threads: of torch on the CPU; None: as torch likes.
     """
@@ -63,7 +68,9 @@ class Detector:
         model_id: str | None = None,
         score_threshold: float | None = None,
         precision: Precision = "auto",
+        compile: bool = False,
         max_pixels: int = images.MAX_PIXELS,
+        images_per_pass: int | None = None,
         gpu: bool | None = None,
         num_threads: int | None = None,
         attempts: Attempts | None = None,
@@ -80,9 +87,13 @@ class Detector:
             self._checkpoint.model.to(self._device),
             bfloat16=False if precision == "float32" else None,
         )
+        if compile:
+            self._model.backbone.compile(dynamic=True)
         self._run_id = run_id
         self._score_threshold = score_threshold
         self._max_pixels = max_pixels
+        self._images_per_pass = images_per_pass
+        self._uploads = Uploads(self._device)
         self._attempts = attempts or AttemptLog()
 
     def __call__(self, batch: pa.Table | Sequence[Image]) -> pa.Table | list[list[Box]]:
@@ -167,21 +178,19 @@ class Detector:
 
     def _work(self, candidates: pa.Table, *, fenced: bool = False) -> pa.Table:
         started = time.perf_counter()
-        rows, pixels = decode_candidates(candidates, max_pixels=self._max_pixels, fenced=fenced)
-        ok = [row for row in rows if row["status"] == "ok"]
-        proposals = None  # of the model's own
-        if all(row["proposals"] is not None for row in ok):
-            # frombuffer alone would be read-only, which torch warns of
-            proposals = [
-                np.frombuffer(row["proposals"], np.float32).reshape(-1, 4).copy() for row in ok
-            ]
-        outcomes = detect_halving(self._detect, pixels, proposals)
-        found = iter(outcomes)
-        now = datetime.datetime.now(datetime.UTC)
-        results = []
-        for row in rows:
-            outcome = next(found) if row["status"] == "ok" else None
-            results.append(self._result(row, outcome, now))
+        results: list[dict[str, Any]] = []
+        for one in passes(
+            *(candidates, self._uploads),
+            images_per_pass=self._images_per_pass,
+            max_pixels=self._max_pixels,
+            fenced=fenced,
+        ):
+            outcomes = detect_halving(self._detect, one.images.wait(), one.proposals)
+            found = iter(outcomes)
+            now = datetime.datetime.now(datetime.UTC)
+            for row in one.rows:
+                outcome = next(found) if row["status"] == "ok" else None
+                results.append(self._result(row, outcome, now))
         each = (time.perf_counter() - started) / max(1, len(results))
         for result in results:
             result["detect_s"] = each
@@ -194,13 +203,13 @@ class Detector:
 
     def _detect(
         self,
-        pixels: Sequence[npt.NDArray[np.uint8]],
+        pixels: Sequence[Pixels],
         proposals: Sequence[npt.NDArray[np.float32]] | None,
     ) -> list[Scored]:
         threshold = self._score_threshold
         return detect_counting(self._model, pixels, proposals, score_threshold=threshold)
 
-    def _propose(self, pixels: Sequence[npt.NDArray[np.uint8]], _: object) -> list[Proposed]:
+    def _propose(self, pixels: Sequence[Pixels], _: object) -> list[Proposed]:
         return propose_learned(self._model, pixels)
 
     def _result(

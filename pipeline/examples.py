@@ -9,12 +9,9 @@ steps, every image is seen once an epoch, and one worker or four see the same ba
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,8 +24,6 @@ from pipeline import storage
 from pipeline.annotations import LabelledImage
 from pipeline.images import decode
 from pipeline.proposals_table import Boxes
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,23 +132,3 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 def _hash(seed: int, purpose: str, position: int) -> int:
     digest = hashlib.blake2b(f"{seed}/{purpose}/{position}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big")
-
-
-def prefetch(load: Callable[[int], Item], steps: range, *, threads: int = 2) -> Iterator[Item]:
-    """Yield load(step) for each step in order, the next ones being loaded meanwhile.
-
-    Threads, not processes: reading waits on the network and decoding releases the interpreter's lock.
-    """
-    with ThreadPoolExecutor(threads, thread_name_prefix="examples") as pool:
-        ahead: deque[Future[Item]] = deque()
-        todo = iter(steps)
-        try:
-            for step in todo:
-                ahead.append(pool.submit(load, step))
-                if len(ahead) > 2 * threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()

@@ -8,15 +8,18 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pipeline.candidates import one_line
 
 Outcome = TypeVar("Outcome")
+Pixels = npt.NDArray[np.uint8] | Tensor
+"""(H, W, 3) uint8."""
 
 
 def detect_halving(
     run: Callable[[Sequence[Any], Sequence[Any] | None], list[Outcome]],
-    pixels: Sequence[npt.NDArray[np.uint8]],
+    pixels: Sequence[Pixels],
     proposals: Sequence[npt.NDArray[np.float32]] | None,
 ) -> list[Outcome | str]:
     """Detect on a batch; where it does not fit the GPU, on its halves; an image that does not fit alone

@@ -195,5 +195,6 @@ def detector_settings(job: Job) -> dict[str, Any]:
         "model_id": job.checkpoint.model_id,
         "score_threshold": job.config.score_threshold,
         "precision": job.config.precision,
+        "compile": job.config.compile,
         "max_pixels": job.config.max_pixels,
     }

@@ -28,6 +28,7 @@ from ray.train.torch import TorchTrainer
 
 from fastrcnn.checkpoint import CONFIG
 from pipeline import checkpoints, cluster, storage
+from pipeline.compiling import check_compiles
 from pipeline.config import TrainConfig
 from pipeline.curves import loss_curves
 from pipeline.errors import JobError, UserError
@@ -37,7 +38,7 @@ from pipeline.same_run import check_same_run, claim_output, read_object
 from pipeline.train_data import read_data, with_proposals
 from pipeline.train_loop import TrainJob, train_loop
 from pipeline.train_plan import TrainPlan, describe, provenance
-from pipeline.train_resources import check_compiles, worker_resources
+from pipeline.train_resources import worker_resources
 from pipeline.training_memory import check_fits, step_memory
 from pipeline.training_state import STATE
 
@@ -99,7 +100,8 @@ def run(config: TrainConfig) -> TrainResult | None:
     cluster.connect(allow_open=config.allow_open_cluster)
     each = worker_resources(config)
     check_fits(memory, config.fewest_workers, each["GPU"])
-    check_compiles(plan.solver, each["GPU"])
+    if plan.solver.compile:
+        check_compiles("--set compile=true", each["GPU"])
     examples, val_examples = with_proposals(config, plan.proposals, training, validation)
     measure_deltas(model, examples)
     num_iterations = plan.solver.num_iterations(len(examples))

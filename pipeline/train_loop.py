@@ -31,9 +31,10 @@ from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import SolverConfig, build_optimizer, freeze_untrained
 from pipeline.cli import configure_logging
-from pipeline.examples import Batch, Example, load_batch, prefetch
+from pipeline.examples import Batch, Example, load_batch
 from pipeline.mlflow_run import MLflowRun
 from pipeline.preemption import PreemptionNotice
+from pipeline.prefetch import prefetch
 from pipeline.progress_lines import ProgressLines
 from pipeline.train_step import NonFiniteLossError, train_step
 from pipeline.training_board import TrainingBoard

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 
 import ray
 
-from fastrcnn.solver import SolverConfig
 from pipeline import cluster
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
@@ -43,19 +41,6 @@ def worker_resources(config: TrainConfig) -> dict[str, float]:
             "Give fewer workers.",
         )
     return {"CPU": cpus, "GPU": 0}
-
-
-def check_compiles(solver: SolverConfig, gpus: float) -> None:
-    """Raises UserError for --set compile=true where torch.compile slows training down or cannot work."""
-    if not solver.compile:
-        return
-    if not gpus:
-        why = "makes training on CPUs slower"
-    elif importlib.util.find_spec("triton") is None:
-        why = "needs triton, which is not installed"
-    else:
-        return
-    raise UserError("--set compile=true", why, "Leave it out.")
 
 
 def cpus_each(nodes: Sequence[float], num_workers: int) -> int:

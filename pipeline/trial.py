@@ -24,9 +24,10 @@ from fastrcnn.solver import build_optimizer, freeze_untrained
 from fastrcnn.svd import compress
 from pipeline import checkpoints, storage
 from pipeline.ablate_config import AblateConfig, Test, Training
-from pipeline.examples import Batch, Example, load_batch, prefetch, step_seed, target_of
+from pipeline.examples import Batch, Example, load_batch, step_seed, target_of
 from pipeline.images import decode
 from pipeline.initial_weights import initial_model, measure_deltas
+from pipeline.prefetch import prefetch
 from pipeline.proposals_table import Boxes
 from pipeline.same_run import read_object
 from pipeline.torchvision_heads import TorchvisionHeads

@@ -64,6 +64,14 @@ def test_clip_takes_height_then_width() -> None:
     torch.testing.assert_close(clipped, torch.tensor([[0.0, 0, 200, 100]]))
 
 
+def test_each_box_is_clipped_to_its_own_image_where_there_are_several() -> None:
+    boxes = torch.tensor([[-5.0, -5, 300, 300]]).repeat(2, 1)
+    sizes = torch.tensor([[100, 200], [50, 60]])
+    expected = torch.tensor([[0.0, 0, 200, 100], [0, 0, 60, 50]])
+    torch.testing.assert_close(clip(boxes, sizes), expected)
+    torch.testing.assert_close(clip(boxes[:, None], sizes[:, None]), expected[:, None])
+
+
 def test_a_flipped_box_mirrors_its_edges() -> None:
     # Continuous edges: (10, 20) of width 100 -> (80, 90). (The reference's inclusive pixels give 79, 89.)
     torch.testing.assert_close(

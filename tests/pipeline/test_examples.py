@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline.annotations import LabelledImage
-from pipeline.examples import Batch, Example, image_at, load_batch, prefetch, step_seed, target_of
+from pipeline.examples import Batch, Example, image_at, load_batch, step_seed, target_of
 
 
 @pytest.fixture
@@ -126,33 +125,3 @@ def test_another_seed_is_another_run(examples: list[Example]) -> None:
 def test_ranks_draw_their_own_dropout() -> None:
     assert len({step_seed(3, step, rank) for step in range(10) for rank in range(4)}) == 40
     assert torch.manual_seed(step_seed(3, 0, 0)) is not None
-
-
-def test_batches_come_in_order_while_the_next_are_loaded() -> None:
-    started = []
-    first_may_end = threading.Event()
-
-    def load(step: int) -> int:
-        started.append(step)
-        if step == 0:
-            first_may_end.wait(5)
-        elif step == 3:
-            first_may_end.set()  # step 3 began before step 0 was done
-        return step
-
-    assert list(prefetch(load, range(3, 9))) == [3, 4, 5, 6, 7, 8]
-    first_may_end.clear()
-    assert list(prefetch(load, range(6))) == list(range(6))
-    assert first_may_end.is_set()
-
-
-def test_a_failed_load_is_raised_at_its_own_step() -> None:
-    def load(step: int) -> int:
-        if step == 2:
-            raise OSError("gone")
-        return step
-
-    items = prefetch(load, range(5))
-    assert [next(items), next(items)] == [0, 1]
-    with pytest.raises(OSError, match="gone"):
-        next(items)

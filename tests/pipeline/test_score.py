@@ -24,7 +24,7 @@ from pipeline import cluster, plan, record, score, storage
 from pipeline.attempts import SharedAttempts
 from pipeline.candidates import ReadSettings
 from pipeline.config import ScoreConfig
-from pipeline.errors import JobError
+from pipeline.errors import JobError, UserError
 from pipeline.preflight import Resources, prepare
 from pipeline.schema import SCORED
 from pipeline.score import chain, portions, run, work
@@ -144,6 +144,10 @@ def test_500_images_of_which_50_are_broken(
     before = immutable(config.output)
     again = run(config)
     assert (again.scored, again.statuses) == (0, expected)
+    assert immutable(config.output) == before
+
+    with pytest.raises(UserError, match="--compile: is slower on CPUs"):
+        run(replace(config, compile=True))
     assert immutable(config.output) == before
 
     with pytest.raises(JobError, match=r"50 of 500 images are not ok"):

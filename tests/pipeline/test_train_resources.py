@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from fastrcnn.solver import SolverConfig
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
-from pipeline.train_resources import check_compiles, cpus_each, worker_resources
+from pipeline.train_resources import cpus_each, worker_resources
 
 
 @pytest.mark.parametrize(
@@ -39,9 +38,3 @@ def test_a_worker_gets_as_many_cpus_as_fit_on_its_node(
 def test_more_than_there_is_is_refused(flags: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         worker_resources(TrainConfig(data="data", output="output", **flags))
-
-
-def test_compiling_is_refused_where_it_does_not_pay() -> None:
-    check_compiles(SolverConfig.paper(), 0)
-    with pytest.raises(UserError, match="on CPUs slower"):
-        check_compiles(SolverConfig.paper(compile=True), 0)
