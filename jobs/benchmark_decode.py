@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
 import logging
 import random
 import time
@@ -27,6 +26,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from jobs.benchmark_results import write_results
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.image_guard import ImageError, sniff
@@ -76,7 +76,7 @@ def run(config: DecodeConfig) -> None:
     table = "\n".join(lines(rows))
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / "table.txt").write_text(table + "\n")
-    (config.output / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_results(config, rows)
     print(f"{table}\n\ntable and numbers: {config.output}")
 
 

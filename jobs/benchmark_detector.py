@@ -15,10 +15,7 @@ where ours computes in it.
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +27,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchvision
 
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.detection import Detections, detect
@@ -39,6 +35,7 @@ from fastrcnn.precision import multiplies_bfloat16
 from fastrcnn.proposals import propose
 from fastrcnn.scoring_form import scoring_form, to_bfloat16
 from jobs.benchmark_images import photographs
+from jobs.benchmark_results import write_results
 from jobs.benchmark_roofline import Floor, Peak, measure_peak
 from pipeline.checkpoints import load
 from pipeline.images import decode
@@ -103,18 +100,7 @@ def run(config: DetectorBenchmarkConfig) -> None:
             "beside_ours": {name: m.beside_ours for name, m in measured.items()},
         }
         print("\n".join(table(tables[most], most)))
-    described = {
-        "tables": tables,
-        "peak": asdict(peak),
-        "config": {name: str(value) for name, value in asdict(config).items()},
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__}
-        | {"torchvision": torchvision.__version__},
-    }
-    config.output.mkdir(parents=True, exist_ok=True)
-    (config.output / "results.json").write_text(json.dumps(described, indent=1) + "\n")
+    write_results(config, {"tables": tables, "peak": asdict(peak)})
 
 
 def table(numbers: dict[str, Any], most: int) -> list[str]:

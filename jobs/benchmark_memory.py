@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import ray
 
 from jobs import demo_processes
+from jobs.benchmark_results import write_results
 from pipeline import score
 from pipeline.config import ScoreConfig
 from pipeline.storage import NAMED
@@ -64,7 +65,7 @@ def run(config: MemoryConfig) -> None:
             f"{found['largest_worker_mb']:>19.0f}{found['workers_mb']:>16.0f}"
         )
         shutil.rmtree(folder)
-    (config.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_results(config, results)
 
 
 def _make_list(folder: Path, image: Path, keys: int) -> None:

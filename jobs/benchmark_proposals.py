@@ -25,6 +25,7 @@ from fastrcnn.proposals import PROPOSERS, prepare, propose
 from fastrcnn.proposals.opencv import opencv_rects
 from jobs.benchmark_images import Boxes, Image, read
 from jobs.benchmark_plot import recall_against_time
+from jobs.benchmark_results import write_results
 from pipeline.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -93,8 +94,7 @@ def run(config: ProposalsConfig) -> None:
     table = "\n".join(lines(rows, memory, config.price_per_core_hour))
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / "table.txt").write_text(table + "\n")
-    results = {"rows": rows, "worker_memory_mb": memory}
-    (config.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_results(config, {"rows": rows, "worker_memory_mb": memory})
     (config.output / "recall.png").write_bytes(recall_against_time(rows))
     print(f"{table}\n\ntable, plot and numbers: {config.output}")
 

@@ -7,18 +7,12 @@ data set. Run again with the same --output it goes on where it stopped.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-import torch
-import torchvision
-
+from jobs.benchmark_results import write_results
 from pipeline import ablate
 from pipeline.ablate_config import AblateConfig
 from pipeline.ablation_table import spread
@@ -65,18 +59,7 @@ def run(config: ProposersConfig) -> None:
         assert own is not None  # as for a dry run
         results[name] = own
     lines = table(results)
-    described = {
-        "results": results,
-        "config": {name: str(value) for name, value in asdict(config).items()},
-        "cpus": os.cpu_count(),
-        "versions": {
-            "python": platform.python_version(),
-            "ray": ray.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
-    }
-    (config.output / "results.json").write_text(json.dumps(described, indent=1) + "\n")
+    write_results(config, results)
     (config.output / "proposers.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

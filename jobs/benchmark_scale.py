@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pyarrow as pa
 
+from jobs.benchmark_results import write_results
 from pipeline import plan, record
 from pipeline.committer import Committer
 from pipeline.manifest import write_manifest
@@ -92,8 +93,7 @@ def run(config: ScaleConfig) -> None:
             f"{step.said}"
         )
     print("\n".join(lines))
-    described = json.dumps([asdict(step) for step in steps], indent=1)
-    (config.output / "results.json").write_text(described + "\n")
+    write_results(config, [asdict(step) for step in steps])
 
 
 def first_command(keys: int, folder: str, shard_size: int) -> list[Step]:

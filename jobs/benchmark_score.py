@@ -13,19 +13,14 @@ With --counts the chain alone, once for each number of images: what it costs gro
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
-import torch
-import torchvision
 
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
@@ -39,6 +34,7 @@ from jobs.benchmark_rates import (
     middle_rate,
     scored_at,
 )
+from jobs.benchmark_results import write_results
 from pipeline import cluster, record, score, storage
 from pipeline.config import ScoreConfig, check_above_zero
 from pipeline.detector import Detector
@@ -103,15 +99,7 @@ def run(config: ScoreBenchmarkConfig) -> None:
     with tempfile.TemporaryDirectory() as folder, _place(config, Path(folder)) as place:
         checkpoint = _make_checkpoint(config, Path(folder) / "checkpoint")
         results = (_growth if config.counts else _comparison)(config, checkpoint, place)
-    described = results | {
-        "config": {name: str(value) for name, value in asdict(config).items()},
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__}
-        | {"torchvision": torchvision.__version__, "ray": ray.__version__},
-    }
-    config.output.mkdir(parents=True, exist_ok=True)
-    (config.output / "results.json").write_text(json.dumps(described, indent=1) + "\n")
+    write_results(config, results)
     print("\n".join((growth_lines if config.counts else comparison_lines)(results)))
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import ray
 
 from fastrcnn.config import LEARNED
+from jobs.benchmark_results import write_results
 from jobs.benchmark_train_loops import WARM, beside_torchvision, peer_lines
 from pipeline import cluster, train
 from pipeline.config import TrainConfig
@@ -98,16 +99,14 @@ def run(config: TrainBenchmarkConfig) -> None:
         "",
         *peer_lines(seconds, floor, config.batch_size),
     ]
-    config.output.mkdir(parents=True, exist_ok=True)
     results = {
         "runs": runs,
         "seconds": seconds,
         "floor_s": floor.seconds,
         "flop_a_step": floor.flops,
         "peak": asdict(floor.peak),
-        "cores": os.cpu_count(),
     }
-    (config.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_results(config, results)
     print("\n".join(lines))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import tyro
 from PIL import Image
 
@@ -104,7 +105,7 @@ def test_it_writes_a_table_a_plot_and_numbers(
             output=tmp_path / "out",
         )
     )
-    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["results"]["rows"]
     assert [(row["data"], row["proposer"]) for row in rows] == [
         (data, proposer)
         for data in ("cells", "mosaic", "macro")
@@ -131,7 +132,10 @@ def test_decoding_is_measured_beside_every_decoder(
     (photos / "c.png").write_bytes(b"")
     assert len(list(benchmark_decode.plain_jpegs(str(photos), 10))) == 2
     benchmark_decode.run(DecodeConfig(data=(str(photos),), rounds=1, output=tmp_path / "out"))
-    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written["machine"]["cpus"] >= 1
+    assert written["machine"]["versions"]["torch"] == torch.__version__.partition("+")[0]
+    rows = written["results"]
     assert {row["decoder"].split()[0] for row in rows} >= {"simplejpeg", "OpenCV", "Pillow"}
     assert {row["images"] for row in rows} == {2}
     assert "of the fastest, " in capsys.readouterr().out

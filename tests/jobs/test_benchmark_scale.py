@@ -23,7 +23,7 @@ def test_the_simulated_bucket_lists_every_key_once(monkeypatch: pytest.MonkeyPat
 
 def test_each_key_is_planned_scored_and_done(tmp_path: Path) -> None:
     run(ScaleConfig(keys=(2_500,), output=tmp_path))
-    steps = json.loads((tmp_path / "results.json").read_text())
+    steps = json.loads((tmp_path / "results.json").read_text())["results"]
     said = [step["said"] for step in steps]
     assert said[1].startswith("2 objects")
     assert said[3].startswith("2500 rows, 3 objects")

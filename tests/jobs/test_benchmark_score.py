@@ -140,7 +140,7 @@ def test_the_job_measures_and_writes_json(
     command = [sys.executable, benchmark.__file__, "score", *where, *model, *flags, "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    written = json.loads((tmp_path / "results" / "results.json").read_text())
+    written = json.loads((tmp_path / "results" / "results.json").read_text())["results"]
     for name in rates:
         assert all(rate > 0 for rate in written[f"{name}_images_per_second"])
     lines = comparison_lines if len(rates) == 3 else growth_lines

@@ -66,6 +66,7 @@ def test_a_detectors_rows_are_the_same_in_few_passes_and_many(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_pixels_arrive_whole_while_it_computes() -> None:
     device = torch.device("cuda")
     uploads = Uploads(device)
