@@ -26,6 +26,7 @@ from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
 from fastrcnn.rpn_config import RPNConfig
 from jobs import benchmark_ray_example, demo_servers
+from jobs.benchmark_cluster import cluster_of
 from jobs.benchmark_images import photographs, put
 from jobs.benchmark_rates import (
     comparison_lines,
@@ -68,6 +69,8 @@ class ScoreBenchmarkConfig:
     """Images a round; the folder's are taken again where it holds fewer."""
     counts: tuple[int, ...] = ()
     """The chain alone with so many images, once each, instead of the comparison."""
+    nodes: int = 1
+    """Of the chain's Ray cluster, all of them on this machine, its cores divided among them."""
     bucket: bool = False
     """Read from and write to an S3 server of this machine, which takes its share of the cores; else
     folders."""
@@ -81,7 +84,9 @@ class ScoreBenchmarkConfig:
     """Local folder for results.json."""
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "count", "rounds", "num_workers", "batch_size", "max_proposals")
+        check_above_zero(
+            self, "count", "rounds", "num_workers", "batch_size", "max_proposals", "nodes"
+        )
         _check_counts(self)
 
 
@@ -188,8 +193,8 @@ def _chain(
 ) -> Chained:
     """The whole job, on a cluster of its own."""
     started = time.perf_counter()
-    summary = score.run(_score_config(config, checkpoint, images, output))
-    ray.shutdown()  # the next has the machine to itself
+    with cluster_of(config.nodes):
+        summary = score.run(_score_config(config, checkpoint, images, output))
     seconds = time.perf_counter() - started
     if summary.statuses != {"ok": count}:
         raise RuntimeError(f"rows are not what they should be: {summary.statuses}")

@@ -128,6 +128,7 @@ def test_the_examples_stages_give_a_row_an_image(tmp_path: Path) -> None:
     [
         (("--count", "24", "--bucket"), ("bare", "chain", "ray_example")),
         (("--counts", "24", "32"), ("chain",)),
+        (("--counts", "24", "--nodes", "2"), ("chain",)),
     ],
 )
 def test_the_job_measures_and_writes_json(
