@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ from fastrcnn.precision import multiplies_bfloat16
 from fastrcnn.proposals import propose
 from fastrcnn.scoring_form import scoring_form, to_bfloat16
 from jobs.benchmark_images import photographs
+from jobs.benchmark_profile import share_line, shares
 from jobs.benchmark_results import write_results
 from jobs.benchmark_roofline import Floor, Peak, measure_peak
 from pipeline.checkpoints import load
@@ -98,6 +100,7 @@ def run(config: DetectorBenchmarkConfig) -> None:
             "gflop_an_image": floor.flops / config.batch_size / 1e9,
             "images_per_second": {name: m.images_per_second for name, m in measured.items()},
             "beside_ours": {name: m.beside_ours for name, m in measured.items()},
+            "shares": shares(partial(_each, scorers["ours"], batches), device),
         }
         print("\n".join(table(tables[most], most)))
     write_results(config, {"tables": tables, "peak": asdict(peak)})
@@ -113,7 +116,16 @@ def table(numbers: dict[str, Any], most: int) -> list[str]:
         beside = numbers["beside_ours"][name]
         lines.append(f"{name:<26}{speed:>10.2f}{speed / floor:>14.0%}{beside:>19.2f}")
     gflop = numbers["gflop_an_image"]
-    return [*lines, f"{'floor':<26}{floor:>10.2f}   ({gflop:.1f} GFLOP an image)"]
+    return [
+        *lines,
+        f"{'floor':<26}{floor:>10.2f}   ({gflop:.1f} GFLOP an image)",
+        f"ours: {share_line(numbers['shares'])}",
+    ]
+
+
+def _each(score: Scorer, batches: Sequence[Batch]) -> None:
+    for batch in batches:
+        score(batch)
 
 
 def _model(config: DetectorBenchmarkConfig) -> FastRCNN:

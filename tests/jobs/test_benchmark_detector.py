@@ -101,9 +101,10 @@ def test_it_prints_a_table_and_writes_json(
     lines = capsys.readouterr().out.splitlines()
     assert [line[:26].strip() for line in lines] == [
         *("40 proposals", "ours", "ours, float32", "ours, all proposals", "ours, one at a time"),
-        *("torchvision", "floor"),
+        *("torchvision", "floor", lines[-1][:26].strip()),
     ]
     written = json.loads((tmp_path / "results" / "results.json").read_text())["results"]
     assert table(written["tables"]["40"], 40) == lines
     assert written["peak"]["flops"] > 1e9
+    assert lines[-1].startswith("ours: convolutions ")
     assert 0 < written["tables"]["40"]["gflop_an_image"] < 1000
