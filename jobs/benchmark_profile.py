@@ -32,9 +32,8 @@ def shares(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
             torch.cuda.synchronize()
     spent: Counter[str] = Counter()
     for event in profiled.key_averages():
-        if (
-            event.device_type == DeviceType.CPU
-        ):  # operators; a GPU's kernels are counted with theirs
+        # Of operators; a GPU's kernels are counted with the one that started them.
+        if event.device_type.name == "CPU":
             own = event.self_device_time_total if gpu else event.self_cpu_time_total
             spent[kind_of(event.key)] += own
     total = sum(spent.values()) or 1
