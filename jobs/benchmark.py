@@ -30,26 +30,26 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where nothing is installed
 
-from jobs import (
-    benchmark_accuracy,
-    benchmark_decode,
-    benchmark_detector,
-    benchmark_memory,
-    benchmark_proposals,
-    benchmark_proposers,
-    benchmark_scale,
-    benchmark_score,
-    benchmark_train,
+from jobs.benchmarks import (
+    accuracy,
+    decode,
+    detector,
+    memory,
+    proposals,
+    proposers,
+    scale,
+    score,
+    train,
 )
-from jobs.benchmark_accuracy import AccuracyConfig
-from jobs.benchmark_decode import DecodeConfig
-from jobs.benchmark_detector import DetectorBenchmarkConfig
-from jobs.benchmark_memory import MemoryConfig
-from jobs.benchmark_proposals import ProposalsConfig
-from jobs.benchmark_proposers import ProposersConfig
-from jobs.benchmark_scale import ScaleConfig
-from jobs.benchmark_score import ScoreBenchmarkConfig
-from jobs.benchmark_train import TrainBenchmarkConfig
+from jobs.benchmarks.accuracy import AccuracyConfig
+from jobs.benchmarks.decode import DecodeConfig
+from jobs.benchmarks.detector import DetectorBenchmarkConfig
+from jobs.benchmarks.memory import MemoryConfig
+from jobs.benchmarks.proposals import ProposalsConfig
+from jobs.benchmarks.proposers import ProposersConfig
+from jobs.benchmarks.scale import ScaleConfig
+from jobs.benchmarks.score import ScoreBenchmarkConfig
+from jobs.benchmarks.train import TrainBenchmarkConfig
 from pipeline import cli
 
 TASKS: Any = (
@@ -64,15 +64,15 @@ TASKS: Any = (
     | Annotated[TrainBenchmarkConfig, tyro.conf.subcommand("train")]
 )
 RUNS: dict[type, Callable[[Any], None]] = {
-    AccuracyConfig: benchmark_accuracy.run,
-    ProposalsConfig: benchmark_proposals.run,
-    ProposersConfig: benchmark_proposers.run,
-    DecodeConfig: benchmark_decode.run,
-    DetectorBenchmarkConfig: benchmark_detector.run,
-    ScoreBenchmarkConfig: benchmark_score.run,
-    ScaleConfig: benchmark_scale.run,
-    MemoryConfig: benchmark_memory.run,
-    TrainBenchmarkConfig: benchmark_train.run,
+    AccuracyConfig: accuracy.run,
+    ProposalsConfig: proposals.run,
+    ProposersConfig: proposers.run,
+    DecodeConfig: decode.run,
+    DetectorBenchmarkConfig: detector.run,
+    ScoreBenchmarkConfig: score.run,
+    ScaleConfig: scale.run,
+    MemoryConfig: memory.run,
+    TrainBenchmarkConfig: train.run,
 }
 
 

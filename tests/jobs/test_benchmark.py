@@ -13,10 +13,13 @@ import tyro
 from PIL import Image
 
 from fastrcnn.config import ProposalConfig
-from jobs import benchmark, benchmark_decode, benchmark_images, benchmark_proposals
-from jobs.benchmark_accuracy import AccuracyConfig
-from jobs.benchmark_decode import DecodeConfig
-from jobs.benchmark_proposals import Measured, ProposalsConfig
+from jobs import benchmark
+from jobs.benchmarks import decode as benchmark_decode
+from jobs.benchmarks import images as benchmark_images
+from jobs.benchmarks import proposals as benchmark_proposals
+from jobs.benchmarks.accuracy import AccuracyConfig
+from jobs.benchmarks.decode import DecodeConfig
+from jobs.benchmarks.proposals import Measured, ProposalsConfig
 from pipeline.errors import UserError
 
 JOB = Path(benchmark.__file__)

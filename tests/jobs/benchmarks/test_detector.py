@@ -10,9 +10,9 @@ import torch
 
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.model import FastRCNN
-from jobs import benchmark_detector
-from jobs.benchmark_detector import DetectorBenchmarkConfig, measure, table
-from jobs.benchmark_roofline import Floor, Peak
+from jobs.benchmarks import detector as benchmark_detector
+from jobs.benchmarks.detector import DetectorBenchmarkConfig, measure, table
+from jobs.benchmarks.roofline import Floor, Peak
 from pipeline.scene_dataset import draw_split
 
 

@@ -2,7 +2,7 @@
 
 The bare Detector is a loop in one process with every core: it decodes, proposes and detects images that lie
 in memory already. The chain reads them from a folder, does the same, checks, writes Parquet and a manifest.
-Ray's documented example reads the same folder and writes Parquet too (`jobs/benchmark_ray_example.py`); its
+Ray's documented example reads the same folder and writes Parquet too (`jobs/ray_example.py`); its
 detector is torchvision's Faster R-CNN, whatever proposes here, with as many proposals. All are taken in turn,
 several times; the rate of the two that Ray runs is that of their middle rows, for a Ray cluster and a
 Detector take seconds to start whatever the number of images.
@@ -25,17 +25,18 @@ import ray
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
 from fastrcnn.rpn_config import RPNConfig
-from jobs import benchmark_ray_example, demo_servers
-from jobs.benchmark_cluster import cluster_of
-from jobs.benchmark_images import photographs, put
-from jobs.benchmark_rates import (
+from jobs import demo_servers
+from jobs.benchmarks import ray_example
+from jobs.benchmarks.cluster import cluster_of
+from jobs.benchmarks.images import photographs, put
+from jobs.benchmarks.rates import (
     comparison_lines,
     growth_lines,
     median_ratio,
     middle_rate,
     scored_at,
 )
-from jobs.benchmark_results import write_results
+from jobs.benchmarks.results import write_results
 from pipeline import cluster, record, score, storage
 from pipeline.config import ScoreConfig, check_above_zero
 from pipeline.detector import Detector
@@ -43,7 +44,7 @@ from pipeline.errors import UserError
 from pipeline.initial_weights import initial_model
 from pipeline.preflight import size_cluster
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 _CLASSES = ("one", "two", "three")
 # Random heads find nothing sure: the suppression of boxes is left out on every side.
 _SCORE_THRESHOLD = 0.9
@@ -205,7 +206,7 @@ def _example(config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output
     """Images a second of Ray's example, on a cluster of its own."""
     cluster.connect()
     own = _score_config(config, checkpoint, images, output)
-    benchmark_ray_example.detect_all(
+    ray_example.detect_all(
         images,
         str(checkpoint),
         output,

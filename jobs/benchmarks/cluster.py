@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from pipeline import cluster
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @contextlib.contextmanager

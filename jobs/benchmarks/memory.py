@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 import ray
 
 from jobs import demo_processes
-from jobs.benchmark_results import write_results
+from jobs.benchmarks.results import write_results
 from pipeline import score
 from pipeline.config import ScoreConfig
 from pipeline.storage import NAMED
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 _ONE_IN = 100
 
 
@@ -55,7 +55,7 @@ def run(config: MemoryConfig) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         _make_list(folder, config.image.resolve(), keys)
         # A process of its own: what is asked for is its peak.
-        command = [sys.executable, "-m", "jobs.benchmark_memory", str(folder), config.checkpoint]
+        command = [sys.executable, "-m", "jobs.benchmarks.memory", str(folder), config.checkpoint]
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
         said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
         found = json.loads(said.splitlines()[-1])

@@ -23,14 +23,14 @@ from fastrcnn.config import ProposalConfig
 from fastrcnn.metrics.recall import ProposalRecall, proposal_recall
 from fastrcnn.proposals import PROPOSERS, prepare, propose
 from fastrcnn.proposals.opencv import opencv_rects
-from jobs.benchmark_images import Boxes, Image, read
-from jobs.benchmark_plot import recall_against_time
-from jobs.benchmark_results import write_results
+from jobs.benchmarks.images import Boxes, Image, read
+from jobs.benchmarks.plot import recall_against_time
+from jobs.benchmarks.results import write_results
 from pipeline.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 REFERENCE = "opencv-fast"
 """OpenCV's fast mode as it comes, in its own order and with boxes of any size."""
 CUTS = (100, 300, 1000, 2000)

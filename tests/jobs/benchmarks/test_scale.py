@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.benchmark_scale import ScaleConfig, bucket_of, run
+from jobs.benchmarks.scale import ScaleConfig, bucket_of, run
 from pipeline import storage
 
 

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmark_results import write_results
+from jobs.benchmarks.results import write_results
 from pipeline import ablate
 from pipeline.ablate_config import AblateConfig
 from pipeline.ablation_table import spread
 from pipeline.annotations import splits
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from jobs import demo_processes, demo_servers
 from pipeline import storage
 from pipeline.annotations import read_labelled_images
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 BUCKET = "s3://benchmark"
 DATA, MANIFEST = f"{BUCKET}/data", f"{BUCKET}/test.txt"
 TRAINING = (

@@ -13,7 +13,7 @@ def recall_against_time(rows: list[dict[str, Any]]) -> bytes:
     """PNG: recall at 2000 boxes against ms an image, one panel a data set, one marker a proposer.
 
     Args:
-        rows: of `benchmark_proposals.summary`.
+        rows: of `proposals.summary`.
     """
     sets = list(dict.fromkeys(row["data"] for row in rows))
     proposers = list(dict.fromkeys(row["proposer"] for row in rows))

@@ -21,7 +21,7 @@ import torch
 from fastrcnn.model import FastRCNN
 from fastrcnn.proposals import prepare, propose
 from fastrcnn.solver import SolverConfig, build_optimizer
-from jobs.benchmark_roofline import Floor, measure_peak
+from jobs.benchmarks.roofline import Floor, measure_peak
 from pipeline import storage
 from pipeline.config import TrainConfig
 from pipeline.examples import Batch, Example, load_batch

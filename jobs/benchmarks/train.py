@@ -3,7 +3,7 @@
 Workers: the same run by 1, 2 and 4 Ray Train workers of one CPU each, at the same global batch. The losses
 are the same, in float32; images a second should grow with the workers while there are cores for them.
 
-torchvision: `jobs.benchmark_train_loops`.
+torchvision: `jobs.benchmarks.train_loops`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 import ray
 
 from fastrcnn.config import LEARNED
-from jobs.benchmark_results import write_results
-from jobs.benchmark_train_loops import WARM, beside_torchvision, peer_lines
+from jobs.benchmarks.results import write_results
+from jobs.benchmarks.train_loops import WARM, beside_torchvision, peer_lines
 from pipeline import cluster, train
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 logger = logging.getLogger(__name__)
 
 

@@ -26,7 +26,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from jobs.benchmark_results import write_results
+from jobs.benchmarks.results import write_results
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.image_guard import ImageError, sniff
@@ -35,7 +35,7 @@ from pipeline.jpeg_guard import read_jpeg
 
 logger = logging.getLogger(__name__)
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 OURS = "pipeline.images.decode"
 GUARD = "its guard alone"
 

@@ -35,16 +35,16 @@ from fastrcnn.model import FastRCNN
 from fastrcnn.precision import multiplies_bfloat16
 from fastrcnn.proposals import propose
 from fastrcnn.scoring_form import scoring_form, to_bfloat16
-from jobs.benchmark_images import photographs
-from jobs.benchmark_profile import share_line, shares
-from jobs.benchmark_results import write_results
-from jobs.benchmark_roofline import Floor, Peak, measure_peak
+from jobs.benchmarks.images import photographs
+from jobs.benchmarks.profile import share_line, shares
+from jobs.benchmarks.results import write_results
+from jobs.benchmarks.roofline import Floor, Peak, measure_peak
 from pipeline.checkpoints import load
 from pipeline.images import decode
 from pipeline.initial_weights import initial_model
 from pipeline.torchvision_heads import TorchvisionHeads
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 _CLASSES = ("one", "two", "three")
 
 logger = logging.getLogger(__name__)

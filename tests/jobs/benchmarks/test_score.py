@@ -15,10 +15,11 @@ import tyro
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.model import FastRCNN
-from jobs import benchmark, benchmark_ray_example
-from jobs.benchmark_images import photographs
-from jobs.benchmark_rates import comparison_lines, growth_lines, middle_rate
-from jobs.benchmark_score import ScoreBenchmarkConfig
+from jobs import benchmark
+from jobs.benchmarks import ray_example as benchmark_ray_example
+from jobs.benchmarks.images import photographs
+from jobs.benchmarks.rates import comparison_lines, growth_lines, middle_rate
+from jobs.benchmarks.score import ScoreBenchmarkConfig
 from pipeline.errors import UserError
 from pipeline.scene_dataset import draw_split
 

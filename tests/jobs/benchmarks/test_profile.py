@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import nms
 
-from jobs.benchmark_profile import kind_of, share_line, shares
+from jobs.benchmarks.profile import kind_of, share_line, shares
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import benchmark_proposers
-from jobs.benchmark_proposers import ProposersConfig, ablation, table
+from jobs.benchmarks import proposers as benchmark_proposers
+from jobs.benchmarks.proposers import ProposersConfig, ablation, table
 from pipeline.ablations import rows
 from pipeline.scene_dataset import draw_split
 

@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pyarrow as pa
 
-from jobs.benchmark_results import write_results
+from jobs.benchmarks.results import write_results
 from pipeline import plan, record
 from pipeline.committer import Committer
 from pipeline.manifest import write_manifest
@@ -35,7 +35,7 @@ from pipeline.record import RESULT
 from pipeline.schema import scored_metadata
 from pipeline.selection import select
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 _PAGE = 1000
 _BLOCK = 128
 """Rows that come together."""
@@ -77,7 +77,7 @@ def run(config: ScaleConfig) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         with bucket_of(keys) as endpoint:
             for part in ("first", "second"):
-                command = [sys.executable, "-m", "jobs.benchmark_scale", part, str(keys)]
+                command = [sys.executable, "-m", "jobs.benchmarks.scale", part, str(keys)]
                 command += [str(folder), str(config.shard_size)]
                 environment = {**os.environ, **_client(endpoint), "PYTHONPATH": str(CHECKOUT)}
                 said = subprocess.run(

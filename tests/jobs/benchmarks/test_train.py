@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs import benchmark_train
-from jobs.benchmark_roofline import Floor, Peak
-from jobs.benchmark_train import TrainBenchmarkConfig, scaling_lines
-from jobs.benchmark_train_loops import WARM, beside_torchvision, peer_lines
+from jobs.benchmarks import train as benchmark_train
+from jobs.benchmarks.roofline import Floor, Peak
+from jobs.benchmarks.train import TrainBenchmarkConfig, scaling_lines
+from jobs.benchmarks.train_loops import WARM, beside_torchvision, peer_lines
 from pipeline.errors import UserError
 from pipeline.scene_dataset import draw_split
 

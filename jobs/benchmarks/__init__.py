@@ -1,0 +1,1 @@
+"""The tasks of `jobs/benchmark.py`, a module each, and what they share."""
