@@ -2,8 +2,8 @@
 
 Selective search, the fitted grid and a region proposal network under the same backbone, weights, solver and
 seeds, beside torchvision's Faster R-CNN by its own recipe, without and with gradients shortened as ours are:
-`jobs/ablate.py --comparisons faster_rcnn` on each data set. Run again with the same --output it goes on where it
-stopped.
+`jobs/ablate.py --comparisons faster_rcnn` on each data set. Run again with the same --output it goes on where
+it stopped.
 """
 
 from __future__ import annotations
