@@ -13,7 +13,7 @@ from dataclasses import replace
 from fastrcnn.config import LEARNED, PYRAMID, PYRAMID_MAX_SIZE
 from pipeline.ablate_config import AblateConfig, Row, Test, Training
 from pipeline.errors import UserError
-from pipeline.torchvision_heads import CLIPPED_RECIPE, RECIPE
+from pipeline.torchvision_heads import RECIPE
 
 BASE = Training()
 PLAIN = Test()
@@ -162,12 +162,8 @@ def _faster_rcnn(config: AblateConfig) -> list[Case]:
         (f"ours, {name}", Training(proposals=name), PLAIN, "")
         for name in ("selective_search", "grid", LEARNED)
     ]
-    name = "torchvision's Faster R-CNN, its recipe"
-    peers = [
-        (setting, Training(torchvision_heads=True, proposals=LEARNED, settings=recipe), PLAIN, "")
-        for setting, recipe in ((name, RECIPE), (f"{name}, clipped", CLIPPED_RECIPE))
-    ]
-    return [*ours, *peers]
+    peer = Training(torchvision_heads=True, proposals=LEARNED, settings=RECIPE)
+    return [*ours, ("torchvision's Faster R-CNN, its recipe", peer, PLAIN, "")]
 
 
 COMPARISONS: dict[str, Callable[[AblateConfig], list[Case]]] = {

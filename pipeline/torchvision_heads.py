@@ -26,7 +26,7 @@ from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD, ImageBatch, batch_images
 from pipeline.examples import Batch
 
 RECIPE = (
-    "learning_rate=0.005",
+    "learning_rate=0.0025",
     "schedule=step",
     "drops=0.6154,0.8462",
     "gamma=0.1",
@@ -39,8 +39,6 @@ RECIPE = (
     "max_grad_norm=null",
 )
 """references/detection/train.py for two images a step: rate .02 / 8, drops after 16 and 22 of 26 epochs."""
-CLIPPED_RECIPE = tuple(s.replace("max_grad_norm=null", "max_grad_norm=10") for s in RECIPE)
-"""Gradients are shortened as ours are: without it some data sets' trainings end in NaN."""
 RPN_SIDES = (32, 64, 128, 256, 512)
 """All of them on every map, as its MobileNet pyramid has them; of four maps one each (faster_rcnn.py)."""
 

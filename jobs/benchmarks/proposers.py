@@ -1,9 +1,8 @@
 """`jobs/benchmark.py proposers`: what a detector learns from each proposer, on several data sets.
 
 Selective search, the fitted grid and a region proposal network under the same backbone, weights, solver and
-seeds, beside torchvision's Faster R-CNN by its own recipe, without and with gradients shortened as ours are:
-`jobs/ablate.py --comparisons faster_rcnn` on each data set. Run again with the same --output it goes on where
-it stopped.
+seeds, beside torchvision's Faster R-CNN by its own recipe: `jobs/ablate.py --comparisons faster_rcnn` on each
+data set. Run again with the same --output it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class ProposersConfig:
     epochs: float = 4
     """Times that each image is seen."""
     learning_rate: float = 0.005
-    """Of ours; torchvision's recipe has the same."""
+    """Of ours; torchvision's recipe has half of it for two images a step."""
     seeds: tuple[int, ...] = (3, 4, 5)
     """A training each."""
     limit: int | None = None

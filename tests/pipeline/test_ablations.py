@@ -137,15 +137,14 @@ def test_a_trial_of_an_rpn_makes_its_own_proposals_and_measures_their_recall(
 
 def test_torchvisions_faster_rcnn_is_trained_by_its_recipe(scenes: str, tmp_path: Path) -> None:
     flags = config(scenes, tmp_path, preset="modern", comparisons=("faster_rcnn",))
-    *ours, peer, clipped = (row.training for row in rows(flags))
+    *ours, peer = (row.training for row in rows(flags))
     assert [one.proposals for one in ours] == ["selective_search", "grid", "rpn"]
-    assert [one.torchvision_heads for one in (*ours, peer, clipped)] == [False] * 3 + [True] * 2
+    assert [one.torchvision_heads for one in (*ours, peer)] == [False, False, False, True]
     classes = read_labelled_images(scenes, "train").classes
-    solver, shortened = (
-        TrainPlan.of(flags.training(one), classes).solver for one in (peer, clipped)
-    )
-    assert (solver.learning_rate, solver.warmup, solver.weight_decay) == (0.005, 1000, 0.0001)
-    assert (solver.max_grad_norm, shortened) == (None, replace(solver, max_grad_norm=10.0))
+    solver = TrainPlan.of(flags.training(peer), classes).solver
+    assert (solver.learning_rate, solver.warmup, solver.weight_decay) == (0.0025, 1000, 0.0001)
+    assert solver.batch_size == 2  # .02 is for eight GPUs of two images each
+    assert solver.max_grad_norm is None
     data = [replace(e, proposals=np.zeros((0, 4), np.float32)) for e in examples(scenes, "train")]
     result = run_trial(flags, peer, [Test()], classes, data, data)
     assert 0 < result["recall"] <= 1

@@ -53,7 +53,7 @@ def test_every_data_set_has_its_lines(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     benchmark_proposers.run(config)
     lines = (tmp_path / "output" / "proposers.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == ["one"] * 5 + ["two"] * 5
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["one"] * 4 + ["two"] * 4
     assert capsys.readouterr().out.splitlines()[-len(lines) :] == lines
     results = json.loads((tmp_path / "output" / "results.json").read_text())["results"]
     assert all(row["iterations"] == 1 for rows in results.values() for row in rows)
