@@ -149,6 +149,12 @@ def resources() -> dict[str, float]:
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
+def node_cpus() -> list[float]:
+    """CPUs of each node that is there; 0 of a head that is given no work."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
+
+
 def configure_ray_data() -> None:
     """Bound what could hang or loop; and say no more in a job's log than what goes wrong."""
     context = DataContext.get_current()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,12 +129,15 @@ def choose_proposals(
     return replace(own, seed=config.seed), table
 
 
-def size_cluster(config: ScoreConfig, available: Mapping[str, float]) -> Resources:
+def size_cluster(
+    config: ScoreConfig, available: Mapping[str, float], nodes: Sequence[float] = ()
+) -> Resources:
     """Divide the cluster so that both stages can always run: Detectors never take the last CPU.
 
     Args:
         config: --num-workers and --gpus-per-worker.
         available: `ray.cluster_resources()`.
+        nodes: CPUs of each node; none given: one has them all.
 
     Raises:
         UserError: no CPU, or fewer GPUs than one Detector was to have.
@@ -154,26 +157,44 @@ def size_cluster(config: ScoreConfig, available: Mapping[str, float]) -> Resourc
         workers = min(config.num_workers or room, room)
         # A GPU Detector only decodes and feeds; the other CPUs read and propose.
         detector_cpus = min(0.5, (cpus - min(1.0, cpus / 2)) / workers)
+        left = cpus - workers * _floored(detector_cpus)
     else:
-        # Reading and proposing are a tenth to a fifth of the work: a quarter of the CPUs for them.
-        reading = max(cpus / 4, min(0.5, cpus / 2))
-        room = int(cpus) if 1 <= cpus < 4 else max(1, int(cpus - reading))
-        workers = min(config.num_workers or room, room)
-        detector_cpus = min(1.0, (cpus - reading) / workers)
-    detector_cpus = int(100 * detector_cpus) / 100
-    # Part of the time a read waits for the network. And were the two stages' CPUs equal, Ray Data would
-    # fuse them into the Detectors, and nothing would read while they detect.
-    read_cpus = 0.9 * min(1.0, cpus - workers * detector_cpus)
+        workers, detector_cpus, left = _share_cpus(config.num_workers, cpus, nodes)
     if config.num_workers is not None and workers < config.num_workers:
         logger.warning("--num-workers %d: the cluster has room for %d", config.num_workers, workers)
     return Resources(
         cpus=cpus,
         gpus=gpus,
         workers=workers,
-        detector_cpus=detector_cpus,
+        detector_cpus=_floored(detector_cpus),
         detector_gpus=wanted,
-        read_cpus=read_cpus,
+        # Part of the time a read waits for the network. And were the two stages' CPUs equal, Ray Data would
+        # fuse them into the Detectors, and nothing would read while they detect.
+        read_cpus=0.9 * min(1.0, left),
     )
+
+
+def _share_cpus(
+    wanted: int | None, cpus: float, nodes: Sequence[float]
+) -> tuple[int, float, float]:
+    """Detectors on CPUs: how many, the CPUs of each, and what is left for reading and proposing, which are a
+    tenth to a fifth of the work.
+
+    Where no node has four CPUs each is divided by itself, for a read must find room beside its Detectors: two
+    nodes of one CPU, divided as one of two, made half the images a second.
+    """
+    largest = max(nodes, default=0.0) or cpus
+    own, count = (largest, int(cpus / largest)) if largest < 4 else (cpus, 1)
+    reading = max(own / 4, min(0.5, own / 2))
+    room = int(own) if 1 <= own < 4 else max(1, int(own - reading))
+    workers = min(wanted or room * count, room * count)
+    each = -(-workers // count)  # on a node
+    detector_cpus = min(1.0, (own - reading) / each)
+    return workers, detector_cpus, own - each * _floored(detector_cpus)
+
+
+def _floored(cpus: float) -> float:
+    return int(100 * cpus) / 100
 
 
 def read_settings(job: Job) -> ReadSettings:

@@ -113,7 +113,7 @@ def _run(config: ExportProposalsConfig, job: Job) -> int:
         return 0
     cluster.connect(allow_open=config.allow_open_cluster)
     cluster.configure_ray_data()
-    resources = size_cluster(job.config, cluster.resources())
+    resources = size_cluster(job.config, cluster.resources(), cluster.node_cpus())
     metadata = {b"proposals": json.dumps(_settings(job)).encode()}
     written, errors = 0, []
     with Progress("proposals", todo.num_rows, "images") as progress:

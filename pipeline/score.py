@@ -66,7 +66,7 @@ def _run(job: Job) -> ScoreSummary:
     if not config.dry_run:
         storage.check_exclusive_create(config.output)
     cluster.connect(allow_open=config.allow_open_cluster)
-    resources = size_cluster(config, cluster.resources())
+    resources = size_cluster(config, cluster.resources(), cluster.node_cpus())
     if config.compile:
         check_compiles("--compile", resources.detector_gpus)
     if config.dry_run:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import ray
-
 from pipeline import cluster
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
@@ -31,7 +29,7 @@ def worker_resources(config: TrainConfig) -> dict[str, float]:
         )
     if gpus:
         return {"CPU": 1, "GPU": gpus}
-    nodes = [n["Resources"].get("CPU", 0) for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = cluster.node_cpus()
     counts = range(config.num_workers, fewest - 1, -1)
     cpus = next(filter(None, (cpus_each(nodes, count) for count in counts)), 0)
     if not cpus:

@@ -213,7 +213,7 @@ def _example(config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output
         max_proposals=config.max_proposals,
         score_threshold=_SCORE_THRESHOLD,
         batch_size=config.batch_size,
-        resources=size_cluster(own, cluster.resources()),
+        resources=size_cluster(own, cluster.resources(), cluster.node_cpus()),
     )
     ray.shutdown()
     times = scored_at(output)

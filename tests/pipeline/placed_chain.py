@@ -76,7 +76,7 @@ def main(images: str, output: str) -> None:
     ray.init(address=nodes.address, log_to_driver=False)
     kinds = {node["NodeID"]: kind(node["Resources"]) for node in ray.nodes()}
     config = ScoreConfig(images=images, checkpoint="none", output=output)
-    resources = size_cluster(config, cluster.resources())
+    resources = size_cluster(config, cluster.resources(), cluster.node_cpus())
     planned = plan.extend(output, select(images).listed, shard_size=8)
     actor = ray.remote(num_cpus=0)(Places).remote()
     cluster.configure_ray_data()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -148,6 +149,31 @@ def test_a_read_always_has_room_beside_all_detectors(
     assert found.workers * found.detector_gpus <= gpus
     assert found.workers <= (asked or 100)
     assert found.detector_cpus != found.read_cpus  # else Ray Data fuses the stages
+
+
+@pytest.mark.parametrize(
+    "nodes", [(1.0, 1.0), (1.0,) * 3, (2.0, 2.0), (2.0, 1.0), (3.0, 0.0), (4.0, 4.0)]
+)
+@pytest.mark.parametrize("asked", [None, 1, 2])
+def test_a_read_has_room_on_a_node_that_is_full_of_detectors(
+    config: ScoreConfig, nodes: tuple[float, ...], asked: int | None
+) -> None:
+    found = size_cluster(changed(config, num_workers=asked), {"CPU": sum(nodes)}, nodes)
+    assert 1 <= found.workers <= (asked or 100)
+    counts = (range(int(cpus / found.detector_cpus) + 1) for cpus in nodes)
+    placed = [each for each in itertools.product(*counts) if sum(each) == found.workers]
+    assert placed
+    for each in placed:  # wherever Ray puts the Detectors
+        free = [cpus - n * found.detector_cpus for cpus, n in zip(nodes, each, strict=True)]
+        assert max(free) >= found.read_cpus
+
+
+def test_small_nodes_hold_a_detector_each(config: ScoreConfig) -> None:
+    found = size_cluster(config, {"CPU": 2.0}, (0.0, 1.0, 1.0))
+    assert (found.workers, found.detector_cpus, found.read_cpus) == (2, 0.5, 0.45)
+    whole = size_cluster(config, {"CPU": 2.0}, (2.0,))
+    assert whole == size_cluster(config, {"CPU": 2.0})
+    assert (whole.workers, whole.detector_cpus) == (2, 0.75)
 
 
 def test_gpus_are_used_where_there_are_any(config: ScoreConfig) -> None:
