@@ -281,6 +281,7 @@ def test_what_lies_in_the_output_is_ours_or_refused(
     put(tmp_path / "out" / path.format(run=job.run_id), data)
     monkeypatch.setattr(cluster, "connect", lambda **_: None)
     monkeypatch.setattr(cluster, "resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(cluster, "node_cpus", lambda: [2.0])
     names = ("images", "checkpoint", "output")
     flags = [part for name in names for part in (f"--{name}", str(getattr(config, name)))]
     said = refusal(monkeypatch, capsys, "score", *flags)

@@ -15,6 +15,7 @@ from PIL import Image
 from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.config import ProposalConfig
 from fastrcnn.detection import propose_learned
+from fastrcnn.scoring_form import scoring_form
 from pipeline import storage
 from pipeline.candidates import ReadSettings, read_images
 from pipeline.errors import JobError, UserError
@@ -50,7 +51,7 @@ def test_rows_are_what_the_model_proposes_and_failures_say_why(
         read_images(planned_rows(str(images), [0, 0, 0]), settings)
     )
     assert rows.schema == EXPORT
-    model = load_checkpoint(rpn_checkpoint).model
+    model = scoring_form(load_checkpoint(rpn_checkpoint).model)
     for index in (0, 2):
         pixels = np.asarray(Image.open(rows["image_uri"][index].as_py())).copy()
         (own,) = propose_learned(model, [pixels])
@@ -77,7 +78,8 @@ def test_a_table_grows_by_what_is_new_and_other_jobs_read_it(
     assert find_table(str(output)) == str(output)
     table = ProposalsTable.read(str(output), root=str(images))
     (own,) = propose_learned(
-        load_checkpoint(rpn_checkpoint).model, [np.asarray(Image.open(images / "a.png")).copy()]
+        scoring_form(load_checkpoint(rpn_checkpoint).model),
+        [np.asarray(Image.open(images / "a.png")).copy()],
     )
     uri = storage.absolute(str(images / "a.png"))
     np.testing.assert_array_equal(table.of(uri, 2000), own.boxes)
