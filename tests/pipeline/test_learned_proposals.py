@@ -127,7 +127,10 @@ def test_a_detector_is_trained_scored_and_measured_without_a_proposal_from_outsi
     result = train.run(replace(flags, iterations=10, learning_rate=0.01, val_split="test"))
     assert result is not None
     scoring = ScoreConfig(
-        images=str(data / "JPEGImages"), checkpoint=result.checkpoint, output=str(tmp_path / "out")
+        images=str(data / "JPEGImages"),
+        checkpoint=result.checkpoint,
+        output=str(tmp_path / "out"),
+        precision="float32",  # as validation has it
     )
     assert score.run(replace(scoring, dry_run=True)).complete is False
     summary = score.run(scoring)
