@@ -15,7 +15,7 @@ def prefetch(load: Callable[[int], Item], steps: range, *, threads: int = 2) -> 
 
     Threads, not processes: reading waits on the network and decoding releases the interpreter's lock.
     """
-    with ThreadPoolExecutor(threads, thread_name_prefix="examples") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
         ahead: deque[Future[Item]] = deque()
         todo = iter(steps)
         try:

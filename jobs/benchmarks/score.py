@@ -2,7 +2,7 @@
 
 The bare Detector is a loop in one process with every core: it decodes, proposes and detects images that lie
 in memory already. The chain reads them from a folder, does the same, checks, writes Parquet and a manifest.
-Ray's documented example reads the same folder and writes Parquet too (`jobs/ray_example.py`); its
+Ray's documented example reads the same folder and writes Parquet too (`jobs/benchmarks/ray_example.py`); its
 detector is torchvision's Faster R-CNN, whatever proposes here, with as many proposals. All are taken in turn,
 several times; the rate of the two that Ray runs is that of their middle rows, for a Ray cluster and a
 Detector take seconds to start whatever the number of images.
