@@ -171,15 +171,7 @@ def postprocess(
         sizes: N (height, width) of the images.
     """
     counts = [len(own) for own in proposals]
-    together = torch.cat([*proposals])  # (R, 4)
-    svm = config.classifier == "svm"
-    scores = (class_logits if svm else torch.softmax(class_logits, dim=1))[:, 1:]  # (R, K)
-    limits = torch.tensor(sizes).repeat_interleave(torch.tensor(counts), dim=0)
-    limits = limits.to(together.device, non_blocking=True)[:, None]  # (R, 1, 2)
-    if config.box_regression:
-        boxes = clip(decode(together, box_deltas)[:, 1:], limits)  # (R, K, 4)
-    else:
-        boxes = clip(together[:, None], limits).expand(-1, scores.shape[1], 4)
+    boxes, scores = _decoded(proposals, class_logits, box_deltas, sizes, config)
     keep = scores > score_threshold
     most = config.detections_per_class
     if most is not None:
@@ -199,6 +191,25 @@ def postprocess(
         Detections(own[:, :4].contiguous(), own[:, 5].long(), own[:, 4].contiguous())
         for own in torch.split(packed, [len(own) for own in chosen])
     ]
+
+
+def _decoded(
+    proposals: Sequence[Tensor],
+    class_logits: Tensor,
+    box_deltas: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    config: FastRCNNConfig,
+) -> tuple[Tensor, Tensor]:
+    """Boxes (R, K, 4), inside their images, and scores (R, K) of the R proposals of all images."""
+    together = torch.cat([*proposals])  # (R, 4)
+    svm = config.classifier == "svm"
+    scores = (class_logits if svm else torch.softmax(class_logits, dim=1))[:, 1:]
+    of_image = torch.tensor([len(own) for own in proposals])
+    limits = torch.tensor(sizes).repeat_interleave(of_image, dim=0)
+    limits = limits.to(together.device, non_blocking=True)[:, None]  # (R, 1, 2)
+    if config.box_regression:
+        return clip(decode(together, box_deltas)[:, 1:], limits), scores
+    return clip(together[:, None], limits).expand(-1, scores.shape[1], 4), scores
 
 
 def _among_best(scores: Tensor, most: int) -> Tensor:
