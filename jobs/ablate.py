@@ -17,7 +17,7 @@ sys.path.insert(
 )  # the plain submit form puts only jobs/ there
 
 from pipeline.ablate import run
-from pipeline.ablate_config import AblateConfig
+from pipeline.ablation.config import AblateConfig
 from pipeline.cli import main
 
 if __name__ == "__main__":

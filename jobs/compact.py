@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.cli import main
 from pipeline.compact import run
-from pipeline.results_config import CompactConfig
+from pipeline.results.config import CompactConfig
 
 if __name__ == "__main__":
     main(CompactConfig, run, __doc__ or "")

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.cli import main
 from pipeline.exports import run
-from pipeline.results_config import ExportConfig
+from pipeline.results.config import ExportConfig
 
 if __name__ == "__main__":
     main(ExportConfig, run, __doc__ or "")

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.cli import main
 from pipeline.report import run
-from pipeline.results_config import ReportConfig
+from pipeline.results.config import ReportConfig
 
 if __name__ == "__main__":
     main(ReportConfig, run, __doc__ or "")

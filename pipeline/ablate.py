@@ -18,19 +18,19 @@ from ray import tune
 
 from fastrcnn.config import LEARNED
 from pipeline import cluster, storage
-from pipeline.ablate_config import AblateConfig, Row, Test, Training
-from pipeline.ablation_table import as_markdown, as_parquet, as_png, results_of
-from pipeline.ablations import rows
+from pipeline.ablation.comparisons import rows
+from pipeline.ablation.config import AblateConfig, Row, Test, Training
+from pipeline.ablation.table import as_markdown, as_parquet, as_png, results_of
+from pipeline.ablation.trial import read_result, run_trial
 from pipeline.annotations import LabelledImages, read_labelled_images
 from pipeline.cli import configure_logging
 from pipeline.errors import JobError, UserError
-from pipeline.examples import Example
-from pipeline.initial_weights import initial_model
 from pipeline.proposals_table import find_table
-from pipeline.same_run import check_same_run, claim_output
-from pipeline.train_data import with_proposals
-from pipeline.train_plan import TrainPlan
-from pipeline.trial import read_result, run_trial
+from pipeline.training.data import with_proposals
+from pipeline.training.examples import Example
+from pipeline.training.initial_weights import initial_model
+from pipeline.training.plan import TrainPlan
+from pipeline.training.same_run import check_same_run, claim_output
 
 logger = logging.getLogger(__name__)
 

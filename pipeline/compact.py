@@ -32,10 +32,10 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import JobError, UserError
-from pipeline.results_config import CompactConfig
-from pipeline.run_tables import RunTables, load_run
+from pipeline.results.config import CompactConfig
+from pipeline.results.scored import RunFiles, find_run, list_runs
+from pipeline.results.tables import RunTables, load_run
 from pipeline.schema import DETECTIONS, scored_metadata
-from pipeline.scored import RunFiles, find_run, list_runs
 
 logger = logging.getLogger(__name__)
 

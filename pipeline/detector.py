@@ -27,13 +27,13 @@ from fastrcnn.rpn import Proposed
 from fastrcnn.scoring_form import scoring_form
 from fastrcnn.upload import Uploads
 from pipeline import images, storage
-from pipeline.attempts import AttemptLog, Attempts, attempt
-from pipeline.candidates import CANDIDATE
 from pipeline.checkpoints import load
 from pipeline.config import Precision
-from pipeline.halving import Pixels, detect_halving
-from pipeline.passes import passes
 from pipeline.record import RESULT
+from pipeline.scoring.attempts import AttemptLog, Attempts, attempt
+from pipeline.scoring.candidates import CANDIDATE
+from pipeline.scoring.halving import Pixels, detect_halving
+from pipeline.scoring.passes import passes
 
 Image = str | Path | bytes | npt.NDArray[np.uint8]
 """A path or URI, an encoded file, or upright pixels (H, W, 3) RGB."""

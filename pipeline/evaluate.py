@@ -30,9 +30,9 @@ from pipeline import storage
 from pipeline.annotations import LabelledImages, read_labelled_images
 from pipeline.config import EvaluateConfig
 from pipeline.errors import UserError
-from pipeline.image_matching import match_images
 from pipeline.precision_recall import draw_precision_recall
-from pipeline.scored import RunFiles, ScoredRun, find_run, read_run
+from pipeline.results.image_matching import match_images
+from pipeline.results.scored import RunFiles, ScoredRun, find_run, read_run
 
 logger = logging.getLogger(__name__)
 

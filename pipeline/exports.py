@@ -6,7 +6,7 @@
                  data.json            where each of its samples lies
     labelstudio  tasks.json           tasks with the boxes as predictions: percent of the image, xywh
                  label_config.xml     the labelling interface they belong to
-    iceberg, delta                    a table of a lake: `pipeline.lake`
+    iceberg, delta                    a table of a lake: `pipeline.results.lake`
 
 Files are written on this machine's disk as rows come, then put in one step each.
 """
@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from pipeline import lake, storage
-from pipeline.coco_ids import CocoIds, read_ids
+from pipeline import storage
 from pipeline.pictures import PALETTE
-from pipeline.results_config import ExportConfig
-from pipeline.run_tables import RunTables, load_run
-from pipeline.scored import find_run
+from pipeline.results import lake
+from pipeline.results.coco_ids import CocoIds, read_ids
+from pipeline.results.config import ExportConfig
+from pipeline.results.scored import find_run
+from pipeline.results.tables import RunTables, load_run
 
 logger = logging.getLogger(__name__)
 

@@ -1,14 +1,14 @@
 """Encoded bytes -> upright 8-bit RGB pixels, or the reason why not.
 
-    bytes -> image_guard, jpeg_guard: format by content, caps by header -> plain JPEG: decoded here
-                                                                        -> all else:   behind the fence
+    bytes -> decoding.guard, .jpeg: format by content, caps by header -> plain JPEG: decoded here
+                                                                      -> all else:   behind the fence
 
 A plain JPEG (8 bits, gray or YCbCr, few scans, whole markers) is nearly all of most buckets and is decoded
 by libjpeg-turbo through simplejpeg, the least that lies between the two (`jobs/benchmark.py decode`). Every
 other format, everything odd, and what has killed a worker once goes through Pillow in another process with
-limits (`pipeline.fence`), as does a plain JPEG of which libjpeg-turbo so much as warns: Pillow has the last
-word, and says why. Which way an image takes depends on its bytes alone, so it gives the same pixels wherever
-it is decoded.
+limits (`pipeline.decoding.fence`), as does a plain JPEG of which libjpeg-turbo so much as warns: Pillow has
+the last word, and says why. Which way an image takes depends on its bytes alone, so it gives the same pixels
+wherever it is decoded.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from pipeline.fence import fence
-from pipeline.image_guard import ImageError, check_pixels, header_size, sniff
-from pipeline.image_metadata import TURNED, icc_warning
-from pipeline.jpeg_guard import Jpeg, read_jpeg
-from pipeline.pillow_decode import upright
+from pipeline.decoding.fence import fence
+from pipeline.decoding.guard import ImageError, check_pixels, header_size, sniff
+from pipeline.decoding.jpeg import Jpeg, read_jpeg
+from pipeline.decoding.metadata import TURNED, icc_warning
+from pipeline.decoding.pillow import upright
 
 __all__ = [
     "IMAGE_SUFFIXES",

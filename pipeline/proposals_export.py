@@ -23,14 +23,14 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from pipeline import cluster, storage
-from pipeline.candidates import decode_candidates, read_images
 from pipeline.config import ScoreConfig, check_above_zero
 from pipeline.detector import Detector
 from pipeline.errors import JobError, UserError
-from pipeline.preflight import Job, Resources, prepare, read_settings, size_cluster
 from pipeline.progress import Progress
 from pipeline.proposals_table import boxes_array
 from pipeline.schema import PLAN, PROPOSALS, encode_parquet
+from pipeline.scoring.candidates import decode_candidates, read_images
+from pipeline.scoring.preflight import Job, Resources, prepare, read_settings, size_cluster
 
 logger = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.annotations import LabelledImage, read_labelled_images
 from pipeline.errors import UserError
-from pipeline.image_matching import match_images
 from pipeline.images import IMAGE_SUFFIXES
 from pipeline.inert_pickle import Inert, as_array, load_inert, plain
 from pipeline.proposals_table import BOXES, Boxes, are_boxes, boxes_array
+from pipeline.results.image_matching import match_images
 from pipeline.schema import encode_parquet
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
     <output>/scored/<run_id>/00000007.parquet        one row for each image that the plan put in shard 7
 
 Why every planned image has exactly one row in a run, whatever dies: the plan fixes the shard of an image
-(`pipeline.plan`); a shard is encoded in memory only when its rows are the plan's, and becomes visible
+(`pipeline.scoring.plan`); a shard is encoded in memory only when its rows are the plan's, and becomes visible
 through one exclusive create, so at most one object per shard ever exists and it is whole. A driver that
 was killed left some shards out; the next one scores plan minus LIST. Nothing else decides what is done.
 """
@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import JobError, UserError
-from pipeline.plan import Plan
 from pipeline.schema import SCORED, TABLE_VERSION
+from pipeline.scoring.plan import Plan
 
 _SHARD_NAME = re.compile(r"(\d{8,})\.parquet")
 

@@ -1,8 +1,8 @@
 """A scoring run as one HTML page: counts, histograms, time, failures, accuracy, pictures with their boxes.
 
-Rows are counted in a database on this machine's disk (`pipeline.run_tables`); what goes into the page are the
-counts and a bounded number of small pictures, so a page of a hundred million images is as small as one of a
-thousand.
+Rows are counted in a database on this machine's disk (`pipeline.results.tables`); what goes into the page are
+the counts and a bounded number of small pictures, so a page of a hundred million images is as small as one of
+a thousand.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 from pipeline import storage
 from pipeline.config import EvaluateConfig
 from pipeline.evaluate import EvaluationResult, measure
-from pipeline.report_figures import figures
-from pipeline.report_gallery import gallery
-from pipeline.report_page import page
-from pipeline.results_config import ReportConfig
-from pipeline.run_tables import load_run
-from pipeline.scored import RunFiles, find_run
+from pipeline.reporting.figures import figures
+from pipeline.reporting.gallery import gallery
+from pipeline.reporting.page import page
+from pipeline.results.config import ReportConfig
+from pipeline.results.scored import RunFiles, find_run
+from pipeline.results.tables import load_run
 
 logger = logging.getLogger(__name__)
 

@@ -13,16 +13,19 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from pipeline import cluster, dry_run, plan, record, score_report, storage
-from pipeline.attempts import Attempts, SharedAttempts
-from pipeline.candidates import ReadSettings, read_tasks, tasks
-from pipeline.committer import Committer
+from pipeline import cluster, record, storage
 from pipeline.compiling import check_compiles
 from pipeline.config import ScoreConfig
 from pipeline.detector import Detector
 from pipeline.errors import JobError, UserError
-from pipeline.manifest import check_some, write_manifest
-from pipeline.preflight import (
+from pipeline.schema import scored_metadata
+from pipeline.scoring import account, dry_run, plan
+from pipeline.scoring.account import ScoreSummary
+from pipeline.scoring.attempts import Attempts, SharedAttempts
+from pipeline.scoring.candidates import ReadSettings, read_tasks, tasks
+from pipeline.scoring.committer import Committer
+from pipeline.scoring.manifest import check_some, write_manifest
+from pipeline.scoring.preflight import (
     Job,
     Resources,
     detector_settings,
@@ -30,9 +33,7 @@ from pipeline.preflight import (
     read_settings,
     size_cluster,
 )
-from pipeline.schema import scored_metadata
-from pipeline.score_progress import ScoreProgress
-from pipeline.score_report import ScoreSummary
+from pipeline.scoring.progress import ScoreProgress
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def _run(job: Job) -> ScoreSummary:
         "run %s: %d images planned in %d generation(s), %d shards done, %d images to do",
         *(job.run_id, planned.num_images, len(planned.generations), len(done), total),
     )
-    score_report.write_config(job)
+    account.write_config(job)
     committer = Committer(
         output=config.output,
         run_id=job.run_id,
@@ -109,8 +110,8 @@ def _run(job: Job) -> ScoreSummary:
         detector_busy_share=round(progress.busy_share, 3) if total else None,
     )
     if summary.scored:
-        score_report.write_summary(job, summary, resources)
-    score_report.report(job, summary)
+        account.write_summary(job, summary, resources)
+    account.report(job, summary)
     return summary
 
 

@@ -30,17 +30,17 @@ from fastrcnn.checkpoint import CONFIG
 from pipeline import checkpoints, cluster, storage
 from pipeline.compiling import check_compiles
 from pipeline.config import TrainConfig
-from pipeline.curves import loss_curves
 from pipeline.errors import JobError, UserError
-from pipeline.initial_weights import initial_model, measure_deltas
-from pipeline.mlflow_run import check_installed
-from pipeline.same_run import check_same_run, claim_output, read_object
-from pipeline.train_data import read_data, with_proposals
-from pipeline.train_loop import TrainJob, train_loop
-from pipeline.train_plan import TrainPlan, describe, provenance
-from pipeline.train_resources import worker_resources
-from pipeline.training_memory import check_fits, step_memory
-from pipeline.training_state import STATE
+from pipeline.training.curves import loss_curves
+from pipeline.training.data import read_data, with_proposals
+from pipeline.training.initial_weights import initial_model, measure_deltas
+from pipeline.training.loop import TrainJob, train_loop
+from pipeline.training.memory import check_fits, step_memory
+from pipeline.training.mlflow_run import check_installed
+from pipeline.training.plan import TrainPlan, describe, provenance
+from pipeline.training.resources import worker_resources
+from pipeline.training.same_run import check_same_run, claim_output, read_object
+from pipeline.training.state import STATE
 
 logger = logging.getLogger(__name__)
 

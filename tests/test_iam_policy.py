@@ -24,18 +24,19 @@ from PIL import Image
 from pyarrow import fs
 
 from jobs import demo_servers
-from pipeline import compact, evaluate, exports, plan, report, score_report, storage, train
+from pipeline import compact, evaluate, exports, report, storage, train
 from pipeline.annotations import read_labelled_images
-from pipeline.candidates import read_images
-from pipeline.committer import Committer
 from pipeline.config import EvaluateConfig, ScoreConfig, TrainConfig
 from pipeline.detector import Detector
-from pipeline.manifest import write_manifest
-from pipeline.preflight import Resources, detector_settings, prepare, read_settings
-from pipeline.results_config import CompactConfig, ExportConfig, ReportConfig
-from pipeline.same_run import claim_output
+from pipeline.results.config import CompactConfig, ExportConfig, ReportConfig
 from pipeline.schema import scored_metadata
-from pipeline.training_board import NAMES, TrainingBoard
+from pipeline.scoring import account, plan
+from pipeline.scoring.candidates import read_images
+from pipeline.scoring.committer import Committer
+from pipeline.scoring.manifest import write_manifest
+from pipeline.scoring.preflight import Resources, detector_settings, prepare, read_settings
+from pipeline.training.board import NAMES, TrainingBoard
+from pipeline.training.same_run import claim_output
 from tests.pipeline.record_cases import rows_of
 from tests.pipeline.scored_runs import image, write_shard
 
@@ -134,7 +135,7 @@ def test_a_job_scores_with_the_policy_and_can_do_nothing_else(job: Any) -> None:
     prepared = prepare(config)
     storage.check_exclusive_create(config.output)
     planned = plan.extend(config.output, prepared.selection.listed, shard_size=1)
-    score_report.write_config(prepared)
+    account.write_config(prepared)
     committer = Committer(
         output=config.output,
         run_id=prepared.run_id,
@@ -147,13 +148,13 @@ def test_a_job_scores_with_the_policy_and_can_do_nothing_else(job: Any) -> None:
     committer.close()
     manifest = write_manifest(config.output, prepared.run_id, planned, committer.shards)
     assert (manifest.statuses, manifest.complete) == ({"ok": 2}, True)
-    summary = score_report.ScoreSummary(
+    summary = account.ScoreSummary(
         run_id=prepared.run_id, statuses={}, images=2, scored=2, seconds=1.0, complete=True
     )
     resources = Resources(
         cpus=2.0, gpus=0.0, workers=1, detector_cpus=1.0, detector_gpus=0.0, read_cpus=0.9
     )
-    score_report.write_summary(prepared, summary, resources)
+    account.write_summary(prepared, summary, resources)
 
     shard = f"results/scored/{prepared.run_id}/00000000.parquet"
     refused(

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from pipeline import compact
-from pipeline.results_config import CompactConfig
+from pipeline.results.config import CompactConfig
 from pipeline.schema import DETECTIONS
 from tests.pipeline.scored_runs import image, write_shard
 

@@ -28,10 +28,10 @@ from PIL import Image
 
 from jobs.benchmarks.results import write_results
 from pipeline import storage
+from pipeline.decoding.guard import ImageError, sniff
+from pipeline.decoding.jpeg import read_jpeg
 from pipeline.errors import UserError
-from pipeline.image_guard import ImageError, sniff
 from pipeline.images import decode
-from pipeline.jpeg_guard import read_jpeg
 
 logger = logging.getLogger(__name__)
 

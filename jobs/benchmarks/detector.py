@@ -39,10 +39,10 @@ from jobs.benchmarks.images import photographs
 from jobs.benchmarks.profile import share_line, shares
 from jobs.benchmarks.results import write_results
 from jobs.benchmarks.roofline import Floor, Peak, measure_peak
+from pipeline.ablation.torchvision_heads import TorchvisionHeads
 from pipeline.checkpoints import load
 from pipeline.images import decode
-from pipeline.initial_weights import initial_model
-from pipeline.torchvision_heads import TorchvisionHeads
+from pipeline.training.initial_weights import initial_model
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _CLASSES = ("one", "two", "three")

@@ -14,8 +14,8 @@ from typing import Any
 
 from jobs.benchmarks.results import write_results
 from pipeline import ablate
-from pipeline.ablate_config import AblateConfig
-from pipeline.ablation_table import spread
+from pipeline.ablation.config import AblateConfig
+from pipeline.ablation.table import spread
 from pipeline.annotations import splits
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -29,9 +29,9 @@ from torchvision.transforms.functional import to_tensor
 from fastrcnn.backbones import Backbone
 from fastrcnn.model import FastRCNN
 from fastrcnn.rpn_config import RPNConfig
+from pipeline.ablation.torchvision_heads import TorchvisionHeads
 from pipeline.checkpoints import load
-from pipeline.preflight import Resources
-from pipeline.torchvision_heads import TorchvisionHeads
+from pipeline.scoring.preflight import Resources
 
 RESULT = pa.schema(
     [

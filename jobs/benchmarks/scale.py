@@ -28,12 +28,13 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.benchmarks.results import write_results
-from pipeline import plan, record
-from pipeline.committer import Committer
-from pipeline.manifest import write_manifest
+from pipeline import record
 from pipeline.record import RESULT
 from pipeline.schema import scored_metadata
-from pipeline.selection import select
+from pipeline.scoring import plan
+from pipeline.scoring.committer import Committer
+from pipeline.scoring.manifest import write_manifest
+from pipeline.scoring.selection import select
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _PAGE = 1000

@@ -41,8 +41,8 @@ from pipeline import cluster, record, score, storage
 from pipeline.config import ScoreConfig, check_above_zero
 from pipeline.detector import Detector
 from pipeline.errors import UserError
-from pipeline.initial_weights import initial_model
-from pipeline.preflight import size_cluster
+from pipeline.scoring.preflight import size_cluster
+from pipeline.training.initial_weights import initial_model
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _CLASSES = ("one", "two", "three")

@@ -23,14 +23,14 @@ from fastrcnn.proposals import prepare, propose
 from fastrcnn.solver import SolverConfig, build_optimizer
 from jobs.benchmarks.roofline import Floor, measure_peak
 from pipeline import storage
+from pipeline.ablation.torchvision_heads import TorchvisionHeads
 from pipeline.config import TrainConfig
-from pipeline.examples import Batch, Example, load_batch
 from pipeline.images import decode
-from pipeline.initial_weights import initial_model
-from pipeline.torchvision_heads import TorchvisionHeads
-from pipeline.train_data import read_data
-from pipeline.train_plan import TrainPlan
-from pipeline.train_step import train_step
+from pipeline.training.data import read_data
+from pipeline.training.examples import Batch, Example, load_batch
+from pipeline.training.initial_weights import initial_model
+from pipeline.training.plan import TrainPlan
+from pipeline.training.step import train_step
 
 WARM = 3
 """First steps that are not timed."""

@@ -21,7 +21,7 @@ import pytest
 from jobs import demo_servers
 from pipeline import report, storage
 from pipeline.cluster import asks_for_token
-from pipeline.results_config import ReportConfig
+from pipeline.results.config import ReportConfig
 from pipeline.scene_dataset import draw_split
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -14,14 +14,15 @@ import ray
 from ray.cluster_utils import Cluster
 
 from fastrcnn.config import ProposalConfig
-from pipeline import cluster, plan
-from pipeline.attempts import AttemptLog
-from pipeline.candidates import ReadSettings
+from pipeline import cluster
 from pipeline.config import ScoreConfig
-from pipeline.preflight import size_cluster
 from pipeline.record import RESULT
 from pipeline.score import chain, work
-from pipeline.selection import select
+from pipeline.scoring import plan
+from pipeline.scoring.attempts import AttemptLog
+from pipeline.scoring.candidates import ReadSettings
+from pipeline.scoring.preflight import size_cluster
+from pipeline.scoring.selection import select
 
 
 class Places(AttemptLog):

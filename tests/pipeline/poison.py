@@ -8,8 +8,8 @@ import signal
 
 import pyarrow as pa
 
-from pipeline.attempts import Attempts, attempt
 from pipeline.record import RESULT
+from pipeline.scoring.attempts import Attempts, attempt
 
 
 class Poisoned:

@@ -9,11 +9,12 @@ from collections.abc import Collection, Iterable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import plan, record, storage
-from pipeline.committer import Committer
-from pipeline.listed import Listed
+from pipeline import record, storage
 from pipeline.schema import PLAN
-from pipeline.selection import as_named, select
+from pipeline.scoring import plan
+from pipeline.scoring.committer import Committer
+from pipeline.scoring.listed import Listed
+from pipeline.scoring.selection import as_named, select
 from pipeline.storage import ObjectInfo
 
 RUN = "0123456789abcdef"

@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.exports import run
-from pipeline.results_config import ExportConfig
+from pipeline.results.config import ExportConfig
 from tests.pipeline.scored_runs import image, write_shard
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "export.py"

@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 
-from pipeline.fence import Fence, fence
-from pipeline.image_guard import ImageError
+from pipeline.decoding.fence import Fence, fence
+from pipeline.decoding.guard import ImageError
 from pipeline.images import decode
 from tests.pipeline.hostile_bytes import encode, fuzzed, photo
 from tests.pipeline.hostile_images import FORMATS, Hostile, corpus

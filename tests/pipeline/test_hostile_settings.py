@@ -23,13 +23,14 @@ from safetensors.torch import load_file, save_file
 from fastrcnn.checkpoint import CONFIG, WEIGHTS, save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.model import FastRCNN
-from pipeline import cluster, plan, score, train
+from pipeline import cluster, score, train
 from pipeline.checkpoints import load
 from pipeline.cli import main
 from pipeline.config import ScoreConfig, TrainConfig
-from pipeline.preflight import prepare
 from pipeline.scene_dataset import draw_split
 from pipeline.schema import SCORED
+from pipeline.scoring import plan
+from pipeline.scoring.preflight import prepare
 
 
 def rewrite_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -14,8 +14,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from pipeline.decoding.jpeg import read_jpeg
 from pipeline.images import IMAGE_SUFFIXES, ImageError, decode, read_size
-from pipeline.jpeg_guard import read_jpeg
 
 # A 2 x 3 image (height x width) with six colours, so that every turn shows.
 PIXELS = np.array(

@@ -172,7 +172,7 @@ def test_the_run_id_changes_with_any_fact_and_with_nothing_else() -> None:
 
 KILLED_WRITER = """
 import os, signal, sys
-from pipeline import plan
+from pipeline.scoring import plan
 from tests.pipeline.record_cases import committer, result, rows_of
 os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 work = plan.read(sys.argv[1])

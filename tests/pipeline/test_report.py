@@ -21,12 +21,12 @@ from PIL import Image
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.report import run
-from pipeline.report_figures import SIZE_BINS, figures
-from pipeline.report_gallery import choose, gallery
-from pipeline.report_page import page
-from pipeline.results_config import ReportConfig
-from pipeline.run_tables import RunTables, load_run
-from pipeline.scored import find_run
+from pipeline.reporting.figures import SIZE_BINS, figures
+from pipeline.reporting.gallery import choose, gallery
+from pipeline.reporting.page import page
+from pipeline.results.config import ReportConfig
+from pipeline.results.scored import find_run
+from pipeline.results.tables import RunTables, load_run
 from tests.pipeline.scored_runs import image, write_shard
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "report.py"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.report import run
-from pipeline.results_config import ReportConfig
+from pipeline.results.config import ReportConfig
 from tests.pipeline.chromium import NAMES, Chromium, find
 from tests.pipeline.scored_runs import image, write_shard
 

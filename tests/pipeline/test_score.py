@@ -20,15 +20,16 @@ import pytest
 import ray
 from PIL import Image
 
-from pipeline import cluster, plan, record, score, storage
-from pipeline.attempts import SharedAttempts
-from pipeline.candidates import ReadSettings
+from pipeline import cluster, record, score, storage
 from pipeline.config import ScoreConfig
 from pipeline.errors import JobError, UserError
-from pipeline.preflight import Resources, prepare
 from pipeline.schema import SCORED
 from pipeline.score import chain, portions, run, work
-from pipeline.selection import select
+from pipeline.scoring import plan
+from pipeline.scoring.attempts import SharedAttempts
+from pipeline.scoring.candidates import ReadSettings
+from pipeline.scoring.preflight import Resources, prepare
+from pipeline.scoring.selection import select
 from tests.pipeline.poison import Poisoned
 
 # Ray 2.60 sets its own deprecated settings whenever it copies a DataContext.

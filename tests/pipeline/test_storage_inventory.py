@@ -15,7 +15,7 @@ from pyarrow import orc
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.selection import select
+from pipeline.scoring.selection import select
 
 ROWS = [
     # bucket, key, size, ETag, is it the newest version, is it a delete marker

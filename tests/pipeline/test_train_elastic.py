@@ -13,7 +13,7 @@ import ray
 
 from pipeline import storage
 from pipeline.scene_dataset import draw_split
-from pipeline.training_state import STATE
+from pipeline.training.state import STATE
 from tests.pipeline.training_runs import (
     begin,
     config,

@@ -21,13 +21,13 @@ from fastrcnn.solver import build_optimizer
 from pipeline import storage
 from pipeline.annotations import LabelledImage
 from pipeline.config import TrainConfig
-from pipeline.examples import Example, load_batch
 from pipeline.images import decode
-from pipeline.initial_weights import initial_model
 from pipeline.proposals_table import Boxes
-from pipeline.train_data import read_data
-from pipeline.train_plan import TrainPlan
-from pipeline.train_step import train_step
+from pipeline.training.data import read_data
+from pipeline.training.examples import Example, load_batch
+from pipeline.training.initial_weights import initial_model
+from pipeline.training.plan import TrainPlan
+from pipeline.training.step import train_step
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ITERATIONS = 12

@@ -7,7 +7,7 @@ import pytest
 
 from jobs.benchmarks import proposers as benchmark_proposers
 from jobs.benchmarks.proposers import ProposersConfig, ablation, table
-from pipeline.ablations import rows
+from pipeline.ablation.comparisons import rows
 from pipeline.scene_dataset import draw_split
 
 

@@ -1,0 +1,176 @@
+"""Results of trials as one table: for people (Markdown), for queries (Parquet), for the eye (PNG)."""
+
+from __future__ import annotations
+
+import io
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pipeline.ablation.config import AblateConfig, Row
+from pipeline.schema import encode_parquet
+
+TABLE = pa.schema(
+    [
+        pa.field("comparison", pa.string(), nullable=False),
+        pa.field("setting", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("map", pa.float64()),  # VOC07, 0 to 1
+        pa.field("ap", pa.map_(pa.string(), pa.float64())),  # by class
+        pa.field("step_seconds", pa.float64()),  # median of a training step
+        pa.field("image_seconds", pa.float64()),  # median of detecting one image
+        pa.field("recall", pa.float64()),  # at IoU .5, of the best 300 proposals of a test image
+        pa.field("average_recall", pa.float64()),  # of the same, over IoU .5 to 1
+        pa.field("iterations", pa.int64()),
+        pa.field("paper", pa.string()),
+        pa.field("training", pa.string(), nullable=False),  # folder under trials/
+    ]
+)
+
+
+def results_of(
+    rows: Sequence[Row], trials: Mapping[str, Mapping[str, Any] | None]
+) -> list[dict[str, Any]]:
+    """One result a row, in the columns of `TABLE`.
+
+    Raises:
+        KeyError, TypeError: a trial has no such result: a bug, for all of them ran.
+    """
+    results = []
+    for row in rows:
+        trial = trials[row.training.name]
+        assert trial is not None
+        test = trial["tests"][row.test.name]
+        results.append(
+            {
+                "comparison": row.comparison,
+                "setting": row.setting,
+                "seed": row.training.seed,
+                "map": test["map"],
+                "ap": test["ap"],
+                "step_seconds": trial["step_seconds"],
+                "image_seconds": test["image_seconds"],
+                "recall": trial["recall"],
+                "average_recall": trial["average_recall"],
+                "iterations": trial["iterations"],
+                "paper": row.paper,
+                "training": row.training.name,
+            }
+        )
+    return results
+
+
+def as_parquet(results: Sequence[Mapping[str, Any]]) -> bytes:
+    rows = [{**row, "ap": list(row["ap"].items())} for row in results]
+    return encode_parquet(pa.Table.from_pylist(rows, schema=TABLE), metadata={})
+
+
+def as_markdown(config: AblateConfig, results: Sequence[Mapping[str, Any]]) -> str:
+    """A heading a comparison; several seeds in one line, as mean and range."""
+    lines = [
+        f"# Ablations of {config.backbone} on {config.data.rstrip('/').rpartition('/')[2]}",
+        "",
+        f"{config.preset} preset, weights {config.weights.rpartition('/')[2]}, proposals"
+        f" {config.proposals}, scale {config.scale}, {config.epochs:g} epochs of `{config.split}`,"
+        f" tested on `{config.test_split}`; seeds {', '.join(map(str, config.seeds))};"
+        f" {config.cpus_per_trial:g} CPU(s) a trial of {platform.processor() or platform.machine()}."
+        " mAP is VOC07's, in per cent; times are medians, and shared machines make them noisy."
+        " The paper's numbers are of VOC 2007, models S, M, L, on a K40.",
+    ]
+    for comparison in dict.fromkeys(row["comparison"] for row in results):
+        lines += ["", f"## {comparison}", ""]
+        lines += ["| setting | mAP | step, ms | image, ms | steps | paper |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: | --- |"]
+        own = [row for row in results if row["comparison"] == comparison]
+        for setting in dict.fromkeys(row["setting"] for row in own):
+            seeds = [row for row in own if row["setting"] == setting]
+            lines.append(_line(setting, seeds))
+        if comparison in ("proposers", "faster_rcnn"):
+            lines += ["", *_recall_lines(own)]
+        if comparison == "sampling":
+            lines += ["", _sampling_note(config, own)]
+    return "\n".join(lines) + "\n"
+
+
+def _recall_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of the proposals alone, seeds in one line."""
+    lines = [
+        "| proposals, best 300 of a test image | recall at IoU .5 | average recall | mAP |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        seeds = [row for row in rows if row["setting"] == setting]
+        recall, average = (spread([row[n] for row in seeds]) for n in ("recall", "average_recall"))
+        mean = spread([100 * row["map"] for row in seeds], 1)
+        lines.append(f"| {setting} | {recall} | {average} | {mean} |")
+    return lines
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean, and range where there are several."""
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _line(setting: str, seeds: Sequence[Mapping[str, Any]]) -> str:
+    mean = spread([100 * row["map"] for row in seeds], 1)
+    step, image = (
+        f"{1000 * min(row[name] for row in seeds):.0f}"
+        for name in ("step_seconds", "image_seconds")
+    )
+    first = seeds[0]
+    return f"| {setting} | {mean} | {step} | {image} | {first['iterations']} | {first['paper']} |"
+
+
+def _sampling_note(config: AblateConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+    steps = [row["step_seconds"] for row in rows]
+    return (
+        f"At equal RoIs, a step of RoI-centric sampling took {max(steps) / min(steps):.0f} times as long: it"
+        f" takes {config.rois_per_image} times as many images through the convolutional layers, each for one"
+        " RoI; the head's part is the same. (Other work on the machine moves the ratio: the trials ran at"
+        " different times.) Both rows saw every image equally often, so the RoI-centric one made as many"
+        " fewer steps."
+    )
+
+
+def as_png(results: Sequence[Mapping[str, Any]]) -> bytes:
+    """A bar a row, grouped by comparison."""
+    comparisons = list(dict.fromkeys(row["comparison"] for row in results))
+    bars = [
+        (comparison, setting)
+        for comparison in comparisons
+        for setting in dict.fromkeys(
+            row["setting"] for row in results if row["comparison"] == comparison
+        )
+    ]
+    figure = Figure(figsize=(9, 1.2 + 0.34 * (len(bars) + len(comparisons))), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    place, ticks, names = 0.0, [], []
+    for index, comparison in enumerate(comparisons):
+        for _, setting in (bar for bar in bars if bar[0] == comparison):
+            maps = [
+                100 * row["map"]
+                for row in results
+                if (row["comparison"], row["setting"]) == (comparison, setting)
+            ]
+            mean = sum(maps) / len(maps)
+            axes.barh(place, mean, color="#0072b2" if index % 2 else "#56b4e9")
+            axes.plot(maps, [place] * len(maps), "k.", markersize=4)
+            axes.text(max(maps) + 1, place, f"{mean:.1f}", va="center", fontsize="small")
+            ticks.append(place)
+            names.append(f"{comparison}: {setting}")
+            place += 1
+        place += 0.6
+    axes.set_yticks(ticks, names, fontsize="small")
+    axes.invert_yaxis()
+    axes.set(xlabel="mAP (VOC07), per cent; dots are seeds", xlim=(0, 105))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

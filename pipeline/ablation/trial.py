@@ -1,0 +1,242 @@
+"""One training of an ablation, start to end in one process, and its tests. No Ray Train: a trial is small."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastrcnn.checkpoint import save_checkpoint
+from fastrcnn.detection import propose_learned
+from fastrcnn.loss import Target
+from fastrcnn.metrics.recall import proposal_recall
+from fastrcnn.model import FastRCNN
+from fastrcnn.solver import build_optimizer, freeze_untrained
+from fastrcnn.svd import compress
+from pipeline import checkpoints, storage
+from pipeline.ablation.config import AblateConfig, Test, Training
+from pipeline.ablation.torchvision_heads import TorchvisionHeads
+from pipeline.images import decode
+from pipeline.prefetch import prefetch
+from pipeline.proposals_table import Boxes
+from pipeline.training.examples import Batch, Example, load_batch, step_seed, target_of
+from pipeline.training.initial_weights import initial_model, measure_deltas
+from pipeline.training.plan import TrainPlan
+from pipeline.training.same_run import read_object
+from pipeline.training.step import train_step
+from pipeline.training.validation import Detect, detector_of, validate
+
+logger = logging.getLogger(__name__)
+
+RESULT = "result.json"
+Network = FastRCNN | TorchvisionHeads
+
+RECALL_AT = 300
+"""Proposals of an image (Ren et al. 2015 give recall and mAP of so many)."""
+TIMED_IMAGES = 20
+"""Detected one by one for the time of an image, as the paper's s/im."""
+
+
+def folder_of(config: AblateConfig, training: Training) -> str:
+    """URI of a trial's checkpoint (of a peer there is none) and result.json, which is written last."""
+    return storage.join(config.output, "trials", training.name)
+
+
+def read_result(config: AblateConfig, training: Training) -> dict[str, Any] | None:
+    """What `run_trial` kept; None where it has not ended."""
+    uri = storage.join(folder_of(config, training), RESULT)
+    return read_object(uri) if storage.exists(uri) else None
+
+
+def run_trial(
+    config: AblateConfig,
+    training: Training,
+    tests: Sequence[Test],
+    classes: Sequence[str],
+    examples: Sequence[Example],
+    test_examples: Sequence[Example],
+) -> dict[str, Any]:
+    """Train, test every way that is asked for, and keep the checkpoint.
+
+    Returns:
+        step_seconds (median), iterations, recall and average_recall of the test images' best proposals, and
+        for each test by name: map, ap, image_seconds (median).
+
+    Raises:
+        NonFiniteLossError, StorageError, ImageError: the trial failed.
+    """
+    cut = training.max_proposals or config.max_proposals
+    examples = [replace(e, proposals=e.proposals[:cut]) for e in examples]
+    test_examples = [replace(e, proposals=e.proposals[:cut]) for e in test_examples]
+    plan = TrainPlan.of(config.training(training), classes).fitted([e.image for e in examples])
+    folder = folder_of(config, training)
+    network: Network
+    result: dict[str, Any]
+    earlier = read_result(config, training)
+    if earlier and not training.torchvision_heads:
+        network = checkpoints.load(folder).model  # tests are asked for that were not then
+        result = earlier
+    else:
+        model = _start(config, training, plan, classes, examples)
+        network = TorchvisionHeads(model) if training.torchvision_heads else model
+        result = _train(network, plan, training.seed, examples)
+        if isinstance(network, FastRCNN):
+            _keep(folder, config, plan, network, classes, result)
+        result["tests"] = {}
+    if "recall" not in result:
+        result |= _recall(network, test_examples)
+    for test in tests:
+        if test.name in result["tests"]:
+            continue
+        run = _detector(network, test, examples)
+        metrics = validate(run, len(classes), test_examples).metrics(classes)
+        result["tests"][test.name] = {
+            "map": metrics["val_map"],
+            "ap": metrics["val_ap"],
+            "image_seconds": _seconds_per_image(run, test_examples),
+        }
+    storage.write_bytes(storage.join(folder, RESULT), json.dumps(result, indent=1).encode())
+    return result
+
+
+def _start(
+    config: AblateConfig,
+    training: Training,
+    plan: TrainPlan,
+    classes: Sequence[str],
+    examples: Sequence[Example],
+) -> FastRCNN:
+    weights = folder_of(config, training.start) if training.start else config.weights
+    model = initial_model(plan.model, weights, training.seed, classes)
+    measure_deltas(model, examples)
+    freeze_untrained(model, plan.solver)
+    return model
+
+
+def _train(
+    network: Network, plan: TrainPlan, seed: int, examples: Sequence[Example]
+) -> dict[str, Any]:
+    optimizer = build_optimizer(network, plan.solver)
+    num_iterations = plan.solver.num_iterations(len(examples))
+    steps = range(num_iterations)
+    load = partial(_load, examples, plan, seed)
+    seconds, losses = [], []
+    for step, batch in zip(steps, prefetch(load, steps, threads=1), strict=True):
+        started = time.perf_counter()
+        if isinstance(network, TorchvisionHeads):
+            row = network.train_step(
+                optimizer, batch, plan.solver, step, num_iterations, step_seed(seed, step, 0)
+            )
+        else:
+            row = train_step(
+                network,
+                network,
+                optimizer,
+                batch,
+                plan.solver,
+                step=step,
+                num_iterations=num_iterations,
+                seed=seed,
+            )
+        seconds.append(time.perf_counter() - started)
+        losses.append(row["loss"])
+        if step % max(num_iterations // 10, 1) == 0:
+            logger.info("step %d of %d: loss %.3f", step + 1, num_iterations, row["loss"])
+    return {
+        "iterations": num_iterations,
+        "step_seconds": statistics.median(seconds),
+        "last_loss": statistics.fmean(losses[-10:]),
+    }
+
+
+def _load(examples: Sequence[Example], plan: TrainPlan, seed: int, step: int) -> Batch:
+    model = plan.model
+    return load_batch(
+        *(examples, step, plan.solver.batch_size, seed),
+        train_nms=model.train_nms,
+        vertical_flips=model.vertical_flips,
+    )
+
+
+def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Detect:
+    """The trained network, as `test` wants it."""
+    if isinstance(network, TorchvisionHeads):
+        return network.detect
+    model = network.eval()
+    if test.svd:
+        fc6 = model.head.fc6
+        assert isinstance(fc6, torch.nn.Linear)
+        ranks = (max(round(share * fc6.out_features), 1) for share in test.svd)
+        model = compress(model, *ranks)
+    if test.svm:
+        from fastrcnn.svm import with_svms  # scikit-learn is an extra
+
+        model = with_svms(model, *_unflipped(examples))
+    if not test.box_regression:
+        copy = FastRCNN(replace(model.config, box_regression=False))
+        copy.load_state_dict(model.state_dict())
+        model = copy.eval()
+    return detector_of(model)
+
+
+def _recall(network: Network, examples: Sequence[Example]) -> dict[str, float]:
+    """Of the best `RECALL_AT` proposals, at IoU .5 and averaged over .5 to 1: what any heads could find."""
+    proposals = [example.proposals[:RECALL_AT] for example in examples]
+    if network.rpn is not None:
+        network.eval()
+        proposals = [_own_proposals(network, example)[:RECALL_AT] for example in examples]
+    wanted = [e.image.gt_boxes[~(e.image.crowd | e.image.difficult)] for e in examples]
+    measured = proposal_recall(proposals, wanted, (0.5,))
+    return {"recall": measured.recalls[0], "average_recall": measured.average_recall}
+
+
+def _own_proposals(network: Network, example: Example) -> Boxes:
+    pixels = decode(storage.read_bytes(example.image.image_uri)).pixels
+    if isinstance(network, TorchvisionHeads):
+        return network.propose(pixels).numpy()
+    return propose_learned(network, [pixels])[0].boxes.cpu().numpy()
+
+
+def _unflipped(examples: Sequence[Example]) -> tuple[list[torch.Tensor], list[Target]]:
+    pixels = [decode(storage.read_bytes(e.image.image_uri)).pixels for e in examples]
+    return [torch.from_numpy(p) for p in pixels], [target_of(e) for e in examples]
+
+
+def _seconds_per_image(run: Detect, examples: Sequence[Example]) -> float:
+    """Median of detection alone, decoded pixels and proposals in hand."""
+    seconds = []
+    for example in examples[:TIMED_IMAGES]:
+        pixels = decode(storage.read_bytes(example.image.image_uri)).pixels
+        started = time.perf_counter()
+        run([pixels], [example.proposals])
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def _keep(
+    uri: str,
+    config: AblateConfig,
+    plan: TrainPlan,
+    model: FastRCNN,
+    classes: Sequence[str],
+    result: dict[str, Any],
+) -> None:
+    """The checkpoint, for trainings that start from it, further tests, and people."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(
+            Path(folder),
+            model,
+            classes=classes,
+            proposals=plan.proposals,
+            training={"flags": asdict(config), "result": result},
+        )
+        checkpoints.put(Path(folder), uri)

@@ -1,0 +1,1 @@
+"""What `pipeline.report` is made of: figures, gallery, page."""

@@ -1,0 +1,124 @@
+"""A finished run's boxes as an Iceberg or a Delta table, by Ray Data's own writers.
+
+What is written is the table of `pipeline.compact`, one row a box, made anew where it is not up to date. The
+lake's table is replaced in one commit: its readers see the run before, then this one, and the same command
+again changes nothing but the version. The record itself stays plain Parquet, which needs no catalogue.
+
+Iceberg's catalogue is the one that pyiceberg calls "default": its .pyiceberg.yaml, or the environment
+(PYICEBERG_CATALOG__DEFAULT__URI). Delta needs none; both take credentials from the AWS variables.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.data import DataContext, Dataset, SaveMode
+
+from pipeline import cluster, compact, storage
+from pipeline.errors import JobError, UserError
+from pipeline.results.config import CompactConfig, ExportConfig
+from pipeline.results.scored import RunFiles
+from pipeline.schema import DETECTIONS
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = {"iceberg": "pyiceberg", "delta": "deltalake"}
+_CATALOG = "default"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LakeSummary:
+    """What was written."""
+
+    table: str
+    images: int
+    """Of the run, with boxes or without."""
+    boxes: int
+    """Of the run; --min-score may have left some out."""
+
+
+def check(config: ExportConfig) -> None:
+    """Raises UserError where the extra is not installed, or an Iceberg table has no name."""
+    package = _PACKAGES[config.format]
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(
+            f"--format {config.format}",
+            f"needs {package}, which is not installed ({error})",
+            f"Install fastrcnn-ray[{config.format}], on the workers too.",
+        ) from error
+    namespace, _, name = config.output.rpartition(".")
+    if config.format == "iceberg" and ("/" in config.output or not namespace or not name):
+        raise UserError(
+            f"--output {config.output}",
+            "is no Iceberg table",
+            "Give NAMESPACE.TABLE of its catalogue.",
+        )
+
+
+def write(config: ExportConfig, files: RunFiles) -> LakeSummary:
+    """Replace a table of the lake by the boxes of a run.
+
+    Raises:
+        UserError: the extra is not installed, no such catalogue, no access.
+        JobError: the write failed; the table is as it was.
+    """
+    check(config)
+    (made,) = compact.run(
+        CompactConfig(
+            scored=config.scored,
+            output=files.root,
+            run_id=files.run_id,
+            memory_gib=config.memory_gib,
+            temp_folder=config.temp_folder,
+        )
+    )
+    cluster.connect(allow_open=config.allow_open_cluster)
+    cluster.configure_ray_data()
+    DataContext.get_current().use_datasource_v2 = False  # it starts 32 actors to read one footer
+    filesystem, path = storage.arrow_filesystem(made.uri)
+    rows = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
+        plain, batch_format="pyarrow", fn_kwargs={"min_score": config.min_score}
+    )
+    try:
+        _WRITERS[config.format](rows, config.output)
+    except Exception as error:  # of a dozen libraries, each with its own
+        raise JobError(f"{config.output} was not written: {error}") from error
+    logger.info("run %s: %d boxes, table %s replaced", files.run_id, made.boxes, config.output)
+    return LakeSummary(table=config.output, images=made.images, boxes=made.boxes)
+
+
+def plain(rows: pa.Table, *, min_score: float = 0.0) -> pa.Table:
+    """Rows of detections/ as their schema has them: Parquet's dictionaries are known to neither format."""
+    return rows.filter(pc.greater_equal(rows["score"], min_score)).cast(DETECTIONS)
+
+
+def _write_iceberg(rows: Dataset, table: str) -> None:
+    from pyiceberg.catalog import load_catalog
+
+    catalog = load_catalog(_CATALOG)
+    catalog.create_namespace_if_not_exists(table.rpartition(".")[0])
+    catalog.create_table_if_not_exists(table, schema=DETECTIONS)
+    rows.write_iceberg(table, catalog_kwargs={"name": _CATALOG}, mode=SaveMode.OVERWRITE)
+
+
+def _write_delta(rows: Dataset, uri: str) -> None:
+    options: dict[str, str] = {}
+    if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        options["AWS_ALLOW_HTTP"] = "true"  # as the endpoint says
+    target = storage.absolute(uri)
+    filesystem = storage.arrow_filesystem(uri)[0] if "://" in target else None
+    rows.write_delta(
+        target, mode=SaveMode.OVERWRITE, storage_options=options or None, filesystem=filesystem
+    )
+
+
+_WRITERS: dict[str, Any] = {"iceberg": _write_iceberg, "delta": _write_delta}

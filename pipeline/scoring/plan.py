@@ -1,0 +1,275 @@
+"""The plan: what is to be scored, written down once, in generations that never change.
+
+    <output>/plans/000001.json                 first generation: when, how many, its parts; the commit
+    <output>/plans/000002.json                 what was new or changed when the command ran again
+    <output>/plans/parts/<sha256>.parquet      some shards of one: image_uri, etag, size_bytes, shard
+
+A generation is there when its JSON is, created exclusively after its parts, so an image belongs to one
+shard for ever. Generation n+1 is made by someone who has read 1..n: of two drivers racing for it one wins,
+the other reads what the winner planned and adds only what is still lacking. Parts are named by their
+content: those of a driver that was killed, or that lost, mean nothing. A planned image is (image_uri,
+etag): an object that changed is planned anew. A driver holds the generations, some 100 bytes for 10,000
+images, and reads parts as it goes.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import hashlib
+import io
+import json
+import logging
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.schema import PLAN, TABLE_VERSION, encode_parquet
+from pipeline.storage import StorageError
+
+if TYPE_CHECKING:
+    from pipeline.scoring.listed import Listed
+
+logger = logging.getLogger(__name__)
+
+SHARDS_A_PART = 10
+"""A worker reads a whole part for the rows of one task: 10,000 keys are some 0.4 MB, beside 1 GB of
+images."""
+_PARTS_AT_ONCE = 16
+_PARTS_KEPT = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One Parquet object: consecutive shards."""
+
+    name: str
+    rows: int
+    first_shard: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """What one command planned; all its shards but the last have `shard_size` rows."""
+
+    planned_at: datetime
+    first_shard: int
+    shard_size: int
+    rows: int
+    size_bytes: int
+    parts: tuple[Part, ...]
+
+    @property
+    def num_shards(self) -> int:
+        """How many there are."""
+        return -(-self.rows // self.shard_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """All generations under `output`. Shards are numbered from 0 without a gap."""
+
+    output: str
+    generations: tuple[Generation, ...]
+
+    @property
+    def num_images(self) -> int:
+        """(image_uri, etag) pairs."""
+        return sum(generation.rows for generation in self.generations)
+
+    @property
+    def num_shards(self) -> int:
+        """How many there are."""
+        return sum(generation.num_shards for generation in self.generations)
+
+    def generation(self, shard: int) -> Generation:
+        """The generation that made `shard`."""
+        starts = [generation.first_shard for generation in self.generations]
+        return self.generations[bisect.bisect_right(starts, shard) - 1]
+
+    def num_rows(self, shard: int) -> int:
+        """Images of a shard."""
+        made = self.generation(shard)
+        return min(made.shard_size, made.rows - (shard - made.first_shard) * made.shard_size)
+
+    def part_uri(self, shard: int) -> str:
+        """The part that holds a shard."""
+        parts = self.generation(shard).parts
+        found = parts[bisect.bisect_right(parts, shard, key=lambda part: part.first_shard) - 1]
+        return part_uri(self.output, found.name)
+
+    def shard(self, shard: int) -> pa.Table:
+        """The rows of a shard (schema PLAN), by URI."""
+        return rows_of(self.part_uri(shard), shard)
+
+    def iter_parts(self, first_shard: int = 0) -> Iterator[pa.Table]:
+        """The rows of the parts from `first_shard` on, which begins one, in order."""
+        uris = [
+            part_uri(self.output, part.name)
+            for generation in self.generations
+            for part in generation.parts
+            if part.first_shard >= first_shard
+        ]
+        with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
+            for first in range(0, len(uris), _PARTS_AT_ONCE):
+                yield from threads.map(_read_part, uris[first : first + _PARTS_AT_ONCE])
+
+
+def read(output: str) -> Plan:
+    """Read every generation under `output`; none gives an empty plan.
+
+    Raises:
+        UserError: a generation is missing, unreadable, or not ours.
+    """
+    output = storage.absolute(output)  # workers stand in another folder
+    folder = storage.join(output, "plans")
+    found = [
+        info.uri
+        for info in storage.list_objects(folder, missing_ok=True)
+        if not info.uri.startswith(storage.absolute(storage.join(folder, "parts")) + "/")
+    ]
+    expected = [storage.absolute(_generation_uri(output, n + 1)) for n in range(len(found))]
+    if found != expected:
+        raise UserError(
+            folder,
+            f"holds {[PurePosixPath(uri).name for uri in found][:3]}, not generations 1 to n",
+            "Give an --output that only this job writes to.",
+        )
+    with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
+        generations = tuple(threads.map(_read_generation, found))
+    return Plan(output=output, generations=generations)
+
+
+def extend(output: str, listed: Listed, *, shard_size: int) -> Plan:
+    """Plan what is new or changed among the listed images as one more generation; nothing new writes nothing.
+
+    Args:
+        output: plans/ lies under it.
+        listed: knows every generation afterwards.
+        shard_size: images in one shard of the new generation.
+    """
+    known = 0
+    output = storage.absolute(output)
+    while True:
+        plan = read(output)
+        compare(plan, listed, known)
+        known = plan.num_shards
+        made = _write_parts(output, listed, known, shard_size)
+        if not made.rows:
+            return plan
+        number = len(plan.generations) + 1
+        if storage.create_bytes(_generation_uri(output, number), _as_json(made)):
+            logger.info("planned %d new or changed images as generation %d", made.rows, number)
+            plan = Plan(output=output, generations=(*plan.generations, made))
+            compare(plan, listed, known)
+            return plan
+        # Another driver made this generation first: read it and add what it lacks.
+
+
+def compare(plan: Plan, listed: Listed, first_shard: int = 0) -> None:
+    """Let `listed` know the rows of the plan from `first_shard` on."""
+    with storage.driver_errors(storage.join(plan.output, "plans")):
+        for rows in plan.iter_parts(first_shard):
+            listed.know(rows)
+
+
+def rows_of(uri: str, shard: int) -> pa.Table:
+    """The rows of a shard (schema PLAN) from its part, by URI."""
+    rows = _read_part(uri)
+    return rows.filter(pc.equal(rows["shard"], shard))
+
+
+def part_uri(output: str, name: str) -> str:
+    """The object of a part."""
+    return storage.join(output, "plans", "parts", name)
+
+
+@functools.lru_cache(maxsize=_PARTS_KEPT)
+def _read_part(uri: str) -> pa.Table:
+    """A part, kept in this process: the tasks that follow want its other rows. Raises `StorageError` too."""
+    try:
+        data = storage.read_bytes(uri)
+        if hashlib.sha256(data).hexdigest() != storage.stem(uri):
+            raise ValueError("its bytes are not those that its name was made of")
+        return pq.read_table(io.BytesIO(data)).select(PLAN.names).cast(PLAN)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise UserError(uri, f"is no part of a plan: {error}", "Give another --output.") from error
+
+
+def _write_parts(output: str, listed: Listed, first_shard: int, shard_size: int) -> Generation:
+    """Put the new images as parts; nobody takes them for planned yet."""
+    most = SHARDS_A_PART * shard_size
+    parts: list[Part] = []
+    waiting: deque[Future[bool]] = deque()
+    total = size_bytes = 0
+    with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
+        for rows in _chunks(listed.new(), most):
+            numbers = first_shard + (total + np.arange(rows.num_rows)) // shard_size
+            table = rows.append_column("shard", pa.array(numbers, pa.int64())).cast(PLAN)
+            metadata = {b"format_version": str(TABLE_VERSION).encode()}
+            data = encode_parquet(table, metadata=metadata)
+            name = f"{hashlib.sha256(data).hexdigest()}.parquet"
+            parts.append(Part(name=name, rows=rows.num_rows, first_shard=int(numbers[0])))
+            waiting.append(threads.submit(storage.create_bytes, part_uri(output, name), data))
+            if len(waiting) > _PARTS_AT_ONCE:  # bytes that wait are memory
+                waiting.popleft().result()
+            total += rows.num_rows
+            size_bytes += pc.sum(rows["size_bytes"]).as_py() or 0
+        for put in waiting:
+            put.result()
+    return Generation(
+        planned_at=datetime.now(UTC),
+        first_shard=first_shard,
+        shard_size=shard_size,
+        rows=total,
+        size_bytes=size_bytes,
+        parts=tuple(parts),
+    )
+
+
+def _chunks(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows, so many in each table but the last."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        while sum(t.num_rows for t in waiting) >= rows:
+            whole = pa.concat_tables(waiting).combine_chunks()
+            yield whole.slice(0, rows)
+            waiting = [whole.slice(rows)]
+    rest = pa.concat_tables(waiting) if waiting else None
+    if rest is not None and rest.num_rows:
+        yield rest
+
+
+def _as_json(made: Generation) -> bytes:
+    described = asdict(made) | {"planned_at": made.planned_at.isoformat()}
+    return json.dumps({"format_version": TABLE_VERSION, **described}).encode()
+
+
+def _read_generation(uri: str) -> Generation:
+    try:
+        described = json.loads(storage.read_bytes(uri))
+        if described.pop("format_version") != TABLE_VERSION:
+            raise ValueError("another format_version")
+        described["planned_at"] = datetime.fromisoformat(described["planned_at"])
+        described["parts"] = tuple(Part(**part) for part in described["parts"])
+        return Generation(**described)
+    except (StorageError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            uri, f"is no generation of a plan: {error}", "Give another --output."
+        ) from error
+
+
+def _generation_uri(output: str, generation: int) -> str:
+    return storage.join(output, "plans", f"{generation:06d}.json")

@@ -1,0 +1,142 @@
+"""Flags, preset and data made into what training workers are told."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import ray
+import torch
+import torchvision
+
+from fastrcnn.config import PROPOSAL_MODES, FastRCNNConfig, ProposalConfig
+from fastrcnn.solver import SolverConfig
+from pipeline.annotations import LabelledImage, LabelledImages
+from pipeline.config import TrainConfig
+from pipeline.errors import UserError
+from pipeline.proposals_table import find_table
+from pipeline.training.data_table import describe_data
+from pipeline.training.learned_proposals import fit_anchors_to, fit_grid_to, rpn_of
+from pipeline.training.settings import parse_settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPlan:
+    """The flags, the preset's numbers and the data, made into what workers are told."""
+
+    model: FastRCNNConfig
+    solver: SolverConfig
+    proposals: ProposalConfig
+
+    @classmethod
+    def of(cls, config: TrainConfig, classes: Sequence[str]) -> TrainPlan:
+        """Raises UserError where flags do not fit each other."""
+        preset = FastRCNNConfig.paper if config.preset == "paper" else FastRCNNConfig.modern
+        changes: dict[str, Any] = {}
+        if config.backbone:
+            changes["backbone"] = config.backbone
+        if config.scale:
+            changes |= {"scale": config.scale, "max_size": round(config.scale * 5 / 3)}
+        if config.rois_per_image:
+            changes["rois_per_image"] = config.rois_per_image
+        if config.fc_dim:
+            changes["fc_dim"] = config.fc_dim
+        if config.weights == "none":
+            # Nothing to keep: every stage learns, and batch norms must find their statistics.
+            changes |= {"frozen_stages": 0, "frozen_norm": False}
+        model_settings, solver_settings = parse_settings(config.set)
+        rpn_settings = model_settings.pop("rpn", {})
+        proposals = _proposals(config)
+        try:
+            model = preset(len(classes), **(changes | model_settings))
+            solver = replace(_solver(config), **solver_settings)
+            model = rpn_of(model, solver, proposals, rpn_settings)
+        except ValueError as error:
+            raise UserError("--set, --backbone, --scale", str(error), "See --help.") from error
+        return cls(model=model, solver=solver, proposals=proposals)
+
+    def fitted(self, images: Sequence[LabelledImage]) -> TrainPlan:
+        """With the anchors of an RPN, or the shapes of a grid, fitted to the boxes of these images."""
+        return replace(
+            self,
+            model=fit_anchors_to(self.model, images),
+            proposals=fit_grid_to(self.proposals, images),
+        )
+
+
+def _solver(config: TrainConfig) -> SolverConfig:
+    solver = SolverConfig.paper() if config.preset == "paper" else SolverConfig.modern()
+    batch_size = config.batch_size or solver.batch_size
+    if batch_size % config.num_workers:
+        raise UserError(
+            f"--num-workers {config.num_workers}",
+            f"does not divide the preset's batch of {batch_size} images",
+            "Give --batch-size, a multiple of the workers.",
+        )
+    changes: dict[str, Any] = {"batch_size": batch_size}
+    # Linear scaling (Goyal et al. 2017): k times the images, k times the rate.
+    changes["learning_rate"] = config.learning_rate or (
+        solver.learning_rate * batch_size / solver.batch_size
+    )
+    if config.iterations or config.epochs:
+        changes |= {"iterations": config.iterations, "epochs": config.epochs}
+    return replace(solver, **changes)
+
+
+def _proposals(config: TrainConfig) -> ProposalConfig:
+    name = config.proposals if find_table(config.proposals) is None else "table"
+    modes = PROPOSAL_MODES.get(name, ("fast",))  # what has no modes takes the flag's default only
+    if config.proposal_mode not in modes:
+        raise UserError(
+            f"--proposal-mode {config.proposal_mode}",
+            f"--proposals {name} has no such mode",
+            f"Give one of {', '.join(modes)}.",
+        )
+    return ProposalConfig(name=name, mode=config.proposal_mode, max_boxes=config.max_proposals)
+
+
+def describe(
+    config: TrainConfig,
+    plan: TrainPlan,
+    training: LabelledImages,
+    validation: LabelledImages | None,
+) -> None:
+    """Log what will be trained on what: the lines that a person checks before going away."""
+    num_images = len(training.images)
+    iterations = plan.solver.num_iterations(num_images)
+    logger.info("data\n%s", "\n".join(describe_data(training, validation)))
+    logger.info(
+        "%s, %s preset, weights %s: %d iterations of %d images (%.1f epochs), rate %g",
+        plan.model.backbone,
+        config.preset,
+        config.weights,
+        iterations,
+        plan.solver.batch_size,
+        iterations * plan.solver.batch_size / num_images,
+        plan.solver.learning_rate,
+    )
+    if plan.model.rpn is not None:
+        rpn = plan.model.rpn
+        logger.info("anchors: sides %s, height / width %s", rpn.sides, rpn.ratios)
+    if plan.proposals.shapes is not None:
+        logger.info("grid: shapes %s of the shorter side", plan.proposals.shapes)
+
+
+def provenance(config: TrainConfig, plan: TrainPlan, num_images: int) -> dict[str, Any]:
+    """What the checkpoint says of its making."""
+    return {
+        "flags": asdict(config),
+        "solver": asdict(plan.solver),
+        "num_images": num_images,
+        "versions": {
+            "python": platform.python_version(),
+            "ray": ray.__version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+    }

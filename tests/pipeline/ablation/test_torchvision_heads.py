@@ -1,0 +1,69 @@
+"""The peer of our heads is torchvision's own detector, with proposals that are given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from fastrcnn.config import FastRCNNConfig
+from fastrcnn.model import FastRCNN
+from fastrcnn.proposals import grid
+from fastrcnn.rpn_config import RPNConfig
+from pipeline.ablation.torchvision_heads import TorchvisionHeads
+
+SIZE, SCALED = (128, 193), (64, 96)
+"""Another factor an axis; no padding, for GeneralizedRCNN tells its heads the size without it."""
+
+
+class Features(nn.Module):
+    """Maps by name, as torchvision's backbones give them."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {str(index): level for index, level in enumerate(self.backbone(images))}
+
+
+class Given(nn.Module):
+    """In the place of an RPN: the same proposals (P, 4), model frame, of every image."""
+
+    def __init__(self, proposals: Tensor) -> None:
+        super().__init__()
+        self.proposals = proposals
+
+    def forward(self, images: Any, *_: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+        return [self.proposals] * len(images.image_sizes), {}
+
+
+@pytest.mark.parametrize("rpn", [None, RPNConfig()])
+def test_given_proposals_it_is_torchvisions_generalized_rcnn(rpn: RPNConfig | None) -> None:
+    torch.manual_seed(0)
+    small = {"backbone": "tiny", "scale": 64, "fc_dim": 16, "score_threshold": 0.0}
+    peer = TorchvisionHeads(FastRCNN(FastRCNNConfig.modern(2, **small, rpn=rpn)))
+    proposals = torch.from_numpy(grid(SIZE, max_boxes=60))
+    scaled = proposals * torch.tensor([SCALED[1] / SIZE[1], SCALED[0] / SIZE[0]] * 2)
+    theirs = GeneralizedRCNN(Features(peer.backbone), Given(scaled), peer.heads, peer.transform)
+    images = [torch.rand(3, *SIZE), torch.rand(3, *SIZE)]
+    boxes = torch.tensor([[20.0, 10, 90, 100], [100, 30, 180, 120]])
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2])}] * 2
+
+    torch.manual_seed(1)
+    expected = theirs.train()(images, targets)
+    torch.manual_seed(1)
+    found, losses = peer.train()(images, [proposals] * 2, targets)
+    assert losses == expected
+    assert (found, set(losses)) == ([], {"loss_classifier", "loss_box_reg"})
+
+    expected = theirs.eval()(images)
+    found, losses = peer.eval()(images, [proposals] * 2)
+    assert losses == {}
+    for own, other in zip(found, expected, strict=True):
+        assert len(own["boxes"]) > 20
+        for name in ("boxes", "labels", "scores"):
+            assert torch.equal(own[name], other[name])

@@ -1,0 +1,112 @@
+"""Reading a scoring run back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.results.scored import find_run, read_run
+from pipeline.schema import SCORED, encode_parquet, scored_metadata
+
+CLASSES = ("ring", "cross")
+
+
+def _row(image_uri: str, *labels: str, day: int = 1, status: str = "ok") -> dict[str, Any]:
+    box = {"label_id": 1, "score": 0.5, "x_min": 0, "y_min": 0, "x_max": 9, "y_max": 9}
+    return {
+        "image_uri": image_uri,
+        "status": status,
+        "scored_at": datetime(2026, 1, day, tzinfo=UTC),
+        "detections": [{"label": label, **box} for label in labels] if status == "ok" else None,
+    }
+
+
+def _shard(uri: str, *rows: dict[str, Any], classes: tuple[str, ...] = CLASSES) -> None:
+    table = pa.Table.from_pylist(list(rows), schema=SCORED)
+    storage.write_bytes(uri, encode_parquet(table, metadata=scored_metadata(classes, "m1")))
+
+
+def test_a_run_is_found_from_each_of_its_folders(bucket: str) -> None:
+    _shard(f"{bucket}/out/scored/r1/0.parquet", _row("s3://x/1.jpg"))
+    storage.write_bytes(f"{bucket}/out/plans/g1/0.parquet", b"not a table of ours")
+    for given in ("out", "out/", "out/scored", "out/scored/r1", "out/scored/r1/"):
+        files = find_run(f"{bucket}/{given}")
+        assert (files.run_id, files.root) == ("r1", f"{bucket}/out"), given
+        assert files.uris == (f"{bucket}/out/scored/r1/0.parquet",)
+
+
+def test_a_run_that_was_copied_elsewhere_is_found(bucket: str) -> None:
+    _shard(f"{bucket}/copy/0.parquet", _row("s3://x/1.jpg"))
+    files = find_run(f"{bucket}/copy")
+    assert (files.run_id, files.root) == ("copy", f"{bucket}/copy")
+
+
+def test_several_runs_are_listed_and_one_is_chosen(bucket: str) -> None:
+    for run_id in ("r1", "r2"):
+        _shard(f"{bucket}/scored/{run_id}/0.parquet", _row("s3://x/1.jpg"))
+    with pytest.raises(UserError, match="holds 2 runs. Give --run-id: r1, r2"):
+        find_run(bucket)
+    assert find_run(bucket, "r2").uris == (f"{bucket}/scored/r2/0.parquet",)
+    with pytest.raises(UserError, match="--run-id r3: is not under .* There is: r1, r2"):
+        find_run(bucket, "r3")
+
+
+def test_an_output_without_shards_is_refused(bucket: str) -> None:
+    with pytest.raises(UserError, match="nothing is there"):
+        find_run(bucket)
+    storage.write_bytes(f"{bucket}/plans/g1/0.parquet", b"no table of ours")
+    with pytest.raises(UserError, match="holds no scored/<run_id>"):
+        find_run(bucket)
+    with pytest.raises(UserError, match="no-such-bucket"):
+        find_run("s3://no-such-bucket/out")
+
+
+def test_the_newest_row_of_an_image_wins_whatever_shard_it_is_in(bucket: str) -> None:
+    _shard(
+        f"{bucket}/scored/r/0.parquet", _row("s3://x/1.jpg", "ring", day=3), _row("s3://x/2.jpg")
+    )
+    _shard(
+        f"{bucket}/scored/r/1.parquet",
+        _row("s3://x/1.jpg", "cross", "cross", day=2),
+        _row("s3://x/2.jpg", status="undecodable", day=4),
+    )
+    run = read_run(find_run(bucket), {"1.jpg", "2.jpg"})
+    assert run.rows["image_uri"].to_pylist() == ["s3://x/1.jpg", "s3://x/2.jpg"]
+    assert run.rows["status"].to_pylist() == ["ok", "undecodable"]
+    assert [d["label"] for d in run.rows["detections"][0].as_py()] == ["ring"]
+    assert (run.num_rows, run.classes, run.model_id) == (4, CLASSES, "m1")
+
+
+def test_only_images_of_the_names_asked_for_are_kept(bucket: str) -> None:
+    names = ["a b.jpg", "a%20b.jpg", "11.jpg", "1.jpg"]
+    _shard(f"{bucket}/scored/r/0.parquet", *(_row(f"s3://x/{name}") for name in names))
+    _shard(f"{bucket}/scored/r/1.parquet", _row("s3://x/2.jpg"))
+    run = read_run(find_run(bucket), {"1.jpg", "a%20b.jpg"})
+    assert run.rows["image_uri"].to_pylist() == ["s3://x/1.jpg", "s3://x/a%20b.jpg"]
+    assert run.num_rows == 5
+    assert read_run(find_run(bucket), set()).rows.num_rows == 0
+
+
+def test_files_that_are_no_tables_of_a_run_are_named(bucket: str) -> None:
+    uri = f"{bucket}/scored/r/0.parquet"
+    _shard(uri, _row("s3://x/1.jpg", "ring"))
+    whole = storage.read_bytes(uri)
+    plain = pa.BufferOutputStream()
+    pq.write_table(pa.table({"image_uri": ["s3://x/1.jpg"]}), plain)
+    for data in (whole[:-10], b"", plain.getvalue().to_pybytes()):
+        storage.write_bytes(uri, data)
+        with pytest.raises(UserError, match="0.parquet: is not a table of a scoring run"):
+            read_run(find_run(bucket), {"1.jpg"})
+
+
+def test_a_shard_of_another_detector_is_refused(bucket: str) -> None:
+    _shard(f"{bucket}/scored/r/0.parquet", _row("s3://x/1.jpg"))
+    _shard(f"{bucket}/scored/r/1.parquet", _row("s3://x/2.jpg"), classes=("cross", "ring"))
+    with pytest.raises(UserError, match="1.parquet: is of a detector with other classes"):
+        read_run(find_run(bucket), {"1.jpg"})

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from fastrcnn.config import ProposalConfig
+from fastrcnn.upload import Uploads
+from pipeline.detector import Detector
+from pipeline.scoring.candidates import ReadSettings, read_images
+from pipeline.scoring.passes import passes
+from tests.pipeline.record_cases import planned_rows
+
+MAX_PIXELS = 10_000
+
+
+@pytest.fixture
+def candidates(tmp_path: Path) -> pa.Table:
+    """Five images, the second of them broken."""
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        pixels = rng.integers(0, 255, (20 + index, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    settings = ReadSettings(proposals=ProposalConfig(name="grid", max_boxes=6))
+    return read_images(planned_rows(str(tmp_path), [0] * 5), settings)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(None, [5]), (2, [2, 2, 1]), (5, [5]), (9, [5])])
+def test_every_candidate_is_in_one_pass_with_its_pixels_and_proposals(
+    candidates: pa.Table, size: int | None, expected: list[int]
+) -> None:
+    uploads = Uploads(torch.device("cpu"))
+    found = list(passes(candidates, uploads, images_per_pass=size, max_pixels=MAX_PIXELS))
+    assert [len(one.rows) for one in found] == expected
+    rows = [row for one in found for row in one.rows]
+    assert [row["image_uri"] for row in rows] == candidates["image_uri"].to_pylist()
+    ok = [row for row in rows if row["status"] == "ok"]
+    pixels = [image for one in found for image in one.images.wait()]
+    boxes = [own for one in found for own in one.proposals or []]
+    assert len(ok) == len(pixels) == len(boxes) == 4
+    for row, image, own in zip(ok, pixels, boxes, strict=True):
+        assert image.numpy().tolist() == np.asarray(Image.open(row["image_uri"])).tolist()
+        assert own.tobytes() == row["proposals"]
+
+
+def test_no_candidates_are_no_pass(candidates: pa.Table) -> None:
+    uploads = Uploads(torch.device("cpu"))
+    none = candidates.slice(0, 0)
+    assert list(passes(none, uploads, images_per_pass=2, max_pixels=MAX_PIXELS)) == []
+
+
+def test_a_detectors_rows_are_the_same_in_few_passes_and_many(
+    candidates: pa.Table, tiny_checkpoint: Path
+) -> None:
+    whole, parts = (
+        Detector(tiny_checkpoint, images_per_pass=size)(candidates) for size in (None, 2)
+    )
+    timed = ["scored_at", "detect_s"]
+    assert parts.drop_columns(timed).equals(whole.drop_columns(timed))
+    assert whole["status"].to_pylist() == ["ok", "undecodable", "ok", "ok", "ok"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_pixels_arrive_whole_while_it_computes() -> None:
+    device = torch.device("cuda")
+    uploads = Uploads(device)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        images = [
+            torch.randint(0, 256, (480, 640, 3), dtype=torch.uint8, generator=generator)
+            for _ in range(8)
+        ]
+        busy = torch.rand(2048, 2048, device=device)
+        started = uploads.start(images)
+        busy = busy @ busy
+        for image, own in zip(images, started.wait(), strict=True):
+            assert own.device.type == "cuda"
+            assert torch.equal(own.cpu(), image)

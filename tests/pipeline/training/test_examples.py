@@ -1,0 +1,127 @@
+"""The order of training depends on the seed and the position alone, never on the number of workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.annotations import LabelledImage
+from pipeline.training.examples import Batch, Example, image_at, load_batch, step_seed, target_of
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> list[Example]:
+    out = []
+    for index in range(5):
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(np.full((20, 30, 3), index * 10, np.uint8)).save(path)
+        image = LabelledImage(
+            image_uri=str(path),
+            annotation_uri="",
+            gt_boxes=np.array([[1, 2, 11, 12], [0, 0, 30, 20]], np.float32),
+            gt_labels=np.array([1, 2]),
+            difficult=np.array([True, False]),
+            crowd=np.array([False, True]),
+            image_id=str(index),
+        )
+        out.append(Example(image, np.array([[2, 2, 12, 12]], np.float32)))
+    return out
+
+
+def test_each_epoch_sees_every_image_once_in_another_order() -> None:
+    epochs = [[image_at(e * 7 + i, 7, seed=1) for i in range(7)] for e in range(4)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def joined(batches: list[Batch]) -> list[tuple[str, int, list[float], float]]:
+    return [
+        (uri, seed, target.gt_boxes.flatten().tolist(), float(pixels.float().mean()))
+        for batch in batches
+        for pixels, target, seed, uri in zip(
+            batch.images, batch.targets, batch.seeds, batch.image_uris, strict=True
+        )
+    ]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_the_ranks_shares_are_one_workers_batch(examples: list[Example], world_size: int) -> None:
+    for step in range(6):
+        whole = load_batch(examples, step, 4, seed=3)
+        shares = [
+            load_batch(examples, step, 4, seed=3, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        assert joined([whole]) == joined(shares)
+
+
+def test_near_duplicates_are_no_candidates_where_the_model_says_so(
+    examples: list[Example],
+) -> None:
+    boxes = np.array([[2, 2, 12, 12], [2, 2, 12, 11], [9, 9, 19, 19]], np.float32)
+    given = [replace(example, proposals=boxes) for example in examples]
+    for step in range(5):
+        ((few,), (all_,)) = (
+            load_batch(given, step, 1, seed=3, train_nms=iou).targets for iou in (0.8, None)
+        )
+        assert torch.equal(few.proposals, all_.proposals[[0, 2]])  # the second's IoU is .9
+        assert torch.equal(few.gt_boxes, all_.gt_boxes)
+
+
+def test_image_proposals_and_ground_truth_are_flipped_together(examples: list[Example]) -> None:
+    seen = set()
+    for step in range(20):
+        batch = load_batch(examples, step, 1, seed=3)
+        box, proposal = (
+            batch.targets[0].gt_boxes[0].tolist(),
+            batch.targets[0].proposals[0].tolist(),
+        )
+        flipped = box == [19, 2, 29, 12]
+        assert flipped or box == [1, 2, 11, 12]
+        assert proposal == ([18, 2, 28, 12] if flipped else [2, 2, 12, 12])
+        seen.add(flipped)
+    assert seen == {True, False}
+
+
+def test_every_second_image_is_turned_upside_down_where_the_model_says_so(
+    examples: list[Example],
+) -> None:
+    seen = set()
+    for step in range(30):
+        sideways, batch = (
+            load_batch(examples, step, 1, seed=3, vertical_flips=asked) for asked in (False, True)
+        )
+        height = batch.images[0].shape[0]
+        (x1, y1, x2, y2) = sideways.targets[0].gt_boxes[0].tolist()
+        own = batch.targets[0].gt_boxes[0].tolist()
+        turned = own != [x1, y1, x2, y2]
+        if turned:
+            assert own == [x1, height - y2, x2, height - y1]
+            (px1, py1, px2, py2) = sideways.targets[0].proposals[0].tolist()
+            assert batch.targets[0].proposals[0].tolist() == [px1, height - py2, px2, height - py1]
+        expected = sideways.images[0].flip(0) if turned else sideways.images[0]
+        assert torch.equal(batch.images[0], expected)
+        seen.add(turned)
+    assert seen == {True, False}
+
+
+def test_crowds_are_not_trained_on_and_difficult_objects_are(examples: list[Example]) -> None:
+    target = target_of(examples[0])
+    assert target.gt_labels.tolist() == [1]
+    assert target.gt_boxes.tolist() == [[1, 2, 11, 12]]
+
+
+def test_another_seed_is_another_run(examples: list[Example]) -> None:
+    runs = [[load_batch(examples, s, 2, seed=seed) for s in range(5)] for seed in (3, 4, 3)]
+    assert joined(runs[0]) == joined(runs[2])
+    assert joined(runs[0]) != joined(runs[1])
+
+
+def test_ranks_draw_their_own_dropout() -> None:
+    assert len({step_seed(3, step, rank) for step in range(10) for rank in range(4)}) == 40
+    assert torch.manual_seed(step_seed(3, 0, 0)) is not None

@@ -1,0 +1,153 @@
+"""One step of SGD: in one pass or many the same, and a loss that is not finite changes no weight."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from fastrcnn.config import FastRCNNConfig
+from fastrcnn.loss import Target
+from fastrcnn.model import FastRCNN
+from fastrcnn.rpn_config import RPNConfig
+from fastrcnn.solver import SolverConfig, build_optimizer, freeze_untrained
+from pipeline.training.examples import Batch
+from pipeline.training.step import NonFiniteLossError, train_step
+
+SOLVER = SolverConfig.paper(learning_rate=0.05, iterations=4, batch_size=4)
+
+
+def batch(images: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    pixels = [
+        torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8, generator=generator)
+        for _ in range(images)
+    ]
+    targets = []
+    for index in range(images):
+        corners = torch.rand(30, 2, generator=generator) * 30
+        proposals = torch.cat([corners, corners + 25], dim=1)
+        targets.append(Target(proposals, proposals[: index + 1], torch.ones(index + 1).long()))
+    return Batch(pixels, targets, list(range(images)), [f"{n}.png" for n in range(images)])
+
+
+def build(**changes: Any) -> FastRCNN:
+    torch.manual_seed(0)
+    numbers: dict[str, Any] = {"fc_dim": 16, "scale": 64, "dropout": 0.0, "rois_per_image": 16}
+    return FastRCNN(FastRCNNConfig.paper(1, backbone="tiny", **(numbers | changes)))
+
+
+def step(solver: SolverConfig, **changes: Any) -> tuple[FastRCNN, dict[str, float]]:
+    model = build(**changes)
+    freeze_untrained(model, solver)
+    optimizer = build_optimizer(model, solver)
+    row = train_step(model, model, optimizer, batch(), solver, step=0, num_iterations=4, seed=0)
+    return model, row
+
+
+RPN = RPNConfig(sides=((12.0, 24.0),), ratios=(1.0,), anchors_per_image=32)
+
+
+@pytest.mark.parametrize("rpn", [None, RPN])
+@pytest.mark.parametrize("images_per_pass", [1, 2, 3])
+def test_passes_add_up_to_one_step(images_per_pass: int, rpn: RPNConfig | None) -> None:
+    whole, row = step(SOLVER, rpn=rpn)
+    parts, again = step(replace(SOLVER, images_per_pass=images_per_pass), rpn=rpn)
+    assert again == pytest.approx(row, rel=1e-4)
+    for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_gradient_is_averaged_over_the_rois_there_are() -> None:
+    """Twice the RoIs asked for, the same ones found: the step is the same."""
+    few, row = step(SOLVER, rois_per_image=64, bg_iou=(0.49, 0.5), fg_fraction=1.0)
+    more, again = step(SOLVER, rois_per_image=128, bg_iou=(0.49, 0.5), fg_fraction=1.0)
+    assert row["rois"] == again["rois"] < 4 * 64
+    for a, b in zip(few.parameters(), more.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_rpns_losses_are_means_of_images_and_part_of_the_whole() -> None:
+    _, row = step(SOLVER, rpn=RPN)
+    assert row["loss"] == pytest.approx(
+        sum(row[n] for n in ("classification", "localization", "loss_objectness", "loss_rpn_box"))
+    )
+    assert row["loss_objectness"] == pytest.approx(math.log(2), rel=0.05)  # it knows nothing yet
+    assert row["loss_rpn_box"] > 0
+    moved = {name for name, p in step(SOLVER, rpn=RPN)[0].named_parameters() if p.grad is not None}
+    assert {name for name in moved if name.startswith("rpn.")} == {
+        f"rpn.head.{layer}.{part}"
+        for layer in ("conv.0.0", "cls_logits", "bbox_pred")
+        for part in ("weight", "bias")
+    }
+
+
+def test_the_rois_that_were_found_do_not_change_an_rpns_gradient() -> None:
+    """Heads that find few RoIs: their gradient is not scaled up, for the RPN's would be with it."""
+    few = {"rpn": RPN, "bg_iou": (0.49, 0.5)}
+    one, row = step(SOLVER, rois_per_image=16, **few)
+    other, again = step(SOLVER, rois_per_image=64, **few)
+    assert row["rois"] < 4 * 16
+    assert row["loss_objectness"] == again["loss_objectness"]
+    assert one.rpn is not None
+    assert other.rpn is not None
+    for a, b in zip(
+        one.rpn.head.cls_logits.parameters(), other.rpn.head.cls_logits.parameters(), strict=True
+    ):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_images_without_objects_teach_an_rpn_what_is_background() -> None:
+    """By the paper's numbers heads have no RoI in them: nothing is below an IoU of .1 that counts."""
+    model = build(rpn=RPN)
+    given = batch()
+    targets = [Target(t.proposals, torch.zeros(0, 4), torch.zeros(0).long()) for t in given.targets]
+    empty = Batch(given.images, targets, given.seeds, given.image_uris)
+    optimizer = build_optimizer(model, SOLVER)
+    row = train_step(model, model, optimizer, empty, SOLVER, step=0, num_iterations=4, seed=0)
+    assert (row["rois"], row["loss_rpn_box"]) == (0, 0)
+    assert row["loss"] == row["loss_objectness"] == pytest.approx(math.log(2), rel=0.05)
+    assert model.rpn is not None
+    gradient = model.rpn.head.cls_logits.bias.grad
+    assert gradient is not None
+    assert bool((gradient > 0).all())  # down with the objectness
+
+
+def test_a_second_stage_moves_the_box_layer_alone() -> None:
+    before = build()
+    after, _ = step(replace(SOLVER, trained="bbox_pred"))
+    moved = {
+        name
+        for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True)
+        if not torch.equal(a, b)
+    }
+    assert moved == {"head.bbox_pred.weight", "head.bbox_pred.bias"}
+
+
+def test_a_loss_that_is_not_finite_names_the_images_and_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = FastRCNN(FastRCNNConfig.paper(1, backbone="tiny", fc_dim=16, scale=64))
+    with torch.no_grad():
+        model.head.cls_score.bias[0] = torch.inf
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = build_optimizer(model, SOLVER)
+    with pytest.raises(NonFiniteLossError, match=r"step 2 .*0\.png, 1\.png"):
+        train_step(model, model, optimizer, batch(2), SOLVER, step=2, num_iterations=4, seed=0)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_mixed_precision_is_bfloat16_where_the_device_multiplies_it(
+    able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.training.step.multiplies_bfloat16", lambda _: able)
+    plain, row = step(SOLVER, rpn=RPN)
+    mixed, again = step(replace(SOLVER, mixed_precision=True), rpn=RPN)
+    assert (again == row) != able
+    assert again == pytest.approx(row, rel=0.02)
+    for a, b in zip(plain.parameters(), mixed.parameters(), strict=True):
+        assert b.dtype == torch.float32
+        torch.testing.assert_close(b, a, rtol=0.1, atol=5e-3)
