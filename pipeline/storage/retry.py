@@ -15,7 +15,8 @@ DRIVER_DEADLINE_S = 20.0
 """The same for listings and checks at the start, where a person waits for the answer."""
 OUTAGE_DEADLINE_S = 10.0
 """Instead of a longer one, once a call gave up and until one gets an answer. In an outage a run ends after
-some hundred images (`pipeline.scoring.progress`): two minutes each, 8 at once: half an hour a reader."""
+some hundred images (`pipeline.scoring.progress`), which at two minutes each, 8 at once, is half an hour a
+reader."""
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 8.0
 
