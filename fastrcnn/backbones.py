@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from fastrcnn import bodies
+from fastrcnn.convolution import FrozenNorm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +48,7 @@ class Backbone(nn.Module):
         self.name = name
         self.strides = spec.strides
         self.out_channels = spec.channels
-        self.body = spec.build(bodies.FrozenNorm if frozen_norm else nn.BatchNorm2d)
+        self.body = spec.build(FrozenNorm if frozen_norm else nn.BatchNorm2d)
         self.fpn = (
             FeaturePyramidNetwork(list(spec.pyramid), spec.channels) if spec.pyramid else None
         )

@@ -1,4 +1,4 @@
-"""The networks that backbones are cut from, up to their last convolutional map, and their norm layers.
+"""The networks that backbones are cut from, up to their last convolutional map.
 
 N images, C channels. Every builder takes the norm layer to build with; modules keep the names of the
 published weights.
@@ -11,24 +11,12 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import cast
 
-import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.ops import FrozenBatchNorm2d
 
 NormLayer = Callable[..., nn.Module]
-
-
-class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is untyped
-    """torchvision's, in one pass over the map instead of two, and half the maps kept for the gradient."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        # Under autocast the map is bfloat16, and beside float32 numbers it would become float32 again.
-        return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
 
 
 class ResponseNorm(nn.Module):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fastrcnn.backbones import Backbone, body_weights, fc_weights
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.pointwise import use_pointwise
+from fastrcnn.convolution import use_fast_convolutions
 from fastrcnn.pooling import pool
 from fastrcnn.rpn import RPN
 
@@ -93,7 +93,7 @@ class FastRCNN(nn.Module):
         self.rpn: RPN | None = None
         if config.rpn is not None:
             self.rpn = RPN(config.rpn, self.backbone.out_channels, self.backbone.strides)
-        use_pointwise(self)
+        use_fast_convolutions(self)
         self.backbone.freeze(config.frozen_stages)
 
     def forward(self, images: Tensor, rois: Tensor | ChooseRois) -> tuple[Tensor, Tensor]:

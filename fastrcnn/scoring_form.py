@@ -1,9 +1,9 @@
 """A trained model in the form that scores fastest: the same function, not to be trained or saved.
 
 Norm layers that keep their statistics are a factor and a summand a channel: they go into the weights of the
-convolution before them, which saves a pass over every map (a fifth of the time of mobilenet_v2 on a CPU
-thread). On a CPU fc6 and fc7 are kept in oneDNN's layout: torch would give them to its BLAS, which takes
-twice as long on AMD EPYC (Zen 5).
+convolution before them for good, where training folds the frozen ones in at every step
+(`fastrcnn.convolution`). On a CPU fc6 and fc7 are kept in oneDNN's layout: torch would give them to its BLAS,
+which takes twice as long on AMD EPYC (Zen 5).
 
 Where the device multiplies bfloat16 (`fastrcnn.precision`), convolutions, fc6 and fc7 are kept in it. What is
 read off them is not: proposals, pooling, the two sibling outputs and all boxes stay float32.
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
+from fastrcnn.convolution import ONEDNN, FastConv2d
 from fastrcnn.model import FastRCNN
-from fastrcnn.pointwise import ONEDNN
 from fastrcnn.precision import multiplies_bfloat16
 
 
@@ -91,3 +91,5 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
     conv.weight, conv.bias = fuse_conv_bn_weights(  # in the memory format they were in
         conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
     )
+    if isinstance(conv, FastConv2d):
+        conv.norm = ()

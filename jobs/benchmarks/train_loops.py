@@ -2,7 +2,8 @@
 
 The steps of torchvision's detection references (engine.py) with its own transform and RoIHeads, on the same
 batches, proposals, backbone and initial weights; ours in bfloat16 where the machine multiplies it, as
-`jobs/train.py` has it, and in float32, as torchvision's is. All in turn, by the clock. The floor is what a
+`jobs/train.py` has it, and in float32, as torchvision's is. In both the backbone's norms are inside its
+convolutions, and in ours once more as passes of their own. All in turn, by the clock. The floor is what a
 step's convolutions and matrix products, forth and back, take at this machine's peak.
 """
 
@@ -18,6 +19,7 @@ from dataclasses import replace
 
 import torch
 
+from fastrcnn.convolution import FastConv2d
 from fastrcnn.model import FastRCNN
 from fastrcnn.proposals import prepare, propose
 from fastrcnn.solver import SolverConfig, build_optimizer
@@ -52,14 +54,18 @@ def beside_torchvision(flags: TrainConfig, iterations: int) -> tuple[dict[str, l
     solver = replace(plan.solver, mixed_precision=True)
     loops = {
         "ours": _our_step(copy.deepcopy(model), solver, iterations, flags.seed),
-        "ours, float32": _our_step(model, plan.solver, iterations, flags.seed),
+        "ours, float32": _our_step(copy.deepcopy(model), plan.solver, iterations, flags.seed),
+        "the same, norms apart": _our_step(
+            _norms_apart(model), plan.solver, iterations, flags.seed
+        ),
         "torchvision": torchvision_step(peer, plan.solver),
     }
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for step in range(iterations):
         batch = load_batch(examples, step, flags.batch_size, flags.seed)
         names = list(loops)
-        for name in names[step % 3 :] + names[: step % 3]:
+        first = step % len(names)
+        for name in names[first:] + names[:first]:
             started = time.perf_counter()
             loops[name](batch)
             seconds[name].append(time.perf_counter() - started)
@@ -67,6 +73,16 @@ def beside_torchvision(flags: TrainConfig, iterations: int) -> tuple[dict[str, l
     with floor:
         loops["ours"](batch)
     return {name: own[WARM:] for name, own in seconds.items()}, floor
+
+
+def _norms_apart(model: FastRCNN) -> FastRCNN:
+    """In place: each norm a pass of its own over the map, as it is built."""
+    for conv in model.modules():
+        if isinstance(conv, FastConv2d):
+            for norm in conv.norm:
+                norm.folded = False
+            conv.norm = ()
+    return model
 
 
 def _our_step(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -8,9 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from fastrcnn.backbones import Backbone
 from fastrcnn.config import FastRCNNConfig
+from fastrcnn.convolution import ONEDNN, FastConv2d, FrozenNorm, use_fast_convolutions
 from fastrcnn.model import FastRCNN
-from fastrcnn.pointwise import ONEDNN, PointwiseConv2d, use_pointwise
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def test_it_is_a_plain_convolution_forward_and_backward(
     torch.manual_seed(0)
     plain = nn.Conv2d(24, 40, 1)
     net = nn.Sequential(plain)
-    use_pointwise(net)
+    use_fast_convolutions(net)
     x = torch.rand(2, 24, 9, 13).contiguous(memory_format=memory_format).requires_grad_()
     expected = F.conv2d(x, plain.weight, plain.bias)
     torch.testing.assert_close(net(x), expected)
@@ -42,7 +44,7 @@ def test_one_thread_goes_to_onednn_which_torch_alone_would_not_do(one_thread: No
     x = torch.rand(1, 24, 30, 40).contiguous(memory_format=torch.channels_last)
     plain = nn.Conv2d(24, 40, 1)
     net = nn.Sequential(plain)
-    use_pointwise(net)
+    use_fast_convolutions(net)
     assert "aten::mkldnn_convolution" in operators(net, x)
     assert "aten::mkldnn_convolution" not in operators(plain, x), (
         "torch changed: is it needed still?"
@@ -65,8 +67,8 @@ def test_only_plain_1x1_convolutions_are_replaced() -> None:
     )
     weights = list(net.parameters())
     keys = list(net.state_dict())
-    use_pointwise(net)
-    assert [type(layer) is PointwiseConv2d for layer in net] == [True, False, False, False, False]
+    use_fast_convolutions(net)
+    assert [type(layer) is FastConv2d for layer in net] == [True, False, False, False, False]
     assert list(net.state_dict()) == keys
     assert all(a is b for a, b in zip(net.parameters(), weights, strict=True))
 
@@ -76,13 +78,61 @@ def test_the_random_numbers_of_what_comes_next_are_as_without() -> None:
     nn.Conv2d(3, 5, 1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    use_pointwise(nn.Sequential(nn.Conv2d(3, 5, 1)))
+    use_fast_convolutions(nn.Sequential(nn.Conv2d(3, 5, 1)))
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_backbone_pyramid_and_rpn_have_them() -> None:
     config = FastRCNNConfig.modern(2, backbone="mobilenet_v2", fc_dim=8)
     layers = dict(FastRCNN(config).named_modules())
-    found = [name for name, layer in layers.items() if isinstance(layer, PointwiseConv2d)]
+    fast = {name: layer for name, layer in layers.items() if isinstance(layer, FastConv2d)}
+    found = [name for name, layer in fast.items() if layer.kernel_size == (1, 1)]
     assert any(name.startswith("backbone.fpn") for name in found)
     assert sum(name.startswith("backbone.body") for name in found) == 33
+    assert sum(len(layer.norm) for layer in fast.values()) == 51, "each has its own in the body"
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50"])
+def test_frozen_norms_go_into_the_weights_and_loss_and_gradients_stay(
+    one_thread: None, backbone: str
+) -> None:
+    torch.manual_seed(0)
+    built = FastRCNN(FastRCNNConfig.modern(2, backbone=backbone, fc_dim=8, frozen_stages=0))
+    net, plain = built.backbone.body.double(), Backbone(backbone).body.double()
+    for norm in (layer for layer in plain.modules() if isinstance(layer, FrozenNorm)):
+        for number in (norm.running_var, norm.weight):
+            number.uniform_(0.5, 2)
+        for number in (norm.running_mean, norm.bias):
+            number.normal_()
+    assert list(net.state_dict()) == list(plain.state_dict())
+    net.load_state_dict(plain.state_dict())
+    norms = [layer for layer in net.modules() if isinstance(layer, FrozenNorm)]
+    assert norms
+    assert all(norm.folded for norm in norms)
+    x = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    found = [sum(level.square().mean() for level in body(x).values()) for body in (net, plain)]
+    torch.testing.assert_close(found[0], found[1])
+    for loss in found:
+        loss.backward()
+    wanted = dict(plain.named_parameters())
+    assert {name for name, _ in net.named_parameters()} == set(wanted)
+    for name, weight in net.named_parameters():
+        assert weight.grad is not None
+        expected = wanted[name].grad
+        assert expected is not None
+        assert (weight.grad - expected).abs().max() <= 1e-9 * expected.abs().max(), name
+
+
+def test_a_copy_has_norms_of_its_own() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), FrozenNorm(4))
+    use_fast_convolutions(net)
+    own = copy.deepcopy(net)
+    own[1].bias.fill_(5)
+    x = torch.rand(1, 3, 6, 6)
+    torch.testing.assert_close(own(x), net(x) + 5)
+
+
+def test_a_norm_whose_statistics_are_learnt_stays_a_pass_of_its_own() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    use_fast_convolutions(net)
+    assert type(net[0]) is nn.Conv2d
