@@ -199,6 +199,9 @@ class FastRCNNConfig:
     test_flips: bool = False
     """At test the image is looked at mirrored too, and where `vertical_flips` is set upside down and turned
     by half: of each proposal the heads' outputs are averaged. Twice or four times the work."""
+    test_scales: tuple[int, ...] = ()
+    """At test the proposals are looked at on these scales too, as well as on `scale`, and the heads' outputs
+    averaged likewise. An RPN proposes on `scale` alone. With `test_flips` each scale has all the mirrors."""
     box_regression: bool = True
     """False: proposals are the boxes, whatever the deltas say (Table 6)."""
     classifier: Classifier = "softmax"
@@ -235,7 +238,7 @@ class FastRCNNConfig:
                 raise ValueError(f"{name}={iou}: is an IoU, above 0 and at most 1")
         if not 0 < self.fg_fraction <= 1:
             raise ValueError(f"fg_fraction={self.fg_fraction}: is a share of the RoIs")
-        for scale in (*self.scales, *self.train_scales):
+        for scale in (*self.scales, *self.train_scales, *self.test_scales):
             if not 0 < scale <= self.max_size:
                 raise ValueError(
                     f"scale={scale}, max_size={self.max_size}: need 0 < scale <= max_size"
@@ -243,6 +246,14 @@ class FastRCNNConfig:
         if self.train_scales and self.pyramid:
             raise ValueError(
                 f"train_scales={self.train_scales}, pyramid={self.pyramid}: a pyramid's are trained on"
+            )
+        if self.test_scales and self.pyramid:
+            raise ValueError(
+                f"test_scales={self.test_scales}, pyramid={self.pyramid}: a pyramid has scales of its own"
+            )
+        if len({self.scale, *self.test_scales}) <= len(self.test_scales):
+            raise ValueError(
+                f"test_scales={self.test_scales}, scale={self.scale}: each counts once, and scale in any case"
             )
         if self.rpn is not None and self.pyramid:
             raise ValueError(f"pyramid={self.pyramid}: an RPN looks at one scale")

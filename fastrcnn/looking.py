@@ -18,6 +18,7 @@ from fastrcnn.suppression import distinct
 from fastrcnn.transform import ImageBatch, batch_images, to_rois
 
 if TYPE_CHECKING:
+    from fastrcnn.config import FastRCNNConfig
     from fastrcnn.model import FastRCNN
 
 
@@ -40,12 +41,13 @@ def look(model: FastRCNN, images: Sequence[Tensor], given: Sequence[Tensor] | No
         looked = _propose_and_classify(model, images)
     else:
         looked = _classify_given(model, images, given)
-    return _mirrored_too(model, images, looked) if model.config.test_flips else looked
+    return _averaged(model, images, looked)
 
 
 def _classify_given(model: FastRCNN, images: Sequence[Tensor], given: Sequence[Tensor]) -> Looked:
     own = distinct(given, model.config.proposal_nms)
-    return Looked([len(boxes) for boxes in given], own, *_classify(model, images, own))
+    outputs = _classify(model, images, own, model.config.scales)
+    return Looked([len(boxes) for boxes in given], own, *outputs)
 
 
 def _propose_and_classify(model: FastRCNN, images: Sequence[Tensor]) -> Looked:
@@ -72,56 +74,69 @@ def propose(rpn: RPN, features: list[Tensor], batch: ImageBatch) -> list[Propose
     return [Proposed(clip(one.boxes / factor, size), one.scores) for one, factor, size in each]
 
 
-def _mirrored_too(model: FastRCNN, images: Sequence[Tensor], upright: Looked) -> Looked:
-    """The same proposals in mirrored images, and the means of the outputs.
+def _views(config: FastRCNNConfig) -> list[tuple[tuple[int, ...], bool, bool]]:
+    """Scales, whether mirrored left to right, whether upside down, of each look at the proposals."""
+    mirrors = [(False, False)]
+    if config.test_flips:
+        mirrors += [(True, False)]
+        mirrors += [(False, True), (True, True)] if config.vertical_flips else []
+    scales = [config.scales, *((scale,) for scale in config.test_scales)]
+    return [(own, *mirror) for own in scales for mirror in mirrors]
+
+
+def _averaged(model: FastRCNN, images: Sequence[Tensor], first: Looked) -> Looked:
+    """The means of the outputs of all views of the same proposals, of which the first is there.
 
     A mirrored box's centre moves the other way, its sides stay: of a delta (dx, dy, dw, dh) left to right
-    turns the sign of dx, upside down that of dy.
+    turns the sign of dx, upside down that of dy. A scale changes none.
     """
-    flips = [(True, False)]
-    if model.config.vertical_flips:
-        flips += [(False, True), (True, True)]
-    class_logits, box_deltas = upright.class_logits, upright.box_deltas
-    for sideways, upside_down in flips:
+    views = _views(model.config)
+    class_logits, box_deltas = first.class_logits, first.box_deltas
+    for scales, sideways, upside_down in views[1:]:
         axes = [axis for axis, turned in enumerate((upside_down, sideways)) if turned]
-        own = list(upright.proposals)
+        own = list(first.proposals)
         for axis in axes:
             pairs = zip(own, images, strict=True)
             own = [flip(boxes, i.shape[axis], vertically=axis == 0) for boxes, i in pairs]
-        logits, deltas = _classify(model, [image.flip(axes) for image in images], own)
+        logits, deltas = _classify(model, [image.flip(axes) for image in images], own, scales)
         signs = deltas.new_tensor([1 - 2 * sideways, 1 - 2 * upside_down, 1, 1])
         class_logits = class_logits + logits
         box_deltas = box_deltas + deltas * signs.repeat(deltas.shape[1] // 4)
-    views = 1 + len(flips)
-    return upright._replace(class_logits=class_logits / views, box_deltas=box_deltas / views)
+    if len(views) == 1:
+        return first
+    return first._replace(
+        class_logits=class_logits / len(views), box_deltas=box_deltas / len(views)
+    )
 
 
 def _classify(
-    model: FastRCNN, images: Sequence[Tensor], proposals: Sequence[Tensor]
+    model: FastRCNN,
+    images: Sequence[Tensor],
+    proposals: Sequence[Tensor],
+    scales: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Class logits and deltas of the proposals of like-shaped images, in their order.
 
-    Each level of a pyramid is a pass of its own over all images: in one batch for all levels the small ones
-    would be padded to the largest, which for the paper's five is 2.2 times the pixels.
+    Of several scales, a pyramid's levels, each proposal has one. Each level is a pass of its own over all
+    images: in one batch for all levels the small ones would be padded to the largest, which for the paper's
+    five is 2.2 times the pixels.
     """
     config, device = model.config, model.head.delta_mean.device
-    if len(config.scales) == 1:
-        batch = batch_images(images, config.scales[0], config.max_size, device)
+    if len(scales) == 1:
+        batch = batch_images(images, scales[0], config.max_size, device)
         outputs: tuple[Tensor, Tensor] = model(batch.images, to_rois(proposals, batch.factors))
         return outputs
     counts = [len(p) for p in proposals]
     levels = torch.cat(
         [
-            scale_levels(
-                p, config.scales, (image.shape[0], image.shape[1]), max_size=config.max_size
-            )
+            scale_levels(p, scales, (image.shape[0], image.shape[1]), max_size=config.max_size)
             for p, image in zip(proposals, images, strict=True)
         ]
     )  # (R,)
     num_outputs = config.num_classes + 1
     class_logits = torch.zeros(len(levels), num_outputs, device=device)
     box_deltas = torch.zeros(len(levels), 4 * num_outputs, device=device)
-    for level, scale in enumerate(config.scales):
+    for level, scale in enumerate(scales):
         chosen = levels == level
         if not chosen.any():
             continue

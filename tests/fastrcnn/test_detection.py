@@ -15,7 +15,7 @@ from fastrcnn.detection import Detections, detect, propose_learned
 from fastrcnn.model import FastRCNN
 from fastrcnn.rpn_config import RPNConfig
 from fastrcnn.suppression import distinct
-from fastrcnn.transform import PADDING_WASTE, group_by_shape
+from fastrcnn.transform import PADDING_WASTE, batch_images, group_by_shape, to_rois
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -244,15 +244,16 @@ def test_a_cpu_takes_images_one_by_one_and_a_gpu_like_shaped_ones_together() -> 
     assert detection._groups(images, config(), torch.device("cuda")) == [[0, 1], [2]]
 
 
+@pytest.mark.parametrize("test_scales", [(), (48,)])
 @pytest.mark.parametrize("vertical_flips", [False, True])
 @pytest.mark.parametrize("vertically", [False, True])
 def test_looking_at_mirrored_images_too_finds_the_mirrored_boxes_in_a_mirrored_image(
-    vertically: bool, vertical_flips: bool
+    vertically: bool, vertical_flips: bool, test_scales: tuple[int, ...]
 ) -> None:
     """The views of the one are the views of the other: exactly where it was looked at in that mirror too."""
     torch.manual_seed(0)
     numbers = {"score_threshold": 0.0, "nms_threshold": 1.0, "vertical_flips": vertical_flips}
-    model = FastRCNN(config(test_flips=True, **numbers)).eval()
+    model = FastRCNN(config(test_flips=True, test_scales=test_scales, **numbers)).eval()
     image = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8)
     proposals = torch.tensor([[5.0, 8, 40, 50], [30, 20, 85, 66], [0, 0, 90, 70]])
     axis = 0 if vertically else 1
@@ -279,3 +280,40 @@ def test_an_rpns_proposals_are_looked_at_in_the_mirror_too() -> None:
     (found,), (given,) = detect(model, [image]), detect(model, [image], [own.boxes])
     torch.testing.assert_close(found.boxes, given.boxes)
     torch.testing.assert_close(found.scores, given.scores)
+
+
+def test_other_scales_look_at_the_proposals_of_the_first_and_outputs_are_averaged() -> None:
+    torch.manual_seed(0)
+    rpn = RPNConfig(max_proposals_test=10)
+    rules = config(rpn=rpn, score_threshold=0.0, nms_threshold=1.0, test_scales=(48, 90))
+    model = FastRCNN(rules).eval()
+    image = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8)
+    (proposed,) = propose_learned(model, [image])
+    assert rules.scale not in rules.test_scales
+    outputs = []
+    for scale in (rules.scale, 48, 90):
+        batch = batch_images([image], scale, rules.max_size, torch.device("cpu"))
+        with torch.inference_mode():
+            outputs.append(model(batch.images, to_rois([proposed.boxes], batch.factors)))
+    logits, deltas = (torch.stack(own).mean(dim=0) for own in zip(*outputs, strict=True))
+    expected = postprocess(proposed.boxes, logits, deltas, (70, 90), rules, 0.0)
+    (found,) = detect(model, [image])
+    torch.testing.assert_close(found.boxes, expected.boxes)
+    torch.testing.assert_close(found.scores, expected.scores)
+    assert len(found.scores) > 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [
+        ({"scale": 48, "test_scales": (48,)}, "scale=48: each counts once"),
+        ({"scale": 48, "test_scales": (64, 64)}, "each counts once"),
+        ({"scale": 48, "test_scales": (64,), "max_size": 50}, "0 < scale <= max_size"),
+        ({"pyramid": (48, 64), "test_scales": (96,)}, "scales of its own"),
+    ],
+)
+def test_test_scales_that_say_nothing_new_are_refused(
+    numbers: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        config(**numbers)
