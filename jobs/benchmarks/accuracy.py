@@ -89,7 +89,11 @@ def run(config: AccuracyConfig) -> None:
 
 
 def _measure(config: AccuracyConfig, seed: int) -> dict[str, float]:
-    """A row of the table; what the jobs wrote goes to the output."""
+    """A row of the table; what the jobs wrote goes to the output, the detector as soon as it is trained: the
+    bucket ends with this process, and training is the part that takes hours."""
+    folder = config.output / f"seed-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier run's
+    folder.mkdir()
     model, results = f"{BUCKET}/model-{seed}", f"{BUCKET}/results-{seed}"
     flags = [
         part
@@ -115,15 +119,18 @@ def _measure(config: AccuracyConfig, seed: int) -> dict[str, float]:
         log = config.output / "logs" / f"{job}-{seed}.log"
         demo_processes.run(command, log, cwd=CHECKOUT)
         row[f"{job}, s"] = time.monotonic() - started
-    return row | _average_precision(config.output / f"seed-{seed}", model, results)
+        if job == "train":
+            _keep_training(folder, model)
+    return row | _average_precision(folder, results)
 
 
-def _average_precision(folder: Path, model: str, results: str) -> dict[str, float]:
-    shutil.rmtree(folder, ignore_errors=True)  # an earlier run's
-    folder.mkdir()
+def _keep_training(folder: Path, model: str) -> None:
     for name in ("curves.png", "metrics.json"):
         (folder / f"train_{name}").write_bytes(storage.read_bytes(f"{model}/{name}"))
     storage.download_folder(f"{model}/checkpoint", folder / "checkpoint")
+
+
+def _average_precision(folder: Path, results: str) -> dict[str, float]:
     storage.download_folder(f"{results}/evaluation", folder / "evaluation")
     (metrics,) = (folder / "evaluation").glob("*/metrics.json")
     found = json.loads(metrics.read_text())
