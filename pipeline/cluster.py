@@ -30,7 +30,7 @@ from typing import Any
 import ray
 from ray.data import DataContext
 
-from pipeline.errors import UserError
+from pipeline.errors import JobError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,10 @@ takes its first batch on one CPU: minutes."""
 BLOCK_BYTES = 16 * 2**20
 """Of encoded images between the stages. Ray's own, 128 MB, is a hundred batches: the first would wait for the
 last, and memory for all of them."""
+
+STARTS_TOO_SLOWLY = "timed out during startup"
+"""In what Ray 2.60 raises, an `Exception`, when its raylet gave up: it grants its agent 15 s to import
+what it needs, and the driver grants the raylet 30 (ray-project/ray issue 65983)."""
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -53,14 +57,23 @@ def connect(*, allow_open: bool = False) -> None:
 
     Raises:
         UserError: the cluster has nodes on other machines, asks nobody for a token, and that is not allowed.
+        JobError: this machine is too busy for a cluster to start in the time that Ray gives it.
     """
     if ray.is_initialized():
         return
     if not _joins():
         ask_for_own_token()
-    context = ray.init(
-        runtime_env=_runtime_env(), log_to_driver=True, logging_level=logging.WARNING
-    )
+    try:
+        context = ray.init(
+            runtime_env=_runtime_env(), log_to_driver=True, logging_level=logging.WARNING
+        )
+    except Exception as error:
+        if STARTS_TOO_SLOWLY not in str(error):
+            raise
+        raise JobError(
+            "Ray did not start on this machine: its processes were not up within the 15 s and 30 s that are "
+            "fixed in it. Too much else runs here; let it end, and run the same command again"
+        ) from error
     if _joins() and not allow_open:
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         addresses = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}

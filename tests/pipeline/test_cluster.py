@@ -98,6 +98,37 @@ def test_a_ray_that_a_job_starts_lets_nobody_else_in(tmp_path: Path) -> None:
     assert "oken" not in done.stderr
 
 
+SLOW_AGENT = """
+import sys, time
+if any(part.endswith("dashboard/agent.py") for part in sys.orig_argv):
+    time.sleep(120)
+"""
+CONNECT = """
+from pipeline import cluster
+from pipeline.errors import JobError
+try:
+    cluster.connect()
+except JobError as error:
+    print("said:", error)
+"""
+
+
+@pytest.mark.long
+def test_a_ray_that_starts_too_slowly_is_said_in_one_line(tmp_path: Path) -> None:
+    """As on a machine where much else runs: the agent imports for longer than the raylet waits for it."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_AGENT)
+    own = {name: os.environ[name] for name in os.environ if not name.startswith(("RAY_", "AWS_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", CONNECT],
+        cwd=CHECKOUT,
+        env=own | {"PYTHONPATH": str(tmp_path), "RAY_memory_monitor_refresh_ms": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("said: Ray did not start on this machine"), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("mode", ["token", "disabled"])
 def test_the_dashboard_is_believed_more_than_our_own_word(
     dashboard: tuple[int, str], mode: str, monkeypatch: pytest.MonkeyPatch
