@@ -23,8 +23,8 @@ $(STAMP): requirements.lock requirements/uv.txt pyproject.toml
 	@echo "==> $(VENV): installing what requirements.lock names (several minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/uv.txt
-# Compiled here once: where PYTHONDONTWRITEBYTECODE is set, as in most containers, each of a job's dozen processes
-# would compile torch's and Ray's 5,000 files anew, and on a busy machine Ray's node gives up before it has.
+# Compiled here once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each of a job's dozen processes
+# would compile what it imports of torch and Ray anew, and on a busy machine Ray's node gives up before it has.
 	@$(UV) pip sync --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -72,6 +72,18 @@ def test_one_in_a_network_of_its_own_is_warned_of_and_one_in_the_internet_refuse
         check_closed(["8.8.8.8"], closed=False)
 
 
+def run_apart(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process that is told of no cluster and no store, and so starts a Ray of its own."""
+    own = {name: os.environ[name] for name in os.environ if not name.startswith(("RAY_", "AWS_"))}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        env=own | {"RAY_memory_monitor_refresh_ms": "0"} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
 OWN = """
 import ray
 from pathlib import Path
@@ -85,15 +97,7 @@ print("written:", (Path.home() / ".ray" / "auth_token").exists())
 
 def test_a_ray_that_a_job_starts_lets_nobody_else_in(tmp_path: Path) -> None:
     """And leaves no token behind that later clusters would obey."""
-    own = {name: os.environ[name] for name in os.environ if not name.startswith(("RAY_", "AWS_"))}
-    settings = {"HOME": str(tmp_path), "RAY_memory_monitor_refresh_ms": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", OWN],
-        cwd=CHECKOUT,
-        env=own | settings,
-        capture_output=True,
-        text=True,
-    )
+    done = run_apart(OWN, HOME=str(tmp_path))
     assert "asks: True\nwritten: False" in done.stdout, done.stderr
     assert "oken" not in done.stderr
 
@@ -117,14 +121,7 @@ except JobError as error:
 def test_a_ray_that_starts_too_slowly_is_said_in_one_line(tmp_path: Path) -> None:
     """As on a machine where much else runs: the agent imports for longer than the raylet waits for it."""
     (tmp_path / "sitecustomize.py").write_text(SLOW_AGENT)
-    own = {name: os.environ[name] for name in os.environ if not name.startswith(("RAY_", "AWS_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", CONNECT],
-        cwd=CHECKOUT,
-        env=own | {"PYTHONPATH": str(tmp_path), "RAY_memory_monitor_refresh_ms": "0"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_apart(CONNECT, PYTHONPATH=str(tmp_path))
     assert done.stdout.startswith("said: Ray did not start on this machine"), done.stderr
     assert "Traceback" not in done.stderr
 
