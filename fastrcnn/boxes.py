@@ -77,3 +77,8 @@ def flip(boxes: Tensor, length: float, *, vertically: bool = False) -> Tensor:
     if vertically:
         return torch.stack([x1, length - y2, x2, length - y1], dim=-1)
     return torch.stack([length - x2, y1, length - x1, y2], dim=-1)
+
+
+def transpose(boxes: Tensor) -> Tensor:
+    """Boxes (..., 4) of an image whose rows and columns are swapped; twice is the identity."""
+    return boxes[..., [1, 0, 3, 2]]

@@ -178,6 +178,12 @@ class FastRCNNConfig:
     vertical_flips: bool = False
     """In training every second image is turned upside down too: for what has no up, as cells or aerial
     photographs. Left to right every second one is in any case (paper, section 4)."""
+    quarter_turns: bool = False
+    """In training every second image's rows and columns are swapped too: with `vertical_flips` the other four
+    of a square's eight symmetries."""
+    color_jitter: float = 0.0
+    """In training brightness, contrast and saturation of each image are multiplied by random numbers between
+    1 - it and 1 + it: for lamps and stains that differ."""
     train_nms: float | None = None
     """In training, proposals whose IoU with a better-ranked one is above it are no candidates: else those of
     large objects crowd the others out (docs/ablations.md: .7 gives bccd 1.5 points). None: all are (F)."""
@@ -238,6 +244,8 @@ class FastRCNNConfig:
                 raise ValueError(f"{name}={iou}: is an IoU, above 0 and at most 1")
         if not 0 < self.fg_fraction <= 1:
             raise ValueError(f"fg_fraction={self.fg_fraction}: is a share of the RoIs")
+        if not 0 <= self.color_jitter < 1:
+            raise ValueError(f"color_jitter={self.color_jitter}: must be at least 0 and below 1")
         for scale in (*self.scales, *self.train_scales, *self.test_scales):
             if not 0 < scale <= self.max_size:
                 raise ValueError(

@@ -62,7 +62,7 @@ def beside_torchvision(flags: TrainConfig, iterations: int) -> tuple[dict[str, l
     }
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for step in range(iterations):
-        batch = load_batch(examples, step, flags.batch_size, flags.seed)
+        batch = load_batch(examples, step, flags.batch_size, flags.seed, plan.model)
         names = list(loops)
         first = step % len(names)
         for name in names[first:] + names[:first]:

@@ -159,12 +159,7 @@ def _train(
 
 
 def _load(examples: Sequence[Example], plan: TrainPlan, seed: int, step: int) -> Batch:
-    model = plan.model
-    return load_batch(
-        *(examples, step, plan.solver.batch_size, seed),
-        train_nms=model.train_nms,
-        vertical_flips=model.vertical_flips,
-    )
+    return load_batch(examples, step, plan.solver.batch_size, seed, plan.model)
 
 
 def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Detect:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastrcnn.boxes import flip
+from fastrcnn.augmentation import augment
+from fastrcnn.config import FastRCNNConfig
 from fastrcnn.loss import Target
 from fastrcnn.suppression import distinct
 from pipeline import storage
@@ -56,38 +57,25 @@ def target_of(example: Example) -> Target:
     )
 
 
-def flip_image(
-    pixels: Tensor, target: Target, *, vertically: bool = False
-) -> tuple[Tensor, Target]:
-    """Mirror an image (H, W, 3) and everything that is known about it together."""
-    axis = 0 if vertically else 1
-    proposals, gt_boxes = (
-        flip(boxes, pixels.shape[axis], vertically=vertically)
-        for boxes in (target.proposals, target.gt_boxes)
-    )
-    return pixels.flip(axis), Target(proposals, gt_boxes, target.gt_labels)
-
-
 def load_batch(
     examples: Sequence[Example],
     step: int,
     batch_size: int,
     seed: int,
+    config: FastRCNNConfig,
     *,
-    train_nms: float | None = None,
-    vertical_flips: bool = False,
     rank: int = 0,
     world_size: int = 1,
 ) -> Batch:
-    """Read, decode and flip a rank's share of a step.
+    """Read, decode and augment a rank's share of a step.
 
     Args:
         examples: all of the training set, in the same order on every rank.
         step: from 0.
         batch_size: images over all ranks, no fewer than there are; shares differ by one at most.
-        seed: of order, flips and samples.
-        train_nms: the model's; here, since it costs some 8 ms an image and the step shall not wait.
-        vertical_flips: the model's.
+        seed: of order, augmentation and samples.
+        config: what augments, and `train_nms`: here, since it costs some 8 ms an image and the step shall
+            not wait.
 
     Raises:
         StorageError, ImageError: an image was readable when its proposals were made, and is not now.
@@ -98,12 +86,10 @@ def load_batch(
         example = examples[image_at(position, len(examples), seed)]
         pixels = torch.from_numpy(decode(storage.read_bytes(example.image.image_uri)).pixels)
         target = target_of(example)
-        (proposals,) = distinct([target.proposals], train_nms)
+        (proposals,) = distinct([target.proposals], config.train_nms)
         target = target._replace(proposals=proposals)
-        if _hash(seed, "flip", position) % 2:
-            pixels, target = flip_image(pixels, target)
-        if vertical_flips and _hash(seed, "vertical flip", position) % 2:
-            pixels, target = flip_image(pixels, target, vertically=True)
+        draw = partial(_hash, seed, position=position)
+        pixels, target = augment(pixels, target, config, draw)
         batch.images.append(pixels)
         batch.targets.append(target)
         batch.seeds.append(_hash(seed, "sample", position))

@@ -178,8 +178,7 @@ def _load(examples: list[Example], job: TrainJob, rank: int, world_size: int, st
         step,
         job.solver.batch_size,
         job.seed,
-        train_nms=job.model.train_nms,
-        vertical_flips=job.model.vertical_flips,
+        job.model,
         rank=rank,
         world_size=world_size,
     )

@@ -62,7 +62,7 @@ def steps_without_ray(
     rows = []
     num_iterations = plan.solver.num_iterations(len(examples))
     for step in range(first or num_iterations):
-        batch = load_batch(examples, step, plan.solver.batch_size, flags.seed)
+        batch = load_batch(examples, step, plan.solver.batch_size, flags.seed, plan.model)
         numbers = {"step": step, "num_iterations": num_iterations, "seed": flags.seed}
         rows.append(train_step(model, model, optimizer, batch, plan.solver, **numbers))
     return rows, model

@@ -1,0 +1,101 @@
+"""Turns move pixels and boxes together; colours move pixels alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastrcnn.augmentation import augment, recolour
+from fastrcnn.config import FastRCNNConfig
+from fastrcnn.loss import Target
+
+HEIGHT, WIDTH = 4, 6
+BOX = (1, 0, 3, 1)
+PURPOSES = ("transposition", "flip", "vertical flip")
+
+
+def painted() -> tuple[Tensor, Target]:
+    """Pixels that are all different, with the box's own in front of the rest."""
+    pixels = (
+        torch.arange(HEIGHT * WIDTH, dtype=torch.uint8).reshape(HEIGHT, WIDTH, 1).repeat(1, 1, 3)
+    )
+    boxes = torch.tensor([BOX], dtype=torch.float32)
+    return pixels, Target(boxes, boxes + 1, torch.tensor([2]))
+
+
+def inside(pixels: Tensor, boxes: Tensor) -> list[int]:
+    x1, y1, x2, y2 = (int(edge) for edge in boxes[0])
+    return sorted(pixels[y1:y2, x1:x2, 0].flatten().tolist())
+
+
+def drawn(bits: int) -> dict[str, int]:
+    return {purpose: bits >> place & 1 for place, purpose in enumerate(PURPOSES)}
+
+
+def turned(bits: int, **changes: object) -> tuple[Tensor, Target]:
+    config = FastRCNNConfig(num_classes=2, **changes)
+    return augment(*painted(), config, lambda purpose: drawn(bits)[purpose])
+
+
+@pytest.mark.parametrize("bits", range(8))
+def test_boxes_hold_the_same_pixels_after_every_turn(bits: int) -> None:
+    before, after = painted(), turned(bits, vertical_flips=True, quarter_turns=True)
+    assert after[0].shape == ((WIDTH, HEIGHT, 3) if bits & 1 else (HEIGHT, WIDTH, 3))
+    for name in ("proposals", "gt_boxes"):
+        held = [inside(pixels, getattr(target, name)) for pixels, target in (before, after)]
+        assert held[0] == held[1]
+    assert torch.equal(after[1].gt_labels, before[1].gt_labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "views"),
+    [({}, 2), ({"vertical_flips": True}, 4), ({"vertical_flips": True, "quarter_turns": True}, 8)],
+)
+def test_each_turn_that_is_asked_for_doubles_what_is_seen(
+    changes: dict[str, bool], views: int
+) -> None:
+    seen = Counter(
+        tuple(turned(bits, **changes)[0][..., 0].flatten().tolist()) for bits in range(8)
+    )
+    assert sorted(seen.values()) == [8 // views] * views
+
+
+def test_a_transposed_box_has_its_edges_swapped() -> None:
+    assert turned(1, quarter_turns=True)[1].proposals.tolist() == [[0, 1, 1, 3]]
+
+
+def test_colours_are_multiplied_as_by_hand() -> None:
+    pixels = torch.tensor([[[100, 50, 0], [60, 60, 60]]], dtype=torch.uint8)
+    assert torch.equal(recolour(pixels, 1, 1, 1), pixels)
+    assert recolour(pixels, 1.5, 1, 1).tolist() == [[[150, 75, 0], [90, 90, 90]]]
+    # Grey is .2989 R + .587 G + .114 B (ITU-R 601), here rounded down: 59.24 and 59.99. Without saturation
+    # it is all there is, without contrast its mean.
+    assert recolour(pixels, 1, 1, 0).flatten().unique().tolist() == [59]
+    assert recolour(pixels, 1, 0, 1).flatten().unique().tolist() == [59]
+
+
+def test_colours_stay_within_what_was_asked_for_and_boxes_where_they_are() -> None:
+    pixels = torch.full((3, 5, 3), 100, dtype=torch.uint8)
+    config = FastRCNNConfig(num_classes=2, color_jitter=0.2)
+    means = []
+    for seed in range(50):
+        draw = lambda purpose, seed=seed: hash((purpose, seed)) & ~1  # noqa: E731
+        seen, target = augment(pixels, painted()[1], config, draw)
+        assert torch.equal(target.gt_boxes, painted()[1].gt_boxes)
+        means.append(seen.float().mean().item())
+    assert 79 <= min(means) < 90
+    assert 110 < max(means) <= 121
+
+
+def test_colours_are_left_alone_where_nobody_asks() -> None:
+    pixels, _ = turned(0)
+    assert torch.equal(pixels, painted()[0])
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_a_jitter_that_could_turn_an_image_black_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="color_jitter"):
+        FastRCNNConfig(num_classes=2, color_jitter=value)
