@@ -59,10 +59,11 @@ def transpose_image(pixels: Tensor, target: Target) -> tuple[Tensor, Target]:
 
 def recolour(pixels: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
     """Multiply all three, in this order; 1 leaves as it is. 5 ms for 480 x 640 px on a thread."""
-    channels_first = pixels.permute(2, 0, 1)
-    channels_first = functional.adjust_brightness(channels_first, brightness)
-    channels_first = functional.adjust_contrast(channels_first, contrast)
-    return functional.adjust_saturation(channels_first, saturation).permute(1, 2, 0)
+    planes: Tensor = pixels.permute(2, 0, 1)
+    planes = functional.adjust_brightness(planes, brightness)
+    planes = functional.adjust_contrast(planes, contrast)
+    planes = functional.adjust_saturation(planes, saturation)
+    return planes.permute(1, 2, 0)
 
 
 def _factor(config: FastRCNNConfig, drawn: int) -> float:

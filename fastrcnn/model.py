@@ -5,7 +5,10 @@ N images, R RoIs over all of them, K classes, C channels. Read from small to lar
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +118,13 @@ class FastRCNN(nn.Module):
         pooled = pool(features, rois, self.backbone.strides, config.pool_size, config.pooling)
         outputs: tuple[Tensor, Tensor] = self.head(pooled)
         return outputs
+
+
+def with_config(model: FastRCNN, **changes: Any) -> FastRCNN:
+    """The same network, its weights shared, with other numbers of what is done at test."""
+    other = copy.copy(model)
+    other.config = replace(model.config, **changes)
+    return other
 
 
 def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[str]:

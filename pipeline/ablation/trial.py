@@ -19,7 +19,7 @@ from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.detection import propose_learned
 from fastrcnn.loss import Target
 from fastrcnn.metrics.recall import proposal_recall
-from fastrcnn.model import FastRCNN
+from fastrcnn.model import FastRCNN, with_config
 from fastrcnn.solver import build_optimizer, freeze_untrained
 from fastrcnn.svd import compress
 from pipeline import checkpoints, storage
@@ -177,9 +177,7 @@ def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Dete
 
         model = with_svms(model, *_unflipped(examples))
     if not test.box_regression:
-        copy = FastRCNN(replace(model.config, box_regression=False))
-        copy.load_state_dict(model.state_dict())
-        model = copy.eval()
+        model = with_config(model, box_regression=False)
     return detector_of(model)
 
 

@@ -39,7 +39,7 @@ from pipeline.training.mlflow_run import MLflowRun
 from pipeline.training.preemption import PreemptionNotice
 from pipeline.training.state import Progress, restore_state, save_state
 from pipeline.training.step import NonFiniteLossError, train_step
-from pipeline.training.validation import detector_of, validate
+from pipeline.training.validation import detector_of, looking_once, validate
 from pipeline.training.validation_pictures import draw_validation
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,8 @@ def _validate(run: _Trained) -> dict[str, Any]:
         return metrics
     run.model.eval()
     classes = run.job.classes
-    found = validate(detector_of(run.model), len(classes), run.validation, run.rank, run.world_size)
+    detector = detector_of(looking_once(run.model))
+    found = validate(detector, len(classes), run.validation, run.rank, run.world_size)
     metrics |= found.metrics(classes)
     run.progress.validations.append(metrics)
     if run.rank == 0:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from fastrcnn.detection import Detections, detect
 from fastrcnn.metrics import ImageDetections, ImageGroundTruth, VOCResult, evaluate_voc
-from fastrcnn.model import FastRCNN
+from fastrcnn.model import FastRCNN, with_config
 from pipeline import storage
 from pipeline.images import decode
 from pipeline.proposals_table import Boxes
@@ -49,6 +49,12 @@ def detector_of(model: FastRCNN) -> Detect:
         return detect(model, images, None if model.rpn else proposals)
 
     return run
+
+
+def looking_once(model: FastRCNN) -> FastRCNN:
+    """The same network as it is validated while it trains: twelve looks at each of 87 images, as `test_flips`
+    and two `test_scales` ask for, took as long as four epochs of 205 (docs/benchmarks.md)."""
+    return with_config(model, test_flips=False, test_scales=())
 
 
 def validate(

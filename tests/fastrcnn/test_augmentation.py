@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
@@ -82,12 +83,14 @@ def test_colours_stay_within_what_was_asked_for_and_boxes_where_they_are() -> No
     config = FastRCNNConfig(num_classes=2, color_jitter=0.2)
     means = []
     for seed in range(50):
-        draw = lambda purpose, seed=seed: hash((purpose, seed)) & ~1  # noqa: E731
-        seen, target = augment(pixels, painted()[1], config, draw)
+        chance = random.Random(seed)
+        seen, target = augment(
+            pixels, painted()[1], config, lambda _, r=chance: 2 * r.getrandbits(40)
+        )
         assert torch.equal(target.gt_boxes, painted()[1].gt_boxes)
         means.append(seen.float().mean().item())
-    assert 79 <= min(means) < 90
-    assert 110 < max(means) <= 121
+    assert 78 <= min(means) < 90  # two below, for each step rounds
+    assert 110 < max(means) <= 120
 
 
 def test_colours_are_left_alone_where_nobody_asks() -> None:
