@@ -179,8 +179,8 @@ class FastRCNNConfig:
     """In training every second image is turned upside down too: for what has no up, as cells or aerial
     photographs. Left to right every second one is in any case (paper, section 4)."""
     quarter_turns: bool = False
-    """In training every second image's rows and columns are swapped too: with `vertical_flips` the other four
-    of a square's eight symmetries."""
+    """In training every second image's rows and columns are swapped too: with `vertical_flips`, without which
+    it is refused, all eight symmetries of a square are seen."""
     color_jitter: float = 0.0
     """In training brightness, contrast and saturation of each image are multiplied by random numbers between
     1 - it and 1 + it: for lamps and stains that differ."""
@@ -203,8 +203,9 @@ class FastRCNNConfig:
     does (roidb.py). TV and D2 fix (.1, .1, .2, .2)."""
 
     test_flips: bool = False
-    """At test the image is looked at mirrored too, and where `vertical_flips` is set upside down and turned
-    by half: of each proposal the heads' outputs are averaged. Twice or four times the work."""
+    """At test the image is looked at mirrored too, upside down where `vertical_flips` is set, and on its side
+    where `quarter_turns` is: of each proposal the heads' outputs are averaged. Two, four or eight times the
+    work."""
     test_scales: tuple[int, ...] = ()
     """At test the proposals are looked at on these scales too, as well as on `scale`, and the heads' outputs
     averaged likewise. An RPN proposes on `scale` alone. With `test_flips` each scale has all the mirrors."""
@@ -244,6 +245,10 @@ class FastRCNNConfig:
                 raise ValueError(f"{name}={iou}: is an IoU, above 0 and at most 1")
         if not 0 < self.fg_fraction <= 1:
             raise ValueError(f"fg_fraction={self.fg_fraction}: is a share of the RoIs")
+        if self.quarter_turns and not self.vertical_flips:
+            raise ValueError(
+                "quarter_turns without vertical_flips: what may lie on its side may stand on its head"
+            )
         if not 0 <= self.color_jitter < 1:
             raise ValueError(f"color_jitter={self.color_jitter}: must be at least 0 and below 1")
         for scale in (*self.scales, *self.train_scales, *self.test_scales):

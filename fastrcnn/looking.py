@@ -6,12 +6,13 @@ N images, P proposals of one, K classes. Proposals are in the image frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastrcnn.boxes import clip, flip
+from fastrcnn.boxes import clip, flip, transpose
 from fastrcnn.pooling import scale_levels
 from fastrcnn.rpn import RPN, Proposed
 from fastrcnn.suppression import distinct
@@ -74,39 +75,60 @@ def propose(rpn: RPN, features: list[Tensor], batch: ImageBatch) -> list[Propose
     return [Proposed(clip(one.boxes / factor, size), one.scores) for one, factor, size in each]
 
 
-def _views(config: FastRCNNConfig) -> list[tuple[tuple[int, ...], bool, bool]]:
-    """Scales, whether mirrored left to right, whether upside down, of each look at the proposals."""
-    mirrors = [(False, False)]
-    if config.test_flips:
-        mirrors += [(True, False)]
-        mirrors += [(False, True), (True, True)] if config.vertical_flips else []
+class _View(NamedTuple):
+    """One look at the proposals."""
+
+    scales: tuple[int, ...]
+    transposed: bool = False
+    """Rows and columns swapped, before the mirrors."""
+    sideways: bool = False
+    upside_down: bool = False
+
+
+def _views(config: FastRCNNConfig) -> list[_View]:
+    """The first is the image as it is."""
+    both = (False, True)
+    turns = both if config.test_flips and config.quarter_turns else both[:1]
+    mirrors = both if config.test_flips else both[:1]
+    upside_down = both if config.test_flips and config.vertical_flips else both[:1]
     scales = [config.scales, *((scale,) for scale in config.test_scales)]
-    return [(own, *mirror) for own in scales for mirror in mirrors]
+    return [_View(*view) for view in product(scales, turns, mirrors, upside_down)]
 
 
 def _averaged(model: FastRCNN, images: Sequence[Tensor], first: Looked) -> Looked:
-    """The means of the outputs of all views of the same proposals, of which the first is there.
+    """The means of the outputs of all views of the same proposals, of which the first is there."""
+    _, *others = _views(model.config)
+    if not others:
+        return first
+    class_logits, box_deltas = first.class_logits, first.box_deltas
+    for view in others:
+        logits, deltas = _look_again(model, images, first.proposals, view)
+        class_logits = class_logits + logits
+        box_deltas = box_deltas + deltas
+    count = len(others) + 1
+    return first._replace(class_logits=class_logits / count, box_deltas=box_deltas / count)
+
+
+def _look_again(
+    model: FastRCNN, images: Sequence[Tensor], proposals: Sequence[Tensor], view: _View
+) -> tuple[Tensor, Tensor]:
+    """The heads' outputs for the same proposals in a view, of the image as it is.
 
     A mirrored box's centre moves the other way, its sides stay: of a delta (dx, dy, dw, dh) left to right
-    turns the sign of dx, upside down that of dy. A scale changes none.
+    turns the sign of dx, upside down that of dy; a transposition swaps both pairs; a scale changes none.
     """
-    views = _views(model.config)
-    class_logits, box_deltas = first.class_logits, first.box_deltas
-    for scales, sideways, upside_down in views[1:]:
-        axes = [axis for axis, turned in enumerate((upside_down, sideways)) if turned]
-        own = list(first.proposals)
-        for axis in axes:
-            pairs = zip(own, images, strict=True)
-            own = [flip(boxes, i.shape[axis], vertically=axis == 0) for boxes, i in pairs]
-        logits, deltas = _classify(model, [image.flip(axes) for image in images], own, scales)
-        signs = deltas.new_tensor([1 - 2 * sideways, 1 - 2 * upside_down, 1, 1])
-        class_logits = class_logits + logits
-        box_deltas = box_deltas + deltas * signs.repeat(deltas.shape[1] // 4)
-    if len(views) == 1:
-        return first
-    return first._replace(
-        class_logits=class_logits / len(views), box_deltas=box_deltas / len(views)
-    )
+    if view.transposed:
+        images = [image.transpose(0, 1) for image in images]
+        proposals = [transpose(boxes) for boxes in proposals]
+    axes = [axis for axis, turned in enumerate((view.upside_down, view.sideways)) if turned]
+    for axis in axes:
+        pairs = zip(proposals, images, strict=True)
+        proposals = [flip(boxes, i.shape[axis], vertically=axis == 0) for boxes, i in pairs]
+    flipped = [image.flip(axes) for image in images]
+    logits, deltas = _classify(model, flipped, proposals, view.scales)
+    signs = deltas.new_tensor([1 - 2 * view.sideways, 1 - 2 * view.upside_down, 1, 1])
+    each = deltas.reshape(len(deltas), -1, 4) * signs
+    return logits, (transpose(each) if view.transposed else each).flatten(1)
 
 
 def _classify(

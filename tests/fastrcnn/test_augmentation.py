@@ -65,7 +65,9 @@ def test_each_turn_that_is_asked_for_doubles_what_is_seen(
 
 
 def test_a_transposed_box_has_its_edges_swapped() -> None:
-    assert turned(1, quarter_turns=True)[1].proposals.tolist() == [[0, 1, 1, 3]]
+    assert turned(1, vertical_flips=True, quarter_turns=True)[1].proposals.tolist() == [
+        [0, 1, 1, 3]
+    ]
 
 
 def test_colours_are_multiplied_as_by_hand() -> None:
@@ -96,6 +98,11 @@ def test_colours_stay_within_what_was_asked_for_and_boxes_where_they_are() -> No
 def test_colours_are_left_alone_where_nobody_asks() -> None:
     pixels, _ = turned(0)
     assert torch.equal(pixels, painted()[0])
+
+
+def test_what_stands_upright_does_not_lie_on_its_side() -> None:
+    with pytest.raises(ValueError, match="without vertical_flips"):
+        FastRCNNConfig(num_classes=2, quarter_turns=True)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0])

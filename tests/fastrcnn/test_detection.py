@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastrcnn import detection
-from fastrcnn.boxes import flip
+from fastrcnn.boxes import flip, transpose
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.detection import Detections, detect, propose_learned
-from fastrcnn.model import FastRCNN
+from fastrcnn.model import FastRCNN, with_config
 from fastrcnn.rpn_config import RPNConfig
 from fastrcnn.suppression import distinct
 from fastrcnn.transform import PADDING_WASTE, batch_images, group_by_shape, to_rois
@@ -244,29 +246,42 @@ def test_a_cpu_takes_images_one_by_one_and_a_gpu_like_shaped_ones_together() -> 
     assert detection._groups(images, config(), torch.device("cuda")) == [[0, 1], [2]]
 
 
+TURNS: dict[str, tuple[dict[str, bool], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "left to right": ({}, lambda image: image.flip(1), lambda boxes: flip(boxes, 90)),
+    "upside down": (
+        {"vertical_flips": True},
+        lambda image: image.flip(0),
+        lambda boxes: flip(boxes, 70, vertically=True),
+    ),
+    "transposed": ({"quarter_turns": True}, lambda image: image.transpose(0, 1), transpose),
+}
+"""What training must have asked for; the turn of an image of 70 x 90 pixels, and of boxes in it."""
+
+
 @pytest.mark.parametrize("test_scales", [(), (48,)])
-@pytest.mark.parametrize("vertical_flips", [False, True])
-@pytest.mark.parametrize("vertically", [False, True])
-def test_looking_at_mirrored_images_too_finds_the_mirrored_boxes_in_a_mirrored_image(
-    vertically: bool, vertical_flips: bool, test_scales: tuple[int, ...]
+@pytest.mark.parametrize(
+    "trained",
+    [{}, {"vertical_flips": True}, {"vertical_flips": True, "quarter_turns": True}],
+)
+@pytest.mark.parametrize("turn", TURNS)
+def test_looking_at_turned_images_too_finds_the_turned_boxes_in_a_turned_image(
+    turn: str, trained: dict[str, bool], test_scales: tuple[int, ...]
 ) -> None:
-    """The views of the one are the views of the other: exactly where it was looked at in that mirror too."""
+    """The views of the one are the views of the other: exactly where training turned images so too."""
     torch.manual_seed(0)
-    numbers = {"score_threshold": 0.0, "nms_threshold": 1.0, "vertical_flips": vertical_flips}
-    model = FastRCNN(config(test_flips=True, test_scales=test_scales, **numbers)).eval()
+    numbers = {"score_threshold": 0.0, "nms_threshold": 1.0, **trained}
+    plain = FastRCNN(config(**numbers)).eval()
+    model = with_config(plain, test_flips=True, test_scales=test_scales)
     image = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8)
     proposals = torch.tensor([[5.0, 8, 40, 50], [30, 20, 85, 66], [0, 0, 90, 70]])
-    axis = 0 if vertically else 1
+    asked, turn_image, turn_boxes = TURNS[turn]
     (found,) = detect(model, [image], [proposals])
-    mirrored_proposals = flip(proposals, image.shape[axis], vertically=vertically)
-    (mirrored,) = detect(model, [image.flip(axis)], [mirrored_proposals])
-    back = flip(mirrored.boxes, image.shape[axis], vertically=vertically)
-    same = len(found.boxes) == len(back) and torch.allclose(found.boxes, back, atol=1e-3)
-    assert same == (vertical_flips or not vertically)
+    (turned,) = detect(model, [turn_image(image)], [turn_boxes(proposals)])
+    expected = turn_boxes(found.boxes)
+    same = len(expected) == len(turned.boxes) and torch.allclose(turned.boxes, expected, atol=1e-3)
+    assert same == (asked.items() <= trained.items())
     if same:
-        torch.testing.assert_close(found.scores, mirrored.scores, rtol=1e-4, atol=1e-5)
-    plain = FastRCNN(config(**numbers)).eval()
-    plain.load_state_dict(model.state_dict())
+        torch.testing.assert_close(found.scores, turned.scores, rtol=1e-4, atol=1e-5)
     assert not torch.equal(detect(plain, [image], [proposals])[0].scores, found.scores)
 
 
