@@ -180,7 +180,8 @@ class FastRCNNConfig:
     photographs. Left to right every second one is in any case (paper, section 4)."""
     quarter_turns: bool = False
     """In training every second image's rows and columns are swapped too: with `vertical_flips`, without which
-    it is refused, all eight symmetries of a square are seen."""
+    it is refused, all eight symmetries of a square are seen. Images of 4:3 that go through the network
+    with turned ones are padded by a third: `images_per_pass=1` saves that."""
     color_jitter: float = 0.0
     """In training brightness, contrast and saturation of each image are multiplied by random numbers between
     1 - it and 1 + it: for lamps and stains that differ."""
