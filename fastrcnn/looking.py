@@ -79,10 +79,10 @@ class _View(NamedTuple):
     """One look at the proposals."""
 
     scales: tuple[int, ...]
-    transposed: bool = False
+    transposed: bool
     """Rows and columns swapped, before the mirrors."""
-    sideways: bool = False
-    upside_down: bool = False
+    sideways: bool
+    upside_down: bool
 
 
 def _views(config: FastRCNNConfig) -> list[_View]:

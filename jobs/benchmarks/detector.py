@@ -18,9 +18,8 @@ import copy
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +30,7 @@ import torch
 
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.detection import Detections, detect
-from fastrcnn.model import FastRCNN
+from fastrcnn.model import FastRCNN, with_config
 from fastrcnn.precision import multiplies_bfloat16
 from fastrcnn.proposals import propose
 from fastrcnn.scoring_form import scoring_form, to_bfloat16
@@ -151,31 +150,18 @@ def _batches(config: DetectorBenchmarkConfig, most: int) -> list[Batch]:
 def _scorers(plain: FastRCNN) -> dict[str, Scorer]:
     model = scoring_form(copy.deepcopy(plain))
     single = scoring_form(copy.deepcopy(plain), bfloat16=False)
+    every = with_config(model, proposal_nms=None)
 
     def alone(batch: Batch) -> list[Detections]:
         return [detect(model, [p], [b])[0] for p, b in zip(*batch, strict=True)]
 
-    def every(batch: Batch) -> list[Detections]:
-        with _every_proposal(model):
-            return detect(model, *batch)
-
     return {
         "ours": lambda batch: detect(model, *batch),
         "ours, float32": lambda batch: detect(single, *batch),
-        "ours, all proposals": every,
+        "ours, all proposals": lambda batch: detect(every, *batch),
         "ours, one at a time": alone,
         "torchvision": _torchvision(plain),
     }
-
-
-@contextmanager
-def _every_proposal(model: FastRCNN) -> Iterator[None]:
-    config = model.config
-    model.config = replace(config, proposal_nms=None)
-    try:
-        yield
-    finally:
-        model.config = config
 
 
 def _torchvision(model: FastRCNN) -> Scorer:

@@ -70,7 +70,7 @@ def test_near_duplicates_are_no_candidates_where_the_model_says_so(
     given = [replace(example, proposals=boxes) for example in examples]
     for step in range(5):
         ((few,), (all_,)) = (
-            load_batch(given, step, 1, 3, FastRCNNConfig(num_classes=2, train_nms=iou)).targets
+            load_batch(given, step, 1, 3, replace(CONFIG, train_nms=iou)).targets
             for iou in (0.8, None)
         )
         assert torch.equal(few.proposals, all_.proposals[[0, 2]])  # the second's IoU is .9
@@ -89,6 +89,29 @@ def test_image_proposals_and_ground_truth_are_flipped_together(examples: list[Ex
         assert flipped or box == [1, 2, 11, 12]
         assert proposal == ([18, 2, 28, 12] if flipped else [2, 2, 12, 12])
         seen.add(flipped)
+    assert seen == {True, False}
+
+
+def test_every_second_image_is_turned_upside_down_where_the_model_says_so(
+    examples: list[Example],
+) -> None:
+    seen = set()
+    for step in range(30):
+        sideways, batch = (
+            load_batch(examples, step, 1, 3, replace(CONFIG, vertical_flips=asked))
+            for asked in (False, True)
+        )
+        height = batch.images[0].shape[0]
+        (x1, y1, x2, y2) = sideways.targets[0].gt_boxes[0].tolist()
+        own = batch.targets[0].gt_boxes[0].tolist()
+        turned = own != [x1, y1, x2, y2]
+        if turned:
+            assert own == [x1, height - y2, x2, height - y1]
+            (px1, py1, px2, py2) = sideways.targets[0].proposals[0].tolist()
+            assert batch.targets[0].proposals[0].tolist() == [px1, height - py2, px2, height - py1]
+        expected = sideways.images[0].flip(0) if turned else sideways.images[0]
+        assert torch.equal(batch.images[0], expected)
+        seen.add(turned)
     assert seen == {True, False}
 
 
