@@ -171,6 +171,9 @@ class ScoreConfig:
     """Larger images are rows with status `too_large`, never decoded."""
     seed: int = 0
     """Of the proposals' order."""
+    fresh: bool = False
+    """Score every image again, as a new run beside the old one: for when a new version of this program
+    decodes some images better. The same command again continues that new run."""
     limit: int | None = None
     """Score only the first N images, in order of their URI."""
     dry_run: bool = False

@@ -1,13 +1,19 @@
--- For DuckDB: scored/ as it is mostly asked. Load with `.read pipeline/detections.sql`, then
+-- Two macros for DuckDB. Load them with `.read pipeline/detections.sql`, then ask
 --
 --     FROM newest('results/scored/*/*.parquet')          one row an image and run: its newest
---     FROM detections('results/scored/*/*.parquet')      one row a box of those, as jobs/compact.py makes them
+--     FROM detections('results/scored/*/*.parquet')      one row a box of those rows, as jobs/compact.py writes them
 --
--- The second unnests all boxes of the run each time; for many questions compact once and ask detections/.
+-- The newest row has the highest generation (null = 1); of several, it was scored last.
+-- The second macro unnests all boxes of the run each time. For many questions, compact once and ask detections/.
 
+-- The empty second part gives columns that files of older versions lack; they are null there.
 CREATE OR REPLACE MACRO newest(files) AS TABLE
-    SELECT * FROM read_parquet(files)
-    QUALIFY row_number() OVER (PARTITION BY run_id, image_uri ORDER BY scored_at DESC) = 1;
+    SELECT * FROM (
+        FROM read_parquet(files, union_by_name = true)
+        UNION ALL BY NAME
+        SELECT NULL::INTEGER AS generation, NULL::INTEGER AS num_tiles WHERE false)
+    QUALIFY row_number() OVER (
+        PARTITION BY run_id, image_uri ORDER BY coalesce(generation, 1) DESC, scored_at DESC NULLS LAST) = 1;
 
 CREATE OR REPLACE MACRO detections(files) AS TABLE
     SELECT image_uri, (place - 1)::SMALLINT AS detection, box.label, box.label_id, box.score,

@@ -29,9 +29,8 @@ from fastrcnn.upload import Uploads
 from pipeline import images, storage
 from pipeline.checkpoints import load
 from pipeline.config import Precision
-from pipeline.record import RESULT
+from pipeline.schema import CANDIDATE, RESULT
 from pipeline.scoring.attempts import AttemptLog, Attempts, attempt
-from pipeline.scoring.candidates import CANDIDATE
 from pipeline.scoring.halving import Pixels, detect_halving
 from pipeline.scoring.passes import passes
 

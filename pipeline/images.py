@@ -26,6 +26,7 @@ from pipeline.decoding.metadata import TURNED, icc_warning
 from pipeline.decoding.pillow import upright
 
 __all__ = [
+    "DECODER_VERSION",
     "IMAGE_SUFFIXES",
     "MAX_BYTES",
     "MAX_PIXELS",
@@ -34,6 +35,9 @@ __all__ = [
     "decode",
     "read_size",
 ]
+
+DECODER_VERSION = 1
+"""Raised when some image's pixels come out differently than before. Every shard says which one made it."""
 
 IMAGE_SUFFIXES = (
     ".jpg",

@@ -28,26 +28,14 @@ from pipeline import cluster, storage
 from pipeline.errors import UserError
 from pipeline.images import MAX_BYTES, ImageError, decode
 from pipeline.progress import Progress
-from pipeline.proposals_table import BOXES, Boxes, boxes_array, boxes_of
-from pipeline.schema import encode_parquet
+from pipeline.proposals_table import Boxes, boxes_array, boxes_of
+from pipeline.schema import PROPOSALS_CACHE, encode_parquet, read_columns
 from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_PART = 512
 """16 MB of boxes at 2000 an image: what a driver that dies has to compute again."""
-
-CACHE = pa.schema(
-    [
-        pa.field("image_uri", pa.string(), nullable=False),
-        pa.field("etag", pa.string()),
-        pa.field("boxes", BOXES),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("error", pa.string()),
-    ]
-)
-"""The contract's proposals table and what the cache needs: boxes and sizes are null where error is not."""
 
 
 def settings_name(config: ProposalConfig) -> str:
@@ -57,16 +45,16 @@ def settings_name(config: ProposalConfig) -> str:
 
 
 def propose_batch(batch: pa.Table, config: ProposalConfig) -> pa.Table:
-    """Rows (image_uri, etag) to rows of `CACHE`. A bad image is a row with its error."""
+    """Rows (image_uri, etag) to rows of `PROPOSALS_CACHE`. A bad image is a row with its error."""
     prepare(config)  # one image a task and core: OpenCV's own threads would fight over it
     rows = [_propose_one(r["image_uri"], r["etag"], config) for r in batch.to_pylist()]
-    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in CACHE.names}
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in PROPOSALS_CACHE.names}
     columns["boxes"] = boxes_array(columns["boxes"])
-    return pa.table(columns, schema=CACHE)
+    return pa.table(columns, schema=PROPOSALS_CACHE)
 
 
 def _propose_one(uri: str, etag: str | None, config: ProposalConfig) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(CACHE.names) | {"image_uri": uri, "etag": etag}
+    row: dict[str, Any] = dict.fromkeys(PROPOSALS_CACHE.names) | {"image_uri": uri, "etag": etag}
     try:
         pixels = decode(storage.read_bytes(uri, etag=etag, max_bytes=MAX_BYTES)).pixels
     except (StorageError, ImageError) as error:
@@ -125,15 +113,15 @@ def _compute(missing: Sequence[storage.ObjectInfo], config: ProposalConfig) -> I
         .iter_batches(batch_size=ROWS_PER_PART, batch_format="pyarrow")
     )
     for batch in cast(Iterable[pa.Table], batches):
-        yield batch.cast(CACHE)
+        yield batch.cast(PROPOSALS_CACHE)
 
 
 def _read_cache(cache: str, wanted: Mapping[str, storage.ObjectInfo]) -> dict[str, Boxes]:
     boxes: dict[str, Boxes] = {}
     for part in storage.list_objects(cache, suffixes=(".parquet",), missing_ok=True):
         try:
-            table = pq.read_table(pa.BufferReader(storage.read_bytes(part.uri)))
-            table = table.select(CACHE.names).cast(CACHE)
+            with pq.ParquetFile(pa.BufferReader(storage.read_bytes(part.uri))) as file:
+                table = read_columns(file, PROPOSALS_CACHE).cast(PROPOSALS_CACHE)
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise UserError(
                 part.uri, f"is no table of proposals ({error})", "Move it away, or clear the cache."

@@ -28,7 +28,7 @@ from pipeline.detector import Detector
 from pipeline.errors import JobError, UserError
 from pipeline.progress import Progress
 from pipeline.proposals_table import boxes_array
-from pipeline.schema import PLAN, PROPOSALS, encode_parquet
+from pipeline.schema import PLAN, PROPOSALS_EXPORT, encode_parquet
 from pipeline.scoring.candidates import decode_candidates, read_images
 from pipeline.scoring.preflight import Job, Resources, prepare, read_settings, size_cluster
 
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 ROWS_PER_PART = 512
 """8 MB of boxes at 1000 an image: what a driver that dies has to make again."""
-EXPORT = PROPOSALS.append(pa.field("etag", pa.string())).append(pa.field("error", pa.string()))
-"""What a Proposer gives; rows with an error are not written. The ETag says which images are done."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,7 +171,7 @@ def _todo(job: Job, done: set[tuple[str, str | None]]) -> pa.Table:
 
 
 def _propose(todo: pa.Table, job: Job, resources: Resources) -> Iterator[pa.Table]:
-    """Parts of the table (EXPORT), in whatever order is fastest."""
+    """Parts of the table (PROPOSALS_EXPORT), in whatever order is fastest."""
     batch_size = job.config.batch_size
     batches = (
         ray.data.from_arrow(todo)
@@ -201,11 +199,11 @@ def _propose(todo: pa.Table, job: Job, resources: Resources) -> Iterator[pa.Tabl
         .iter_batches(batch_size=ROWS_PER_PART, batch_format="pyarrow")
     )
     for batch in cast(Iterable[pa.Table], batches):
-        yield batch.cast(EXPORT)
+        yield batch.cast(PROPOSALS_EXPORT)
 
 
 class Proposer:
-    """A model with an RPN: candidates (candidates.CANDIDATE) to rows (EXPORT), one for one.
+    """A model with an RPN: candidates (candidates.CANDIDATE) to rows (PROPOSALS_EXPORT), one for one.
 
     Args:
         checkpoint: folder or URI.
@@ -230,7 +228,7 @@ class Proposer:
                     for row, own in zip(rows, outcomes, strict=True)
                 ],
             }
-        ).cast(EXPORT)
+        ).cast(PROPOSALS_EXPORT)
 
 
 def _check_failures(

@@ -25,19 +25,12 @@ from pipeline.annotations import LabelledImage, read_labelled_images
 from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES
 from pipeline.inert_pickle import Inert, as_array, load_inert, plain
-from pipeline.proposals_table import BOXES, Boxes, are_boxes, boxes_array
+from pipeline.proposals_table import Boxes, are_boxes, boxes_array
 from pipeline.results.image_matching import match_images
-from pipeline.schema import encode_parquet
+from pipeline.schema import PROPOSALS_IMPORT, encode_parquet
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = pa.schema(
-    [
-        pa.field("image_uri", pa.string(), nullable=False),
-        pa.field("boxes", BOXES, nullable=False),
-        pa.field("scores", pa.list_(pa.float32())),
-    ]
-)
 XYXY, XYWH = 0, 1
 """detectron2's BoxMode: XYXY_ABS, XYWH_ABS."""
 
@@ -90,7 +83,7 @@ def run(config: ImportConfig) -> None:
             "boxes": boxes_array([proposals.boxes for proposals in own]),
             "scores": [None if p.scores is None else p.scores.tolist() for p in own],
         },
-        schema=SCHEMA,
+        schema=PROPOSALS_IMPORT,
     )
     storage.write_bytes(
         config.output, encode_parquet(table, metadata={b"from": config.source.encode()})

@@ -18,11 +18,10 @@ from fastrcnn.config import LEARNED
 from fastrcnn.proposals import PROPOSERS
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.schema import BOXES
 from pipeline.storage import StorageError
 
 Boxes = npt.NDArray[np.float32]
-
-BOXES = pa.list_(pa.list_(pa.field("item", pa.float32()), 4))
 
 
 class ProposalsError(ValueError):

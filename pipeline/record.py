@@ -24,21 +24,9 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import JobError, UserError
-from pipeline.schema import SCORED, TABLE_VERSION
 from pipeline.scoring.plan import Plan
 
 _SHARD_NAME = re.compile(r"(\d{8,})\.parquet")
-
-RESULT = pa.schema(
-    [
-        field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field
-        for field in SCORED
-    ]
-    + [pa.field("shard", pa.int64(), nullable=False), pa.field("detect_s", pa.float32())]
-)
-"""A result row on its way to its shard: the columns of scored/, the shard's number, and the seconds that a
-Detector was busy with it. Status is plain text here, because blocks from different workers are put together
-before the column is encoded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +39,17 @@ class Shard:
     num_detections: int
     size_bytes: int
     sha256: str
+    decoder_version: int = 1
+    """The decoder that made the pixels (`pipeline.images.DECODER_VERSION`); 1 where nothing says so."""
 
 
 def make_run_id(facts: Mapping[str, object]) -> str:
-    """16 hex digits that change with anything in `facts` (JSON types), and with the table version."""
-    text = json.dumps({**facts, "table_version": TABLE_VERSION}, sort_keys=True)
+    """16 hex digits that change with anything in `facts` (JSON types).
+
+    The constant 1 stands where the version of the tables once stood. It stays: a new version of the tables
+    must not rename the runs that exist.
+    """
+    text = json.dumps({**facts, "table_version": 1}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -67,6 +61,11 @@ def scored_uri(output: str, run_id: str) -> str:
 def shard_uri(output: str, run_id: str, shard: int) -> str:
     """The object of one shard."""
     return storage.join(scored_uri(output, run_id), f"{shard:08d}.parquet")
+
+
+def described_uri(output: str, run_id: str, name: str) -> str:
+    """The object `name` of what a run says about itself: runs/<run_id>/<name>."""
+    return storage.join(output, "runs", run_id, name)
 
 
 def done_shards(output: str, run_id: str, plan: Plan) -> set[int]:
@@ -113,7 +112,9 @@ def inspect(shard: int, data: bytes, planned: pa.Table) -> Shard:
     """
     try:
         columns = ["image_uri", "etag", "status", "num_detections"]
-        table = pq.read_table(io.BytesIO(data), columns=columns)
+        with pq.ParquetFile(io.BytesIO(data)) as file:
+            table = file.read(columns)
+            metadata = file.schema_arrow.metadata or {}
         found = Counter(_images(table))
         statuses = dict(Counter(table["status"].cast(pa.string()).to_pylist()).most_common())
         num_detections = pc.sum(table["num_detections"]).as_py() or 0
@@ -130,6 +131,7 @@ def inspect(shard: int, data: bytes, planned: pa.Table) -> Shard:
         num_detections=num_detections,
         size_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
+        decoder_version=int(metadata.get(b"decoder_version", b"1")),
     )
 
 

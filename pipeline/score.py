@@ -18,7 +18,6 @@ from pipeline.compiling import check_compiles
 from pipeline.config import ScoreConfig
 from pipeline.detector import Detector
 from pipeline.errors import JobError, UserError
-from pipeline.schema import scored_metadata
 from pipeline.scoring import account, dry_run, plan
 from pipeline.scoring.account import ScoreSummary
 from pipeline.scoring.attempts import Attempts, SharedAttempts
@@ -34,6 +33,7 @@ from pipeline.scoring.preflight import (
     size_cluster,
 )
 from pipeline.scoring.progress import ScoreProgress
+from pipeline.scoring.run_format import begin_run, warn_of_other_decoders
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +82,15 @@ def _run(job: Job) -> ScoreSummary:
         "run %s: %d images planned in %d generation(s), %d shards done, %d images to do",
         *(job.run_id, planned.num_images, len(planned.generations), len(done), total),
     )
-    account.write_config(job)
+    begun = begin_run(job, done)
+    warn_of_other_decoders(job, planned, done, begun)
     committer = Committer(
         output=config.output,
         run_id=job.run_id,
         plan=planned,
         to_do=shards,
-        metadata=scored_metadata(job.checkpoint.classes, job.checkpoint.model_id),
+        columns=begun.columns,
+        metadata=begun.metadata(job),
     )
     # Each costs seconds to start, and memory: few images need few.
     few = max(1, total // (_BATCHES_A_DETECTOR * config.batch_size))

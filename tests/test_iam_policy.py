@@ -29,12 +29,12 @@ from pipeline.annotations import read_labelled_images
 from pipeline.config import EvaluateConfig, ScoreConfig, TrainConfig
 from pipeline.detector import Detector
 from pipeline.results.config import CompactConfig, ExportConfig, ReportConfig
-from pipeline.schema import scored_metadata
 from pipeline.scoring import account, plan
 from pipeline.scoring.candidates import read_images
 from pipeline.scoring.committer import Committer
 from pipeline.scoring.manifest import write_manifest
 from pipeline.scoring.preflight import Resources, detector_settings, prepare, read_settings
+from pipeline.scoring.run_format import begin_run
 from pipeline.training.board import NAMES, TrainingBoard
 from pipeline.training.same_run import claim_output
 from tests.pipeline.record_cases import rows_of
@@ -135,13 +135,14 @@ def test_a_job_scores_with_the_policy_and_can_do_nothing_else(job: Any) -> None:
     prepared = prepare(config)
     storage.check_exclusive_create(config.output)
     planned = plan.extend(config.output, prepared.selection.listed, shard_size=1)
-    account.write_config(prepared)
+    begun = begin_run(prepared, ())
     committer = Committer(
         output=config.output,
         run_id=prepared.run_id,
         plan=planned,
         to_do=range(planned.num_shards),
-        metadata=scored_metadata(prepared.checkpoint.classes, prepared.checkpoint.model_id),
+        columns=begun.columns,
+        metadata=begun.metadata(prepared),
     )
     detector = Detector(**detector_settings(prepared))
     committer.add(detector(read_images(rows_of(planned), read_settings(prepared))))

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import compact
 from pipeline.results.config import CompactConfig
-from pipeline.schema import DETECTIONS
+from pipeline.schema import DETECTIONS, FIRST_COLUMNS, SCORED
 from tests.pipeline.scored_runs import image, write_shard
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -112,7 +114,8 @@ def ask_standard_sql(code: str) -> Answer:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for name, files in (("scored_rows", "scored/*/*"), ("detections", "detections/*")):
-            connection.execute(f"CREATE VIEW {name} AS FROM 'results/{files}.parquet'")
+            source = f"read_parquet('results/{files}.parquet', union_by_name = true)"
+            connection.execute(f"CREATE VIEW {name} AS FROM {source}")
         connection.execute(SETUP["athena+spark"])
         return plain(connection.sql(code).to_arrow_table().to_pylist())
 
@@ -193,6 +196,92 @@ def test_each_tool_finds_where_two_models_disagree() -> None:
     assert ask_duckdb(blocks["duckdb"]) == expected
     assert ask_polars(blocks["polars"]) == expected
     assert ask_standard_sql(blocks["athena+spark"]) == expected
+
+
+def write_grown_record(folder: Path) -> None:
+    """A run of version 1 beside one with `generation`, whose later rows come from a clock that is behind."""
+    results = str(folder / "results")
+    old = {"run_id": "r0", "columns": FIRST_COLUMNS, "format_version": 1}
+    write_shard(results, image("a.jpg", ("cat", 0.5, SMALL)), **old)
+    write_shard(results, image("a.jpg", ("cat", 0.75, SMALL), hours=1), shard=1, **old)
+    write_shard(results, image("a.jpg", ("dog", 0.25, SMALL), hours=9), run_id="r1")
+    write_shard(
+        results,
+        image("a.jpg", ("dog", 0.5, SMALL), hours=7, generation=2),
+        image("a.jpg", ("dog", 0.75, SMALL), hours=8, generation=2),
+        run_id="r1",
+        shard=1,
+    )
+    write_shard(
+        results, image("b.jpg", ("dog", 0.125, SMALL), hours=9, generation=1), run_id="r1", shard=2
+    )
+    write_shard(results, image("b.jpg", ("dog", 0.875, SMALL), generation=3), run_id="r1", shard=3)
+
+
+GROWN = [("a.jpg", "r0", 0.75), ("a.jpg", "r1", 0.75), ("b.jpg", "r1", 0.875)]
+"""The newest rows: the highest generation, and of several the last."""
+
+
+def test_each_tool_takes_the_highest_generation_then_the_latest_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_grown_record(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    compact.run(CompactConfig(scored="results", output="results"))
+    assert ask_duckdb("SELECT image_uri, run_id, detections[1].score FROM scored") == GROWN
+    score = 'pl.col("detections").list.get(0).struct.field("score")'
+    assert ask_polars(f'scored.select("image_uri", "run_id", {score}).collect()') == GROWN
+    surest = "JOIN scored_rows USING (image_uri, run_id, scored_at)"
+    sql = f"SELECT image_uri, run_id, scored_rows.detections[1].score FROM scored {surest}"
+    assert ask_standard_sql(sql) == GROWN
+    tables = Path("results/detections").glob("*.parquet")
+    found = [
+        (row["image_uri"], path.stem, row["score"])
+        for path in tables
+        for row in pq.read_table(path).to_pylist()
+    ]
+    assert sorted(found) == GROWN
+
+
+def test_the_macros_read_a_record_of_version_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_shard(
+        "results", image("a.jpg", ("cat", 0.5, SMALL)), columns=FIRST_COLUMNS, format_version=1
+    )
+    with duckdb.connect() as connection:
+        connection.execute(MACROS)
+        newest = connection.sql("FROM newest('results/scored/*/*.parquet')")
+        assert newest.columns == SCORED.names
+        assert newest.to_arrow_table()["generation"].to_pylist() == [None]
+        boxes = connection.sql("FROM detections('results/scored/*/*.parquet')")
+        assert boxes.columns == DETECTIONS.names
+
+
+HIVE_TYPES = {
+    pa.string(): "string",
+    pa.int16(): "smallint",
+    pa.int32(): "int",
+    pa.int64(): "bigint",
+    pa.float32(): "float",
+}
+
+
+def hive_type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        inner = ", ".join(f"{f.name}: {hive_type(f.type)}" for f in kind.value_type)
+        return f"array<struct<{inner}>>"
+    if pa.types.is_timestamp(kind):
+        return "timestamp"
+    return "string" if pa.types.is_dictionary(kind) else HIVE_TYPES[kind]
+
+
+@pytest.mark.parametrize(("name", "schema"), [("scored_rows", SCORED), ("detections", DETECTIONS)])
+def test_athenas_tables_have_the_columns_of_the_schema(name: str, schema: pa.Schema) -> None:
+    (columns,) = re.findall(rf"CREATE EXTERNAL TABLE {name} \((.*?)\)\nSTORED", OPENING, re.DOTALL)
+    expected = ", ".join(f"{field.name} {hive_type(field.type)}" for field in schema)
+    assert " ".join(columns.split()) == expected
 
 
 @pytest.mark.usefixtures("two_models")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline import storage
-from pipeline.schema import SCORED, encode_parquet, scored_metadata
+from pipeline.schema import FIRST_COLUMNS, SCORED, encode_parquet, scored_metadata
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 QUERIES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -35,18 +35,17 @@ def row(name: str, status: str, detections: list[tuple[str, float]] | None) -> d
 
 @pytest.fixture
 def record(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Two shards, one of them without any box, in a bucket and in the local folder `results`."""
-    shards = {
-        "0": [
-            row("a.jpg", "ok", [("cat", 0.75), ("dog", 0.5)]),
-            row("b.jpg", "ok", [("cat", 0.875)]),
-        ],
-        "1": [row("c.jpg", "ok", []), row("d.jpg", "undecodable", None)],
-    }
-    for name, rows in shards.items():
-        table = pa.Table.from_pylist(rows, schema=SCORED)
+    """Two runs, in a bucket and in the local folder `results`. The first has no box, and the columns of
+    version 1."""
+    old = [row("c.jpg", "ok", []), row("d.jpg", "undecodable", None)]
+    new = [
+        row("a.jpg", "ok", [("cat", 0.75), ("dog", 0.5)]),
+        row("b.jpg", "ok", [("cat", 0.875)]),
+    ]
+    for run, rows, columns in (("0009", old, FIRST_COLUMNS), ("0123", new, SCORED.names)):
+        table = pa.Table.from_pylist(rows, schema=SCORED).select(columns)
         data = encode_parquet(table, metadata=scored_metadata(("cat", "dog"), "0123"))
-        storage.write_bytes(f"{bucket}/results/scored/0123/{name}.parquet", data)
+        storage.write_bytes(f"{bucket}/results/scored/{run}/0.parquet", data)
     storage.download_folder(f"{bucket}/results", tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     return bucket

@@ -29,8 +29,7 @@ import pyarrow as pa
 
 from jobs.benchmarks.results import write_results
 from pipeline import record
-from pipeline.record import RESULT
-from pipeline.schema import scored_metadata
+from pipeline.schema import RESULT, scored_metadata
 from pipeline.scoring import plan
 from pipeline.scoring.committer import Committer
 from pipeline.scoring.manifest import write_manifest
@@ -210,6 +209,8 @@ def _scored(rows: pa.Table) -> pa.Table:
         else pa.array(same[field.name], field.type)
         if field.name in same
         else rows[field.name]
+        if field.name in rows.column_names
+        else pa.nulls(count, field.type)
         for field in RESULT
     ]
     return pa.table(columns, schema=RESULT)

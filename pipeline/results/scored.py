@@ -16,11 +16,23 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.schema import SCORED, TABLE_VERSION
+from pipeline.schema import (
+    SCORED,
+    TABLE_VERSION,
+    NewerFormatError,
+    check_version,
+    read_columns,
+)
 from pipeline.storage import ObjectInfo
 
 _THREADS = 16
-_COLUMNS = ("image_uri", "status", "scored_at", "detections")
+_COLUMNS = pa.schema(
+    [
+        SCORED.field("image_uri"),
+        SCORED.field("status").with_type(pa.string()),
+        *(SCORED.field(name) for name in ("generation", "scored_at", "detections")),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +56,8 @@ class ScoredRun:
     Args:
         classes: of the detector; label k is classes[k - 1].
         model_id: of the detector.
-        rows: columns image_uri, status (plain text), scored_at, detections; one row an image, its newest,
-            by image_uri.
+        rows: columns image_uri, status (plain text), generation, scored_at, detections; one row an image,
+            its newest, by image_uri.
         num_rows: of the whole run, older ones and other images included.
     """
 
@@ -142,21 +154,23 @@ def read_run(files: RunFiles, basenames: Collection[str]) -> ScoredRun:
     return ScoredRun(
         classes=first.classes,
         model_id=first.model_id,
-        rows=_newest(rows),
+        rows=newest(rows),
         num_rows=sum(shard.num_rows for shard in shards),
     )
 
 
 def _read_shard(uri: str, basenames: frozenset[str]) -> ScoredRun:
     with open_shard(uri) as (file, classes, model_id):
-        uris = file.read(["image_uri"])["image_uri"]
+        uris = read_columns(file, [SCORED.field("image_uri")])["image_uri"]
         keep = np.array([storage.basename(u) in basenames for u in uris.to_pylist()], bool)
         # Boxes are most of a file; those without a wanted image are not decoded.
-        rows = file.read(list(_COLUMNS)).filter(pa.array(keep)) if keep.any() else _no_rows()
+        rows = _COLUMNS.empty_table()
+        if keep.any():
+            rows = read_columns(file, _COLUMNS).filter(pa.array(keep)).cast(_COLUMNS)
         return ScoredRun(
             classes=classes,
             model_id=model_id,
-            rows=rows.cast(_no_rows().schema),
+            rows=rows,
             num_rows=len(keep),
         )
 
@@ -176,9 +190,10 @@ def open_shard(
     try:
         file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         metadata = file.schema_arrow.metadata or {}
-        if metadata.get(b"format_version") != str(TABLE_VERSION).encode():
-            raise KeyError(f"format_version {TABLE_VERSION}")
+        check_version(int(metadata[b"format_version"]), TABLE_VERSION)
         yield file, tuple(json.loads(metadata[b"classes"])), metadata[b"model_id"].decode()
+    except NewerFormatError as error:
+        raise UserError(uri, str(error), "Install the newer version.") from error
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise UserError(
             uri,
@@ -187,17 +202,23 @@ def open_shard(
         ) from error
 
 
-def _no_rows() -> pa.Table:
-    fields = [SCORED.field(name) for name in _COLUMNS]
-    return pa.schema(
-        [f.with_type(pa.string()) if f.name == "status" else f for f in fields]
-    ).empty_table()
+def newest(rows: pa.Table) -> pa.Table:
+    """One row an image_uri: that of the highest generation, and of several the one scored last.
 
-
-def _newest(rows: pa.Table) -> pa.Table:
-    """One row an image_uri, that with the latest scored_at."""
-    order = [("image_uri", "ascending"), ("scored_at", "descending")]
-    rows = rows.take(pc.sort_indices(rows, sort_keys=order))
+    Args:
+        rows: with the columns image_uri, generation (null = 1) and scored_at, which may be null.
+    """
+    if rows.num_rows == 0:
+        return rows
+    keys = pa.table(
+        {
+            "image_uri": rows["image_uri"],
+            "generation": pc.fill_null(rows["generation"], 1),
+            "scored_at": rows["scored_at"],
+        }
+    )
+    order = [("image_uri", "ascending"), ("generation", "descending"), ("scored_at", "descending")]
+    rows = rows.take(pc.sort_indices(keys, sort_keys=order))  # nulls come last
     uris = rows["image_uri"].to_pylist()
     first = [i == 0 or uri != uris[i - 1] for i, uri in enumerate(uris)]
     return rows.filter(pa.array(first, pa.bool_()))

@@ -24,34 +24,31 @@ import pyarrow as pa
 from pipeline.errors import JobError, UserError
 from pipeline.progress import Progress
 from pipeline.results.scored import RunFiles, open_shard
-from pipeline.schema import SCORED
+from pipeline.schema import SCORED, read_columns
 from pipeline.storage import ObjectInfo
 
 _THREADS = 16
+_ROW = pa.field("row", pa.int64())
 _ROWS_AT_ONCE = 20_000
 """Images a hand-over: one costs some 5 ms whatever its size; with ten boxes each these are 10 MB."""
 
-_IMAGES = """
-CREATE TABLE images (
-    row BIGINT, image_uri VARCHAR, etag VARCHAR, size_bytes BIGINT, width INTEGER, height INTEGER,
-    status VARCHAR, error VARCHAR, scored_at TIMESTAMP, num_proposals INTEGER, num_detections INTEGER)"""
-_BOXES = """
-CREATE TABLE boxes (
-    row BIGINT, image_uri VARCHAR, detection SMALLINT, label VARCHAR, label_id SMALLINT, score FLOAT,
-    x_min FLOAT, y_min FLOAT, x_max FLOAT, y_max FLOAT)"""
-_TAKE_IMAGES = """
-INSERT INTO images SELECT row, image_uri, etag, size_bytes, width, height, status, error, scored_at,
-    num_proposals, num_detections FROM shard"""
-_TAKE_BOXES = """
-INSERT INTO boxes SELECT row, image_uri, place - 1, box.label, box.label_id, box.score,
-    box.x_min, box.y_min, box.x_max, box.y_max
+# Without dictionaries, which differ from file to file, and without a zone, which DuckDB would apply.
+_PLAIN_TYPES = {"status": pa.string(), "scored_at": pa.timestamp("us")}
+_PLAIN = pa.schema([f.with_type(_PLAIN_TYPES.get(f.name, f.type)) for f in SCORED])
+_IMAGE_COLUMNS = ", ".join(
+    f.name for f in SCORED if f.name not in ("model_id", "run_id", "detections")
+)
+_SELECT_IMAGES = f"SELECT row, {_IMAGE_COLUMNS} FROM shard"
+_SELECT_BOXES = """
+SELECT row, image_uri, (place - 1)::SMALLINT AS detection, box.*
 FROM (SELECT row, image_uri, unnest(detections) AS box, generate_subscripts(detections, 1) AS place
       FROM shard)"""
 # Few images have more than one row, so only theirs are sorted; grouping spills to disk where it must.
 _FIND_SUPERSEDED = """
 CREATE TABLE superseded AS SELECT row FROM (
     SELECT row, row_number() OVER (
-        PARTITION BY image_uri ORDER BY scored_at DESC NULLS LAST, row DESC) AS age
+        PARTITION BY image_uri
+        ORDER BY coalesce(generation, 1) DESC, scored_at DESC NULLS LAST, row DESC) AS age
     FROM images
     WHERE image_uri IN (SELECT image_uri FROM images GROUP BY image_uri HAVING count(*) > 1))
 WHERE age > 1"""
@@ -106,8 +103,9 @@ def load_run(files: RunFiles, *, memory_gib: float, temp_folder: str | None) -> 
 
 
 def _load(connection: duckdb.DuckDBPyConnection, files: RunFiles) -> RunTables:
-    connection.execute(_IMAGES)
-    connection.execute(_BOXES)
+    with _registered(connection, _PLAIN.append(_ROW).empty_table()):
+        connection.execute(f"CREATE TABLE images AS {_SELECT_IMAGES}")
+        connection.execute(f"CREATE TABLE boxes AS {_SELECT_BOXES}")
     loaded = 0
     waiting: list[pa.Table] = []
     first: _Shard | None = None
@@ -149,24 +147,8 @@ class _Shard:
 
 def _read_shard(info: ObjectInfo) -> _Shard:
     with open_shard(info.uri, info.etag) as (file, classes, model_id):
-        rows = file.read(SCORED.names).cast(_PLAIN)
+        rows = read_columns(file, SCORED).cast(_PLAIN)
     return _Shard(classes, model_id, rows)
-
-
-# Without dictionaries, which differ from file to file, and without a zone, which DuckDB would apply.
-_PLAIN = pa.schema(
-    [
-        SCORED.field(name).with_type(plain)
-        for name, plain in zip(
-            SCORED.names,
-            (
-                {"status": pa.string(), "scored_at": pa.timestamp("us")}.get(f.name, f.type)
-                for f in SCORED
-            ),
-            strict=True,
-        )
-    ]
-)
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, tables: list[pa.Table], first_row: int) -> int:
@@ -176,12 +158,21 @@ def _insert(connection: duckdb.DuckDBPyConnection, tables: list[pa.Table], first
     shard = pa.concat_tables(tables)
     tables.clear()
     numbers = pa.array(np.arange(first_row, first_row + shard.num_rows))
-    connection.register("shard", shard.append_column("row", numbers))
-    connection.execute(_TAKE_IMAGES)
-    connection.execute(_TAKE_BOXES)
-    connection.unregister("shard")
+    with _registered(connection, shard.append_column(_ROW, numbers)):
+        connection.execute(f"INSERT INTO images {_SELECT_IMAGES}")
+        connection.execute(f"INSERT INTO boxes {_SELECT_BOXES}")
     rows: int = shard.num_rows
     return rows
+
+
+@contextmanager
+def _registered(connection: duckdb.DuckDBPyConnection, shard: pa.Table) -> Iterator[None]:
+    """Let queries see a table under the name `shard`."""
+    connection.register("shard", shard)
+    try:
+        yield
+    finally:
+        connection.unregister("shard")
 
 
 def _ahead(call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -1,4 +1,4 @@
-"""What a scoring job says of itself: config and summary beside the manifest, and how to query the rows."""
+"""What a scoring job reports: its summary beside the manifest, and how to query the rows."""
 
 from __future__ import annotations
 
@@ -39,18 +39,6 @@ class ScoreSummary:
     """Of the Detectors' time, were there always as many as there may be."""
 
 
-def write_config(job: Job) -> None:
-    """What the run was told, once: the first command's word stands."""
-    described = {
-        "run_id": job.run_id,
-        "model_id": job.checkpoint.model_id,
-        "config": asdict(job.config),
-        "proposals": asdict(job.proposals),
-        "checkpoint": job.checkpoint.config,
-    }
-    storage.create_bytes(_run_uri(job, "config.json"), json.dumps(described, indent=1).encode())
-
-
 def write_summary(job: Job, summary: ScoreSummary, resources: Resources) -> None:
     """What the last command that scored anything did; replaced by the next."""
     hours = summary.seconds / 3600
@@ -67,7 +55,10 @@ def write_summary(job: Job, summary: ScoreSummary, resources: Resources) -> None
         "versions": {name: version(name) for name in ("ray", "torch", "torchvision", "pyarrow")}
         | {"python": platform.python_version()},
     }
-    storage.write_bytes(_run_uri(job, "summary.json"), json.dumps(described, indent=1).encode())
+    storage.write_bytes(
+        record.described_uri(job.config.output, job.run_id, "summary.json"),
+        json.dumps(described, indent=1).encode(),
+    )
 
 
 def price(config: ScoreConfig, cpu_hours: float, gpu_hours: float) -> float | None:
@@ -104,7 +95,3 @@ def report(job: Job, summary: ScoreSummary) -> None:
             f"{failed} of {summary.images} images are not ok ({counts(summary.statuses)}), more than "
             f"--max-failures {job.config.max_failures}; every row is written, column error says why"
         )
-
-
-def _run_uri(job: Job, name: str) -> str:
-    return storage.join(job.config.output, "runs", job.run_id, name)

@@ -25,35 +25,11 @@ from fastrcnn.proposals import prepare, propose
 from pipeline import images, storage
 from pipeline.images import ImageError
 from pipeline.proposals_table import ProposalsError, ProposalsTable
+from pipeline.schema import CANDIDATE, TASK
 from pipeline.scoring.attempts import AttemptLog, Attempts, attempt
 from pipeline.scoring.plan import Plan, rows_of
 from pipeline.storage import StorageError
 
-CANDIDATE = pa.schema(
-    [
-        pa.field("image_uri", pa.string(), nullable=False),
-        pa.field("etag", pa.string()),
-        pa.field("size_bytes", pa.int64()),
-        pa.field("shard", pa.int64(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("error", pa.string()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("image", pa.large_binary()),  # encoded, as it lies in the bucket; null unless ok
-        # (P, 4) float32, row by row; null unless ok, and where the model makes its own
-        pa.field("proposals", pa.large_binary()),
-    ]
-)
-TASK = pa.schema(
-    [
-        pa.field("part", pa.string(), nullable=False),
-        pa.field("shard", pa.int64(), nullable=False),
-        pa.field("first", pa.int64(), nullable=False),
-        pa.field("rows", pa.int64(), nullable=False),
-    ]
-)
-"""A piece of work: so many rows of a shard from `first` on; `part` is the URI of the plan's part with the
-shard."""
 READS_AT_ONCE = 8
 """GETs of one task: a task waits for the network far longer than it computes."""
 BATCHES_READ_AT_ONCE = 4

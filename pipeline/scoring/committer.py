@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 
@@ -34,7 +34,8 @@ class Committer:
         run_id: the run.
         plan: the plan.
         to_do: shards to be made.
-        metadata: of each Parquet file.
+        metadata: of each Parquet file. The hash of the shard's generation is added.
+        columns: names of SCORED that the run began with.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Committer:
         plan: Plan,
         to_do: Collection[int],
         metadata: Mapping[bytes, bytes],
+        columns: Sequence[str] = tuple(SCORED.names),
     ) -> None:
         self._output = output
         self._run_id = run_id
         self._plan = plan
+        self._schema = pa.schema([SCORED.field(name) for name in columns])
         self._metadata = dict(metadata)
         self._lacking = set(to_do)
         self._waiting: dict[int, list[pa.Table]] = {}
@@ -101,8 +104,15 @@ class Committer:
         self._lacking.discard(made.shard)
 
     def _create(self, shard: int, rows: pa.Table) -> Shard:
-        rows = _date_changed(rows, self._plan.generation(shard).planned_at)
-        data = encode_parquet(rows.select(SCORED.names).cast(SCORED), metadata=self._metadata)
+        generation = self._plan.generation(shard)
+        rows = _date_changed(rows, generation.planned_at)
+        number = pa.scalar(self._plan.generation_number(shard), pa.int32())
+        column = rows.schema.get_field_index("generation")
+        rows = rows.set_column(column, "generation", pa.repeat(number, rows.num_rows))
+        data = encode_parquet(
+            rows.select(self._schema.names).cast(self._schema),
+            metadata=self._metadata | {b"plan_sha256": generation.sha256.encode()},
+        )
         with self._lock:  # parts of the plan are kept: else eight threads would read the same one
             planned = self._plan.shard(shard)
         made = inspect(shard, data, planned)

@@ -11,13 +11,12 @@ import json
 from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import PurePosixPath
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.record import Shard, done_shards, inspect, shard_uri
-from pipeline.schema import TABLE_VERSION
+from pipeline.record import Shard, described_uri, done_shards, inspect, shard_uri
 from pipeline.scoring.plan import Plan
 from pipeline.storage import StorageError
 
@@ -78,7 +77,7 @@ def write_manifest(
         text = json.dumps(
             {
                 "run_id": run_id,
-                "table_version": TABLE_VERSION,
+                "table_version": 1,
                 "complete": manifest.complete,
                 "rows": manifest.rows,
                 "statuses": manifest.statuses,
@@ -95,6 +94,11 @@ def write_manifest(
     return manifest
 
 
+def described_shards(output: str, run_id: str) -> list[Shard]:
+    """The shards that the last manifest of a run describes."""
+    return _last_manifest(output, run_id)[0]
+
+
 def check_some(output: str, run_id: str, plan: Plan, there: Collection[int]) -> None:
     """Check some of the shards that no manifest describes, before more is scored beside them: after a
     driver was killed there may be ten thousands. `write_manifest` checks all in the end.
@@ -102,7 +106,7 @@ def check_some(output: str, run_id: str, plan: Plan, there: Collection[int]) -> 
     Raises:
         JobError: a shard's rows are not the plan's.
     """
-    known = {shard.shard for shard in _last_manifest(output, run_id)[0]}
+    known = {shard.shard for shard in described_shards(output, run_id)}
     unknown = sorted(set(there) - known)
 
     def check(shard: int) -> None:
@@ -124,12 +128,16 @@ def _last_manifest(output: str, run_id: str) -> tuple[list[Shard], int]:
         return [], 0
     try:
         entries = json.loads(storage.read_bytes(found[-1]))["shards"]
-        names = Shard.__dataclass_fields__
-        shards = [Shard(**{name: entry[name] for name in names}) for entry in entries]
-    except (StorageError, ValueError, KeyError) as error:
+        # A key that this version does not know is left out; one that an older version lacks has its default.
+        names = {field.name for field in fields(Shard)}
+        shards = [
+            Shard(**{name: value for name, value in entry.items() if name in names})
+            for entry in entries
+        ]
+    except (StorageError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(found[-1], f"is no manifest: {error}", "Move it away.") from error
     return shards, int(PurePosixPath(found[-1]).stem.removeprefix("manifest-"))
 
 
 def _manifest_uri(output: str, run_id: str, number: int) -> str:
-    return storage.join(output, "runs", run_id, f"manifest-{number:06d}.json")
+    return described_uri(output, run_id, f"manifest-{number:06d}.json")

@@ -26,7 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,14 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.schema import PLAN, TABLE_VERSION, encode_parquet
+from pipeline.schema import (
+    PLAN,
+    PLAN_VERSION,
+    NewerFormatError,
+    check_version,
+    encode_parquet,
+    read_columns,
+)
 from pipeline.storage import StorageError
 
 if TYPE_CHECKING:
@@ -69,10 +76,12 @@ class Generation:
     rows: int
     size_bytes: int
     parts: tuple[Part, ...]
+    sha256: str
+    """Of the JSON object under plans/ that describes this generation, in hex."""
 
     @property
     def num_shards(self) -> int:
-        """How many there are."""
+        """The number of shards."""
         return -(-self.rows // self.shard_size)
 
 
@@ -93,10 +102,14 @@ class Plan:
         """How many there are."""
         return sum(generation.num_shards for generation in self.generations)
 
-    def generation(self, shard: int) -> Generation:
-        """The generation that made `shard`."""
+    def generation_number(self, shard: int) -> int:
+        """The number of the generation that planned `shard`, from 1."""
         starts = [generation.first_shard for generation in self.generations]
-        return self.generations[bisect.bisect_right(starts, shard) - 1]
+        return bisect.bisect_right(starts, shard)
+
+    def generation(self, shard: int) -> Generation:
+        """The generation that planned `shard`."""
+        return self.generations[self.generation_number(shard) - 1]
 
     def num_rows(self, shard: int) -> int:
         """Images of a shard."""
@@ -165,11 +178,13 @@ def extend(output: str, listed: Listed, *, shard_size: int) -> Plan:
         plan = read(output)
         compare(plan, listed, known)
         known = plan.num_shards
-        made = _write_parts(output, listed, known, shard_size)
-        if not made.rows:
+        described = _write_parts(output, listed, known, shard_size)
+        if not described["rows"]:
             return plan
         number = len(plan.generations) + 1
-        if storage.create_bytes(_generation_uri(output, number), _as_json(made)):
+        data = json.dumps(described).encode()
+        if storage.create_bytes(_generation_uri(output, number), data):
+            made = _parse_generation(data)
             logger.info("planned %d new or changed images as generation %d", made.rows, number)
             plan = Plan(output=output, generations=(*plan.generations, made))
             compare(plan, listed, known)
@@ -202,13 +217,14 @@ def _read_part(uri: str) -> pa.Table:
         data = storage.read_bytes(uri)
         if hashlib.sha256(data).hexdigest() != storage.stem(uri):
             raise ValueError("its bytes are not those that its name was made of")
-        return pq.read_table(io.BytesIO(data)).select(PLAN.names).cast(PLAN)
+        with pq.ParquetFile(io.BytesIO(data)) as file:
+            return read_columns(file, PLAN).cast(PLAN)
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise UserError(uri, f"is no part of a plan: {error}", "Give another --output.") from error
 
 
-def _write_parts(output: str, listed: Listed, first_shard: int, shard_size: int) -> Generation:
-    """Put the new images as parts; nobody takes them for planned yet."""
+def _write_parts(output: str, listed: Listed, first_shard: int, shard_size: int) -> dict[str, Any]:
+    """Write the new images as parts, which mean nothing yet; the JSON of the generation that names them."""
     most = SHARDS_A_PART * shard_size
     parts: list[Part] = []
     waiting: deque[Future[bool]] = deque()
@@ -217,7 +233,7 @@ def _write_parts(output: str, listed: Listed, first_shard: int, shard_size: int)
         for rows in _chunks(listed.new(), most):
             numbers = first_shard + (total + np.arange(rows.num_rows)) // shard_size
             table = rows.append_column("shard", pa.array(numbers, pa.int64())).cast(PLAN)
-            metadata = {b"format_version": str(TABLE_VERSION).encode()}
+            metadata = {b"format_version": str(PLAN_VERSION).encode()}
             data = encode_parquet(table, metadata=metadata)
             name = f"{hashlib.sha256(data).hexdigest()}.parquet"
             parts.append(Part(name=name, rows=rows.num_rows, first_shard=int(numbers[0])))
@@ -228,14 +244,15 @@ def _write_parts(output: str, listed: Listed, first_shard: int, shard_size: int)
             size_bytes += pc.sum(rows["size_bytes"]).as_py() or 0
         for put in waiting:
             put.result()
-    return Generation(
-        planned_at=datetime.now(UTC),
-        first_shard=first_shard,
-        shard_size=shard_size,
-        rows=total,
-        size_bytes=size_bytes,
-        parts=tuple(parts),
-    )
+    return {
+        "format_version": PLAN_VERSION,
+        "planned_at": datetime.now(UTC).isoformat(),
+        "first_shard": first_shard,
+        "shard_size": shard_size,
+        "rows": total,
+        "size_bytes": size_bytes,
+        "parts": [asdict(part) for part in parts],
+    }
 
 
 def _chunks(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
@@ -252,23 +269,23 @@ def _chunks(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
         yield rest
 
 
-def _as_json(made: Generation) -> bytes:
-    described = asdict(made) | {"planned_at": made.planned_at.isoformat()}
-    return json.dumps({"format_version": TABLE_VERSION, **described}).encode()
-
-
 def _read_generation(uri: str) -> Generation:
     try:
-        described = json.loads(storage.read_bytes(uri))
-        if described.pop("format_version") != TABLE_VERSION:
-            raise ValueError("another format_version")
-        described["planned_at"] = datetime.fromisoformat(described["planned_at"])
-        described["parts"] = tuple(Part(**part) for part in described["parts"])
-        return Generation(**described)
+        return _parse_generation(storage.read_bytes(uri))
+    except NewerFormatError as error:
+        raise UserError(uri, str(error), "Install the newer version.") from error
     except (StorageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             uri, f"is no generation of a plan: {error}", "Give another --output."
         ) from error
+
+
+def _parse_generation(data: bytes) -> Generation:
+    described = json.loads(data)
+    check_version(described.pop("format_version"), PLAN_VERSION)
+    described["planned_at"] = datetime.fromisoformat(described["planned_at"])
+    described["parts"] = tuple(Part(**part) for part in described["parts"])
+    return Generation(**described, sha256=hashlib.sha256(data).hexdigest())
 
 
 def _generation_uri(output: str, generation: int) -> str:

@@ -14,6 +14,7 @@ from pipeline import record, storage
 from pipeline.checkpoints import find_checkpoint, load
 from pipeline.config import ScoreConfig
 from pipeline.errors import UserError
+from pipeline.images import DECODER_VERSION
 from pipeline.proposals_table import find_table
 from pipeline.scoring.candidates import ReadSettings
 from pipeline.scoring.selection import Filter, Selection, check_apart, select
@@ -85,8 +86,11 @@ def prepare(config: ScoreConfig) -> Job:
         "max_bytes": config.max_bytes,
         "max_pixels": config.max_pixels,
     }
-    if config.precision != "auto":  # a run from before there was a choice goes on
+    # What came later counts only where it is not as before, so that older runs go on.
+    if config.precision != "auto":
         facts["precision"] = config.precision
+    if config.fresh:
+        facts["decoder_version"] = DECODER_VERSION
     keep = Filter(include=config.include, exclude=config.exclude)
     selection = select(config.images, config.limit, keep)
     return Job(

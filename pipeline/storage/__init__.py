@@ -4,6 +4,7 @@ Every URI is a local path or any fsspec URL. S3 has a store of its own (conditio
 byte, typed errors); endpoint, region and credentials come from the standard AWS variables of the process.
 """
 
+from pipeline.schema import NAMED
 from pipeline.storage.errors import (
     ObjectChanged,
     ObjectDenied,
@@ -13,7 +14,6 @@ from pipeline.storage.errors import (
     StorageError,
 )
 from pipeline.storage.folders import download_folder, upload_folder
-from pipeline.storage.inventory import NAMED
 from pipeline.storage.listing import is_marker, iter_pages, list_objects, lists_in_order
 from pipeline.storage.manifest import (
     MANIFEST_SUFFIXES,

@@ -24,19 +24,12 @@ import pyarrow.parquet as pq
 from pyarrow import orc
 
 from pipeline.errors import UserError
+from pipeline.schema import NAMED
 from pipeline.storage.objects import local_copy, read_bytes
 from pipeline.storage.retry import DRIVER_DEADLINE_S
 from pipeline.storage.uris import parse
 
 INVENTORY = "manifest.json"
-NAMED = pa.schema(
-    [
-        pa.field("image_uri", pa.string(), nullable=False),
-        pa.field("etag", pa.string()),
-        pa.field("size_bytes", pa.int64()),
-    ]
-)
-"""Images that a list names; etag and size as the list has them, null where it has none."""
 ROWS_AT_ONCE = 50_000
 """In one table of them: what is held of a list of any length."""
 _NEEDED = ("bucket", "key")

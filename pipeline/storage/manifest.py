@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
-from pipeline.storage.inventory import INVENTORY, NAMED, ROWS_AT_ONCE, iter_inventory
+from pipeline.schema import NAMED
+from pipeline.storage.inventory import INVENTORY, ROWS_AT_ONCE, iter_inventory
 from pipeline.storage.objects import driver_errors, local_copy
 from pipeline.storage.uris import absolute
 

@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 from fastrcnn.config import ProposalConfig
 from pipeline import cluster
 from pipeline.config import ScoreConfig
-from pipeline.record import RESULT
+from pipeline.schema import RESULT
 from pipeline.score import chain, work
 from pipeline.scoring import plan
 from pipeline.scoring.attempts import AttemptLog

@@ -8,7 +8,7 @@ import signal
 
 import pyarrow as pa
 
-from pipeline.record import RESULT
+from pipeline.schema import RESULT
 from pipeline.scoring.attempts import Attempts, attempt
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import io
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import record, storage
-from pipeline.schema import PLAN
+from pipeline.schema import PLAN, RESULT, SCORED, scored_metadata
 from pipeline.scoring import plan
 from pipeline.scoring.committer import Committer
 from pipeline.scoring.listed import Listed
@@ -59,16 +59,25 @@ def result(rows: pa.Table, *, status: str = "ok", author: str = "m") -> pa.Table
         | {"num_proposals": 9, "num_detections": 1, "detections": [box]}
         for row in rows.to_pylist()
     ]
-    return pa.Table.from_pylist(made, schema=record.RESULT)
+    return pa.Table.from_pylist(made, schema=RESULT)
 
 
-def committer(output: str, work: plan.Plan, to_do: Collection[int] | None = None) -> Committer:
+def committer(
+    output: str,
+    work: plan.Plan,
+    to_do: Collection[int] | None = None,
+    *,
+    run_id: str = RUN,
+    metadata: Mapping[bytes, bytes] | None = None,
+    columns: Sequence[str] = SCORED.names,
+) -> Committer:
     return Committer(
         output=output,
-        run_id=RUN,
+        run_id=run_id,
         plan=work,
         to_do=range(work.num_shards) if to_do is None else to_do,
-        metadata={b"format_version": b"1"},
+        metadata=metadata or scored_metadata(("cat",), "m"),
+        columns=columns,
     )
 
 

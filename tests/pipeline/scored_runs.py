@@ -27,6 +27,7 @@ def image(
     size: tuple[int, int] = (480, 640),
     etag: str | None = "e1",
     classes: Sequence[str] = CLASSES,
+    generation: int | None = None,
 ) -> dict[str, Any]:
     """A row of scored/, made `hours` after START, with boxes by falling score."""
     boxes = [
@@ -47,6 +48,7 @@ def image(
         "num_proposals": 30 if ok else None,
         "num_detections": len(boxes) if ok else None,
         "detections": boxes if ok else None,
+        "generation": generation,
     }
 
 
@@ -57,10 +59,13 @@ def write_shard(
     shard: int = 0,
     model_id: str = "m1",
     classes: Sequence[str] = CLASSES,
+    columns: Sequence[str] = SCORED.names,
+    format_version: int | None = None,
 ) -> str:
     """Put a shard of a run under `output`; its URI."""
     marked = [row | {"run_id": run_id, "model_id": model_id} for row in rows]
-    table = pa.Table.from_pylist(marked, schema=SCORED)
+    table = pa.Table.from_pylist(marked, schema=SCORED).select(columns)
     uri = storage.join(output, "scored", run_id, f"{shard:08d}.parquet")
-    storage.write_bytes(uri, encode_parquet(table, metadata=scored_metadata(classes, model_id)))
+    metadata = scored_metadata(classes, model_id, format_version=format_version)
+    storage.write_bytes(uri, encode_parquet(table, metadata=metadata))
     return uri

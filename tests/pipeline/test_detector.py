@@ -19,7 +19,7 @@ from fastrcnn.scoring_form import scoring_form
 from pipeline.config import Precision
 from pipeline.detector import Detector
 from pipeline.images import ImageError
-from pipeline.record import RESULT
+from pipeline.schema import RESULT
 from pipeline.scoring.attempts import AttemptLog
 from pipeline.scoring.candidates import ReadSettings, read_images
 from pipeline.scoring.halving import detect_halving

@@ -18,8 +18,9 @@ from fastrcnn.detection import propose_learned
 from fastrcnn.scoring_form import scoring_form
 from pipeline import storage
 from pipeline.errors import JobError, UserError
-from pipeline.proposals_export import EXPORT, ExportProposalsConfig, Proposer, run
+from pipeline.proposals_export import ExportProposalsConfig, Proposer, run
 from pipeline.proposals_table import ProposalsTable, find_table
+from pipeline.schema import PROPOSALS_EXPORT
 from pipeline.scoring.candidates import ReadSettings, read_images
 from tests.pipeline.record_cases import planned_rows
 
@@ -50,7 +51,7 @@ def test_rows_are_what_the_model_proposes_and_failures_say_why(
     rows = Proposer(str(rpn_checkpoint))(
         read_images(planned_rows(str(images), [0, 0, 0]), settings)
     )
-    assert rows.schema == EXPORT
+    assert rows.schema == PROPOSALS_EXPORT
     model = scoring_form(load_checkpoint(rpn_checkpoint).model)
     for index in (0, 2):
         pixels = np.asarray(Image.open(rows["image_uri"][index].as_py())).copy()

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline import record
 from pipeline.errors import JobError, UserError
-from pipeline.schema import SCORED
+from pipeline.schema import RESULT, SCORED
 from pipeline.storage import ObjectInfo
 from tests.pipeline.record_cases import (
     RUN,
@@ -129,7 +129,7 @@ def test_a_changed_image_s_newest_row_is_not_the_one_that_says_changed(output: s
     for row in made:
         row["scored_at"] = datetime.datetime.now(datetime.UTC)
     writer = committer(output, work)
-    writer.add(pa.Table.from_pylist(made, schema=record.RESULT))
+    writer.add(pa.Table.from_pylist(made, schema=RESULT))
     writer.close()
     rows = written(output).to_pylist()
     newest = max((r for r in rows if r["image_uri"] == old[0].uri), key=lambda r: r["scored_at"])

@@ -35,6 +35,8 @@ ROW = {
     "num_proposals": 2000,
     "num_detections": 1,
     "detections": [DETECTION],
+    "generation": 2,
+    "num_tiles": 4,
 }
 BAD_ROW = dict.fromkeys(ROW) | {"image_uri": "s3://b/x", "status": "missing", "error": "gone"}
 
@@ -82,6 +84,8 @@ def test_columns_are_those_of_the_contract() -> None:
             " y_min: float, x_max: float, y_max: float>>",
             True,
         ),
+        ("generation", "int32", True),
+        ("num_tiles", "int32", True),
     ]
     assert [(f.name, str(f.type)) for f in schema.DETECTIONS] == [
         ("image_uri", "string"),
@@ -114,6 +118,40 @@ def test_metadata_says_what_the_numbers_mean() -> None:
     assert int(found[b"format_version"]) == schema.TABLE_VERSION
     assert found[b"model_id"] == b"0123"
     assert found[b"coordinates"].startswith(b"xyxy, absolute pixels")
+
+
+def test_a_column_that_a_file_lacks_is_null() -> None:
+    old = pa.Table.from_pylist([ROW, BAD_ROW], schema=schema.SCORED).select(schema.FIRST_COLUMNS)
+    with pq.ParquetFile(io.BytesIO(schema.encode_parquet(old, metadata={}))) as file:
+        table = schema.read_columns(file, schema.SCORED)
+        assert table.cast(schema.SCORED).to_pylist() == [
+            row | {"generation": None, "num_tiles": None} for row in (ROW, BAD_ROW)
+        ]
+        lacking = [schema.SCORED.field(name) for name in ("num_tiles", "generation")]
+        assert (
+            schema.read_columns(file, lacking).to_pylist()
+            == [{"num_tiles": None, "generation": None}] * 2
+        )
+
+
+def test_columns_of_a_newer_file_are_left_out() -> None:
+    table = pa.Table.from_pylist([ROW], schema=schema.SCORED).append_column("x", pa.array([1]))
+    with pq.ParquetFile(io.BytesIO(schema.encode_parquet(table, metadata={}))) as file:
+        assert schema.read_columns(file, schema.SCORED).column_names == schema.SCORED.names
+
+
+def test_a_column_that_may_not_be_null_must_be_in_the_file() -> None:
+    table = pa.Table.from_pylist([ROW], schema=schema.SCORED).drop_columns(["status"])
+    with pq.ParquetFile(io.BytesIO(schema.encode_parquet(table, metadata={}))) as file:
+        with pytest.raises(KeyError, match="no column status"):
+            schema.read_columns(file, schema.SCORED)
+
+
+def test_the_first_columns_stay_the_first() -> None:
+    """A column is only added, at the end: runs of version 1 go on."""
+    assert len(schema.FIRST_COLUMNS) == 13
+    assert schema.FIRST_COLUMNS[-1] == "detections"
+    assert all(schema.SCORED.field(name).nullable for name in schema.SCORED.names[13:])
 
 
 def test_pages_are_compressed_and_carry_checksums() -> None:

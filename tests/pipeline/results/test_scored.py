@@ -12,7 +12,13 @@ import pytest
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.results.scored import find_run, read_run
-from pipeline.schema import SCORED, encode_parquet, scored_metadata
+from pipeline.schema import (
+    FIRST_COLUMNS,
+    SCORED,
+    TABLE_VERSION,
+    encode_parquet,
+    scored_metadata,
+)
 
 CLASSES = ("ring", "cross")
 
@@ -81,6 +87,39 @@ def test_the_newest_row_of_an_image_wins_whatever_shard_it_is_in(bucket: str) ->
     assert run.rows["status"].to_pylist() == ["ok", "undecodable"]
     assert [d["label"] for d in run.rows["detections"][0].as_py()] == ["ring"]
     assert (run.num_rows, run.classes, run.model_id) == (4, CLASSES, "m1")
+
+
+def test_the_highest_generation_wins_whatever_the_clocks_say(bucket: str) -> None:
+    _shard(f"{bucket}/scored/r/0.parquet", _row("s3://x/1.jpg", "ring", day=9))  # null means 1
+    _shard(
+        f"{bucket}/scored/r/1.parquet",
+        _row("s3://x/1.jpg", "cross", day=2) | {"generation": 3},
+        _row("s3://x/1.jpg", "cross", "cross", day=4) | {"generation": 2},
+    )
+    run = read_run(find_run(bucket), {"1.jpg"})
+    assert run.rows["generation"].to_pylist() == [3]
+    assert [d["label"] for d in run.rows["detections"][0].as_py()] == ["cross"]
+
+
+def test_a_run_of_version_1_is_read(bucket: str) -> None:
+    """Its files lack the newer columns."""
+    table = pa.Table.from_pylist([_row("s3://x/1.jpg", "ring")], schema=SCORED)
+    metadata = scored_metadata(CLASSES, "m1", format_version=1)
+    data = encode_parquet(table.select(FIRST_COLUMNS), metadata=metadata)
+    storage.write_bytes(f"{bucket}/scored/r/0.parquet", data)
+    run = read_run(find_run(bucket), {"1.jpg"})
+    assert run.rows["generation"].to_pylist() == [None]
+    assert run.rows["status"].to_pylist() == ["ok"]
+
+
+def test_a_run_of_a_newer_version_is_refused_in_one_line(bucket: str) -> None:
+    table = pa.Table.from_pylist([_row("s3://x/1.jpg", "ring")], schema=SCORED)
+    metadata = scored_metadata(CLASSES, "m1", format_version=TABLE_VERSION + 1)
+    storage.write_bytes(f"{bucket}/scored/r/0.parquet", encode_parquet(table, metadata=metadata))
+    expected = "newer version of this program .format 3, this one reads 2.. Install the newer"
+    with pytest.raises(UserError, match=expected) as caught:
+        read_run(find_run(bucket), {"1.jpg"})
+    assert "\n" not in str(caught.value)
 
 
 def test_only_images_of_the_names_asked_for_are_kept(bucket: str) -> None:

@@ -7,9 +7,9 @@ import logging
 import pyarrow as pa
 import pytest
 
-from pipeline import record
 from pipeline.config import ScoreConfig
 from pipeline.errors import JobError
+from pipeline.schema import RESULT
 from pipeline.scoring.progress import ScoreProgress
 from tests.pipeline.record_cases import result
 
@@ -21,7 +21,7 @@ def rows(count: int, status: str = "ok", error: str | None = None) -> pa.Table:
     ]
     made = result(pa.Table.from_pylist(images), status=status).to_pylist()
     return pa.Table.from_pylist(
-        [row | {"detect_s": 0.5, "error": error} for row in made], schema=record.RESULT
+        [row | {"detect_s": 0.5, "error": error} for row in made], schema=RESULT
     )
 
 
