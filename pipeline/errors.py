@@ -22,8 +22,13 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         what, why, mend = self.args
-        return " ".join(f"{what}: {why}. {mend}".split())
+        return one_line(f"{what}: {why}. {mend}")
 
 
 class JobError(Exception):
     """The job failed while it ran; one line says why. What was written stays and is whole."""
+
+
+def one_line(error: object) -> str:
+    """The text of an exception or of another value in one line; where there is no text, the type's name."""
+    return " ".join(str(error).split()) or type(error).__name__

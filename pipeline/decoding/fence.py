@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from pipeline.decoding.fence_child import LENGTH, REQUEST
 from pipeline.decoding.guard import Format, ImageError
+from pipeline.errors import one_line
 
 SECONDS = 20.0
 """Of one image: 100 million pixels of PNG take 3 to 5."""
@@ -39,6 +40,8 @@ IMAGES_A_PROCESS = 1000
 """What a hostile image has done to its memory reaches no further; a third of a millisecond an image."""
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 _REPLY_BYTES = 10_000
+_TEXT_CHARACTERS = 500
+"""How much of an error or a warning of the decoding process is kept."""
 _PIPE_BYTES = 2**20
 """Instead of 64 KB: a sixteenth of the switches between the two processes."""
 
@@ -268,7 +271,7 @@ def _checked(encoded: bytearray, max_pixels: int) -> dict[str, Any]:
                 raise ValueError("status")
             return {
                 "status": reply["status"],
-                "error": _one_line(reply["error"]),
+                "error": one_line(reply["error"])[:_TEXT_CHARACTERS],
                 "peak_bytes": peak_bytes,
             }
         height, width = int(reply["height"]), int(reply["width"])
@@ -278,15 +281,11 @@ def _checked(encoded: bytearray, max_pixels: int) -> dict[str, Any]:
         return {
             "height": height,
             "width": width,
-            "warning": None if warning is None else _one_line(warning),
+            "warning": None if warning is None else one_line(warning)[:_TEXT_CHARACTERS],
             "peak_bytes": peak_bytes,
         }
     except (ValueError, TypeError, KeyError) as error:
         raise _DiedError(f"its decoding process gave no sensible reply ({error})") from error
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())[:500]
 
 
 _fence: Fence | None = None

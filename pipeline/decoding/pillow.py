@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.decoding.guard import Format, ImageError, check_pixels, header_size
 from pipeline.decoding.metadata import ORIENTATION, TURNED, icc_warning
+from pipeline.errors import one_line
 
 # Our own cap is per call and counts before decoding; PIL's is one for the process and would refuse below it.
 Image.MAX_IMAGE_PIXELS = None
@@ -106,7 +107,7 @@ def _image_errors() -> Iterator[None]:
     except MemoryError as error:
         raise ImageError("too_large", "not enough memory to decode it") from error
     except _DAMAGED as error:
-        cause = " ".join(str(error).split()) or type(error).__name__
+        cause = one_line(error)
         # PIL's words for metadata that would unpack to more than 64 MB.
         status = "too_large" if "too large" in cause.lower() else "undecodable"
         raise ImageError(status, cause) from error  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline import images, storage
+from pipeline.errors import one_line
 from pipeline.images import ImageError
 from pipeline.results.tables import RunTables
 from pipeline.storage import StorageError
@@ -64,7 +65,7 @@ def gallery(tables: RunTables, *, count: int, side: int, max_bytes: int) -> dict
     for row, source in zip(rows, sources, strict=True):
         item = described[row]
         if isinstance(source, Exception):
-            unseen.append((item["uri"], " ".join(str(source).split())))
+            unseen.append((item["uri"], one_line(source)))
         elif len(source) > room:
             left_out += 1
         else:

@@ -21,7 +21,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import JobError, UserError
+from pipeline.errors import JobError, UserError, one_line
 from pipeline.progress import Progress
 from pipeline.results.scored import RunFiles, open_shard
 from pipeline.schema import SCORED, read_columns
@@ -206,7 +206,7 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-        cause = " ".join(str(error).split())
         raise JobError(
-            f"the tables did not fit: {cause}. Give more --memory-gib, or a --temp-folder with more room"
+            f"the tables did not fit: {one_line(error)}. Give more --memory-gib, or a --temp-folder with"
+            " more room"
         ) from error

@@ -23,6 +23,7 @@ import pyarrow as pa
 from fastrcnn.config import LEARNED, ProposalConfig
 from fastrcnn.proposals import prepare, propose
 from pipeline import images, storage
+from pipeline.errors import one_line
 from pipeline.images import ImageError
 from pipeline.proposals_table import ProposalsError, ProposalsTable
 from pipeline.schema import CANDIDATE, TASK
@@ -236,8 +237,3 @@ def decode_candidates(
             except ImageError as error:
                 row |= {"status": error.status, "error": one_line(error)}
     return rows, pixels
-
-
-def one_line(error: Exception) -> str:
-    """What the column `error` says of an exception."""
-    return " ".join(str(error).split()) or type(error).__name__

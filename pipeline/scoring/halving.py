@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.scoring.candidates import one_line
+from pipeline.errors import one_line
 
 Outcome = TypeVar("Outcome")
 Pixels = npt.NDArray[np.uint8] | Tensor

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import s3fs
 from botocore import exceptions as boto
 
+from pipeline.errors import one_line
 from pipeline.storage.errors import (
     ObjectChanged,
     ObjectDenied,
@@ -29,7 +30,7 @@ from pipeline.storage.errors import (
 )
 from pipeline.storage.ranges import LISTERS, Page, iter_pages
 from pipeline.storage.retry import DEADLINE_S, Outage, retry
-from pipeline.storage.s3_answers import NO_CREDENTIALS, TRANSIENT, BodyCheck, classify, oneline
+from pipeline.storage.s3_answers import NO_CREDENTIALS, TRANSIENT, BodyCheck, classify
 from pipeline.storage.uris import ObjectInfo
 
 CONNECT_TIMEOUT_S = 5
@@ -234,11 +235,11 @@ class S3Store:
         except boto.ClientError as error:
             raise classify(uri, error) from error
         except NO_CREDENTIALS as error:
-            raise ObjectDenied(f"{uri}: {oneline(error)}") from error
+            raise ObjectDenied(f"{uri}: {one_line(error)}") from error
         except TRANSIENT as error:
-            raise Transient(oneline(error)) from error
+            raise Transient(one_line(error)) from error
         except boto.BotoCoreError as error:  # a bucket name or setting that no request can carry
-            raise ObjectUnreadable(f"{uri}: {oneline(error)}") from error
+            raise ObjectUnreadable(f"{uri}: {one_line(error)}") from error
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import aiohttp
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
+from pipeline.errors import one_line
 from pipeline.storage.errors import (
     ObjectChanged,
     ObjectDenied,
@@ -104,7 +105,7 @@ def classify(uri: str, error: Any) -> StorageError | Transient:
     details = error.response.get("Error", {})
     code = str(details.get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    cause = " ".join(f"{error.operation_name}: {code} {details.get('Message', '')}".split())
+    cause = one_line(f"{error.operation_name}: {code} {details.get('Message', '')}")
     message = f"{uri}: {cause}"
     if status == 404:
         return ObjectMissing(message)
@@ -117,8 +118,3 @@ def classify(uri: str, error: Any) -> StorageError | Transient:
     if status in (401, 403) or code in _DENIED_CODES:
         return ObjectDenied(message)
     return ObjectUnreadable(message)
-
-
-def oneline(error: BaseException) -> str:
-    """Its message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
