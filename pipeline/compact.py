@@ -21,7 +21,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from pipeline.errors import JobError, UserError
 from pipeline.results.config import CompactConfig
 from pipeline.results.scored import RunFiles, find_run, list_runs
 from pipeline.results.tables import RunTables, load_run
-from pipeline.schema import DETECTIONS, DETECTIONS_VERSION, scored_metadata
+from pipeline.schema import DETECTIONS, DETECTIONS_VERSION, in_tables_of, scored_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -132,23 +132,11 @@ def _write_sorted(tables: RunTables, path: Path, metadata: Mapping[bytes, bytes]
         write_page_index=True,
         sorting_columns=sorting,
     ) as writer:
-        for rows in _full(tables.stream(_SORTED, ROW_GROUP), ROW_GROUP):
+        batches = tables.stream(_SORTED, ROW_GROUP)  # each may be shorter than a row group
+        for rows in in_tables_of(ROW_GROUP, (pa.Table.from_batches([one]) for one in batches)):
             model = pa.repeat(pa.scalar(tables.model_id), rows.num_rows)
             whole = rows.append_column("model_id", model).cast(schema)
             writer.write_table(whole, row_group_size=ROW_GROUP)
-
-
-def _full(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
-    """The same rows in tables of `size`, the last of what is left: DuckDB's batches may be shorter."""
-    waiting: list[pa.RecordBatch] = []
-    for batch in batches:
-        waiting.append(batch)
-        if sum(rows.num_rows for rows in waiting) >= size:
-            table = pa.Table.from_batches(waiting)
-            yield table.slice(0, size)
-            waiting = table.slice(size).to_batches()
-    if waiting:
-        yield pa.Table.from_batches(waiting)
 
 
 def _metadata(files: RunFiles, tables: RunTables) -> dict[bytes, bytes]:

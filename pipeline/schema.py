@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -255,6 +255,24 @@ def read_columns(file: pq.ParquetFile, wanted: Iterable[pa.Field]) -> pa.Table:
         for field in fields
     ]
     return pa.table(columns, names=[field.name for field in fields])
+
+
+def in_tables_of(rows: int, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of so many; the last table may have fewer."""
+    waiting: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        waiting.append(table)
+        count += table.num_rows
+        if count < rows:
+            continue
+        whole = pa.concat_tables(waiting)
+        full = count - count % rows
+        for first in range(0, full, rows):
+            yield whole.slice(first, rows)
+        waiting, count = [whole.slice(full)], count - full
+    if count:
+        yield pa.concat_tables(waiting)
 
 
 def encode_parquet(table: pa.Table, *, metadata: Mapping[bytes, bytes]) -> bytes:

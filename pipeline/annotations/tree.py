@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES
 from pipeline.storage import absolute, driver_errors, list_objects, read_bytes
-
-_THREADS = 16
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +55,6 @@ def list_tree(uri: str) -> Tree:
     root = absolute(uri).rstrip("/") + "/"
     paths = tuple(info.uri.removeprefix(root) for info in list_objects(root))
     return Tree(root, paths, frozenset(paths))
-
-
-def in_threads(call: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`call` for each item, many at a time, results in order: reading small files is waiting."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(call, items))
 
 
 def only_image(candidates: list[str], root: str) -> str:

@@ -17,8 +17,9 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from pipeline.annotations.labelled import Annotations, NamedBox, NamedImage, finite, some
-from pipeline.annotations.tree import Tree, in_threads, only_image, unique_ids
+from pipeline.annotations.tree import Tree, only_image, unique_ids
 from pipeline.errors import UserError
+from pipeline.prefetch import in_threads
 
 _SETS = "ImageSets/Main"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -18,9 +18,10 @@ from typing import Any
 import yaml
 
 from pipeline.annotations.labelled import Annotations, NamedBox, NamedImage, finite, some
-from pipeline.annotations.tree import Tree, in_threads, unique_ids
+from pipeline.annotations.tree import Tree, unique_ids
 from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES, ImageError, read_size
+from pipeline.prefetch import in_threads
 
 _YAML = (".yaml", ".yml")
 _SPLITS = ("train", "val", "valid", "test")

@@ -10,7 +10,6 @@ import base64
 import io
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from typing import Any
 
@@ -19,6 +18,7 @@ from PIL import Image
 from pipeline import images, storage
 from pipeline.errors import one_line
 from pipeline.images import ImageError
+from pipeline.prefetch import in_threads
 from pipeline.results.tables import RunTables
 from pipeline.storage import StorageError
 
@@ -57,8 +57,7 @@ def gallery(tables: RunTables, *, count: int, side: int, max_bytes: int) -> dict
     """
     rows = choose(tables, count)
     described = _describe(tables, rows)
-    with ThreadPoolExecutor(_THREADS) as threads:
-        sources = list(threads.map(lambda row: _source(described[row], side), rows))
+    sources = in_threads(lambda row: _source(described[row], side), rows, threads=_THREADS)
     items: list[dict[str, Any]] = []
     unseen: list[tuple[str, str]] = []
     room, left_out = max_bytes, 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.prefetch import in_threads
 from pipeline.schema import (
     SCORED,
     TABLE_VERSION,
@@ -25,7 +25,6 @@ from pipeline.schema import (
 )
 from pipeline.storage import ObjectInfo
 
-_THREADS = 16
 _COLUMNS = pa.schema(
     [
         SCORED.field("image_uri"),
@@ -140,8 +139,7 @@ def read_run(files: RunFiles, basenames: Collection[str]) -> ScoredRun:
         UserError: a file is not there, not readable, not a table of a scoring run, or of other classes.
     """
     wanted = frozenset(basenames)
-    with ThreadPoolExecutor(_THREADS) as threads:
-        shards = list(threads.map(lambda uri: _read_shard(uri, wanted), files.uris))
+    shards = in_threads(lambda uri: _read_shard(uri, wanted), files.uris)
     first = shards[0]
     for uri, shard in zip(files.uris, shards, strict=True):
         if shard.classes != first.classes:

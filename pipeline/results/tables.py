@@ -10,24 +10,22 @@ lengths, ETags, page checksums) and handed over as Arrow: DuckDB's own S3 client
 from __future__ import annotations
 
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import JobError, UserError, one_line
+from pipeline.prefetch import REQUESTS_AT_ONCE, prefetch
 from pipeline.progress import Progress
 from pipeline.results.scored import RunFiles, open_shard
 from pipeline.schema import SCORED, read_columns
 from pipeline.storage import ObjectInfo
 
-_THREADS = 16
 _ROW = pa.field("row", pa.int64())
 _ROWS_AT_ONCE = 20_000
 """Images a hand-over: one costs some 5 ms whatever its size; with ten boxes each these are 10 MB."""
@@ -52,9 +50,6 @@ CREATE TABLE superseded AS SELECT row FROM (
     FROM images
     WHERE image_uri IN (SELECT image_uri FROM images GROUP BY image_uri HAVING count(*) > 1))
 WHERE age > 1"""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +105,10 @@ def _load(connection: duckdb.DuckDBPyConnection, files: RunFiles) -> RunTables:
     waiting: list[pa.Table] = []
     first: _Shard | None = None
     with Progress("reading", len(files.objects), "shards") as progress:
-        shards = zip(files.objects, _ahead(_read_shard, files.objects), strict=True)
-        for number, (info, shard) in enumerate(shards, 1):
+        shards = prefetch(
+            _read_shard, files.objects, threads=REQUESTS_AT_ONCE, waiting=REQUESTS_AT_ONCE
+        )
+        for number, (info, shard) in enumerate(zip(files.objects, shards, strict=True), 1):
             first = first or shard
             if shard.classes != first.classes:
                 raise UserError(
@@ -173,18 +170,6 @@ def _registered(connection: duckdb.DuckDBPyConnection, shard: pa.Table) -> Itera
         yield
     finally:
         connection.unregister("shard")
-
-
-def _ahead(call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """The results in order, computed by threads that are at most `_THREADS` items ahead of the reader."""
-    with ThreadPoolExecutor(_THREADS) as threads:
-        waiting: deque[Future[Result]] = deque()
-        for item in items:
-            waiting.append(threads.submit(call, item))
-            if len(waiting) == _THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.prefetch import in_threads
 from pipeline.storage import NAMED, StorageError
 
 MEMORY = "512MB"
@@ -123,8 +123,7 @@ class Listed:
 
 
 def _looked_up(images: pa.Table) -> pa.Table:
-    with ThreadPoolExecutor(_LOOK_UPS_AT_ONCE) as threads:
-        found = list(threads.map(_look_up, images["image_uri"].to_pylist()))
+    found = in_threads(_look_up, images["image_uri"].to_pylist(), threads=_LOOK_UPS_AT_ONCE)
     return pa.table(
         [images["image_uri"], [etag for etag, _ in found], [size for _, size in found]],
         schema=NAMED,

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from pathlib import PurePosixPath
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.prefetch import in_threads
 from pipeline.record import Shard, described_uri, done_shards, inspect, shard_uri
 from pipeline.scoring.plan import Plan
 from pipeline.storage import StorageError
@@ -70,8 +69,7 @@ def write_manifest(
             shard, storage.read_bytes(shard_uri(output, run_id, shard)), plan.shard(shard)
         )
 
-    with ThreadPoolExecutor(16) as threads:
-        entries = tuple(threads.map(read, sorted(there)))
+    entries = tuple(in_threads(read, sorted(there)))
     manifest = Manifest(run_id=run_id, complete=len(there) == plan.num_shards, shards=entries)
     if list(entries) != last:
         text = json.dumps(
@@ -113,8 +111,7 @@ def check_some(output: str, run_id: str, plan: Plan, there: Collection[int]) -> 
         data = storage.read_bytes(shard_uri(output, run_id, shard))
         inspect(shard, data, plan.shard(shard))
 
-    with ThreadPoolExecutor(16) as threads:
-        list(threads.map(check, unknown[:: max(1, len(unknown) // _CHECKED)]))
+    in_threads(check, unknown[:: max(1, len(unknown) // _CHECKED)])
 
 
 def _last_manifest(output: str, run_id: str) -> tuple[list[Shard], int]:
@@ -122,7 +119,7 @@ def _last_manifest(output: str, run_id: str) -> tuple[list[Shard], int]:
     found = [
         item.uri
         for item in storage.list_objects(uri, missing_ok=True)
-        if PurePosixPath(item.uri).name.startswith("manifest-")
+        if storage.basename(item.uri).startswith("manifest-")
     ]
     if not found:
         return [], 0
@@ -136,7 +133,7 @@ def _last_manifest(output: str, run_id: str) -> tuple[list[Shard], int]:
         ]
     except (StorageError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(found[-1], f"is no manifest: {error}", "Move it away.") from error
-    return shards, int(PurePosixPath(found[-1]).stem.removeprefix("manifest-"))
+    return shards, int(storage.stem(found[-1]).removeprefix("manifest-"))
 
 
 def _manifest_uri(output: str, run_id: str, number: int) -> str:

@@ -20,12 +20,9 @@ import hashlib
 import io
 import json
 import logging
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,12 +32,14 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.prefetch import REQUESTS_AT_ONCE, in_threads, prefetch
 from pipeline.schema import (
     PLAN,
     PLAN_VERSION,
     NewerFormatError,
     check_version,
     encode_parquet,
+    in_tables_of,
     read_columns,
 )
 from pipeline.storage import StorageError
@@ -53,7 +52,6 @@ logger = logging.getLogger(__name__)
 SHARDS_A_PART = 10
 """A worker reads a whole part for the rows of one task: 10,000 keys are some 0.4 MB, beside 1 GB of
 images."""
-_PARTS_AT_ONCE = 16
 _PARTS_KEPT = 8
 
 
@@ -134,9 +132,7 @@ class Plan:
             for part in generation.parts
             if part.first_shard >= first_shard
         ]
-        with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-            for first in range(0, len(uris), _PARTS_AT_ONCE):
-                yield from threads.map(_read_part, uris[first : first + _PARTS_AT_ONCE])
+        return prefetch(_read_part, uris, threads=REQUESTS_AT_ONCE)
 
 
 def read(output: str) -> Plan:
@@ -156,12 +152,10 @@ def read(output: str) -> Plan:
     if found != expected:
         raise UserError(
             folder,
-            f"holds {[PurePosixPath(uri).name for uri in found][:3]}, not generations 1 to n",
+            f"holds {[storage.basename(uri) for uri in found][:3]}, not generations 1 to n",
             "Give an --output that only this job writes to.",
         )
-    with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-        generations = tuple(threads.map(_read_generation, found))
-    return Plan(output=output, generations=generations)
+    return Plan(output=output, generations=tuple(in_threads(_read_generation, found)))
 
 
 def extend(output: str, listed: Listed, *, shard_size: int) -> Plan:
@@ -225,48 +219,31 @@ def _read_part(uri: str) -> pa.Table:
 
 def _write_parts(output: str, listed: Listed, first_shard: int, shard_size: int) -> dict[str, Any]:
     """Write the new images as parts, which mean nothing yet; the JSON of the generation that names them."""
-    most = SHARDS_A_PART * shard_size
-    parts: list[Part] = []
-    waiting: deque[Future[bool]] = deque()
-    total = size_bytes = 0
-    with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-        for rows in _chunks(listed.new(), most):
-            numbers = first_shard + (total + np.arange(rows.num_rows)) // shard_size
-            table = rows.append_column("shard", pa.array(numbers, pa.int64())).cast(PLAN)
-            metadata = {b"format_version": str(PLAN_VERSION).encode()}
-            data = encode_parquet(table, metadata=metadata)
-            name = f"{hashlib.sha256(data).hexdigest()}.parquet"
-            parts.append(Part(name=name, rows=rows.num_rows, first_shard=int(numbers[0])))
-            waiting.append(threads.submit(storage.create_bytes, part_uri(output, name), data))
-            if len(waiting) > _PARTS_AT_ONCE:  # bytes that wait are memory
-                waiting.popleft().result()
-            total += rows.num_rows
-            size_bytes += pc.sum(rows["size_bytes"]).as_py() or 0
-        for put in waiting:
-            put.result()
+    metadata = {b"format_version": str(PLAN_VERSION).encode()}
+
+    def write(numbered: tuple[int, pa.Table]) -> tuple[Part, int]:
+        """One part, and the bytes of its images."""
+        number, rows = numbered
+        first = first_shard + number * SHARDS_A_PART
+        shards = pa.array(first + np.arange(rows.num_rows) // shard_size, pa.int64())
+        table = rows.combine_chunks().append_column("shard", shards).cast(PLAN)
+        data = encode_parquet(table, metadata=metadata)
+        name = f"{hashlib.sha256(data).hexdigest()}.parquet"
+        storage.create_bytes(part_uri(output, name), data)
+        part = Part(name=name, rows=rows.num_rows, first_shard=first)
+        return part, pc.sum(rows["size_bytes"]).as_py() or 0
+
+    tables = in_tables_of(SHARDS_A_PART * shard_size, listed.new())
+    written = in_threads(write, enumerate(tables))
     return {
         "format_version": PLAN_VERSION,
         "planned_at": datetime.now(UTC).isoformat(),
         "first_shard": first_shard,
         "shard_size": shard_size,
-        "rows": total,
-        "size_bytes": size_bytes,
-        "parts": [asdict(part) for part in parts],
+        "rows": sum(part.rows for part, _ in written),
+        "size_bytes": sum(size for _, size in written),
+        "parts": [asdict(part) for part, _ in written],
     }
-
-
-def _chunks(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows, so many in each table but the last."""
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
-        while sum(t.num_rows for t in waiting) >= rows:
-            whole = pa.concat_tables(waiting).combine_chunks()
-            yield whole.slice(0, rows)
-            waiting = [whole.slice(rows)]
-    rest = pa.concat_tables(waiting) if waiting else None
-    if rest is not None and rest.num_rows:
-        yield rest
 
 
 def _read_generation(uri: str) -> Generation:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES
+from pipeline.schema import in_tables_of
 from pipeline.scoring.listed import Listed
 from pipeline.storage import NAMED, ObjectInfo
 from pipeline.storage.uris import compile_pattern, is_pattern
@@ -138,15 +139,8 @@ def as_named(objects: Sequence[ObjectInfo]) -> pa.Table:
 
 def _listing(images: str, limit: int | None) -> Iterator[pa.Table]:
     """Pages put together: a hand-over to the database costs some milliseconds whatever its size."""
-    waiting: list[ObjectInfo] = []
-    most = 50_000 if limit is None else 1_000
-    for page in storage.iter_pages(images, ordered=limit is not None):
-        waiting += page
-        if len(waiting) >= most:
-            yield as_named(waiting)
-            waiting = []
-    if waiting:
-        yield as_named(waiting)
+    pages = storage.iter_pages(images, ordered=limit is not None)
+    return in_tables_of(50_000 if limit is None else 1_000, map(as_named, pages))
 
 
 def _judge(images: str, keep: Filter) -> Callable[[str, str | None, int | None], str | None]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.prefetch import in_threads
 from pipeline.storage.listing import list_objects
 from pipeline.storage.local import LocalStore
 from pipeline.storage.objects import read_bytes, write_bytes
 from pipeline.storage.uris import absolute, join
-
-_THREADS = 16
 
 
 def upload_folder(local: Path, uri: str) -> None:
@@ -21,8 +19,7 @@ def upload_folder(local: Path, uri: str) -> None:
     def upload(path: Path) -> None:
         write_bytes(join(uri, path.relative_to(local).as_posix()), path.read_bytes())
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(upload, files))
+    in_threads(upload, files)
 
 
 def download_folder(uri: str, local: Path) -> None:
@@ -42,5 +39,4 @@ def download_folder(uri: str, local: Path) -> None:
             raise UserError(key, f"would be written outside {local}", "Rename the object.")
         store.write(str(target), read_bytes(key))
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(download, [info.uri for info in list_objects(prefix)]))
+    in_threads(download, [info.uri for info in list_objects(prefix)])

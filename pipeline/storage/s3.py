@@ -12,7 +12,6 @@ import asyncio
 import functools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ import s3fs
 from botocore import exceptions as boto
 
 from pipeline.errors import one_line
+from pipeline.prefetch import in_threads
 from pipeline.storage.errors import (
     ObjectChanged,
     ObjectDenied,
@@ -197,8 +197,7 @@ class S3Store:
             return {"ETag": answer["ETag"], "PartNumber": number}
 
         try:
-            with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-                parts = list(threads.map(put, range(1, -(-size // step) + 1)))
+            parts = in_threads(put, range(1, -(-size // step) + 1), threads=_PARTS_AT_ONCE)
             done = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
             self._complete(path, size, **target, **done)
         except BaseException:

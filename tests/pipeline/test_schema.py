@@ -169,3 +169,17 @@ def test_a_null_where_none_may_be_is_refused() -> None:
     table = pa.Table.from_pylist([ROW | {"status": None}], schema=schema.SCORED)
     with pytest.raises(ValueError, match="status"):
         schema.encode_parquet(table, metadata={})
+
+
+def test_tables_are_cut_and_joined_to_so_many_rows() -> None:
+    """7 + 0 + 1 + 5 rows in threes: 13 = 4 * 3 + 1."""
+    numbers = iter(range(13))
+    tables = [pa.table({"n": [next(numbers) for _ in range(size)]}) for size in (7, 1, 5)]
+    tables.insert(1, tables[0].slice(7))
+    cut = [table["n"].to_pylist() for table in schema.in_tables_of(3, tables)]
+    assert cut == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12]]
+
+
+def test_no_rows_give_no_table_to_cut() -> None:
+    assert list(schema.in_tables_of(3, [])) == []
+    assert list(schema.in_tables_of(3, [schema.PLAN.empty_table()])) == []
