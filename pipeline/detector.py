@@ -27,10 +27,10 @@ from fastrcnn.rpn import Proposed
 from fastrcnn.scoring_form import scoring_form
 from fastrcnn.upload import Uploads
 from pipeline import images, storage
+from pipeline.attempts import AttemptLog, Attempts, attempt
 from pipeline.checkpoints import load
 from pipeline.config import Precision
 from pipeline.schema import CANDIDATE, RESULT
-from pipeline.scoring.attempts import AttemptLog, Attempts, attempt
 from pipeline.scoring.halving import Pixels, detect_halving
 from pipeline.scoring.passes import passes
 

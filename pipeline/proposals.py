@@ -12,30 +12,31 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from fastrcnn.config import LEARNED, ProposalConfig
-from fastrcnn.proposals import prepare, propose
+from fastrcnn.config import ProposalConfig
 from pipeline import cluster, storage
+from pipeline.attempts import Attempts, SharedAttempts
 from pipeline.errors import UserError
-from pipeline.images import MAX_BYTES, ImageError, decode
 from pipeline.progress import Progress
 from pipeline.proposals_table import Boxes, boxes_array, boxes_of
+from pipeline.reading import ReadSettings, read_lots, unplanned
 from pipeline.schema import PROPOSALS_CACHE, encode_parquet, read_columns
-from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_PART = 512
 """16 MB of boxes at 2000 an image: what a driver that dies has to compute again."""
+IMAGES_AT_ONCE = 32
+"""Images that a worker reads while it proposes for the 32 before."""
 
 
 def settings_name(config: ProposalConfig) -> str:
@@ -44,23 +45,38 @@ def settings_name(config: ProposalConfig) -> str:
     return f"{config.name}-{digest[:8]}"
 
 
-def propose_batch(batch: pa.Table, config: ProposalConfig) -> pa.Table:
-    """Rows (image_uri, etag) to rows of `PROPOSALS_CACHE`. A bad image is a row with its error."""
-    prepare(config)  # one image a task and core: OpenCV's own threads would fight over it
-    rows = [_propose_one(r["image_uri"], r["etag"], config) for r in batch.to_pylist()]
-    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in PROPOSALS_CACHE.names}
-    columns["boxes"] = boxes_array(columns["boxes"])
-    return pa.table(columns, schema=PROPOSALS_CACHE)
+def propose_batch(
+    rows: pa.Table, config: ProposalConfig, attempts: Attempts | None = None
+) -> Iterator[pa.Table]:
+    """Images (PLAN) to rows of `PROPOSALS_CACHE`, some at a time. A bad image is a row with its error.
+
+    Args:
+        rows: images.
+        config: the proposer.
+        attempts: shared by all workers: an image that kills its worker three times is a bad image.
+    """
+    settings = ReadSettings(proposals=config, fence_is_enough=False)
+    for candidates in read_lots(rows, settings, attempts, most=IMAGES_AT_ONCE):
+        yield _cached(candidates)
 
 
-def _propose_one(uri: str, etag: str | None, config: ProposalConfig) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(PROPOSALS_CACHE.names) | {"image_uri": uri, "etag": etag}
-    try:
-        pixels = decode(storage.read_bytes(uri, etag=etag, max_bytes=MAX_BYTES)).pixels
-    except (StorageError, ImageError) as error:
-        return row | {"error": f"{error.status}: {error}"}
-    boxes = np.zeros((0, 4), np.float32) if config.name == LEARNED else propose(pixels, config)
-    return row | {"boxes": boxes, "width": pixels.shape[1], "height": pixels.shape[0]}
+def _cached(candidates: pa.Table) -> pa.Table:
+    """Candidates (CANDIDATE) as rows of `PROPOSALS_CACHE`."""
+    facts = candidates.select(["status", "error", "proposals"]).to_pylist()
+    bad = [row["status"] != "ok" for row in facts]
+    boxes = [
+        None if failed else np.frombuffer(row["proposals"] or b"", np.float32).reshape(-1, 4)
+        for row, failed in zip(facts, bad, strict=True)
+    ]
+    errors = [
+        f"{row['status']}: {row['error']}" if failed else None
+        for row, failed in zip(facts, bad, strict=True)
+    ]
+    columns = {name: candidates[name] for name in ("image_uri", "etag", "width", "height")}
+    table = pa.table(
+        columns | {"boxes": boxes_array(boxes), "error": pa.array(errors, pa.string())}
+    )
+    return table.select(PROPOSALS_CACHE.names).cast(PROPOSALS_CACHE)
 
 
 def compute_proposals(
@@ -101,15 +117,15 @@ def compute_proposals(
 
 
 def _compute(missing: Sequence[storage.ObjectInfo], config: ProposalConfig) -> Iterable[pa.Table]:
-    rows = pa.table(
-        {"image_uri": [info.uri for info in missing], "etag": [info.etag for info in missing]},
-        schema=pa.schema([("image_uri", pa.string()), ("etag", pa.string())]),
-    )
     cluster.configure_ray_data()
     batches = (
-        ray.data.from_arrow(rows)
+        ray.data.from_arrow(unplanned(storage.as_named(missing)))
         .repartition(target_num_rows_per_block=4 if config.name == "opencv" else 64)
-        .map_batches(partial(propose_batch, config=config), batch_size=None, batch_format="pyarrow")
+        .map_batches(
+            partial(propose_batch, config=config, attempts=SharedAttempts()),
+            batch_size=None,
+            batch_format="pyarrow",
+        )
         .iter_batches(batch_size=ROWS_PER_PART, batch_format="pyarrow")
     )
     for batch in cast(Iterable[pa.Table], batches):

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -23,13 +22,14 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from pipeline import cluster, storage
+from pipeline.attempts import SharedAttempts
 from pipeline.config import ScoreConfig, check_above_zero
 from pipeline.detector import Detector
-from pipeline.errors import JobError, UserError
+from pipeline.errors import UserError
 from pipeline.progress import Progress
 from pipeline.proposals_table import boxes_array
+from pipeline.reading import check_failures, decode_candidates, read_images, unplanned
 from pipeline.schema import PLAN, PROPOSALS_EXPORT, encode_parquet
-from pipeline.scoring.candidates import decode_candidates, read_images
 from pipeline.scoring.preflight import Job, Resources, prepare, read_settings, size_cluster
 
 logger = logging.getLogger(__name__)
@@ -113,18 +113,20 @@ def _run(config: ExportProposalsConfig, job: Job) -> int:
     cluster.configure_ray_data()
     resources = size_cluster(job.config, cluster.resources(), cluster.node_cpus())
     metadata = {b"proposals": json.dumps(_settings(job)).encode()}
-    written, errors = 0, []
+    written, errors = 0, dict[str, str]()
     with Progress("proposals", todo.num_rows, "images") as progress:
         for rows in _propose(todo, job, resources):
             whole = rows.filter(pc.is_null(rows["error"]))
-            errors += rows.filter(pc.is_valid(rows["error"])).to_pylist()
+            failed = rows.filter(pc.is_valid(rows["error"]))
+            uris, causes = (failed[name].to_pylist() for name in ("image_uri", "error"))
+            errors |= dict(zip(uris, causes, strict=True))
             if whole.num_rows:
                 name = f"part-{uuid.uuid4().hex}.parquet"
                 data = encode_parquet(whole.drop_columns("error"), metadata=metadata)
                 storage.create_bytes(storage.join(config.output, name), data)
             written += whole.num_rows
             progress.update(written + len(errors))
-    _check_failures(config, errors, todo.num_rows + len(done))
+    check_failures(errors, todo.num_rows + len(done), config.max_failures)
     logger.info("%s: proposals of %d images more", config.output, written)
     return written
 
@@ -165,8 +167,7 @@ def _todo(job: Job, done: set[tuple[str, str | None]]) -> pa.Table:
     for named in job.selection.listed.new():
         keys = zip(named["image_uri"].to_pylist(), named["etag"].to_pylist(), strict=True)
         named = named.filter(pa.array([key not in done for key in keys], pa.bool_()))
-        shard = pa.array(np.zeros(named.num_rows, np.int64))
-        parts.append(named.append_column("shard", shard).cast(PLAN))
+        parts.append(unplanned(named))
     return pa.concat_tables(parts)
 
 
@@ -177,7 +178,11 @@ def _propose(todo: pa.Table, job: Job, resources: Resources) -> Iterator[pa.Tabl
         ray.data.from_arrow(todo)
         .repartition(target_num_rows_per_block=8 * batch_size)
         .map_batches(
-            partial(read_images, settings=read_settings(job)),
+            partial(
+                read_images,
+                settings=replace(read_settings(job), fence_is_enough=False),
+                attempts=SharedAttempts(),
+            ),
             batch_size=batch_size,
             batch_format="pyarrow",
             num_cpus=resources.read_cpus,
@@ -229,16 +234,3 @@ class Proposer:
                 ],
             }
         ).cast(PROPOSALS_EXPORT)
-
-
-def _check_failures(
-    config: ExportProposalsConfig, errors: Sequence[dict[str, Any]], total: int
-) -> None:
-    for row in errors:
-        logger.warning("left out: %s: %s", row["image_uri"], row["error"])
-    if len(errors) > config.max_failures * total:
-        first = errors[0]
-        raise JobError(
-            f"{len(errors)} of {total} images have no proposals, more than --max-failures"
-            f" {config.max_failures:g} allows; first {first['image_uri']}: {first['error']}"
-        )

@@ -14,13 +14,13 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from pipeline import cluster, record, storage
+from pipeline.attempts import Attempts, SharedAttempts
 from pipeline.compiling import check_compiles
 from pipeline.config import ScoreConfig
 from pipeline.detector import Detector
 from pipeline.errors import JobError, UserError
 from pipeline.scoring import account, dry_run, plan
 from pipeline.scoring.account import ScoreSummary
-from pipeline.scoring.attempts import Attempts, SharedAttempts
 from pipeline.scoring.candidates import ReadSettings, read_tasks, tasks
 from pipeline.scoring.committer import Committer
 from pipeline.scoring.manifest import check_some, write_manifest

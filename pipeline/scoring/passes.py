@@ -12,7 +12,7 @@ import torch
 
 from fastrcnn.upload import Uploaded, Uploads
 from pipeline.prefetch import prefetch
-from pipeline.scoring.candidates import decode_candidates
+from pipeline.reading import decode_candidates
 
 
 class Pass(NamedTuple):

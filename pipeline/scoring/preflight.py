@@ -16,7 +16,7 @@ from pipeline.config import ScoreConfig
 from pipeline.errors import UserError
 from pipeline.images import DECODER_VERSION
 from pipeline.proposals_table import find_table
-from pipeline.scoring.candidates import ReadSettings
+from pipeline.reading import ReadSettings
 from pipeline.scoring.selection import Filter, Selection, check_apart, select
 from pipeline.storage import StorageError
 

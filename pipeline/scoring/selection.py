@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,7 +16,6 @@ from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES
 from pipeline.schema import in_tables_of
 from pipeline.scoring.listed import Listed
-from pipeline.storage import NAMED, ObjectInfo
 from pipeline.storage.uris import compile_pattern, is_pattern
 
 logger = logging.getLogger(__name__)
@@ -125,22 +124,10 @@ def is_manifest(images: str) -> bool:
     return storage.is_manifest(images) and not is_pattern(images)
 
 
-def as_named(objects: Sequence[ObjectInfo]) -> pa.Table:
-    """Listed objects as a table NAMED; one that was there and could not be looked at has no ETag."""
-    return pa.table(
-        [
-            [info.uri for info in objects],
-            [info.etag or None for info in objects],
-            [info.size if info.etag else None for info in objects],
-        ],
-        schema=NAMED,
-    )
-
-
 def _listing(images: str, limit: int | None) -> Iterator[pa.Table]:
     """Pages put together: a hand-over to the database costs some milliseconds whatever its size."""
     pages = storage.iter_pages(images, ordered=limit is not None)
-    return in_tables_of(50_000 if limit is None else 1_000, map(as_named, pages))
+    return in_tables_of(50_000 if limit is None else 1_000, map(storage.as_named, pages))
 
 
 def _judge(images: str, keep: Filter) -> Callable[[str, str | None, int | None], str | None]:

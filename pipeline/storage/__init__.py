@@ -14,7 +14,7 @@ from pipeline.storage.errors import (
     StorageError,
 )
 from pipeline.storage.folders import download_folder, upload_folder
-from pipeline.storage.listing import is_marker, iter_pages, list_objects, lists_in_order
+from pipeline.storage.listing import as_named, is_marker, iter_pages, list_objects, lists_in_order
 from pipeline.storage.manifest import (
     MANIFEST_SUFFIXES,
     is_inventory,
@@ -47,6 +47,7 @@ __all__ = [
     "StorageError",
     "absolute",
     "arrow_filesystem",
+    "as_named",
     "basename",
     "check_exclusive_create",
     "create_bytes",

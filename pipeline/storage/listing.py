@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
 
 from pipeline.errors import UserError
+from pipeline.schema import NAMED
 from pipeline.storage.errors import ObjectDenied, ObjectMissing
 from pipeline.storage.objects import S3_SCHEMES, driver_errors, store_of
 from pipeline.storage.retry import DRIVER_DEADLINE_S
@@ -112,3 +115,15 @@ def _pages(location: Location, deadline_s: float, ordered: bool) -> Iterator[lis
 def lists_in_order(uri: str) -> bool:
     """Whether `iter_pages(uri, ordered=True)` goes by key, so that the first are had without the rest."""
     return parse(uri).scheme in S3_SCHEMES
+
+
+def as_named(objects: Sequence[ObjectInfo]) -> pa.Table:
+    """Listed objects as a table NAMED; an object that could not be looked at has neither ETag nor size."""
+    return pa.table(
+        [
+            [info.uri for info in objects],
+            [info.etag or None for info in objects],
+            [info.size if info.etag else None for info in objects],
+        ],
+        schema=NAMED,
+    )

@@ -9,9 +9,10 @@ from fastrcnn.config import LEARNED, ProposalConfig
 from pipeline import storage
 from pipeline.annotations import LabelledImages, read_labelled_images, splits
 from pipeline.config import TrainConfig
-from pipeline.errors import JobError, UserError
+from pipeline.errors import UserError
 from pipeline.proposals import compute_proposals
 from pipeline.proposals_table import Boxes, ProposalsError, ProposalsTable
+from pipeline.reading import check_failures
 from pipeline.training.examples import Example
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def with_proposals(
         folder = storage.join(config.output, "checked" if proposer.name == LEARNED else "proposals")
         boxes, errors = compute_proposals(infos, proposer, folder)
         errors |= {uri: "missing: labelled, but not there" for uri in wanted if uri not in listed}
-        _check_failures(config, errors, len(wanted))
+        check_failures(errors, len(wanted), config.max_failures)
     pairs = [
         [Example(image, boxes[image.image_uri]) for image in part if image.image_uri in boxes]
         for part in parts
@@ -78,14 +79,3 @@ def _table_boxes(config: TrainConfig, wanted: Sequence[str]) -> dict[str, Boxes]
             str(error),
             "Every training image needs a row; one without proposals has an empty list.",
         ) from error
-
-
-def _check_failures(config: TrainConfig, errors: dict[str, str], total: int) -> None:
-    for uri, error in sorted(errors.items()):
-        logger.warning("left out: %s: %s", uri, error)
-    if len(errors) > config.max_failures * total:
-        uri, error = next(iter(sorted(errors.items())))
-        raise JobError(
-            f"{len(errors)} of {total} images cannot be used, more than --max-failures"
-            f" {config.max_failures:g} allows; first {uri}: {error}"
-        )

@@ -1,19 +1,45 @@
-"""A Detector's stand-in that dies with its process on one image. Without torch, so that its next
-incarnation, of which the test needs three, starts in a second."""
+"""Stages that die with their process on one image. Without torch, so that the next process, of which a test
+needs three, starts in a second."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pytest
 
+from fastrcnn.config import ProposalConfig
+from pipeline import images
+from pipeline.attempts import Attempts, attempt
+from pipeline.decoding.jpeg import Jpeg
+from pipeline.proposals import propose_batch
 from pipeline.schema import RESULT
-from pipeline.scoring.attempts import Attempts, attempt
+
+DEADLY_WIDTH = 47
+
+
+def propose_batch_or_die(
+    rows: pa.Table, config: ProposalConfig, attempts: Attempts
+) -> Iterator[pa.Table]:
+    """`propose_batch`, in a process whose JPEG decoder kills it on an image `DEADLY_WIDTH` wide."""
+    plain = images._decode_plain
+
+    def deadly(data: bytes, jpeg: Jpeg) -> npt.NDArray[np.uint8] | None:
+        if jpeg.width == DEADLY_WIDTH:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(data, jpeg)
+
+    with pytest.MonkeyPatch.context() as patched:  # another test gets the same process
+        patched.setattr(images, "_decode_plain", deadly)
+        yield from propose_batch(rows, config, attempts)
 
 
 class Poisoned:
-    """Dies whenever its batch holds `poison`, a URI."""
+    """A Detector's stand-in. Dies whenever its batch holds `poison`, a URI."""
 
     def __init__(self, poison: str, attempts: Attempts) -> None:
         self._poison = poison

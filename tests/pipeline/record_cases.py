@@ -14,7 +14,7 @@ from pipeline.schema import PLAN, RESULT, SCORED, scored_metadata
 from pipeline.scoring import plan
 from pipeline.scoring.committer import Committer
 from pipeline.scoring.listed import Listed
-from pipeline.scoring.selection import as_named, select
+from pipeline.scoring.selection import select
 from pipeline.storage import ObjectInfo
 
 RUN = "0123456789abcdef"
@@ -28,7 +28,7 @@ def planned(output: str, count: int, shard_size: int = 3) -> plan.Plan:
 def extend(output: str, images: Sequence[ObjectInfo], *, shard_size: int) -> plan.Plan:
     """Plan some objects as if they had been listed."""
     listed = Listed()
-    listed.add(as_named(images))
+    listed.add(storage.as_named(images))
     listed.keep_once(None, look_up=False)
     planned = plan.extend(output, listed, shard_size=shard_size)
     listed.close()

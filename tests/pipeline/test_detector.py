@@ -16,11 +16,11 @@ from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.config import ProposalConfig
 from fastrcnn.detection import Detections, detect, propose_learned
 from fastrcnn.scoring_form import scoring_form
+from pipeline.attempts import AttemptLog
 from pipeline.config import Precision
 from pipeline.detector import Detector
 from pipeline.images import ImageError
 from pipeline.schema import RESULT
-from pipeline.scoring.attempts import AttemptLog
 from pipeline.scoring.candidates import ReadSettings, read_images
 from pipeline.scoring.halving import detect_halving
 from pipeline.storage import ObjectMissing

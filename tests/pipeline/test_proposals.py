@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from fastrcnn.config import ProposalConfig
-from pipeline import storage
+from pipeline import proposals, storage
 from pipeline.proposals import compute_proposals, propose_batch, settings_name
 from pipeline.proposals_table import boxes_of
+from pipeline.reading import unplanned
+from tests.pipeline.poison import DEADLY_WIDTH, propose_batch_or_die
 
 GRID = ProposalConfig(name="grid", max_boxes=30)
 
@@ -27,9 +29,8 @@ def images(tmp_path: Path) -> str:
 
 
 def test_a_bad_image_is_a_row_with_its_error(images: str) -> None:
-    infos = [*storage.list_objects(images)]
-    rows = pa.table({"image_uri": [i.uri for i in infos], "etag": [i.etag for i in infos]})
-    table = propose_batch(rows, GRID)
+    rows = unplanned(storage.as_named(storage.list_objects(images)))
+    table = pa.concat_tables(propose_batch(rows, GRID))
     errors = dict(zip(table["image_uri"].to_pylist(), table["error"].to_pylist(), strict=True))
     bad = [uri for uri, error in errors.items() if error]
     assert [storage.basename(uri) for uri in bad] == ["broken.png"]
@@ -65,3 +66,21 @@ def test_only_new_and_changed_images_are_computed(
     changed, _ = compute_proposals(storage.list_objects(images), GRID, cache)
     assert changed[str(Path(images) / "0.png")][0].tolist() == [0, 0, 90, 90]
     assert first[str(Path(images) / "0.png")][0].tolist() == [0, 0, 40, 60]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_image_that_kills_its_worker_is_an_error_after_three_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width in range(DEADLY_WIDTH - 3, DEADLY_WIDTH + 3):
+        Image.fromarray(np.zeros((60, width, 3), np.uint8)).save(tmp_path / f"{width}.jpg")
+    monkeypatch.setattr(proposals, "propose_batch", propose_batch_or_die)
+    boxes, errors = compute_proposals(
+        storage.list_objects(str(tmp_path)), GRID, str(tmp_path / "cache")
+    )
+    assert errors == {
+        str(tmp_path / "47.jpg"): "failed: its process died each of 3 times at stage 'read'"
+    }
+    assert {uri: own[0].tolist() for uri, own in boxes.items()} == {
+        str(tmp_path / f"{width}.jpg"): [0, 0, width, 60] for width in (44, 45, 46, 48, 49)
+    }

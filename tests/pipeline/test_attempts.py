@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.scoring.attempts import _NO_MEMORY, AttemptLog, attempt
+from pipeline.attempts import _NO_MEMORY, AttemptLog, attempt
 
 
 class Died(BaseException):
