@@ -23,7 +23,8 @@ import pyarrow as pa
 
 from pipeline.errors import JobError, UserError
 from pipeline.progress import Progress
-from pipeline.results.scored import RunFiles, open_shard
+from pipeline.record import open_shard
+from pipeline.results.scored import RunFiles
 from pipeline.schema import SCORED, read_columns
 from pipeline.storage import ObjectInfo
 

@@ -15,7 +15,6 @@ from typing import Any
 from pipeline import record, storage
 from pipeline.errors import UserError
 from pipeline.images import DECODER_VERSION
-from pipeline.results.scored import open_shard
 from pipeline.schema import (
     FIRST_COLUMNS,
     SCORED,
@@ -105,7 +104,7 @@ def read_format(uri: str) -> RunFormat:
 
 
 def _format_of(shard_uri: str) -> RunFormat:
-    with open_shard(shard_uri) as (file, _, _):
+    with record.open_shard(shard_uri) as (file, _, _):
         metadata = file.schema_arrow.metadata
         return RunFormat(
             columns=tuple(name for name in SCORED.names if name in file.schema_arrow.names),
