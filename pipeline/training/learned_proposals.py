@@ -12,9 +12,7 @@ import numpy.typing as npt
 
 from fastrcnn.anchors import fit_anchors, fit_grid
 from fastrcnn.backbones import strides_of
-from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
-from fastrcnn.rpn_config import RPNConfig
-from fastrcnn.solver import SolverConfig
+from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig, RPNConfig, SolverConfig
 from fastrcnn.transform import scale_factor
 from pipeline.annotations import LabelledImage
 from pipeline.errors import UserError

@@ -12,8 +12,7 @@ import ray
 import torch
 import torchvision
 
-from fastrcnn.config import PROPOSAL_MODES, FastRCNNConfig, ProposalConfig
-from fastrcnn.solver import SolverConfig
+from fastrcnn.config import PROPOSAL_MODES, FastRCNNConfig, ProposalConfig, SolverConfig
 from pipeline.annotations import LabelledImage, LabelledImages
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError

@@ -8,9 +8,7 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from fastrcnn.config import FastRCNNConfig
-from fastrcnn.rpn_config import RPNConfig
-from fastrcnn.solver import SolverConfig
+from fastrcnn.config import FastRCNNConfig, RPNConfig, SolverConfig
 from pipeline.errors import UserError
 
 GIVEN = ("num_classes", "rpn")

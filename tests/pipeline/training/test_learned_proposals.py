@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fastrcnn.rpn_config import RPNConfig
+from fastrcnn.config import RPNConfig
 from pipeline import evaluate, proposals_export, score, train
 from pipeline.annotations import LabelledImage
 from pipeline.config import EvaluateConfig, ScoreConfig, TrainConfig
