@@ -89,14 +89,15 @@ def check_fields(config: Any, prefix: str = "") -> None:
         SolverConfig(momentum=7) raises "momentum=7: expected a number from 0 to below 1".
     """
     kind: type = type(config)
-    for name, hint in _hints(kind).items():
+    for name, hint in field_types(kind).items():
         value = getattr(config, name)
         if not _fits(value, hint):
-            raise FieldError({prefix + name: value}, _describe(hint))
+            raise FieldError({prefix + name: value}, describe(hint))
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> dict[str, Any]:
+    """The type of each field, with its range."""
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in fields(kind)}
 
@@ -120,18 +121,18 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _describe(hint: Any) -> str:
+def describe(hint: Any) -> str:
     """What is expected of a value, in words: "a number above 0"."""
     kind, parts = get_origin(hint), get_args(hint)
     if kind is Annotated:
         number, limits = parts
         return f"{'an integer' if number is int else 'a number'} {limits}"
     if kind in (Union, UnionType):
-        return " or ".join(map(_describe, sorted(parts, key=lambda part: part is not NoneType)))
+        return " or ".join(map(describe, sorted(parts, key=lambda part: part is not NoneType)))
     if kind is Literal:
         return " or ".join(parts)
     if kind is tuple:
         count = "values" if parts[-1] is ... else f"{len(parts)} values"
-        return f"{count}, each {_describe(parts[0])}"
+        return f"{count}, each {describe(parts[0])}"
     words = {NoneType: "null", bool: "true or false", str: "text"}
     return words.get(hint) or f"a {getattr(hint, '__name__', hint)}"
