@@ -1,4 +1,4 @@
-"""What each job can be told: one frozen dataclass a job, one field a flag, checked when made."""
+"""The flags of each job: one frozen dataclass a job, one field a flag, checked when made."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import UserError
+from pipeline.training.numbers import check_numbers
+from pipeline.training.overrides import ModelOverrides, RPNOverrides, SolverOverrides
 
 Preset = Literal["paper", "modern"]
 Precision = Literal["auto", "float32"]
@@ -25,59 +27,67 @@ class TrainConfig:
     data: str
     """Labelled images: a VOC, LabelImg, COCO or YOLO folder, local or any fsspec URI."""
     output: str
-    """Where checkpoint, metrics and curves go; run again with the same one to resume."""
+    """Where checkpoint, metrics and curves go. Run again with the same one to resume."""
     split: str = "train"
     """Images to train on, as the data set names them (VOC: ImageSets/Main/<split>.txt)."""
     val_split: str | None = None
-    """Images to validate on; by default `val` where the data has one and --split is `train`."""
+    """Images to validate on. Default: `val` where the data has it and --split is `train`."""
     classes: tuple[str, ...] = ()
-    """Class names, in label order; by default every class in the annotations, sorted."""
+    """Class names, in label order. Default: every class in the annotations, sorted."""
     preset: Preset = "modern"
     """`paper`: the reference implementation's numbers. `modern`: what is trained today."""
     backbone: str | None = None
-    """See `fastrcnn.config.BACKBONES`, e.g. vgg16, mobilenet_v2, tiny; by default the preset's."""
+    """A name of `fastrcnn.config.BACKBONES`, e.g. vgg16, mobilenet_v2, tiny. Default: the preset's."""
     weights: str = "imagenet"
     """`imagenet` (torchvision's hub), `none`, or the path or URI of a state_dict (.pth, .safetensors)."""
     proposals: str = "selective_search"
     """`selective_search` (ours), `opencv` (its selective search, a hundred times slower), `grid` (fitted to
-    the training boxes), `rpn` (the model's own, learnt with it), or the URI of a proposals table."""
+    the training boxes), `rpn` (learnt with the model), or the URI of a proposals table."""
     proposal_mode: str = "fast"
     """`fast`; `small` finds objects below 32 px too, at a third of the speed; `exact` is OpenCV's `fast`,
     rebuilt. `opencv` has `fast` and `quality`; `grid` has `fast` and `unfitted`."""
     max_proposals: int = 2000
-    """Proposals kept an image, best first (paper, section 4)."""
+    """Proposals kept in each image, best first (paper, section 4)."""
     scale: int | None = None
-    """Length of the shorter image side in the model, in pixels; by default the preset's (600)."""
+    """Length of the shorter image side in the model, in pixels. The longest side becomes at most 5/3 of it,
+    unless --model.max-size is given. Default: the preset's (600)."""
     rois_per_image: int | None = None
-    """RoIs sampled from each image of a step; by default the preset's."""
+    """RoIs sampled from each image of a step. Default: the preset's."""
     fc_dim: int | None = None
-    """Width of fc6 and fc7; by default the backbone's."""
+    """Width of fc6 and fc7. Default: the backbone's."""
+    model: ModelOverrides = ModelOverrides()
+    """Every number of the model."""
+    solver: SolverOverrides = SolverOverrides()
+    """Every number of the training."""
+    rpn: RPNOverrides = RPNOverrides()
+    """Every number of the RPN."""
     set: tuple[str, ...] = ()
-    """Other numbers of model and solver as NAME=VALUE, e.g. pyramid=480,576 class_agnostic=true; see
-    `FastRCNNConfig` and `SolverConfig` for the names, and `RPNConfig` for those with rpn_ before them."""
+    """Numbers as NAME=VALUE, short for the flags of model, solver and RPN: momentum=0.8 is --solver.momentum
+    0.8, test_scales=400,560 is --model.test-scales 400 560, rpn_nms=0.7 is --rpn.nms 0.7."""
     num_workers: int = 1
     """Ray Train workers, each one process."""
     min_workers: int | None = None
-    """Go on with as few while nodes are away, and with more when they are back; by default all are waited
-    for. What is learnt is the same with any number."""
+    """Minimum workers to continue with when nodes are lost. Default: wait for all. The result is the same
+    with any number."""
     gpus_per_worker: float | None = None
-    """By default 1 where the cluster has GPUs, else 0."""
+    """GPUs of each worker. Default: 1 where the cluster has GPUs, else 0."""
     batch_size: int | None = None
-    """Images a step over all workers; by default the preset's, linear-scaling the rate with it."""
+    """Images a step over all workers. The preset's rate is scaled with it, unless --learning-rate is given.
+    Default: the preset's."""
     iterations: int | None = None
-    """SGD steps; by default the preset's, or what --epochs says."""
+    """SGD steps. Default: the preset's, or as many as --epochs takes."""
     epochs: float | None = None
     """Passes over the training images, instead of --iterations."""
     learning_rate: float | None = None
-    """Base rate at the given batch size; by default the preset's."""
+    """Base rate at the given batch size. Default: the preset's."""
     validate_every: int | None = None
-    """Steps between validations, each with a checkpoint; by default a tenth of the run."""
+    """Steps between validations, each with a checkpoint. Default: a tenth of the run."""
     keep_best: int = 2
-    """Checkpoints kept for resuming, best validation mAP first; the latest is kept too."""
+    """Checkpoints kept for resuming, best validation mAP first. The latest is kept too."""
     mlflow_uri: str | None = None
-    """MLflow's tracking server or store, which gets flags, losses and mAP too; needs the extra `mlflow`."""
+    """MLflow tracking server or store that gets flags, losses and mAP too. Needs the extra `mlflow`."""
     seed: int = 3
-    """Of sampling, shuffling, flips and initialisation (3: the reference implementation's)."""
+    """Seed of sampling, shuffling, flips and initialisation (3: the reference implementation's)."""
     limit: int | None = None
     """Use only the first N images of the split."""
     dry_run: bool = False
@@ -85,39 +95,21 @@ class TrainConfig:
     max_failures: float = 0.01
     """Largest share of training images that may be unreadable."""
     allow_open_cluster: bool = False
-    """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
+    """Join a Ray cluster of other machines that asks for no token: anyone who reaches it runs code on it."""
 
     def __post_init__(self) -> None:
         check_uris(self, "data", "output")
-        _require(
-            self.iterations is None or self.epochs is None,
-            f"--iterations {self.iterations} --epochs {self.epochs}",
-            "both say how long to train",
-            "Give one of them.",
-        )
-        check_above_zero(
-            self,
+        counts = (
             "num_workers",
             "min_workers",
-            "batch_size",
-            "iterations",
-            "epochs",
-            "learning_rate",
             "max_proposals",
-            "scale",
-            "rois_per_image",
-            "fc_dim",
             "validate_every",
             "keep_best",
             "limit",
         )
+        check_above_zero(self, *counts)
         check_not_negative(self, "gpus_per_worker")
-        _require(
-            self.batch_size is None or self.batch_size % self.num_workers == 0,
-            f"--batch-size {self.batch_size} --num-workers {self.num_workers}",
-            "every worker needs the same number of images a step",
-            "Give a batch size that the workers divide.",
-        )
+        check_numbers(self)
         _require(
             self.fewest_workers <= self.num_workers,
             f"--min-workers {self.min_workers} --num-workers {self.num_workers}",

@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 import ray
 
 from fastrcnn.checkpoint import save_checkpoint
-from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
-from fastrcnn.rpn_config import RPNConfig
+from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig, RPNConfig
 from jobs import demo_servers
 from jobs.benchmarks import ray_example
 from jobs.benchmarks.cluster import cluster_of
