@@ -18,9 +18,10 @@ from fastrcnn.detection import propose_learned
 from fastrcnn.scoring_form import scoring_form
 from pipeline import storage
 from pipeline.errors import JobError, UserError
-from pipeline.proposals_export import EXPORT, ExportProposalsConfig, Proposer, run
+from pipeline.proposals_export import EXPORT, Proposer, run
 from pipeline.proposals_table import ProposalsTable, find_table
 from pipeline.scoring.candidates import ReadSettings, read_images
+from pipeline.tool_config import ExportProposalsConfig
 from tests.pipeline.record_cases import planned_rows
 
 

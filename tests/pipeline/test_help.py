@@ -1,0 +1,125 @@
+"""How flags are laid out, on a config of a few fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, make_dataclass
+from typing import ClassVar, Literal
+
+import pytest
+
+from pipeline.flags import Group, Groups, Uri, read_flags
+from pipeline.help import render
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Real:
+    """What the nested flags set."""
+
+    momentum: float = 0.9
+    """Share of the last step
+    that is kept."""
+
+
+Numbers = make_dataclass(
+    "Numbers", [("momentum", float | None, None)], namespace={"HELP_FROM": Real}
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    images: Uri
+    """What to score, in a sentence
+    that the docstring breaks."""
+    size: int = 100_000
+    """Largest size."""
+    mode: Literal["fast", "small"] = "fast"
+    """How to look."""
+    names: tuple[str, ...] = ()
+    """Class names."""
+    shares: tuple[float, float] = (0.5, 0.25)
+    """Two shares."""
+    share: float | None = None
+    """One share."""
+    dry_run: bool = False
+    """Write nothing."""
+    solver: Numbers = field(default_factory=Numbers)  # type: ignore[valid-type]
+    """Numbers of the solver."""
+
+    GROUPS: ClassVar[Groups] = (
+        Group(title="Looking", common=("mode", "names"), more=("size", "shares", "share")),
+        Group(title="Run", common=("dry_run",)),
+    )
+
+
+HELP = """\
+usage: job --images URI [flags]
+
+Does work.
+
+On a cluster:
+
+  ray job submit --working-dir . -- python jobs/a_job_with_a_long_name.py ...
+
+Required:
+  --images URI            What to score, in a sentence
+                          that the docstring breaks.
+
+Looking:
+  --mode fast|small       How to look. (default: fast)
+  --names TEXT ...        Class names.
+
+Run:
+  --dry-run               Write nothing.
+
+--help-all shows 4 more flags.
+
+Exit codes: 0, done. 1, failed: run the same command
+again, it continues. 2, the command or what it names
+must be changed: one line says what and how.
+"""
+
+MORE = """\
+Looking:
+  --mode fast|small       How to look. (default: fast)
+  --names TEXT ...        Class names.
+  --size N                Largest size. (default:
+                          100_000)
+  --shares X X            Two shares. (default: 0.5
+                          0.25)
+  --share X               One share.
+
+Run:
+  --dry-run               Write nothing.
+
+Solver numbers (--solver.X):
+  --solver.momentum X     Share of the last step that is
+                          kept.
+
+Exit codes"""
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "56")
+
+
+DESCRIPTION = """Does work.
+
+On a cluster:
+
+  ray job submit --working-dir . -- python jobs/a_job_with_a_long_name.py ...
+"""
+
+
+def test_help_shows_common_flags_in_groups_and_breaks_no_sentence() -> None:
+    assert render(Config, "job", DESCRIPTION, everything=False) == HELP
+
+
+def test_help_all_shows_the_others_and_nested_ones_in_a_group_of_their_own() -> None:
+    assert MORE in render(Config, "job", DESCRIPTION, everything=True)
+
+
+def test_a_field_of_a_type_that_no_flag_can_have_is_refused() -> None:
+    odd = make_dataclass("odd", [("table", dict, None)], namespace={"HELP_FROM": Real})
+    with pytest.raises(TypeError, match="no flag has values of this type"):
+        read_flags(odd)
