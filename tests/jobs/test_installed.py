@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,6 +21,8 @@ from jobs import demo_servers
 from tests.conftest import save_tiny_checkpoint
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+PACKAGES = ("fastrcnn", "pipeline")
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
@@ -52,6 +55,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     (wheel,) = folder.glob("*.whl")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
     run([*pip, "--ignore-installed", wheel], cwd=folder)
+    # `ray` of the shared environment would start the cluster in that one, where the checkout is installed.
+    ray = python.parent / "ray"
+    ray.write_text(f"#!{python}\nfrom ray.scripts.scripts import main\n\nmain()\n")
+    ray.chmod(0o755)
     return Installed(python.parent, packages)
 
 
@@ -94,12 +101,14 @@ def elsewhere(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def score(installed: Installed, folder: Path, address: str) -> subprocess.CompletedProcess[str]:
+def score(
+    installed: Installed, folder: Path, address: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     places = "--images photos --checkpoint model --output out".split()
     return subprocess.run(
         [str(installed.bin / "fastrcnn-ray"), "score", *places],
         cwd=folder,
-        env=installed.environment(RAY_ADDRESS=address, OMP_NUM_THREADS="1"),
+        env=installed.environment(RAY_ADDRESS=address, OMP_NUM_THREADS="1", **environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -131,22 +140,12 @@ def test_the_installed_command_scores_on_a_cluster_that_has_the_package(
 def test_a_node_with_another_version_is_refused(
     installed: Installed, address: str, elsewhere: Path
 ) -> None:
-    """The cluster's workers import the package anew: their file is another one by then."""
-    source = installed.packages / "fastrcnn" / "__init__.py"
-    text = source.read_text()
-    older = elsewhere / "older"
-    run([sys.executable, "-m", "zipfile", "-e", *installed_wheel(installed), older], cwd=elsewhere)
-    changed = older / "fastrcnn" / "__init__.py"
-    changed.write_text(text.replace('__version__ = "0.1.0"', '__version__ = "0.0.9"'))
-    places = "--images photos --checkpoint model --output out".split()
-    done = subprocess.run(
-        [str(installed.bin / "python"), "-m", "pipeline", "score", *places],
-        cwd=elsewhere,
-        env=installed.environment(RAY_ADDRESS=address, PYTHONPATH=str(older)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    """Here the command has 0.0.9, an unpacked copy; the cluster's node has 0.1.0."""
+    for name in PACKAGES:
+        shutil.copytree(installed.packages / name, elsewhere / "older" / name)
+    source = elsewhere / "older" / "fastrcnn" / "__init__.py"
+    source.write_text(source.read_text().replace('"0.1.0"', '"0.0.9"'))
+    done = score(installed, elsewhere, address, PYTHONPATH=str(elsewhere / "older"))
     assert done.returncode == 2, done.stdout
     line = done.stdout.splitlines()[-1]
     assert re.match(
@@ -156,5 +155,17 @@ def test_a_node_with_another_version_is_refused(
     assert not (elsewhere / "out" / "scored").exists()
 
 
-def installed_wheel(installed: Installed) -> list[Path]:
-    return list(installed.bin.parents[1].glob("*.whl"))
+def test_a_node_without_the_package_is_refused(
+    installed: Installed, address: str, elsewhere: Path
+) -> None:
+    """The package is taken from the node; the command has a copy."""
+    (elsewhere / "copy").mkdir()
+    for name in PACKAGES:
+        shutil.move(installed.packages / name, elsewhere / "copy" / name)
+    try:
+        done = score(installed, elsewhere, address, PYTHONPATH=str(elsewhere / "copy"))
+    finally:
+        for name in PACKAGES:
+            shutil.move(elsewhere / "copy" / name, installed.packages / name)
+    assert done.returncode == 2, done.stdout
+    assert "has no fastrcnn-ray, this machine has 0.1.0." in done.stdout.splitlines()[-1]
