@@ -92,15 +92,21 @@ def _check_names(flags: dict[str, Flag], given: Sequence[Given], command: str) -
 
 
 def nearest(name: str, flags: Iterable[str]) -> str | None:
-    """The flag that was meant, probably: a nested one by its last part too."""
-    names = list(flags)
-    bare = name.lstrip("-")
+    """The flag that was meant, probably: a nested one by its last part too, a long one by how it begins."""
+    names, meant = list(flags), name.lstrip("-")
     for known in names:
-        if known.rpartition(".")[2] == bare:
+        if known.rpartition(".")[2] == meant:
             return known
-    starting = [known for known in names if known.startswith(f"--{bare}")]
-    close = difflib.get_close_matches(f"--{bare}", names, 1)
-    return next(iter(starting + close), None)
+
+    def likeness(known: str) -> float:
+        bare = known.lstrip("-")
+        return max(
+            difflib.SequenceMatcher(None, meant, part).ratio()
+            for part in (bare, bare[: len(meant) + 1])
+        )
+
+    best = max(names, key=likeness, default=None)
+    return best if best is not None and likeness(best) > 0.65 else None
 
 
 def _spelled(flag: Flag, given: Given, command: str) -> list[str]:

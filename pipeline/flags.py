@@ -118,6 +118,7 @@ class Nested:
     """The flags of a nested class."""
 
     title: str
+    """The first sentence of the field's words, and how its flags begin."""
     flags: tuple[Flag, ...]
 
 
@@ -127,7 +128,7 @@ def read_flags(config_type: type) -> tuple[tuple[Flag, ...], tuple[Nested, ...]]
     flags, nested = [], []
     for field, hint, words in _fields(config_type):
         if dataclasses.is_dataclass(hint):
-            title = f"{field.name.capitalize()} numbers (--{field.name}.X)"
+            title = f"{words.partition('.')[0] or field.name} (--{field.name}.X)"
             inner = tuple(
                 _flag(f"{field.name}.{own.name}", own, own_hint, own_words)
                 for own, own_hint, own_words in _fields(typing.cast(type, hint))

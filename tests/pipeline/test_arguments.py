@@ -91,6 +91,7 @@ def test_a_wrong_flag_is_named_with_the_nearest_one_before_what_is_missing() -> 
         ("--model.scal", "--model.scale"),
         ("--test-scales", "--model.test-scales"),
         ("-images", "--images"),
+        ("--bach", "--batch-size"),
     ],
 )
 def test_the_flag_that_was_meant_is_named(given: str, meant: str) -> None:
@@ -98,8 +99,8 @@ def test_the_flag_that_was_meant_is_named(given: str, meant: str) -> None:
 
 
 def test_several_wrong_flags_are_named_together() -> None:
-    said = refused(*PLACES, "--limt", "3", "--zzz")
-    assert said.startswith("--limt, --zzz: no such flags. Did you mean --limit? (")
+    said = refused(*PLACES, "--limt", "3", "--weights")
+    assert said.startswith("--limt, --weights: no such flags. Did you mean --limit? (")
 
 
 def test_missing_flags_are_named() -> None:

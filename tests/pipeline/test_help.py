@@ -91,7 +91,7 @@ Looking:
 Run:
   --dry-run               Write nothing.
 
-Solver numbers (--solver.X):
+Numbers of the solver (--solver.X):
   --solver.momentum X     Share of the last step that is
                           kept.
 
