@@ -1,8 +1,8 @@
 """Command-line words -> a config. Every mistake is one line, found before tyro parses.
 
-tyro draws boxes of several lines, says nothing of a wrong flag where a required one is missing, and gives its
-errors to no public hook. So the words are checked here against the fields of the config; what passes, tyro
-turns into the config.
+tyro prints boxes of several lines, does not mention a wrong flag where a required one is missing, and has no
+public hook for its errors. So the words are checked here against the fields of the config; tyro turns what
+passes into the config.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def parse_arguments(config_type: type[Config], words: Sequence[str], command: st
         command: what runs the job, for messages.
 
     Raises:
-        UserError: a flag that there is not, one that is missing, or a value that does not fit.
+        UserError: an unknown flag, a missing one, or a value that does not fit.
     """
     flags = all_flags(config_type)
     given = split(words)
@@ -113,8 +113,8 @@ def _spelled(flag: Flag, given: Given, command: str) -> list[str]:
     """The words that tyro gets; raises UserError where the values do not fit the flag."""
     values = given.values
     fits = len(values) == len(flag.values) or flag.repeated
-    if flag.optional and values == ("None",):
-        return [flag.name, "None"]
+    if len(values) == 1 and values[0] in (*flag.instead, *(["None"] if flag.optional else [])):
+        return [flag.name, *values]
     if not fits:
         raise UserError(flag.name, _miscounted(flag, values), _advice(flag, values, command))
     kinds = flag.values * len(values) if flag.repeated else flag.values
@@ -122,7 +122,7 @@ def _spelled(flag: Flag, given: Given, command: str) -> list[str]:
         if not kind.accepts(value):
             raise UserError(
                 flag.name,
-                f"{value!r} was given, expected {kind.expected}",
+                f"{value!r} was given, expected {' or '.join([kind.expected, *flag.instead])}",
                 f"({command} --help-all describes it)",
             )
     words = [_as_tyro_reads(value, kind) for value, kind in zip(values, kinds, strict=True)]
@@ -161,13 +161,13 @@ def _advice(flag: Flag, values: Sequence[str], command: str) -> str:
 def _by_tyro(config_type: type[Config], words: Sequence[str], command: str) -> Config:
     import tyro  # a tenth of a second that --help need not wait
 
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             return tyro.cli(
                 config_type, prog=command, args=words, config=(tyro.conf.FlagCreatePairsOff,)
             )
     except SystemExit as error:
         # What was not foreseen above, e.g. a ValueError of a nested class.
-        text = " ".join(re.sub(r"[─-╿]", " ", said.getvalue()).split())
+        text = " ".join(re.sub(r"[─-╿]", " ", printed.getvalue()).split())
         raise UserError(" ".join(words), text, f"({command} --help-all)") from error

@@ -7,8 +7,8 @@
         model: ModelNumbers = ModelNumbers()      -> --model.X of each field X of ModelNumbers
         GROUPS: ClassVar[Groups] = (Group("Work", common=("batch_size",)),)
 
-A nested class that has no source of its own, because `make_dataclass` made it, names the class whose words it
-shows: `HELP_FROM = FastRCNNConfig`.
+A class whose fields were made by a program has no such source: its docstring then has a section `Attributes:`
+with a line `name: words` for each field, indented by four blanks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 import types
 import typing
@@ -89,11 +90,13 @@ class Flag:
     default: Any
     """`dataclasses.MISSING` where the flag is required."""
     values: tuple[Value, ...]
-    """The words that follow it; none follow a switch."""
+    """The words that follow it; empty for a switch."""
     repeated: bool = False
     """Any number of words may follow, each like the only one of `values`."""
+    instead: tuple[str, ...] = ()
+    """Words that may follow instead of the values, alone."""
     optional: bool = False
-    """`None` may follow."""
+    """`None` may follow too: as if the flag were not given."""
 
     @property
     def required(self) -> bool:
@@ -108,9 +111,9 @@ class Flag:
     @property
     def expected(self) -> str:
         """What an error says should follow."""
-        if self.repeated:
-            return self.placeholder
-        return self.values[0].expected if len(self.values) == 1 else self.placeholder
+        single = len(self.values) == 1 and not self.repeated
+        expected = self.values[0].expected if single else self.placeholder
+        return " or ".join([expected, *self.instead])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,14 +127,14 @@ class Nested:
 
 @cache
 def read_flags(config_type: type) -> tuple[tuple[Flag, ...], tuple[Nested, ...]]:
-    """The flags of a config, in order of its fields: its own ones, and those of each nested class."""
+    """The flags of a config, in order of its fields: plain ones, and those of each nested class."""
     flags, nested = [], []
     for field, hint, words in _fields(config_type):
         if dataclasses.is_dataclass(hint):
             title = f"{words.partition('.')[0] or field.name} (--{field.name}.X)"
             inner = tuple(
-                _flag(f"{field.name}.{own.name}", own, own_hint, own_words)
-                for own, own_hint, own_words in _fields(typing.cast(type, hint))
+                _flag(f"{field.name}.{part.name}", part, part_hint, part_words)
+                for part, part_hint, part_words in _fields(typing.cast(type, hint))
             )
             nested.append(Nested(title=title, flags=inner))
         else:
@@ -147,7 +150,7 @@ def all_flags(config_type: type) -> dict[str, Flag]:
 
 def _fields(config_type: type) -> list[tuple[dataclasses.Field[Any], Any, str]]:
     hints = typing.get_type_hints(config_type, include_extras=True)
-    words = _docstrings(getattr(config_type, "HELP_FROM", config_type))
+    words = _docstrings(config_type)
     return [
         (field, hints[field.name], words.get(field.name, ""))
         for field in dataclasses.fields(config_type)
@@ -155,7 +158,10 @@ def _fields(config_type: type) -> list[tuple[dataclasses.Field[Any], Any, str]]:
 
 
 def _docstrings(config_type: type) -> dict[str, str]:
-    """The string under each field of a class, each as one line."""
+    """The words of each field, each as one line: the string under it, or its line under `Attributes:`."""
+    _, section, lines = (config_type.__doc__ or "").partition("\nAttributes:\n")
+    if section:
+        return dict(re.findall(r"^    (\w+): (.+)$", lines, re.MULTILINE))
     (class_def,) = ast.parse(textwrap.dedent(inspect.getsource(config_type))).body
     assert isinstance(class_def, ast.ClassDef)
     found = {}
@@ -174,7 +180,7 @@ def _flag(path: str, field: dataclasses.Field[Any], hint: Any, words: str) -> Fl
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
-    hint, optional = _without_none(hint)
+    hint, instead, optional = _parts(hint)
     if hint is bool and isinstance(default, bool):
         name = f"no-{name}" if default else name
         return Flag(field=path, name=f"--{name}", words=words, default=default, values=())
@@ -186,17 +192,23 @@ def _flag(path: str, field: dataclasses.Field[Any], hint: Any, words: str) -> Fl
         default=default,
         values=values,
         repeated=repeated,
+        instead=instead,
         optional=optional,
     )
 
 
-def _without_none(hint: Any) -> tuple[Any, bool]:
+def _parts(hint: Any) -> tuple[Any, tuple[str, ...], bool]:
+    """The type of the values, the words that may stand instead of them, and whether None may:
+    `int | Literal["null"] | None`."""
     if typing.get_origin(hint) not in (Union, types.UnionType):
-        return hint, False
-    rest = [part for part in typing.get_args(hint) if part is not type(None)]
-    if len(rest) != 1:
-        raise TypeError(f"{hint}: a flag has one type, or one and None")
-    return rest[0], True
+        return hint, (), False
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    literals = [part for part in parts if typing.get_origin(part) is Literal]
+    others = [part for part in parts if part not in literals] or [literals.pop(0)]
+    if len(others) != 1:
+        raise TypeError(f"{hint}: a flag has values of one type, words instead of them, and None")
+    instead = tuple(word for literal in literals for word in typing.get_args(literal))
+    return others[0], instead, len(parts) < len(typing.get_args(hint))
 
 
 def _values(hint: Any) -> tuple[tuple[Value, ...], bool]:

@@ -74,7 +74,7 @@ def _section(title: str, flags: Collection[Flag], columns: int) -> Iterator[str]
 
 
 def _default(value: Any) -> str:
-    """How a default is shown: not at all where the words of the flag say more than it does."""
+    """How a default is shown. None, false and empty are not: the words of the flag say what they mean."""
     if isinstance(value, tuple) and value:
         shown = " ".join(map(_spelled, value))
     elif (

@@ -1,4 +1,4 @@
-"""What is said of flags that are wrong, missing or badly filled; and what of the others arrives."""
+"""Flags that are wrong, missing or have bad values are refused in one line; the others reach the config."""
 
 from __future__ import annotations
 
@@ -12,30 +12,24 @@ from pipeline.arguments import parse_arguments
 from pipeline.errors import UserError
 from pipeline.flags import Uri
 
+DOC = """What nested flags set.
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Real:
-    """What the nested flags set."""
-
-    scale: int = 600
-    """Shorter side."""
-    test_scales: tuple[int, ...] = ()
-    """Scales at test."""
-    flips: bool = False
-    """Look at mirrored images too."""
-
-
+Attributes:
+    scale: Shorter side.
+    test_scales: Scales at test.
+    flips: Look at mirrored images too.
+"""
 Numbers = make_dataclass(
     "Numbers",
     [
-        ("scale", int | None, None),
+        ("scale", int | Literal["null"] | None, None),
         ("test_scales", tuple[int, ...] | None, None),
         ("flips", bool | None, None),
     ],
     frozen=True,
     kw_only=True,
     slots=True,
-    namespace={"HELP_FROM": Real},
+    namespace={"__doc__": DOC},
 )
 
 
@@ -173,6 +167,13 @@ def test_nested_flags_are_none_until_given_and_booleans_are_written_in_any_case(
         flips=False, scale=400
     )
     assert parsed("--model.flips", "True").model.flips is True
+
+
+def test_a_word_may_stand_instead_of_a_number() -> None:
+    assert parsed("--model.scale", "null").model.scale == "null"
+    assert "--model.scale: 'nul' was given, expected an integer or null." in refused(
+        *PLACES, "--model.scale", "nul"
+    )
 
 
 def test_none_is_a_value_where_the_field_may_be_none() -> None:

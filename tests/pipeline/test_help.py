@@ -10,18 +10,12 @@ import pytest
 from pipeline.flags import Group, Groups, Uri, read_flags
 from pipeline.help import render
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Real:
-    """What the nested flags set."""
-
-    momentum: float = 0.9
-    """Share of the last step
-    that is kept."""
-
-
 Numbers = make_dataclass(
-    "Numbers", [("momentum", float | None, None)], namespace={"HELP_FROM": Real}
+    "Numbers",
+    [("momentum", float | Literal["null"] | None, None)],
+    namespace={
+        "__doc__": "Numbers.\n\nAttributes:\n    momentum: Share of the last step that is kept.\n"
+    },
 )
 
 
@@ -119,7 +113,21 @@ def test_help_all_shows_the_others_and_nested_ones_in_a_group_of_their_own() -> 
     assert MORE in render(Config, "job", DESCRIPTION, everything=True)
 
 
-def test_a_field_of_a_type_that_no_flag_can_have_is_refused() -> None:
-    odd = make_dataclass("odd", [("table", dict, None)], namespace={"HELP_FROM": Real})
-    with pytest.raises(TypeError, match="no flag has values of this type"):
-        read_flags(odd)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Odd:
+    """No flag can give a table, nor one of two types."""
+
+    table: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Two:
+    """As `Odd`."""
+
+    either: int | str = 0
+
+
+@pytest.mark.parametrize("config", [Odd, Two])
+def test_a_field_of_a_type_that_no_flag_can_have_is_refused(config: type) -> None:
+    with pytest.raises(TypeError, match="no flag has values of this type|a flag has values of one"):
+        read_flags(config)
