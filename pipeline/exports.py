@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from pipeline.results import lake
 from pipeline.results.coco_ids import CocoIds, read_ids
 from pipeline.results.config import CompactConfig, ExportConfig
 from pipeline.results.scored import RunFiles, find_run
-from pipeline.results.tables import RunTables, load_run
+from pipeline.results.tables import RunTables, load_run, work_folder
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def run(config: ExportConfig) -> ExportSummary:
     with load_run(files, memory_gib=config.memory_gib, temp_folder=config.temp_folder) as tables:
         ids = read_ids(config.ids, tables, files.run_id) if config.ids else None
         images = _Counted(_images(tables, config, ids))
-        with tempfile.TemporaryDirectory(prefix="fastrcnn-", dir=config.temp_folder) as folder:
+        with work_folder(config.temp_folder) as folder:
             names = _FORMATS[config.format](images, tables, ids, Path(folder))
             uris = tuple(storage.join(config.output, name) for name in names)
             if config.dry_run:
@@ -123,7 +123,7 @@ def _images(tables: RunTables, config: ExportConfig, ids: CocoIds | None) -> Ite
                 continue
             if config.image_root is not None:
                 below = image["image_uri"].removeprefix(root)
-                image["image_uri"] = storage.join(config.image_root, below)
+                image["image_uri"] = storage.join(os.path.expanduser(config.image_root), below)
             yield image
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def run(config: TrainConfig) -> TrainResult | None:
         seed=config.seed,
         provenance=provenance(config, plan, len(examples)),
         output=storage.absolute(config.output),
-        mlflow_uri=config.mlflow_uri,
+        mlflow_uri=config.mlflow_uri and os.path.expanduser(config.mlflow_uri),
         examples=ray.put(examples),
         validation=ray.put(val_examples),
         weights=ray.put(model.state_dict()),

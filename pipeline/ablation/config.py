@@ -1,4 +1,4 @@
-"""What an ablation job can be told, and what its trials are: trainings and tests."""
+"""Flags of the ablation job, and what its trials are: trainings and tests."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from fastrcnn.config.growth import kept
 from pipeline.config import Preset, TrainConfig, check_above_zero
 from pipeline.errors import UserError
+from pipeline.flags import Group, Groups, Uri
 from pipeline.training.numbers import SHORT, configs, read_numbers
 from pipeline.training.settings import as_settings, parse_settings
 
@@ -19,43 +20,67 @@ from pipeline.training.settings import as_settings, parse_settings
 class AblateConfig:
     """Flags of `jobs/ablate.py`."""
 
-    data: str
+    data: Uri
     """Labelled images, as for `jobs/train.py`."""
-    output: str
-    """Where tables, plot and trials go; run again with the same one to continue."""
+    output: Uri
+    """Where tables, plot and trials are written. Run again with the same one to continue."""
     comparisons: tuple[str, ...] = ()
-    """Which ones; by default all of the paper's (`roi_heads` and `proposers` only where they are named)."""
+    """Comparisons to run. By default all of the paper's."""
     split: str = "trainval"
+    """Images to train on."""
     test_split: str = "test"
-    """The images to train and to test on."""
+    """Images to test on."""
     preset: Preset = "paper"
+    """Preset, as for `jobs/train.py`."""
     backbone: str = "caffenet"
+    """Backbone, as for `jobs/train.py`."""
     weights: str = "imagenet"
+    """Initial weights, as for `jobs/train.py`."""
     proposals: str = "selective_search"
+    """Where candidate boxes come from, as for `jobs/train.py`."""
     max_proposals: int = 2000
+    """Proposals kept per image, best first."""
     scale: int = 600
-    """See `jobs/train.py --help` for these."""
+    """Shorter side of the image in the model, in pixels."""
     rois_per_image: int = 64
-    """RoIs of an image in hierarchical sampling."""
+    """RoIs per image in hierarchical sampling."""
     fc_dim: int | None = None
+    """Width of fc6 and fc7. By default the backbone's."""
     epochs: float = 12
     """Passes over the training images, the same for every row."""
     learning_rate: float = 0.001
+    """Base learning rate, the same for every row."""
     set: tuple[str, ...] = ()
-    """Other numbers for every row, as for `jobs/train.py`."""
+    """Other numbers of model and solver as NAME=VALUE, for every row, as for `jobs/train.py`."""
     svd_shares: tuple[float, float] = (1 / 4, 1 / 16)
     """Ranks of fc6 and fc7 after truncation, as shares of fc6's width (the paper's 1024 and 256 of 4096)."""
     seeds: tuple[int, ...] = (3,)
-    """Every row is trained and tested once a seed."""
+    """Every row is trained and tested once per seed."""
     cpus_per_trial: float = 1
+    """CPUs of one trial; as many trials run at once as the cluster has room for."""
     gpus_per_trial: float = 0
-    """What a trial takes of the cluster; as many run at once as there is room for."""
+    """GPUs of one trial."""
     limit: int | None = None
     """Use only the first N images of each split."""
     dry_run: bool = False
     """Print the rows; train nothing."""
     allow_open_cluster: bool = False
     """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
+
+    GROUPS: ClassVar[Groups] = (
+        Group(title="Comparisons", common=("comparisons", "seeds"), more=("svd_shares",)),
+        Group(title="Data", common=("split", "test_split", "limit")),
+        Group(
+            title="Training",
+            common=("preset", "backbone", "weights", "proposals", "scale", "epochs"),
+            more=("max_proposals", "rois_per_image", "fc_dim", "learning_rate", "set"),
+        ),
+        Group(
+            title="Run",
+            common=("cpus_per_trial", "gpus_per_trial", "dry_run"),
+            more=("allow_open_cluster",),
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_above_zero(self, "max_proposals", "cpus_per_trial", "limit")

@@ -314,9 +314,9 @@ def test_a_training_output_is_ours_or_refused(
 
 FLAGS = {
     "--batch-size -1": "--batch-size -1",
-    "--batch-size many": "batch-size",
-    "--batch-size 1.5": "batch-size",
-    "--bach-size 4": "bach-size",
+    "--batch-size many": "--batch-size: 'many' was given, expected an integer",
+    "--batch-size 1.5": "--batch-size: '1.5' was given, expected an integer",
+    "--bach-size 4": "--bach-size: no such flag. Did you mean --batch-size?",
     "--score-threshold nan": "no probability",
     "--score-threshold 1e9": "no probability",
     "--max-failures nan": "share of the images",
@@ -343,6 +343,7 @@ def test_a_flag_that_means_nothing_is_refused(
     base = "--images", str(images), "--checkpoint", str(tiny_checkpoint), "--output"
     said = refusal(monkeypatch, capsys, "score", *base, str(tmp_path / "out"), *flags.split())
     assert FLAGS[flags] in said
+    assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
