@@ -29,6 +29,16 @@ from tests.pipeline.record_cases import planned_rows
 SETTINGS = ReadSettings(proposals=ProposalConfig(name="grid", max_boxes=12))
 
 
+def test_a_checkpoint_and_an_image_may_lie_in_the_home_folder(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").symlink_to(tiny_checkpoint)
+    Image.effect_noise((60, 40), 40).convert("RGB").save(tmp_path / "a.png")
+    detector = Detector("~/model")
+    assert detector.detect(["~/a.png"]) == detector.detect([tmp_path / "a.png"])
+
+
 @pytest.fixture
 def candidates(tmp_path: Path) -> pa.Table:
     """Two images and a broken file between them."""
