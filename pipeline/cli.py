@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from pipeline import help
 from pipeline.arguments import parse_arguments
-from pipeline.errors import JobError, UserError
+from pipeline.errors import JobError, UserError, one_line
 
 Config = TypeVar("Config")
 
@@ -75,7 +75,7 @@ def _ending(error: Exception) -> tuple[int, str] | None:
     known = isinstance(error, UserError | JobError | StorageError)
     if known and isinstance(error, RayTaskError):
         # Also an instance of what the worker raised. There it was too late to be the user's mistake.
-        return 1, f"failed: {' '.join(str(error.cause).split())}"
+        return 1, f"failed: {one_line(error.cause)}"
     if isinstance(error, UserError):
         return 2, f"error: {error}"
     # A StorageError: the store or the disk refused; it may work another time.

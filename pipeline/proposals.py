@@ -117,12 +117,13 @@ def compute_proposals(
 
 
 def _compute(missing: Sequence[storage.ObjectInfo], config: ProposalConfig) -> Iterable[pa.Table]:
+    attempts = SharedAttempts()  # before all else: its process starts while Ray Data plans
     cluster.configure_ray_data()
     batches = (
         ray.data.from_arrow(unplanned(storage.as_named(missing)))
         .repartition(target_num_rows_per_block=4 if config.name == "opencv" else 64)
         .map_batches(
-            partial(propose_batch, config=config, attempts=SharedAttempts()),
+            partial(propose_batch, config=config, attempts=attempts),
             batch_size=None,
             batch_format="pyarrow",
         )
