@@ -4,8 +4,8 @@
         progress.update(done, "981 ok, 3 undecodable")
 
 A bar is drawn on stderr, below what is logged meanwhile. Elsewhere (a pipe, a file, ``ray job logs``) there
-is a line every `SECONDS_BETWEEN_LINES`, and one at the end of what took so long. Steps of training are made
-by Ray's workers, which have no terminal: `pipeline.progress_lines`.
+is a line every `SECONDS_BETWEEN_LINES`, and one at the end of what took so long. Ray's workers have no
+terminal: training's steps are lines of `pipeline.training.board`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Progress:
 
     Args:
         what: a participle or a noun: "scoring".
-        total: how many there are.
-        unit: of what, in the plural.
+        total: how many there are; None where nobody knows yet.
+        unit: what is counted, in the plural.
         done: how many were done when this began, by an earlier command.
     """
 
-    def __init__(self, what: str, total: int, unit: str, *, done: int = 0) -> None:
+    def __init__(self, what: str, total: int | None, unit: str, *, done: int = 0) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._done = self._before = done
         self._said = ""
@@ -60,6 +60,8 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._bar is not None and self._total is None and kind is None:
+            self._bar.update(self._task, total=self._done)
         self._stack.close()
         if self._bar is None and self._logged_any and kind is None:
             self._log()
@@ -75,11 +77,13 @@ class Progress:
     def _log(self) -> None:
         self._logged, self._logged_any = time.monotonic(), True
         rate = (self._done - self._before) / max(self._logged - self._started, 1e-9)
-        left = (self._total - self._done) / rate if rate else float("inf")
+        of = left = ""
+        if self._total is not None:
+            seconds = (self._total - self._done) / rate if rate else float("inf")
+            of, left = f" of {self._total}", f", {duration(seconds)} left"
+        said = f"; {self._said}" if self._said else ""
         logger.info(
-            "%s: %d of %d %s, %.1f/s, %s left%s",
-            *(self._what, self._done, self._total, self._unit, rate, duration(left)),
-            f"; {self._said}" if self._said else "",
+            "%s: %d%s %s, %.1f/s%s%s", self._what, self._done, of, self._unit, rate, left, said
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES
+from pipeline.progress import Progress
 from pipeline.schema import in_tables_of
 from pipeline.scoring.listed import Listed
 from pipeline.storage.uris import compile_pattern, is_pattern
 
 logger = logging.getLogger(__name__)
 
-_LOG_EVERY_S = 10.0
 _MARKER, _SUFFIX, _EXCLUDED = "folder markers", "without an image suffix", "filtered out"
 
 
@@ -71,18 +70,18 @@ def select(images: str, limit: int | None = None, keep: Filter | None = None) ->
     manifest = is_manifest(images)
     tables = storage.iter_manifest(images) if manifest else _listing(images, limit)
     in_order = limit is not None and not manifest and storage.lists_in_order(images)
-    kept, started = 0, time.monotonic()
-    for table in tables:
-        causes = [judge(*row) for row in zip(*(c.to_pylist() for c in table.columns), strict=True)]
-        left_out.update(cause for cause in causes if cause)
-        table = table.filter(pa.array([cause is None for cause in causes], pa.bool_()))
-        listed.add(table)
-        kept += table.num_rows
-        if time.monotonic() - started > _LOG_EVERY_S:
-            started = time.monotonic()
-            logger.info("listed %d images so far", kept)
-        if in_order and limit is not None and kept >= limit:
-            break
+    kept = 0
+    with Progress("listing", None, "images") as progress:
+        for table in tables:
+            rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+            causes = [judge(*row) for row in rows]
+            left_out.update(cause for cause in causes if cause)
+            table = table.filter(pa.array([cause is None for cause in causes], pa.bool_()))
+            listed.add(table)
+            kept += table.num_rows
+            progress.update(kept)
+            if in_order and limit is not None and kept >= limit:
+                break
     look_up = manifest and not storage.is_inventory(images)
     listed.keep_once(limit, look_up=look_up)
     num_images, size_bytes = listed.size()

@@ -1,4 +1,5 @@
-"""What a person watches while training runs: TensorBoard files and validation pictures under the output.
+"""What a person watches while training runs: lines of the log, and under the output TensorBoard files and
+validation pictures.
 
 <output>/tensorboard/events.*            one file a validation; TensorBoard reads all of a folder
 <output>/validation/<step>/*.png|jpg     see `pipeline.training.validation_pictures`
@@ -6,7 +7,9 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +17,53 @@ from typing import Any, Self
 from tensorboardX import SummaryWriter
 
 from pipeline import storage
+from pipeline.progress import SECONDS_BETWEEN_LINES
+
+logger = logging.getLogger(__name__)
 
 NAMES = ("loss", "classification", "localization", "learning_rate", "foreground")
 RPN_NAMES = ("loss_objectness", "loss_rpn_box")
 """Where the model has an RPN. And `seconds` of a step, and the share of them that waited for data."""
+
+
+class ProgressLines:
+    """Steps as lines of the log, one every `SECONDS_BETWEEN_LINES`, with the means since the last one."""
+
+    def __init__(self, num_iterations: int, batch_size: int) -> None:
+        self.num_iterations = num_iterations
+        self.batch_size = batch_size
+        self.rows: list[dict[str, float]] = []
+        self.since = time.monotonic()
+
+    def step(self, row: dict[str, float]) -> None:
+        """Take a step's row of the history."""
+        self.rows.append(row)
+        elapsed = time.monotonic() - self.since
+        if elapsed < SECONDS_BETWEEN_LINES and row["iteration"] < self.num_iterations:
+            return
+        mean = {key: sum(r[key] for r in self.rows) / len(self.rows) for key in row}
+        speed = len(self.rows) / max(elapsed, 1e-9)
+        of_rpn = "".join(
+            f", {name} {mean[key]:.3f}"
+            for name, key in (("objectness", "loss_objectness"), ("anchors", "loss_rpn_box"))
+            if key in mean
+        )
+        logger.info(
+            "step %d/%d  loss %.3f (class %.3f, box %.3f%s)  lr %.2g  foreground %.0f%%"
+            "  %.1f images/s  waiting for data %.0f%%  %.0f s left",
+            row["iteration"],
+            self.num_iterations,
+            mean["loss"],
+            mean["classification"],
+            mean["localization"],
+            of_rpn,
+            row["learning_rate"],
+            100 * mean["foreground"],
+            speed * self.batch_size,
+            100 * mean["waited"] * speed,
+            (self.num_iterations - row["iteration"]) / speed,
+        )
+        self.rows, self.since = [], time.monotonic()
 
 
 class TrainingBoard:

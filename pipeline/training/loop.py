@@ -32,8 +32,7 @@ from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer, freeze_untrained
 from pipeline.cli import configure_logging
 from pipeline.prefetch import prefetch
-from pipeline.progress_lines import ProgressLines
-from pipeline.training.board import TrainingBoard
+from pipeline.training.board import ProgressLines, TrainingBoard
 from pipeline.training.examples import Batch, Example, load_batch
 from pipeline.training.mlflow_run import MLflowRun
 from pipeline.training.preemption import PreemptionNotice

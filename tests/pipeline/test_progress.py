@@ -81,6 +81,23 @@ def test_what_takes_no_time_says_nothing(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.messages == []
 
 
+def test_where_the_total_is_unknown_nothing_is_said_of_the_rest(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with caplog.at_level(logging.INFO), Progress("listing", None, "images") as shown:
+        now[0] += 10
+        shown.update(5000)
+    assert caplog.messages == ["listing: 5000 images, 500.0/s"] * 2
+
+
+def test_a_bar_without_a_total_is_full_at_the_end() -> None:
+    sent = under_a_terminal(JOB.replace('40, "images"', 'None, "images"'))
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent)
+    assert re.search(r"scoring ━+ 40/40 images 0:00:00 40 ok \[x\]", plain)
+
+
 def test_what_fails_has_no_last_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

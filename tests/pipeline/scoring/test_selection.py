@@ -137,11 +137,11 @@ def test_filters_keep_what_they_match(
 def test_long_lists_are_said_to_go_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.scoring.selection._LOG_EVERY_S", 0.0)
+    monkeypatch.setattr("pipeline.progress.SECONDS_BETWEEN_LINES", 0.0)
     touch(tmp_path, "a.png", "b.png")
     with caplog.at_level(logging.INFO, logger="pipeline"):
         select(str(tmp_path))
-    assert "listed 2 images so far" in caplog.text
+    assert "listing: 2 images, " in caplog.text
 
 
 def test_no_image_is_the_users_to_mend(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.progress_lines import ProgressLines
+from pipeline.training.board import ProgressLines
 from pipeline.training.curves import loss_curves
 
 ROW = {
