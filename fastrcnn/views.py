@@ -146,5 +146,7 @@ def _classify_view(
     mirrored = [image.flip(axes) for image in images]
     class_logits, box_deltas = classify_at_scales(model, mirrored, proposals, view.scales)
     signs = box_deltas.new_tensor([1 - 2 * view.sideways, 1 - 2 * view.upside_down, 1, 1])
-    deltas = box_deltas.reshape(len(box_deltas), -1, 4) * signs  # (R, K + 1, 4)
+    deltas = (
+        box_deltas.reshape(len(box_deltas), box_deltas.shape[1] // 4, 4) * signs
+    )  # (R, K + 1, 4)
     return Outputs(class_logits, (transpose(deltas) if view.transposed else deltas).flatten(1))
