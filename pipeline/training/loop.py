@@ -40,7 +40,7 @@ from pipeline.training.mlflow_run import MLflowRun
 from pipeline.training.preemption import PreemptionNotice
 from pipeline.training.state import Progress, restore_state, save_state
 from pipeline.training.step import NonFiniteLossError, StepSettings, model_of, train_step
-from pipeline.training.validation import detector_of, looking_once, validate
+from pipeline.training.validation import detector_of, upright_only, validate
 from pipeline.training.validation_pictures import draw_validation
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def _validate(worker: _Worker) -> dict[str, Any]:
     if not worker.validation:
         return metrics
     classes = worker.job.classes
-    detector = detector_of(looking_once(worker.model.eval()))
+    detector = detector_of(upright_only(worker.model.eval()))
     validation = validate(
         detector, len(classes), worker.validation, settings.rank, settings.world_size
     )
