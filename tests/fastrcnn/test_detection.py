@@ -101,7 +101,9 @@ def test_the_papers_hundred_best_of_a_class_are_kept_before_suppression() -> Non
 
 
 @pytest.mark.usefixtures("passes")
-@pytest.mark.parametrize("views", [{}, {"test_flips": True, "vertical_flips": True}])
+@pytest.mark.parametrize(
+    "views", [{}, {"test_flips": True, "vertical_flips": True, "quarter_turns": True}]
+)
 def test_an_image_without_proposals_has_no_detections_and_keeps_its_place(
     views: dict[str, bool],
 ) -> None:
