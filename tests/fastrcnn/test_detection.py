@@ -100,9 +100,14 @@ def test_the_papers_hundred_best_of_a_class_are_kept_before_suppression() -> Non
 
 
 @pytest.mark.usefixtures("passes")
-def test_an_image_without_proposals_has_no_detections_and_keeps_its_place() -> None:
+@pytest.mark.parametrize(
+    "views", [{}, {"test_flips": True, "vertical_flips": True, "quarter_turns": True}]
+)
+def test_an_image_without_proposals_has_no_detections_and_keeps_its_place(
+    views: dict[str, bool],
+) -> None:
     torch.manual_seed(0)
-    model = FastRCNN(config()).eval()
+    model = FastRCNN(config(**views)).eval()
     images = [torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8) for _ in range(3)]
     proposals = torch.tensor([[0.0, 0, 30, 30], [10.0, 10, 50, 35]])
     found = detect(model, images, [proposals, torch.zeros(0, 4), proposals])
