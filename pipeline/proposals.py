@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -27,9 +26,9 @@ from pipeline import cluster, storage
 from pipeline.attempts import Attempts, SharedAttempts
 from pipeline.errors import UserError
 from pipeline.progress import Progress
-from pipeline.proposals_table import Boxes, boxes_array, boxes_of
+from pipeline.proposals_table import Boxes, boxes_array, boxes_of, write_part
 from pipeline.reading import ReadSettings, read_lots, unplanned
-from pipeline.schema import PROPOSALS_CACHE, encode_parquet, read_columns
+from pipeline.schema import PROPOSALS_CACHE, image_keys, read_columns
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +106,7 @@ def compute_proposals(
     )
     with Progress("proposals", len(wanted), "images", done=len(boxes)) as progress:
         for table in _compute(missing, config):
-            name = f"part-{uuid.uuid4().hex}.parquet"
-            settings = {b"proposals": json.dumps(asdict(config)).encode()}
-            uri = storage.join(cache, name)
-            storage.create_bytes(uri, encode_parquet(table, metadata=settings))
+            write_part(cache, table, asdict(config))
             _collect(table, boxes, errors)
             progress.update(len(boxes) + len(errors))
     return boxes, errors
@@ -143,8 +139,7 @@ def _read_cache(cache: str, wanted: Mapping[str, storage.ObjectInfo]) -> dict[st
             raise UserError(
                 part.uri, f"is no table of proposals ({error})", "Move it away, or clear the cache."
             ) from error
-        keys = zip(table["image_uri"].to_pylist(), table["etag"].to_pylist(), strict=True)
-        fresh = [uri in wanted and wanted[uri].etag == etag for uri, etag in keys]
+        fresh = [uri in wanted and wanted[uri].etag == etag for uri, etag in image_keys(table)]
         # Errors are not kept: what failed may have been mended, so it is tried again.
         _collect(table.filter(pa.array(fresh, pa.bool_())), boxes, {})
     return boxes

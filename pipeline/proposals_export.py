@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -26,9 +25,9 @@ from pipeline.attempts import SharedAttempts
 from pipeline.detector import Detector
 from pipeline.errors import UserError
 from pipeline.progress import Progress
-from pipeline.proposals_table import boxes_array
+from pipeline.proposals_table import boxes_array, write_part
 from pipeline.reading import check_failures, decode_candidates, read_images, unplanned
-from pipeline.schema import PLAN, PROPOSALS_EXPORT, encode_parquet
+from pipeline.schema import PLAN, PROPOSALS_EXPORT, image_keys
 from pipeline.scoring.preflight import Job, Resources, prepare, read_settings, size_cluster
 from pipeline.tool_config import ExportProposalsConfig
 
@@ -70,7 +69,7 @@ def _run(config: ExportProposalsConfig, job: Job) -> int:
     cluster.connect(allow_open=config.allow_open_cluster)
     cluster.configure_ray_data()
     resources = size_cluster(job.config, cluster.resources(), cluster.node_cpus())
-    metadata = {b"proposals": json.dumps(_settings(job)).encode()}
+    settings = _settings(job)
     written, errors = 0, dict[str, str]()
     with Progress("proposals", todo.num_rows, "images") as progress:
         for rows in _propose(todo, job, resources):
@@ -79,9 +78,7 @@ def _run(config: ExportProposalsConfig, job: Job) -> int:
             uris, causes = (failed[name].to_pylist() for name in ("image_uri", "error"))
             errors |= dict(zip(uris, causes, strict=True))
             if whole.num_rows:
-                name = f"part-{uuid.uuid4().hex}.parquet"
-                data = encode_parquet(whole.drop_columns("error"), metadata=metadata)
-                storage.create_bytes(storage.join(config.output, name), data)
+                write_part(config.output, whole.drop_columns("error"), settings)
             written += whole.num_rows
             progress.update(written + len(errors))
     check_failures(errors, todo.num_rows + len(done), config.max_failures)
@@ -115,7 +112,7 @@ def _done(output: str, model_id: str) -> set[tuple[str, str | None]]:
             raise UserError(
                 f"--output {output}", "holds another detector's proposals", "Give another one."
             )
-        done.update(zip(table["image_uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
+        done.update(image_keys(table))
     return done
 
 
@@ -123,9 +120,8 @@ def _todo(job: Job, done: set[tuple[str, str | None]]) -> pa.Table:
     """Rows (PLAN, all of one shard) of the images that have none."""
     parts = [PLAN.empty_table()]
     for named in job.selection.listed.new():
-        keys = zip(named["image_uri"].to_pylist(), named["etag"].to_pylist(), strict=True)
-        named = named.filter(pa.array([key not in done for key in keys], pa.bool_()))
-        parts.append(unplanned(named))
+        new = pa.array([key not in done for key in image_keys(named)], pa.bool_())
+        parts.append(unplanned(named.filter(new)))
     return pa.concat_tables(parts)
 
 

@@ -6,8 +6,11 @@ An image without a row is an error with its name, never an empty list of boxes.
 from __future__ import annotations
 
 import io
+import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +21,7 @@ from fastrcnn.config import LEARNED
 from fastrcnn.proposals import PROPOSERS
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.schema import BOXES
+from pipeline.schema import BOXES, encode_parquet
 from pipeline.storage import StorageError
 
 Boxes = npt.NDArray[np.float32]
@@ -118,6 +121,12 @@ def _check_columns(proposals: str, part: str, data: bytes) -> None:
             f"{part} has the columns {', '.join(columns)}",
             "A proposals table has image_uri and boxes (list of 4 floats, xyxy).",
         )
+
+
+def write_part(folder: str, table: pa.Table, settings: Mapping[str, Any]) -> None:
+    """Create one more Parquet file of a table of proposals; its metadata say what made them."""
+    data = encode_parquet(table, metadata={b"proposals": json.dumps(settings).encode()})
+    storage.create_bytes(storage.join(folder, f"part-{uuid.uuid4().hex}.parquet"), data)
 
 
 def boxes_array(boxes: Sequence[Boxes | None]) -> pa.Array:

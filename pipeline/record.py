@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import JobError, UserError
-from pipeline.schema import TABLE_VERSION, NewerFormatError, check_version
+from pipeline.schema import TABLE_VERSION, NewerFormatError, check_version, image_keys
 from pipeline.scoring.plan import Plan
 
 _SHARD_NAME = re.compile(r"(\d{8,})\.parquet")
@@ -117,12 +117,12 @@ def inspect(shard: int, data: bytes, planned: pa.Table) -> Shard:
         with pq.ParquetFile(io.BytesIO(data)) as file:
             table = file.read(columns)
             metadata = file.schema_arrow.metadata or {}
-        found = Counter(_images(table))
+        found = Counter(image_keys(table))
         statuses = dict(Counter(table["status"].cast(pa.string()).to_pylist()).most_common())
         num_detections = pc.sum(table["num_detections"]).as_py() or 0
     except (pa.ArrowException, KeyError) as error:
         raise JobError(f"shard {shard} is no Parquet of ours: {error}") from error
-    if found != Counter(_images(planned)):
+    if found != Counter(image_keys(planned)):
         raise JobError(
             f"shard {shard} holds {table.num_rows} rows that are not the {planned.num_rows} of the plan"
         )
@@ -162,8 +162,3 @@ def open_shard(
             f"is not a table of a scoring run ({error})",
             "Give the --output of jobs/score_bucket.py.",
         ) from error
-
-
-def _images(rows: pa.Table) -> Iterator[tuple[str, str | None]]:
-    """(image_uri, etag): what the plan promises a row for."""
-    return zip(rows["image_uri"].to_pylist(), rows["etag"].to_pylist(), strict=True)

@@ -257,6 +257,11 @@ def read_columns(file: pq.ParquetFile, wanted: Iterable[pa.Field]) -> pa.Table:
     return pa.table(columns, names=[field.name for field in fields])
 
 
+def image_keys(rows: pa.Table) -> Iterator[tuple[str, str | None]]:
+    """(image_uri, etag) of each row: what one version of an image is known by."""
+    return zip(rows["image_uri"].to_pylist(), rows["etag"].to_pylist(), strict=True)
+
+
 def in_tables_of(rows: int, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows in tables of so many; the last table may have fewer."""
     waiting: list[pa.Table] = []

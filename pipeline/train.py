@@ -31,8 +31,8 @@ from fastrcnn.checkpoint import CONFIG
 from pipeline import checkpoints, cluster, storage
 from pipeline.compiling import check_compiles
 from pipeline.config import TrainConfig
+from pipeline.curves import loss_curves
 from pipeline.errors import JobError, UserError
-from pipeline.training.curves import loss_curves
 from pipeline.training.data import read_data, with_proposals
 from pipeline.training.initial_weights import initial_model, measure_deltas
 from pipeline.training.loop import TrainJob, train_loop

@@ -133,12 +133,7 @@ def read_run(files: RunFiles, basenames: Collection[str]) -> ScoredRun:
     shards = in_threads(lambda uri: _read_shard(uri, wanted), files.uris)
     first = shards[0]
     for uri, shard in zip(files.uris, shards, strict=True):
-        if shard.classes != first.classes:
-            raise UserError(
-                uri,
-                f"is of a detector with other classes than {files.uris[0]}",
-                "Keep the files of different runs in different folders.",
-            )
+        check_classes(files, uri, shard.classes, first.classes)
     rows = pa.concat_tables([shard.rows for shard in shards])
     return ScoredRun(
         classes=first.classes,
@@ -146,6 +141,18 @@ def read_run(files: RunFiles, basenames: Collection[str]) -> ScoredRun:
         rows=newest(rows),
         num_rows=sum(shard.num_rows for shard in shards),
     )
+
+
+def check_classes(
+    files: RunFiles, uri: str, classes: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    """Raises UserError where the file `uri` of a run has other classes than the run's first file."""
+    if classes != expected:
+        raise UserError(
+            uri,
+            f"is of a detector with other classes than {files.uris[0]}",
+            "Keep the files of different runs in different folders.",
+        )
 
 
 def _read_shard(uri: str, basenames: frozenset[str]) -> ScoredRun:

@@ -24,7 +24,7 @@ from pipeline.errors import JobError, UserError, one_line
 from pipeline.prefetch import REQUESTS_AT_ONCE, prefetch
 from pipeline.progress import Progress
 from pipeline.record import open_shard
-from pipeline.results.scored import RunFiles
+from pipeline.results.scored import RunFiles, check_classes
 from pipeline.schema import SCORED, read_columns
 from pipeline.storage import ObjectInfo
 
@@ -112,12 +112,7 @@ def _load(connection: duckdb.DuckDBPyConnection, files: RunFiles) -> RunTables:
         )
         for number, (info, shard) in enumerate(zip(files.objects, shards, strict=True), 1):
             first = first or shard
-            if shard.classes != first.classes:
-                raise UserError(
-                    info.uri,
-                    f"is of a detector with other classes than {files.uris[0]}",
-                    "Keep the files of different runs in different folders.",
-                )
+            check_classes(files, info.uri, shard.classes, first.classes)
             waiting.append(shard.rows)
             if sum(rows.num_rows for rows in waiting) >= _ROWS_AT_ONCE:
                 loaded += _insert(connection, waiting, loaded)

@@ -2,7 +2,7 @@
 validation pictures.
 
 <output>/tensorboard/events.*            one file a validation; TensorBoard reads all of a folder
-<output>/validation/<step>/*.png|jpg     see `pipeline.training.validation_pictures`
+<output>/validation/<step>/*.png|jpg     see `pipeline.training.validation.draw_validation`
 """
 
 from __future__ import annotations

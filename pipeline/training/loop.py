@@ -36,14 +36,15 @@ from pipeline.prefetch import prefetch
 from pipeline.training.board import ProgressLines, TrainingBoard
 from pipeline.training.examples import Batch, Example, load_batch
 from pipeline.training.mlflow_run import MLflowRun
-from pipeline.training.preemption import PreemptionNotice
-from pipeline.training.state import Progress, restore_state, save_state
+from pipeline.training.state import TrainingProgress, restore_state, save_state
 from pipeline.training.step import NonFiniteLossError, StepSettings, model_of, train_step
-from pipeline.training.validation import detector_of, upright_only, validate
-from pipeline.training.validation_pictures import draw_validation
+from pipeline.training.validation import detector_of, draw_validation, upright_only, validate
 
 logger = logging.getLogger(__name__)
 
+STEPS_BETWEEN_LOOKS = 10
+"""Steps between two looks for a notice. A look asks an actor and waits for every rank, which a GPU
+would feel at every step."""
 UNMEASURED = {"val_map": -1.0}
 """Metric of a checkpoint that was not validated. It ranks below every other when the best are kept."""
 
@@ -95,7 +96,7 @@ class _Worker:
     objective: nn.Module
     """An `Objective`; with several workers, DistributedDataParallel around it."""
     optimizer: torch.optim.SGD
-    progress: Progress
+    progress: TrainingProgress
     validation: list[Example]
     boards: Sequence[TrainingBoard | MLflowRun]
     """The displays of the run. Only rank 0 has any."""
@@ -152,7 +153,7 @@ def _prepare(model: FastRCNN, solver: SolverConfig) -> nn.Module:
     return ray.train.torch.prepare_model(Objective(model), parallel_strategy_kwargs=no_copies)
 
 
-def _boards(job: TrainJob, progress: Progress) -> Iterator[TrainingBoard | MLflowRun]:
+def _boards(job: TrainJob, progress: TrainingProgress) -> Iterator[TrainingBoard | MLflowRun]:
     yield TrainingBoard(job.output, progress.iteration)
     if job.mlflow_uri:
         yield MLflowRun(job.mlflow_uri, job.output, job.provenance["flags"])
@@ -238,3 +239,25 @@ def _save(worker: _Worker, metrics: dict[str, Any]) -> None:
         checkpoint=checkpoint,
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
     )
+
+
+class PreemptionNotice:
+    """Tells whether a node of this run will be taken away soon: spot capacity, a scale-down, a maintenance.
+
+    There is time for one more checkpoint then. Every rank asks at the same steps and gets the same answer.
+    When the node goes, Ray starts the run again elsewhere, from that checkpoint; how often is not limited.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: set[str] = set()
+
+    def came(self, iteration: int) -> bool:
+        """Whether there is a notice about nodes that no earlier notice named."""
+        if iteration % STEPS_BETWEEN_LOOKS:
+            return False
+        info = ray.train.get_preemption_info()
+        new = set(info.preempted_node_ids) - self._nodes if info else set()
+        self._nodes |= new
+        if new:
+            logger.warning("iteration %d: nodes are about to go, saving", iteration)
+        return bool(new)

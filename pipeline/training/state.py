@@ -22,7 +22,7 @@ MOMENTUM, STATE = "momentum.safetensors", "training_state.json"
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainingProgress:
     """What grows while training, and is saved with each checkpoint."""
 
     iteration: int
@@ -33,7 +33,7 @@ class Progress:
 
 
 def save_state(
-    folder: Path, model: FastRCNN, optimizer: torch.optim.SGD, progress: Progress
+    folder: Path, model: FastRCNN, optimizer: torch.optim.SGD, progress: TrainingProgress
 ) -> None:
     """Momentum by parameter name and progress as JSON, beside the model: nothing is pickled."""
     momentum = {
@@ -51,18 +51,18 @@ def save_state(
     (folder / STATE).write_text(json.dumps(state))
 
 
-def restore_state(model: FastRCNN, optimizer: torch.optim.SGD) -> Progress:
+def restore_state(model: FastRCNN, optimizer: torch.optim.SGD) -> TrainingProgress:
     """Go back to the run's latest checkpoint, where there is one: model, momentum, rates, progress."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return Progress(0, [], [])
+        return TrainingProgress(0, [], [])
     with checkpoint.as_directory() as folder:
         progress = load_state(Path(folder), model, optimizer)
     logger.info("resumed at iteration %d", progress.iteration)
     return progress
 
 
-def load_state(folder: Path, model: FastRCNN, optimizer: torch.optim.SGD) -> Progress:
+def load_state(folder: Path, model: FastRCNN, optimizer: torch.optim.SGD) -> TrainingProgress:
     """Inverse of `save_checkpoint` and `save_state`; model and optimizer are changed in place."""
     model.load_state_dict(load_checkpoint(folder).model.state_dict())
     momentum: dict[str, Tensor] = load_file(folder / MOMENTUM)
@@ -72,4 +72,4 @@ def load_state(folder: Path, model: FastRCNN, optimizer: torch.optim.SGD) -> Pro
             optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
     for group, rate in zip(optimizer.param_groups, state["learning_rates"], strict=True):
         group["lr"] = rate  # Caffe's momentum is relative to the rate it was gathered at
-    return Progress(state["iteration"], state["history"], state["validations"])
+    return TrainingProgress(state["iteration"], state["history"], state["validations"])

@@ -1,7 +1,8 @@
-"""How good is the model so far: detection on the validation images, shared among the ranks."""
+"""How good the model is so far: detection on the validation images, shared among the ranks, and pictures."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,16 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch.distributed as dist
+from PIL import Image
 
 from fastrcnn.detection import Detections, detect
 from fastrcnn.metrics import ImageDetections, ImageGroundTruth, VOCResult, evaluate_voc
 from fastrcnn.model import FastRCNN, with_config
 from pipeline import storage
+from pipeline.curves import draw_precision_recall
 from pipeline.images import decode
+from pipeline.pictures import contact_sheet, draw_boxes
 from pipeline.proposals_table import Boxes
 from pipeline.training.examples import Example
 
 VALIDATION_BATCH = 4
+MAX_PICTURES = 8
+MIN_SCORE = 0.5
+"""Boxes below it are not drawn: average precision wants them, eyes do not."""
 
 
 class Validation(NamedTuple):
@@ -96,3 +103,30 @@ def _ground_truth(example: Example) -> ImageGroundTruth:
     return ImageGroundTruth(
         boxes=image.gt_boxes, labels=image.gt_labels, difficult=image.difficult, crowd=image.crowd
     )
+
+
+def draw_validation(
+    found: Validation, examples: Sequence[Example], classes: Sequence[str]
+) -> dict[str, bytes]:
+    """pr_curves.png, and pictures.jpg: each image twice, detections beside ground truth.
+
+    Args:
+        examples: those that were validated on, in order.
+        classes: K names.
+    """
+    pictures, captions = [], []
+    for example, detections in list(zip(examples, found.detections, strict=True))[:MAX_PICTURES]:
+        image = example.image
+        pixels = decode(storage.read_bytes(image.image_uri)).pixels
+        sure = np.asarray(detections.scores) >= MIN_SCORE
+        labels, scores = np.asarray(detections.labels)[sure], np.asarray(detections.scores)[sure]
+        boxes = np.asarray(detections.boxes)[sure]
+        pictures.append(draw_boxes(pixels, boxes, labels.tolist(), scores.tolist(), classes))
+        pictures.append(draw_boxes(pixels, image.gt_boxes, image.gt_labels.tolist(), None, classes))
+        name = storage.basename(image.image_uri)[-30:]
+        captions += [f"{name}: found", "labelled"]
+    sink = io.BytesIO()
+    Image.fromarray(contact_sheet(pictures, captions)).save(sink, format="JPEG", quality=88)
+    title = f"validation, mAP (VOC07) {found.result.mean_ap:.3f}"
+    curves = draw_precision_recall(found.result, classes, title)
+    return {"pr_curves.png": curves, "pictures.jpg": sink.getvalue()}

@@ -17,8 +17,7 @@ from pipeline.annotations import read_labelled_images
 from pipeline.scene_dataset import draw_split
 from pipeline.training.board import NAMES, TrainingBoard
 from pipeline.training.examples import Example
-from pipeline.training.validation import validate
-from pipeline.training.validation_pictures import draw_validation
+from pipeline.training.validation import draw_validation, validate
 
 
 def scalars(data: bytes) -> dict[str, list[tuple[int, float]]]:

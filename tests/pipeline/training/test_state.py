@@ -10,7 +10,7 @@ from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig, SolverConfig
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer, learning_rate, set_learning_rate
-from pipeline.training.state import Progress, load_state, save_state
+from pipeline.training.state import TrainingProgress, load_state, save_state
 
 CONFIG = FastRCNNConfig.paper(2, backbone="tiny", fc_dim=16, dropout=0.0)
 SOLVER = SolverConfig.paper(learning_rate=0.05, iterations=6)  # the rate drops before step 4
@@ -38,7 +38,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> N
 
     first, optimizer = build()
     take_steps(first, optimizer, range(4))
-    progress = Progress(4, [{"iteration": 4.0, "loss": 0.5}], [{"iteration": 4, "val_map": 0.25}])
+    progress = TrainingProgress(
+        4, [{"iteration": 4.0, "loss": 0.5}], [{"iteration": 4, "val_map": 0.25}]
+    )
     save_checkpoint(tmp_path, first, classes=("a", "b"), proposals=ProposalConfig(), training={})
     save_state(tmp_path, first, optimizer, progress)
 

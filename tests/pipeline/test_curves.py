@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.curves import loss_curves
 from pipeline.training.board import ProgressLines
-from pipeline.training.curves import loss_curves
 
 ROW = {
     "iteration": 1, "loss": 1.0, "classification": 0.6, "localization": 0.1, "learning_rate": 0.01,
