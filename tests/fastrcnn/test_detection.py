@@ -325,10 +325,10 @@ def test_other_scales_look_at_the_proposals_of_the_first_and_outputs_are_average
 @pytest.mark.parametrize(
     ("numbers", "reason"),
     [
-        ({"scale": 48, "test_scales": (48,)}, "scale=48: each counts once"),
-        ({"scale": 48, "test_scales": (64, 64)}, "each counts once"),
-        ({"scale": 48, "test_scales": (64,), "max_size": 50}, "0 < scale <= max_size"),
-        ({"pyramid": (48, 64), "test_scales": (96,)}, "scales of its own"),
+        ({"scale": 48, "test_scales": (48,)}, "scale=48: expected each scale once"),
+        ({"scale": 48, "test_scales": (64, 64)}, "expected each scale once"),
+        ({"scale": 48, "test_scales": (64,), "max_size": 50}, "max_size"),
+        ({"pyramid": (48, 64), "test_scales": (96,)}, "a pyramid is tested on its scales"),
     ],
 )
 def test_test_scales_that_say_nothing_new_are_refused(
