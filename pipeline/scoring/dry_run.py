@@ -9,11 +9,11 @@ from functools import partial
 import pyarrow as pa
 
 from pipeline import cluster, record
-from pipeline.detector import Detector
 from pipeline.schema import PLAN
 from pipeline.scoring import account, plan
 from pipeline.scoring.account import ScoreSummary
 from pipeline.scoring.candidates import read_images
+from pipeline.scoring.detector import DetectorActor
 from pipeline.scoring.preflight import Job, detector_settings, read_settings
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def _bytes(planned: plan.Plan, shard: int) -> int:
 def _seconds_an_image(job: Job) -> float:
     sample = job.selection.listed.first(SAMPLE)
     rows = sample.append_column("shard", pa.array([0] * sample.num_rows, pa.int64())).cast(PLAN)
-    detector = Detector(**detector_settings(job), gpu=False, num_threads=1)
+    detector = DetectorActor(**detector_settings(job), gpu=False, num_threads=1)
     started = time.monotonic()
     detector(read_images(rows, read_settings(job)))
     return (time.monotonic() - started) / int(rows.num_rows)
