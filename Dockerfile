@@ -12,7 +12,7 @@ WORKDIR /opt/fastrcnn-ray
 COPY requirements.lock ./
 RUN pip install --no-cache-dir --require-hashes -r requirements.lock
 
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY fastrcnn ./fastrcnn
 COPY pipeline ./pipeline
 COPY jobs ./jobs

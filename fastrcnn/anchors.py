@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from fastrcnn.rpn_config import sides_per_level
+from fastrcnn.config import sides_per_level
 
 Floats = npt.NDArray[np.floating]
 

@@ -22,7 +22,7 @@ from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetw
 from torchvision.ops import box_iou
 
 from fastrcnn.boxes import clip, decode, encode
-from fastrcnn.rpn_config import STANDARD_RATIOS, RPNConfig, standard_sides
+from fastrcnn.config import STANDARD_RATIOS, RPNConfig, standard_sides
 from fastrcnn.sampling import draw
 from fastrcnn.suppression import choose, suppress
 

@@ -9,76 +9,78 @@ python jobs/benchmark.py scale
 python jobs/benchmark.py memory --image ../shared/data/bccd/JPEGImages/BloodImage_00000.jpg --checkpoint MODEL
 python jobs/benchmark.py train --data ../shared/data/bccd --weights ../shared/weights/mobilenet_v2.pth
 
-What the project's figures come from. `accuracy`: a bucket, training, scoring, evaluation: mean average
-precision, and the time of each step. `proposals`: recall and time of every proposer on labelled images.
-`proposers`: what a detector learns from each, on several data sets, beside torchvision's Faster R-CNN.
-`decode`: speed on good JPEGs beside the decoders that are installed. `detector`: images a second of `detect`
-beside torchvision's heads and the floor. `score`: of the whole chain beside the bare Detector and Ray's
-documented example, or of growing numbers of images. `scale`: a driver's memory and time for buckets of up to
-ten million keys. `memory`: the peaks of driver and workers of a real job, for lists of growing size. `train`:
-1, 2 and 4 workers, and our training step beside torchvision's.
+Measures the project's figures.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where nothing is installed
 
-from jobs.benchmarks import (
-    accuracy,
-    decode,
-    detector,
-    memory,
-    proposals,
-    proposers,
-    scale,
-    score,
-    train,
+from pipeline.commands import Command, dispatch
+
+
+def _task(name: str, config: str, summary: str) -> Command:
+    return Command(
+        name=name,
+        config=f"jobs.benchmarks.config:{config}",
+        run=f"jobs.benchmarks.{name}:run",
+        summary=summary,
+        on_ray=False,
+    )
+
+
+TASKS = (
+    _task(
+        "accuracy",
+        "AccuracyConfig",
+        "Train, score and evaluate on a bucket: mean average precision, and the time of each step.",
+    ),
+    _task(
+        "proposals",
+        "ProposalsConfig",
+        "Measure recall and time of every proposer on labelled images.",
+    ),
+    _task(
+        "proposers",
+        "ProposersConfig",
+        "Compare the detectors that learn from each proposer, on several data sets, with torchvision's"
+        " Faster R-CNN.",
+    ),
+    _task(
+        "decode",
+        "DecodeConfig",
+        "Measure decoding speed on good JPEGs, beside the other decoders that are installed.",
+    ),
+    _task(
+        "detector",
+        "DetectorBenchmarkConfig",
+        "Measure images a second of `detect`, beside torchvision's heads and the theoretical floor.",
+    ),
+    _task(
+        "score",
+        "ScoreBenchmarkConfig",
+        "Measure the whole scoring job beside the bare Detector and Ray's documented example, or on"
+        " growing numbers of images.",
+    ),
+    _task(
+        "scale",
+        "ScaleConfig",
+        "Measure a driver's memory and time for buckets of up to ten million keys.",
+    ),
+    _task(
+        "memory",
+        "MemoryConfig",
+        "Measure the peak memory of driver and workers of a real job, for lists of growing size.",
+    ),
+    _task(
+        "train",
+        "TrainBenchmarkConfig",
+        "Measure training with 1, 2 and 4 workers, and our training step beside torchvision's.",
+    ),
 )
-from jobs.benchmarks.accuracy import AccuracyConfig
-from jobs.benchmarks.decode import DecodeConfig
-from jobs.benchmarks.detector import DetectorBenchmarkConfig
-from jobs.benchmarks.memory import MemoryConfig
-from jobs.benchmarks.proposals import ProposalsConfig
-from jobs.benchmarks.proposers import ProposersConfig
-from jobs.benchmarks.scale import ScaleConfig
-from jobs.benchmarks.score import ScoreBenchmarkConfig
-from jobs.benchmarks.train import TrainBenchmarkConfig
-from pipeline import cli
-
-TASKS: Any = (
-    Annotated[AccuracyConfig, tyro.conf.subcommand("accuracy")]
-    | Annotated[ProposalsConfig, tyro.conf.subcommand("proposals")]
-    | Annotated[ProposersConfig, tyro.conf.subcommand("proposers")]
-    | Annotated[DecodeConfig, tyro.conf.subcommand("decode")]
-    | Annotated[DetectorBenchmarkConfig, tyro.conf.subcommand("detector")]
-    | Annotated[ScoreBenchmarkConfig, tyro.conf.subcommand("score")]
-    | Annotated[ScaleConfig, tyro.conf.subcommand("scale")]
-    | Annotated[MemoryConfig, tyro.conf.subcommand("memory")]
-    | Annotated[TrainBenchmarkConfig, tyro.conf.subcommand("train")]
-)
-RUNS: dict[type, Callable[[Any], None]] = {
-    AccuracyConfig: accuracy.run,
-    ProposalsConfig: proposals.run,
-    ProposersConfig: proposers.run,
-    DecodeConfig: decode.run,
-    DetectorBenchmarkConfig: detector.run,
-    ScoreBenchmarkConfig: score.run,
-    ScaleConfig: scale.run,
-    MemoryConfig: memory.run,
-    TrainBenchmarkConfig: train.run,
-}
-
-
-def run(config: Any) -> None:
-    RUNS[type(config)](config)
-
 
 if __name__ == "__main__":
-    cli.main(TASKS, run, __doc__ or "")
+    dispatch(TASKS, "python jobs/benchmark.py", "Measures the project's figures.", sys.argv[1:])

@@ -1,19 +1,16 @@
 #!/usr/bin/env python3
 """python jobs/import_proposals.py --source proposals.pkl --data URI --output proposals.parquet
 
-Proposals of fast-rcnn (.mat), detectron2 or mmdetection (.pkl) as a table that --proposals reads. Matched by
-the images' names, never by order; a pickle is read without running it.
+`--help` says what it does; its flags are those of the config that `pipeline.commands` names.
 """
-
-from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where nothing is installed
+# `ray job submit -- jobs/import_proposals.py` puts only jobs/ on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.cli import main
-from pipeline.proposals_import import ImportConfig, run
+from pipeline.commands import run_file  # noqa: E402
 
 if __name__ == "__main__":
-    main(ImportConfig, run, __doc__ or "")
+    run_file("import-proposals")

@@ -1,22 +1,18 @@
 #!/usr/bin/env python3
 """ray job submit --working-dir . -- python jobs/train.py --data s3://bucket/labelled --output s3://bucket/run
 
-Fine-tune Fast R-CNN on labelled images, data-parallel over Ray Train workers. Also works as
-`ray job submit --working-dir . -- jobs/train.py ...`, as `ray job submit -- jobs/train.py ...` on a
-cluster started in the checkout, and as `python jobs/train.py ...`, which starts Ray on this machine.
-Run again with the same --output it goes on where it stopped.
+Also: `ray job submit --working-dir . -- jobs/train.py ...`, `ray job submit -- jobs/train.py ...` on a
+cluster started in the checkout, and `python jobs/train.py ...`, which starts Ray on this machine.
+`--help` says what it does; its flags are those of the config that `pipeline.commands` names.
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # the plain submit form puts only jobs/ there
+# `ray job submit -- jobs/train.py` puts only jobs/ on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.cli import main
-from pipeline.config import TrainConfig
-from pipeline.train import run
+from pipeline.commands import run_file  # noqa: E402
 
 if __name__ == "__main__":
-    main(TrainConfig, run, __doc__)
+    run_file("train")

@@ -30,7 +30,7 @@ from pipeline.training.data import with_proposals
 from pipeline.training.examples import Example
 from pipeline.training.initial_weights import initial_model
 from pipeline.training.plan import TrainPlan
-from pipeline.training.same_run import check_same_run, claim_output
+from pipeline.training.same_run import begun_by_old_rule, check_same_run, claim_output
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ FREE_FLAGS = (
     *("comparisons", "seeds", "svd_shares", "cpus_per_trial", "gpus_per_trial", "dry_run"),
     "allow_open_cluster",
 )
-"""They choose among trials and tests, or where these run; what a trial gives does not hang on them."""
+"""They choose among trials and tests, or where these run; they do not change what a trial gives."""
 
 
 def run(config: AblateConfig) -> list[dict[str, Any]] | None:
@@ -51,7 +51,8 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
         UserError: before any worker starts.
         JobError: a trial failed; the same command goes on with the others' results kept.
     """
-    config = _with_absolute_uris(config)
+    flags = _with_absolute_uris(config)
+    config = flags.settled(begun_by_old_rule(flags))
     wanted = rows(config)
     training = read_labelled_images(config.data, config.split, limit=config.limit)
     test = read_labelled_images(
@@ -66,14 +67,14 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
         "%d rows, %d trainings, %d training images, %d test images",
         len(wanted), len(trials), len(training.images), len(test.images),
     )  # fmt: skip
-    check_same_run(config, FREE_FLAGS)
+    check_same_run(flags, FREE_FLAGS)
     if config.dry_run:
         for row in wanted:
             logger.info("%s: %s (%s)", row.comparison, row.setting, row.training.name)
         return None
     # Tune's newer console output prints boxes and folders that are gone when the job ends.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    claim_output(config, FREE_FLAGS)
+    claim_output(flags, FREE_FLAGS)
     cluster.connect(allow_open=config.allow_open_cluster)
     _run_trials(config, wanted, trials, training, test)
     results = results_of(wanted, {t.name: read_result(config, t) for t in trials})

@@ -1,33 +1,23 @@
-"""What every job's `__main__` does: flags -> config -> run -> exit code.
+"""What every job's process does: flags -> config -> run -> exit code.
 
-Exit codes (design contract, section 3): 0 done; 1 the job failed, running it again continues;
-2 the user can mend it, said in one line before any worker started.
+Exit codes (design contract, section 3): 0 done; 1 the job failed, running it again continues; 2 the user has
+to change the command or what it names, which one line says before any worker starts.
+
+Ray, torch and storage are imported when a job runs, not before: --help and flag errors need none of them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-import re
-import shutil
 import sys
-import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import tyro
-from ray.exceptions import RayTaskError
-
+from pipeline import help
+from pipeline.arguments import parse_arguments
 from pipeline.errors import JobError, UserError
-from pipeline.storage import StorageError
 
 Config = TypeVar("Config")
-
-_COMMAND = "python jobs/|ray job submit "
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_WIDEST = 100
-"""Columns of prose that are read with ease."""
 
 
 def configure_logging() -> None:
@@ -39,62 +29,54 @@ def configure_logging() -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-def main(config_type: type[Config], run: Callable[[Config], object], description: str) -> None:
-    """Parse `sys.argv` into `config_type`, call `run`, and exit with the code above.
+def main(
+    config_type: type[Config],
+    run: Callable[[Config], object],
+    description: str,
+    *,
+    command: str | None = None,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Parse the flags into `config_type`, call `run`, and exit with the code above.
 
     Args:
         config_type: the job's frozen dataclass; its fields are the flags, unknown ones are refused.
         run: does the work; may raise `UserError`.
-        description: the job's docstring, shown by ``--help``.
+        description: paragraphs for ``--help``.
+        command: what runs the job, for messages; by default the program's name.
+        arguments: the flags; by default those of `sys.argv`.
     """
     configure_logging()
+    command = sys.argv[0] if command is None else command
+    arguments = sys.argv[1:] if arguments is None else arguments
+    everything = "--help-all" in arguments
+    if everything or "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(help.render(config_type, command, description, everything=everything))
+        sys.exit(0)
     try:
-        run(parse(config_type, description))
-    except RayTaskError as error:
-        # Also an instance of what was raised in the worker. There it was too late to be the user's mistake.
-        if not isinstance(error, UserError | JobError | StorageError):
+        run(parse_arguments(config_type, arguments, command))
+    except Exception as error:
+        ending = _ending(error)
+        if ending is None:
             raise
-        sys.stderr.write(f"failed: {' '.join(str(error.cause).split())}\n")
-        sys.exit(1)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
-    except (
-        JobError,
-        StorageError,
-    ) as error:  # the store or the disk would not: it may another time
-        sys.stderr.write(f"failed: {error}\n")
-        sys.exit(1)
+        code, line = ending
+        sys.stderr.write(f"{line}\n")
+        sys.exit(code)
 
 
-def parse(config_type: type[Config], description: str) -> Config:
-    """`sys.argv` as a config; ``--help`` fits the terminal.
+def _ending(error: Exception) -> tuple[int, str] | None:
+    """Exit code and line; None for a bug, which rises."""
+    if isinstance(error, UserError) and "ray.exceptions" not in sys.modules:
+        return 2, f"error: {error}"
+    from ray.exceptions import RayTaskError
 
-    tyro leaves descriptions and short usages as wide as they are, and joins commands that follow each other.
-    """
-    description = re.sub(rf"\n(?={_COMMAND})", "\n\n", description)
-    caught = io.StringIO()
-    caught.isatty = sys.stdout.isatty  # type: ignore[method-assign]  # tyro colours what is shown
-    try:
-        with contextlib.redirect_stdout(caught):
-            return tyro.cli(
-                config_type, description=description, config=(tyro.conf.FlagCreatePairsOff,)
-            )
-    finally:
-        sys.stdout.write(fitted(caught.getvalue(), shutil.get_terminal_size().columns))
+    from pipeline.storage import StorageError
 
-
-def fitted(text: str, columns: int) -> str:
-    """Lines outside boxes wrapped to `columns`, and to no more than are read with ease."""
-    lines = []
-    for line in text.splitlines():
-        plain = _COLOUR.sub("", line)
-        if len(plain) <= columns or plain[0] in "╭│╰":
-            lines.append(line)
-            continue
-        indent = "    " if re.match(rf"usage|{_COMMAND}", plain) else ""
-        width = min(columns, _WIDEST)
-        lines += textwrap.wrap(
-            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-        )
-    return "".join(f"{line}\n" for line in lines)
+    known = isinstance(error, UserError | JobError | StorageError)
+    if known and isinstance(error, RayTaskError):
+        # Also an instance of what the worker raised. There it was too late to be the user's mistake.
+        return 1, f"failed: {' '.join(str(error.cause).split())}"
+    if isinstance(error, UserError):
+        return 2, f"error: {error}"
+    # A StorageError: the store or the disk refused; it may work another time.
+    return (1, f"failed: {error}") if known else None

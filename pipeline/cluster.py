@@ -5,6 +5,8 @@
 - ``ray job submit jobs/X.py`` on a cluster started in the checkout: the job has no working_dir, so the
   workers would not find `pipeline` and `fastrcnn`; we give them the checkout.
 - ``python jobs/X.py``: no cluster at all; Ray starts here, its workers inherit our path.
+- ``fastrcnn-ray X``, or Python that imports an installed package: there is no checkout to send, so every node
+  must have the package installed, in the same version. That is checked when the cluster is joined.
 
 Who reaches a Ray cluster runs code on it, with the credentials of its workers, and Ray listens on every
 interface whatever address it is given. So one that the internet or other machines are part of is joined only
@@ -23,13 +25,15 @@ import secrets
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.data import DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from fastrcnn import __version__
 from pipeline.errors import JobError, UserError
 
 logger = logging.getLogger(__name__)
@@ -47,6 +51,10 @@ STARTS_TOO_SLOWLY = "timed out during startup"
 what it needs, and the driver grants the raylet 30 (ray-project/ray issue 65983)."""
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+"""What holds `pipeline` and `fastrcnn`: the checkout, or the folder of installed packages."""
+
+VERSIONS_TIMEOUT_S = 120.0
+"""A node starts a worker and imports two small packages: seconds, or a minute where much else runs."""
 
 
 def connect(*, allow_open: bool = False) -> None:
@@ -56,7 +64,8 @@ def connect(*, allow_open: bool = False) -> None:
         allow_open: --allow-open-cluster.
 
     Raises:
-        UserError: the cluster has nodes on other machines, asks nobody for a token, and that is not allowed.
+        UserError: the cluster has nodes on other machines, asks nobody for a token, and that is not allowed;
+            or the package is installed here, and a node does not have it in the same version.
         JobError: this machine is too busy for a cluster to start in the time that Ray gives it.
     """
     if ray.is_initialized():
@@ -78,6 +87,9 @@ def connect(*, allow_open: bool = False) -> None:
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         addresses = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
         check_closed(addresses, asks_for_token(getattr(context, "dashboard_url", None)))
+    if not is_checkout():
+        # Also of a Ray that starts here: `ray.init` joins one that runs on this machine without being told.
+        check_versions(node_versions(), __version__)
     here = resources()
     logger.info("Ray cluster: %g CPUs, %g GPUs", here.get("CPU", 0), here.get("GPU", 0))
 
@@ -181,6 +193,63 @@ def configure_ray_data() -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
+def is_checkout() -> bool:
+    """Whether the packages lie in a checkout or a copy of one, beside jobs/; else they are installed."""
+    return (CHECKOUT / "jobs" / "score_bucket.py").is_file()
+
+
+def node_versions() -> dict[str, str | None]:
+    """The package's version on every living node, by its address; None where it is not installed.
+
+    One task a node, all at the same time. They take no CPU, so a busy cluster runs them too.
+
+    Raises:
+        JobError: a node did not answer in time.
+    """
+
+    # Within the function, so that it travels as code: a node without the package could not import it.
+    def installed_version() -> str | None:
+        try:
+            import pipeline
+        except ImportError:
+            return None
+        return str(getattr(pipeline, "__version__", "an older version"))
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+    ask = ray.remote(num_cpus=0, max_retries=0)(installed_version)
+    asked = {
+        ask.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        ).remote(): at
+        for node, at in addresses.items()
+    }
+    _, waiting = ray.wait(list(asked), num_returns=len(asked), timeout=VERSIONS_TIMEOUT_S)
+    if waiting:
+        raise JobError(
+            f"the node {asked[waiting[0]]} did not say within {VERSIONS_TIMEOUT_S:g} s which version of"
+            " fastrcnn-ray it has. Run the same command again, or take the node out of the cluster"
+        )
+    return {at: ray.get(reference) for reference, at in asked.items()}
+
+
+def check_versions(versions: Mapping[str, str | None], here: str) -> None:
+    """Refuse nodes that lack the package, or have another version of it.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    for address, version in sorted(versions.items()):
+        if version != here:
+            raise UserError(
+                f"the node {address} of the Ray cluster",
+                f"has fastrcnn-ray {version}, this machine has {here}"
+                if version
+                else f"has no fastrcnn-ray, this machine has {here}",
+                f"Install fastrcnn-ray {here} in the Python of every node, or start the job from a checkout.",
+            )
+
+
 def _joins() -> bool:
     """Whether there is a cluster to be joined."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "RAY_ADDRESS" in os.environ
@@ -191,7 +260,7 @@ def _runtime_env() -> dict[str, Any]:
     if job.get("runtime_env", {}).get("working_dir"):
         return {}
     if _joins():
-        return {"working_dir": str(CHECKOUT)}
+        return {"working_dir": str(CHECKOUT)} if is_checkout() else {}
     # A cluster of our own: the workers are processes of this machine, so the path is enough.
     path = os.pathsep.join(p for p in (str(CHECKOUT), os.environ.get("PYTHONPATH", "")) if p)
     return {"env_vars": {"PYTHONPATH": path}}

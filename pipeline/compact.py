@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -34,7 +33,7 @@ from pipeline import storage
 from pipeline.errors import JobError, UserError
 from pipeline.results.config import CompactConfig
 from pipeline.results.scored import RunFiles, find_run, list_runs
-from pipeline.results.tables import RunTables, load_run
+from pipeline.results.tables import RunTables, load_run, work_folder
 from pipeline.schema import DETECTIONS, DETECTIONS_VERSION, scored_metadata
 
 logger = logging.getLogger(__name__)
@@ -99,9 +98,7 @@ def _compact(
         tables = stack.enter_context(
             load_run(files, memory_gib=config.memory_gib, temp_folder=config.temp_folder)
         )
-        folder = stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="fastrcnn-", dir=config.temp_folder)
-        )
+        folder = stack.enter_context(work_folder(config.temp_folder))
         path = Path(folder) / "detections.parquet"
         _write_sorted(tables, path, _metadata(files, tables))
         footer, size = pq.read_metadata(path), path.stat().st_size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -12,30 +11,11 @@ from torch import nn
 from fastrcnn.checkpoint import CONFIG, CheckpointError, save_checkpoint
 from fastrcnn.svd import compress
 from pipeline import checkpoints, storage
-from pipeline.config import check_above_zero
 from pipeline.errors import UserError
 from pipeline.storage import StorageError
+from pipeline.tool_config import CompressConfig
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CompressConfig:
-    """Flags of `jobs/compress.py`."""
-
-    checkpoint: str
-    """Folder with model.safetensors and config.json, or the --output of a training run."""
-    output: str
-    """Where the new checkpoint goes; nothing may be there yet."""
-    fc6_rank: int = 1024
-    """Singular values kept of fc6 (the paper's, for a layer of 4096)."""
-    fc7_rank: int = 256
-    """And of fc7."""
-    dry_run: bool = False
-    """Print the counts of weights; write nothing."""
-
-    def __post_init__(self) -> None:
-        check_above_zero(self, "fc6_rank", "fc7_rank")
 
 
 def run(config: CompressConfig) -> None:

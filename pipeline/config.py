@@ -1,13 +1,16 @@
-"""What each job can be told: one frozen dataclass a job, one field a flag, checked when made."""
+"""Flags of training, scoring and evaluation: one frozen dataclass per job, one field per flag."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipeline.errors import UserError
+from pipeline.flags import Group, Groups, Uri
+from pipeline.training.numbers import check_numbers
+from pipeline.training.overrides import ModelOverrides, RPNOverrides, SolverOverrides
 
 Preset = Literal["paper", "modern"]
 Precision = Literal["auto", "float32"]
@@ -22,62 +25,70 @@ def _require(condition: bool, what: str, why: str, mend: str) -> None:
 class TrainConfig:
     """Flags of `jobs/train.py`."""
 
-    data: str
+    data: Uri
     """Labelled images: a VOC, LabelImg, COCO or YOLO folder, local or any fsspec URI."""
-    output: str
-    """Where checkpoint, metrics and curves go; run again with the same one to resume."""
+    output: Uri
+    """Where checkpoint, metrics and curves go. Run again with the same one to resume."""
     split: str = "train"
     """Images to train on, as the data set names them (VOC: ImageSets/Main/<split>.txt)."""
     val_split: str | None = None
-    """Images to validate on; by default `val` where the data has one and --split is `train`."""
+    """Images to validate on. Default: `val` where the data has it and --split is `train`."""
     classes: tuple[str, ...] = ()
-    """Class names, in label order; by default every class in the annotations, sorted."""
+    """Class names, in label order. Default: every class in the annotations, sorted."""
     preset: Preset = "modern"
     """`paper`: the reference implementation's numbers. `modern`: what is trained today."""
     backbone: str | None = None
-    """See `fastrcnn.config.BACKBONES`, e.g. vgg16, mobilenet_v2, tiny; by default the preset's."""
+    """A name of `fastrcnn.config.BACKBONES`, e.g. vgg16, mobilenet_v2, tiny. Default: the preset's."""
     weights: str = "imagenet"
     """`imagenet` (torchvision's hub), `none`, or the path or URI of a state_dict (.pth, .safetensors)."""
     proposals: str = "selective_search"
     """`selective_search` (ours), `opencv` (its selective search, a hundred times slower), `grid` (fitted to
-    the training boxes), `rpn` (the model's own, learnt with it), or the URI of a proposals table."""
+    the training boxes), `rpn` (learnt with the model), or the URI of a proposals table."""
     proposal_mode: str = "fast"
     """`fast`; `small` finds objects below 32 px too, at a third of the speed; `exact` is OpenCV's `fast`,
     rebuilt. `opencv` has `fast` and `quality`; `grid` has `fast` and `unfitted`."""
     max_proposals: int = 2000
-    """Proposals kept an image, best first (paper, section 4)."""
+    """Proposals kept in each image, best first (paper, section 4)."""
     scale: int | None = None
-    """Length of the shorter image side in the model, in pixels; by default the preset's (600)."""
+    """Length of the shorter image side in the model, in pixels. The longest side becomes at most 5/3 of it,
+    unless --model.max-size is given. Default: the preset's (600)."""
     rois_per_image: int | None = None
-    """RoIs sampled from each image of a step; by default the preset's."""
+    """RoIs sampled from each image of a step. Default: the preset's."""
     fc_dim: int | None = None
-    """Width of fc6 and fc7; by default the backbone's."""
+    """Width of fc6 and fc7. Default: the backbone's."""
+    model: ModelOverrides = ModelOverrides()
+    """Every number of the model."""
+    solver: SolverOverrides = SolverOverrides()
+    """Every number of the training."""
+    rpn: RPNOverrides = RPNOverrides()
+    """Every number of the RPN."""
     set: tuple[str, ...] = ()
-    """Other numbers of model and solver as NAME=VALUE, e.g. pyramid=480,576 class_agnostic=true; see
-    `FastRCNNConfig` and `SolverConfig` for the names, and `RPNConfig` for those with rpn_ before them."""
+    """Numbers as NAME=VALUE, short for the flags of model, solver and RPN: momentum=0.8 is --solver.momentum
+    0.8, test_scales=400,560 is --model.test-scales 400 560, rpn_nms=0.7 is --rpn.nms 0.7."""
     num_workers: int = 1
     """Ray Train workers, each one process."""
     min_workers: int | None = None
-    """Go on with as few while nodes are away, and with more when they are back; by default all are waited
-    for. What is learnt is the same with any number."""
+    """Minimum workers to continue with when nodes are lost. Default: wait for all. The result is the same
+    with any number."""
     gpus_per_worker: float | None = None
-    """By default 1 where the cluster has GPUs, else 0."""
+    """GPUs of each worker. Default: 1 where the cluster has GPUs, else 0."""
     batch_size: int | None = None
-    """Images a step over all workers; by default the preset's, linear-scaling the rate with it."""
+    """Images a step over all workers. The preset's rate is scaled with it, unless --learning-rate is given.
+    Default: the preset's."""
     iterations: int | None = None
-    """SGD steps; by default the preset's, or what --epochs says."""
+    """SGD steps. Default: the preset's, or as many as --epochs takes."""
     epochs: float | None = None
     """Passes over the training images, instead of --iterations."""
     learning_rate: float | None = None
-    """Base rate at the given batch size; by default the preset's."""
+    """Base rate at the given batch size. Default: the preset's."""
     validate_every: int | None = None
-    """Steps between validations, each with a checkpoint; by default a tenth of the run."""
+    """Steps between validations, each with a checkpoint. Default: a tenth of the run."""
     keep_best: int = 2
-    """Checkpoints kept for resuming, best validation mAP first; the latest is kept too."""
+    """Checkpoints kept for resuming, best validation mAP first. The latest is kept too."""
     mlflow_uri: str | None = None
-    """MLflow's tracking server or store, which gets flags, losses and mAP too; needs the extra `mlflow`."""
+    """MLflow tracking server or store that gets flags, losses and mAP too. Needs the extra `mlflow`."""
     seed: int = 3
-    """Of sampling, shuffling, flips and initialisation (3: the reference implementation's)."""
+    """Seed of sampling, shuffling, flips and initialisation (3: the reference implementation's)."""
     limit: int | None = None
     """Use only the first N images of the split."""
     dry_run: bool = False
@@ -85,39 +96,42 @@ class TrainConfig:
     max_failures: float = 0.01
     """Largest share of training images that may be unreadable."""
     allow_open_cluster: bool = False
-    """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
+    """Join a Ray cluster of other machines that asks for no token: anyone who reaches it runs code on it."""
+
+    GROUPS: ClassVar[Groups] = (
+        Group(title="Data", common=("split", "val_split", "classes"), more=("max_failures",)),
+        Group(
+            title="Model",
+            common=("preset", "backbone", "weights", "scale"),
+            more=("fc_dim", "rois_per_image", "set"),
+        ),
+        Group(title="Proposals", common=("proposals", "proposal_mode"), more=("max_proposals",)),
+        Group(
+            title="Length and rate",
+            common=("epochs", "iterations", "batch_size", "learning_rate"),
+            more=("validate_every", "keep_best"),
+        ),
+        Group(
+            title="Workers",
+            common=("num_workers", "gpus_per_worker"),
+            more=("min_workers", "allow_open_cluster"),
+        ),
+        Group(title="Run", common=("dry_run", "limit", "seed"), more=("mlflow_uri",)),
+    )
 
     def __post_init__(self) -> None:
         check_uris(self, "data", "output")
-        _require(
-            self.iterations is None or self.epochs is None,
-            f"--iterations {self.iterations} --epochs {self.epochs}",
-            "both say how long to train",
-            "Give one of them.",
-        )
-        check_above_zero(
-            self,
+        counts = (
             "num_workers",
             "min_workers",
-            "batch_size",
-            "iterations",
-            "epochs",
-            "learning_rate",
             "max_proposals",
-            "scale",
-            "rois_per_image",
-            "fc_dim",
             "validate_every",
             "keep_best",
             "limit",
         )
+        check_above_zero(self, *counts)
         check_not_negative(self, "gpus_per_worker")
-        _require(
-            self.batch_size is None or self.batch_size % self.num_workers == 0,
-            f"--batch-size {self.batch_size} --num-workers {self.num_workers}",
-            "every worker needs the same number of images a step",
-            "Give a batch size that the workers divide.",
-        )
+        check_numbers(self)
         _require(
             self.fewest_workers <= self.num_workers,
             f"--min-workers {self.min_workers} --num-workers {self.num_workers}",
@@ -136,41 +150,42 @@ class TrainConfig:
 class ScoreConfig:
     """Flags of `jobs/score_bucket.py`."""
 
-    images: str
-    """What to score: a prefix, a glob, or a manifest (.txt, .csv, .parquet of URIs)."""
-    checkpoint: str
+    images: Uri
+    """What to score: a prefix, a glob in quotes, or a list (.txt, .csv, .parquet of URIs)."""
+    checkpoint: Uri
     """Folder with model.safetensors and config.json, or the --output of a training run."""
-    output: str
-    """Where plans/, scored/ and runs/ go; run again with the same one to continue."""
+    output: Uri
+    """Where plans/, scored/ and runs/ are written. Run again with the same one to continue."""
     proposals: str | None = None
-    """By default the proposer the checkpoint was trained with, e.g. its own RPN; else its name or a table's
-    URI."""
+    """Name of a proposer, or URI of a proposals table. By default the proposer that the checkpoint was
+    trained with."""
     include: tuple[str, ...] = ()
-    """Globs: only objects that match one, whatever their suffix (*.scan: in any folder; a/*.jpg: under
-    --images)."""
+    """Score only objects that match one of these globs, whatever their suffix. '*.scan' matches in any
+    folder, 'a/*.jpg' below --images. Put globs in quotes."""
     exclude: tuple[str, ...] = ()
-    """Globs: no object that matches one."""
+    """Leave out objects that match one of these globs."""
     num_workers: int | None = None
-    """Detector actors; by default one a GPU, or on CPUs half the cluster's."""
+    """Detector actors. By default one per GPU, or on CPUs half the cluster's CPUs."""
     gpus_per_worker: float | None = None
-    """By default 1 where the cluster has GPUs, else 0."""
+    """GPUs per actor. By default 1 where the cluster has GPUs, else 0."""
     batch_size: int = 8
-    """Images a forward pass."""
+    """Images per forward pass."""
     shard_size: int = 1000
-    """Rows in one Parquet file of scored/."""
+    """Rows per Parquet file in scored/."""
     score_threshold: float | None = None
-    """Lowest score written; by default the checkpoint's."""
+    """Lowest score written. By default the checkpoint's."""
     precision: Precision = "auto"
-    """`auto`: bfloat16 where a GPU or CPU multiplies it, up to twice as fast; scores then differ from
-    float32's in the third digit. `float32`: everywhere, for like rows from every kind of machine."""
+    """auto: bfloat16 where the GPU or CPU has instructions for it, up to twice as fast; scores then differ
+    from float32's in the third digit. float32: the same rows from every kind of machine."""
     compile: bool = False
-    """torch.compile of the backbone on GPUs: each Detector starts a minute or more later. Not measured."""
+    """Compile the backbone with torch.compile on GPUs: each Detector starts a minute or more later. Not
+    measured."""
     max_bytes: int = 100_000_000
-    """Larger objects are rows with status `too_large`, never fetched."""
+    """Largest object, in bytes. Larger ones are rows with status `too_large`, never fetched."""
     max_pixels: int = 100_000_000
-    """Larger images are rows with status `too_large`, never decoded."""
+    """Largest image, in pixels. Larger ones are rows with status `too_large`, never decoded."""
     seed: int = 0
-    """Of the proposals' order."""
+    """Seed of the proposals' order."""
     fresh: bool = False
     """Score every image again, as a new run beside the old one: for when a new version of this program
     decodes some images better. The same command again continues that new run."""
@@ -179,17 +194,40 @@ class ScoreConfig:
     dry_run: bool = False
     """Print counts, sizes and cost; write nothing."""
     max_failures: float = 1.0
-    """Largest share of rows that may have another status than `ok`: above it the job stops and exits with
+    """Largest share of rows that may have another status than `ok`. Above it the job stops with exit code
     1."""
     max_unreachable: float = 0.5
-    """Stop, to be continued, when more than this share of the last 200 images could not be had from the store
-    (credentials ran out, an outage); nothing of them is written. 1 never stops."""
+    """Stop when the store did not give more than this share of the last 200 images (expired credentials, an
+    outage). Nothing of them is written; the same command continues. 1 never stops."""
     price_per_cpu_hour: float | None = None
-    """Dollars, for estimates of cost."""
+    """Price of a CPU in dollars, for estimates of cost."""
     price_per_gpu_hour: float | None = None
-    """Dollars, for estimates of cost."""
+    """Price of a GPU in dollars, for estimates of cost."""
     allow_open_cluster: bool = False
     """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
+
+    GROUPS: ClassVar[Groups] = (
+        Group(
+            title="Images",
+            common=("include", "exclude", "limit"),
+            more=("max_bytes", "max_pixels", "max_failures", "max_unreachable"),
+        ),
+        Group(
+            title="Detector",
+            common=("score_threshold", "precision"),
+            more=("proposals", "compile", "seed"),
+        ),
+        Group(
+            title="Workers",
+            common=("num_workers", "gpus_per_worker", "batch_size"),
+            more=("allow_open_cluster",),
+        ),
+        Group(
+            title="Run",
+            common=("dry_run",),
+            more=("fresh", "shard_size", "price_per_cpu_hour", "price_per_gpu_hour"),
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_uris(self, "images", "checkpoint", "output")
@@ -216,22 +254,27 @@ class ScoreConfig:
 class EvaluateConfig:
     """Flags of `jobs/evaluate.py`."""
 
-    scored: str
+    scored: Uri
     """The --output of a scoring run (or its scored/<run_id> folder)."""
-    data: str
+    data: Uri
     """Labelled images, as for `jobs/train.py`."""
     split: str = "test"
     """The images to evaluate on."""
     classes: tuple[str, ...] = ()
-    """Class names; by default those the detector was trained on."""
+    """Class names. By default those the detector was trained on."""
     run_id: str | None = None
-    """Which run, where --scored holds several."""
-    output: str | None = None
-    """Where metrics.json and pr_curves.png go; by default evaluation/<run_id>/ under --scored."""
+    """The run to evaluate, where --scored holds several."""
+    output: Uri | None = None
+    """Where metrics.json and pr_curves.png are written. By default evaluation/<run_id>/ under --scored."""
     limit: int | None = None
     """Evaluate only the first N images of the split."""
     dry_run: bool = False
     """Print counts; write nothing."""
+
+    GROUPS: ClassVar[Groups] = (
+        Group(title="Data", common=("split", "classes", "limit")),
+        Group(title="Run", common=("run_id", "output", "dry_run")),
+    )
 
     def __post_init__(self) -> None:
         check_above_zero(self, "limit")

@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from pipeline import storage
+from pipeline import compact, storage
 from pipeline.pictures import PALETTE
 from pipeline.results import lake
 from pipeline.results.coco_ids import CocoIds, read_ids
-from pipeline.results.config import ExportConfig
-from pipeline.results.scored import find_run
-from pipeline.results.tables import RunTables, load_run
+from pipeline.results.config import CompactConfig, ExportConfig
+from pipeline.results.scored import RunFiles, find_run
+from pipeline.results.tables import RunTables, load_run, work_folder
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +63,11 @@ def run(config: ExportConfig) -> ExportSummary:
     """
     files = find_run(config.scored, config.run_id)
     if config.format in ("iceberg", "delta"):
-        made = lake.write(config, files)
-        return ExportSummary(uris=(made.table,), images=made.images, boxes=made.boxes)
+        return _write_to_lake(config, files)
     with load_run(files, memory_gib=config.memory_gib, temp_folder=config.temp_folder) as tables:
         ids = read_ids(config.ids, tables, files.run_id) if config.ids else None
         images = _Counted(_images(tables, config, ids))
-        with tempfile.TemporaryDirectory(prefix="fastrcnn-", dir=config.temp_folder) as folder:
+        with work_folder(config.temp_folder) as folder:
             names = _FORMATS[config.format](images, tables, ids, Path(folder))
             uris = tuple(storage.join(config.output, name) for name in names)
             if config.dry_run:
@@ -82,6 +81,23 @@ def run(config: ExportConfig) -> ExportSummary:
         *(files.run_id, images.images, images.boxes, config.format, ", ".join(uris)),
     )
     return ExportSummary(uris=uris, images=images.images, boxes=images.boxes)
+
+
+def _write_to_lake(config: ExportConfig, files: RunFiles) -> ExportSummary:
+    """Bring detections/ up to date, then replace the lake's table by it."""
+    lake.check(config)
+    (made,) = compact.run(
+        CompactConfig(
+            scored=config.scored,
+            output=files.root,
+            run_id=files.run_id,
+            memory_gib=config.memory_gib,
+            temp_folder=config.temp_folder,
+        )
+    )
+    lake.write(config, made.uri)
+    logger.info("run %s: %d boxes, table %s replaced", files.run_id, made.boxes, config.output)
+    return ExportSummary(uris=(config.output,), images=made.images, boxes=made.boxes)
 
 
 class _Counted:
@@ -107,7 +123,7 @@ def _images(tables: RunTables, config: ExportConfig, ids: CocoIds | None) -> Ite
                 continue
             if config.image_root is not None:
                 below = image["image_uri"].removeprefix(root)
-                image["image_uri"] = storage.join(config.image_root, below)
+                image["image_uri"] = storage.join(os.path.expanduser(config.image_root), below)
             yield image
 
 

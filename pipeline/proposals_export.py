@@ -11,7 +11,7 @@ import json
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
 
@@ -23,7 +23,6 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from pipeline import cluster, storage
-from pipeline.config import ScoreConfig, check_above_zero
 from pipeline.detector import Detector
 from pipeline.errors import JobError, UserError
 from pipeline.progress import Progress
@@ -31,53 +30,12 @@ from pipeline.proposals_table import boxes_array
 from pipeline.schema import PLAN, PROPOSALS_EXPORT, encode_parquet
 from pipeline.scoring.candidates import decode_candidates, read_images
 from pipeline.scoring.preflight import Job, Resources, prepare, read_settings, size_cluster
+from pipeline.tool_config import ExportProposalsConfig
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_PART = 512
 """8 MB of boxes at 1000 an image: what a driver that dies has to make again."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportProposalsConfig:
-    """Flags of `jobs/export_proposals.py`."""
-
-    checkpoint: str
-    """Of a detector trained with --proposals rpn, as for `jobs/score_bucket.py`."""
-    images: str
-    """Whose proposals: a prefix, a glob or a manifest; of a training set, the prefix its images lie under."""
-    output: str
-    """Folder of the table, which --proposals of other jobs takes; run again with the same one to go on."""
-    batch_size: int = 8
-    """Images a forward pass."""
-    num_workers: int | None = None
-    """Actors with the model; by default one a GPU, or on CPUs half the cluster's."""
-    gpus_per_worker: float | None = None
-    """By default 1 where the cluster has GPUs, else 0."""
-    max_failures: float = 0.01
-    """Largest share of images that may have no row at the end."""
-    limit: int | None = None
-    """Only the first N images, in order of their URI."""
-    dry_run: bool = False
-    """Say how many images there are to do; write nothing."""
-    allow_open_cluster: bool = False
-    """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
-
-    def __post_init__(self) -> None:
-        check_above_zero(self, "batch_size", "num_workers", "limit")
-
-    def scoring(self) -> ScoreConfig:
-        """The scoring job that reads the same images by the same model."""
-        return ScoreConfig(
-            images=self.images,
-            checkpoint=self.checkpoint,
-            output=self.output,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            gpus_per_worker=self.gpus_per_worker,
-            max_failures=self.max_failures,
-            limit=self.limit,
-        )
 
 
 def run(config: ExportProposalsConfig) -> int:

@@ -28,25 +28,12 @@ from pipeline.inert_pickle import Inert, as_array, load_inert, plain
 from pipeline.proposals_table import Boxes, are_boxes, boxes_array
 from pipeline.results.image_matching import match_images
 from pipeline.schema import PROPOSALS_IMPORT, encode_parquet
+from pipeline.tool_config import ImportConfig
 
 logger = logging.getLogger(__name__)
 
 XYXY, XYWH = 0, 1
 """detectron2's BoxMode: XYXY_ABS, XYWH_ABS."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImportConfig:
-    """Flags of `jobs/import_proposals.py`."""
-
-    source: str
-    """The file of proposals: .mat or .pkl."""
-    data: str
-    """The labelled images they belong to, as for `jobs/train.py`."""
-    output: str
-    """The Parquet file to write."""
-    split: str = "train"
-    """The images that need proposals."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import JobError, UserError
+from pipeline.schema import TABLE_VERSION, NewerFormatError, check_version
 from pipeline.scoring.plan import Plan
 
 _SHARD_NAME = re.compile(r"(\d{8,})\.parquet")
@@ -133,6 +135,33 @@ def inspect(shard: int, data: bytes, planned: pa.Table) -> Shard:
         sha256=hashlib.sha256(data).hexdigest(),
         decoder_version=int(metadata.get(b"decoder_version", b"1")),
     )
+
+
+@contextmanager
+def open_shard(
+    uri: str, etag: str | None = None
+) -> Iterator[tuple[pq.ParquetFile, tuple[str, ...], str]]:
+    """One Parquet file of a run, its checksums verified as it is read; its classes and model_id.
+
+    Raises:
+        UserError: not there, not readable, or not a table of a scoring run; this holds for what is read
+            inside the context too.
+    """
+    with storage.driver_errors(uri):
+        data = storage.read_bytes(uri, etag=etag)
+    try:
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        metadata = file.schema_arrow.metadata or {}
+        check_version(int(metadata[b"format_version"]), TABLE_VERSION)
+        yield file, tuple(json.loads(metadata[b"classes"])), metadata[b"model_id"].decode()
+    except NewerFormatError as error:
+        raise UserError(uri, str(error), "Install the newer version.") from error
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        raise UserError(
+            uri,
+            f"is not a table of a scoring run ({error})",
+            "Give the --output of jobs/score_bucket.py.",
+        ) from error
 
 
 def _images(rows: pa.Table) -> Iterator[tuple[str, str | None]]:

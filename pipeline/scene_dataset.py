@@ -14,45 +14,19 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from PIL import Image
 
 from pipeline import storage
-from pipeline.errors import UserError
 from pipeline.scenes import Pixels, Scene, draw_scene, scene_rng
+from pipeline.tool_config import DrawConfig
 
 logger = logging.getLogger(__name__)
 
 _BROKEN_SHARE = 0.1
 _FIRST_BROKEN = 1_000_000  # index of a scene that is then broken; above every other
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DrawConfig:
-    """Flags of `jobs/draw_scenes.py`."""
-
-    output: str
-    """Folder or any fsspec URI; shapes/ (labelled) and inbox/ (to be scored) go below it."""
-    train: int = 300
-    """Labelled images in the split `train`."""
-    val: int = 40
-    """Labelled images in the split `val`."""
-    test: int = 90
-    """Labelled images in the split `test`."""
-    score: int = 100
-    """Files in the inbox, a tenth of them broken: test images first, then unseen scenes."""
-    seed: int = 0
-    """The same seed and counts give the same files, byte for byte."""
-
-    def __post_init__(self) -> None:
-        for flag in ("train", "val", "test", "score"):
-            if getattr(self, flag) < 0:
-                raise UserError(
-                    f"--{flag} {getattr(self, flag)}", "is a number of images", "Give 0 or more."
-                )
 
 
 def run(config: DrawConfig) -> None:

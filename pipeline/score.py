@@ -82,15 +82,15 @@ def _run(job: Job) -> ScoreSummary:
         "run %s: %d images planned in %d generation(s), %d shards done, %d images to do",
         *(job.run_id, planned.num_images, len(planned.generations), len(done), total),
     )
-    begun = begin_run(job, done)
-    warn_of_other_decoders(job, planned, done, begun)
+    begun = begin_run(config.output, job.run_id, done, account.description(job))
+    warn_of_other_decoders(job.run_id, planned, done, begun)
     committer = Committer(
         output=config.output,
         run_id=job.run_id,
         plan=planned,
         to_do=shards,
         columns=begun.columns,
-        metadata=begun.metadata(job),
+        metadata=begun.metadata(job.checkpoint.classes, job.checkpoint.model_id),
     )
     # Each costs seconds to start, and memory: few images need few.
     few = max(1, total // (_BATCHES_A_DETECTOR * config.batch_size))

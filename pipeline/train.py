@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import ray
@@ -37,9 +38,16 @@ from pipeline.training.initial_weights import initial_model, measure_deltas
 from pipeline.training.loop import TrainJob, train_loop
 from pipeline.training.memory import check_fits, step_memory
 from pipeline.training.mlflow_run import check_installed
+from pipeline.training.numbers import read_numbers
 from pipeline.training.plan import TrainPlan, describe, provenance
 from pipeline.training.resources import worker_resources
-from pipeline.training.same_run import check_same_run, claim_output, read_object
+from pipeline.training.same_run import (
+    check_doors,
+    check_same_run,
+    claim_output,
+    read_object,
+    settled,
+)
 from pipeline.training.state import STATE
 
 logger = logging.getLogger(__name__)
@@ -67,7 +75,7 @@ class TrainResult:
     checkpoint: str
     """URI of the best checkpoint."""
     num_iterations: int
-    val_map: float | None
+    val_map: float | None = None
     """VOC07 mAP of that checkpoint on the validation split."""
 
 
@@ -83,8 +91,10 @@ def run(config: TrainConfig) -> TrainResult | None:
     """
     if config.mlflow_uri:
         check_installed(config.mlflow_uri)
+    check_doors(config)
     training, validation = read_data(config)
-    plan = TrainPlan.of(config, training.classes).fitted(training.images)
+    flags = settled(config)
+    plan = TrainPlan.of(flags, training.classes).fitted(training.images)
     memory = step_memory(plan.model, plan.solver, config.fewest_workers)
     describe(config, plan, training, validation)
     logger.info("a worker's step needs %s", memory)
@@ -101,7 +111,8 @@ def run(config: TrainConfig) -> TrainResult | None:
     each = worker_resources(config)
     check_fits(memory, config.fewest_workers, each["GPU"])
     if plan.solver.compile:
-        check_compiles("--set compile=true", each["GPU"])
+        flag = read_numbers(flags).flags.get("solver.compile", "--solver.compile True")
+        check_compiles(flag, each["GPU"])
     examples, val_examples = with_proposals(config, plan.proposals, training, validation)
     measure_deltas(model, examples)
     num_iterations = plan.solver.num_iterations(len(examples))
@@ -115,7 +126,7 @@ def run(config: TrainConfig) -> TrainResult | None:
         seed=config.seed,
         provenance=provenance(config, plan, len(examples)),
         output=storage.absolute(config.output),
-        mlflow_uri=config.mlflow_uri,
+        mlflow_uri=config.mlflow_uri and os.path.expanduser(config.mlflow_uri),
         examples=ray.put(examples),
         validation=ray.put(val_examples),
         weights=ray.put(model.state_dict()),
@@ -130,8 +141,10 @@ def _finished(config: TrainConfig) -> TrainResult | None:
     uri = storage.join(config.output, "result.json")
     if not storage.exists(uri):
         return None
+    stored = read_object(uri)
+    known = {f.name: stored[f.name] for f in fields(TrainResult) if f.name in stored}
     try:
-        return TrainResult(**read_object(uri))
+        return TrainResult(**known)  # another version may have written fewer fields, or more
     except TypeError as error:
         raise UserError(uri, "is no result of this job", "Give another --output.") from error
 

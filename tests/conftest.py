@@ -18,9 +18,8 @@ import torch
 from moto.server import ThreadedMotoServer
 
 from fastrcnn.checkpoint import save_checkpoint
-from fastrcnn.config import FastRCNNConfig, ProposalConfig
+from fastrcnn.config import FastRCNNConfig, ProposalConfig, RPNConfig
 from fastrcnn.model import FastRCNN
-from fastrcnn.rpn_config import RPNConfig
 from tests.fault_proxy import FaultyProxy, serving
 
 CHECKOUT = Path(__file__).resolve().parents[1]

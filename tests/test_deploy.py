@@ -11,9 +11,9 @@ from typing import Any
 import jsonschema
 import pytest
 import ray
-import tyro
 import yaml
 
+from pipeline.arguments import parse_arguments
 from pipeline.config import ScoreConfig
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ def test_the_kubernetes_job_gives_flags_that_exist_and_the_locked_version_of_ray
     python, script, *flags = shlex.split(spec["entrypoint"])
     assert python == "python"
     assert (CHECKOUT / script.removeprefix("/opt/fastrcnn-ray/")).is_file()
-    config = tyro.cli(ScoreConfig, args=flags)
+    config = parse_arguments(ScoreConfig, flags, script)
     assert config.output == "s3://bucket/results"
     locked = re.search(r"^ray==(\S+)", (CHECKOUT / "requirements.lock").read_text(), re.M)
     assert locked
@@ -66,6 +66,13 @@ def test_the_kubernetes_job_gives_flags_that_exist_and_the_locked_version_of_ray
 def test_the_image_holds_what_the_jobs_import() -> None:
     lines = (CHECKOUT / "Dockerfile").read_text().splitlines()
     copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
-    assert {"requirements.lock", "pyproject.toml", "fastrcnn", "pipeline", "jobs"} <= copied
+    assert {
+        "requirements.lock",
+        "pyproject.toml",
+        "LICENSE",
+        "fastrcnn",
+        "pipeline",
+        "jobs",
+    } <= copied
     for name in copied:
         assert (CHECKOUT / name).exists(), name

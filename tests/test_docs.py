@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tyro
+
+from jobs import benchmark, demo
+from pipeline.arguments import parse_arguments
+from pipeline.commands import COMMANDS, find, load
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -26,15 +27,6 @@ def commands(page: Path) -> list[list[str]]:
     return found
 
 
-def config_type(job: str) -> Any:
-    """The dataclass that the job's file hands to `main`."""
-    module = importlib.import_module(f"jobs.{job}")
-    (name,) = re.findall(
-        r"^    (?:cli\.)?main\((\w+), run", Path(str(module.__file__)).read_text(), re.M
-    )
-    return getattr(module, name)
-
-
 CASES = [
     pytest.param(words, id=f"{page.name}:{' '.join(words)[:60]}")
     for page in PAGES
@@ -45,8 +37,13 @@ CASES = [
 @pytest.mark.parametrize("words", CASES)
 def test_a_command_of_the_docs_is_accepted(words: list[str]) -> None:
     place = next(i for i, word in enumerate(words) if re.fullmatch(r"jobs/\w+\.py", word))
-    config = tyro.cli(config_type(Path(words[place]).stem), args=words[place + 1 :])
-    assert config is not None
+    name, flags = Path(words[place]).stem, words[place + 1 :]
+    if name == "benchmark":
+        command, flags = find(benchmark.TASKS, flags[0]), flags[1:]
+    else:
+        command = find((*COMMANDS, demo.DEMO), name)
+    assert command is not None
+    assert parse_arguments(load(command.config), flags, command.name) is not None
 
 
 def test_every_job_is_in_the_docs() -> None:

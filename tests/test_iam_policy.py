@@ -135,14 +135,14 @@ def test_a_job_scores_with_the_policy_and_can_do_nothing_else(job: Any) -> None:
     prepared = prepare(config)
     storage.check_exclusive_create(config.output)
     planned = plan.extend(config.output, prepared.selection.listed, shard_size=1)
-    begun = begin_run(prepared, ())
+    begun = begin_run(config.output, prepared.run_id, (), account.description(prepared))
     committer = Committer(
         output=config.output,
         run_id=prepared.run_id,
         plan=planned,
         to_do=range(planned.num_shards),
         columns=begun.columns,
-        metadata=begun.metadata(prepared),
+        metadata=begun.metadata(prepared.checkpoint.classes, prepared.checkpoint.model_id),
     )
     detector = DetectorActor(**detector_settings(prepared))
     committer.add(detector(read_images(rows_of(planned), read_settings(prepared))))

@@ -12,14 +12,13 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import demo_processes, demo_servers
+from jobs.benchmarks.config import CHECKOUT, AccuracyConfig
 from pipeline import storage
 from pipeline.annotations import read_labelled_images
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 BUCKET = "s3://benchmark"
 DATA, MANIFEST = f"{BUCKET}/data", f"{BUCKET}/test.txt"
 TRAINING = (
@@ -27,44 +26,6 @@ TRAINING = (
     *("rois_per_image", "batch_size", "learning_rate", "epochs", "split"),
 )
 """Flags that go to `jobs/train.py` as they are."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AccuracyConfig:
-    """Flags of `jobs/benchmark.py accuracy`; the defaults are for bccd on two cores."""
-
-    data: Path
-    """Local labelled data set."""
-    weights: str = "imagenet"
-    """As for `jobs/train.py`."""
-    output: Path = CHECKOUT / "benchmark-output"
-    """Local folder for the tables, curves, logs and trained detectors."""
-    split: str = "trainval"
-    """Labelled images to train on."""
-    test_split: str = "test"
-    """Those to score and evaluate."""
-    backbone: str = "mobilenet_v2"
-    """As for `jobs/train.py`, and so are all below."""
-    proposals: str = "grid"
-    """Where candidate boxes come from."""
-    max_proposals: int = 4000
-    """Candidate boxes an image."""
-    scale: int = 480
-    """Shorter side of the image in the model, pixels."""
-    fc_dim: int = 1024
-    """Width of fc6 and fc7."""
-    rois_per_image: int = 256
-    """Regions sampled of an image."""
-    batch_size: int = 2
-    """Images a step."""
-    learning_rate: float = 0.01
-    """Of the first steps after the warm-up."""
-    epochs: float = 12
-    """Times that each image is seen."""
-    set: tuple[str, ...] = ()
-    """As for `jobs/train.py`."""
-    seeds: tuple[int, ...] = (3,)
-    """Of sampling, shuffling and flips: a training each."""
 
 
 def run(config: AccuracyConfig) -> None:

@@ -15,8 +15,6 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,6 +24,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from jobs.benchmarks.config import DecodeConfig
 from jobs.benchmarks.results import write_results
 from pipeline import storage
 from pipeline.decoding.guard import ImageError, sniff
@@ -35,25 +34,10 @@ from pipeline.images import decode
 
 logger = logging.getLogger(__name__)
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 OURS = "pipeline.images.decode"
 GUARD = "its guard alone"
 
 Decoder = Callable[[bytes], Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecodeConfig:
-    """Flags of `jobs/benchmark.py decode`."""
-
-    data: tuple[str, ...]
-    """Folders or URIs; their plain JPEGs are taken, whatever else lies there."""
-    limit: int = 100
-    """Images of each folder, spread over it."""
-    rounds: int = 7
-    """Times that each decoder gets each image; their median counts."""
-    output: Path = CHECKOUT / "benchmark-output" / "decode"
-    """Local folder for the table and results.json."""
 
 
 def run(config: DecodeConfig) -> None:

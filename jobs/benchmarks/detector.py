@@ -19,9 +19,8 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +33,7 @@ from fastrcnn.model import FastRCNN, with_config
 from fastrcnn.precision import multiplies_bfloat16
 from fastrcnn.proposals import propose
 from fastrcnn.scoring_form import scoring_form, to_bfloat16
+from jobs.benchmarks.config import DetectorBenchmarkConfig
 from jobs.benchmarks.images import photographs
 from jobs.benchmarks.profile import share_line, shares
 from jobs.benchmarks.results import write_results
@@ -43,36 +43,12 @@ from pipeline.checkpoints import load
 from pipeline.images import decode
 from pipeline.training.initial_weights import initial_model
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 _CLASSES = ("one", "two", "three")
 
 logger = logging.getLogger(__name__)
 
 Batch = tuple[list[npt.NDArray[np.uint8]], list[npt.NDArray[np.float32]]]
 Scorer = Callable[[Batch], Sequence[Any]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DetectorBenchmarkConfig:
-    """Flags of `jobs/benchmark.py detector`."""
-
-    images: Path
-    """Local folder of images."""
-    checkpoint: str | None = None
-    """A trained detector. Without one its weights are random, nothing is found, and suppression is free."""
-    backbone: str = "mobilenet_v2"
-    scale: int = 480
-    """Of a detector without a checkpoint: as for `jobs/train.py`."""
-    proposals: str = "selective_search"
-    """Or grid."""
-    max_proposals: tuple[int, ...] = (300, 1000)
-    """Of an image; a table each."""
-    batch_size: int = 8
-    count: int = 48
-    """Images a round."""
-    rounds: int = 3
-    output: Path = CHECKOUT / "benchmark-output" / "detector"
-    """Local folder for results.json."""
 
 
 class Measured(NamedTuple):

@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,27 +19,13 @@ import pyarrow.parquet as pq
 import ray
 
 from jobs import demo_processes
+from jobs.benchmarks.config import CHECKOUT, MemoryConfig
 from jobs.benchmarks.results import write_results
 from pipeline import score
 from pipeline.config import ScoreConfig
 from pipeline.storage import NAMED
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 _ONE_IN = 100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryConfig:
-    """Flags of `jobs/benchmark.py memory`."""
-
-    image: Path
-    """A photograph."""
-    checkpoint: str
-    """Of a detector; a small one leaves more of the time to what is measured."""
-    keys: tuple[int, ...] = (10_000, 100_000, 1_000_000)
-    """Lists of so many."""
-    output: Path = CHECKOUT / "benchmark-output" / "memory"
-    """Local folder for the tables (removed again) and results.json."""
 
 
 def run(config: MemoryConfig) -> None:

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -23,6 +22,7 @@ from fastrcnn.config import ProposalConfig
 from fastrcnn.metrics.recall import ProposalRecall, proposal_recall
 from fastrcnn.proposals import PROPOSERS, prepare, propose
 from fastrcnn.proposals.opencv import opencv_rects
+from jobs.benchmarks.config import CHECKOUT, ProposalsConfig
 from jobs.benchmarks.images import Boxes, Image, read
 from jobs.benchmarks.plot import recall_against_time
 from jobs.benchmarks.results import write_results
@@ -30,40 +30,11 @@ from pipeline.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 REFERENCE = "opencv-fast"
 """OpenCV's fast mode as it comes, in its own order and with boxes of any size."""
 CUTS = (100, 300, 1000, 2000)
 SIZES = {"<32": (0, 32), "32-96": (32, 96), ">96": (96, 1e9)}
 """Of objects: the root of their area, pixels (COCO's small, medium, large)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProposalsConfig:
-    """Flags of `jobs/benchmark.py proposals`."""
-
-    data: tuple[str, ...]
-    """Labelled data sets: folders or URIs."""
-    proposers: tuple[str, ...] = (
-        "selective_search",
-        "selective_search,max_side=256",
-        "selective_search,max_side=400",
-        "selective_search,mode=small",
-        "selective_search,mode=exact,min_size=0",
-        "grid",
-    )
-    """NAME[,SETTING=VALUE...], as in a checkpoint's config.json."""
-    split: str = "test"
-    limit: int | None = 30
-    """Images of each data set, spread over the split."""
-    mosaic: int = 3
-    """Add a set of pictures made of this many images squared: small objects where data has none. 0: no."""
-    reference: bool = True
-    """Compare with OpenCV's fast mode, one to three seconds an image."""
-    price_per_core_hour: float = 0.04
-    """Dollars."""
-    output: Path = CHECKOUT / "benchmark-output" / "proposals"
-    """Local folder for the table, the plot and results.json."""
 
 
 @dataclass(slots=True)

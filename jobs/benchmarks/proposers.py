@@ -8,46 +8,15 @@ data set. Run again with the same --output it goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
+from jobs.benchmarks.config import ProposersConfig
 from jobs.benchmarks.results import write_results
 from pipeline import ablate
 from pipeline.ablation.config import AblateConfig
 from pipeline.ablation.table import spread
 from pipeline.annotations import splits
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProposersConfig:
-    """Flags of `jobs/benchmark.py proposers`; the defaults are for two cores."""
-
-    data: tuple[str, ...]
-    """Labelled data sets, tested on `test`; trained on is `trainval`, or `train` where there is none."""
-    weights: str = "imagenet"
-    """As for `jobs/train.py`, and so are the next ones."""
-    backbone: str = "mobilenet_v2"
-    scale: int = 240
-    """Shorter side in the model frame, pixels."""
-    fc_dim: int = 256
-    """Width of fc6 and fc7."""
-    max_proposals: int = 2000
-    """Of an image; an RPN's best 1000 at test (torchvision's number)."""
-    rois_per_image: int = 64
-    """RoIs sampled from each image of a step."""
-    epochs: float = 4
-    """Times that each image is seen."""
-    learning_rate: float = 0.005
-    """Of ours; torchvision's recipe has half of it for two images a step."""
-    seeds: tuple[int, ...] = (3, 4, 5)
-    """A training each."""
-    limit: int | None = None
-    """Use only the first N images of each split."""
-    output: Path = CHECKOUT / "benchmark-output" / "proposers"
-    """Local folder for trials, proposers.md and results.json."""
 
 
 def run(config: ProposersConfig) -> None:

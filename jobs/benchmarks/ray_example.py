@@ -27,8 +27,8 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.transforms.functional import to_tensor
 
 from fastrcnn.backbones import Backbone
+from fastrcnn.config import RPNConfig
 from fastrcnn.model import FastRCNN
-from fastrcnn.rpn_config import RPNConfig
 from pipeline.ablation.torchvision_heads import TorchvisionHeads
 from pipeline.checkpoints import load
 from pipeline.scoring.preflight import Resources

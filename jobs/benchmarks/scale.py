@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pyarrow as pa
 
+from jobs.benchmarks.config import CHECKOUT, ScaleConfig
 from jobs.benchmarks.results import write_results
 from pipeline import record
 from pipeline.schema import RESULT, scored_metadata
@@ -35,25 +36,12 @@ from pipeline.scoring.committer import Committer
 from pipeline.scoring.manifest import write_manifest
 from pipeline.scoring.selection import select
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 _PAGE = 1000
 _BLOCK = 128
 """Rows that come together."""
 _SHARDS_UNDER_WAY = 32
 _BOXES = 3
 _RUN = "0" * 16
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScaleConfig:
-    """Flags of `jobs/benchmark.py scale`."""
-
-    keys: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
-    """Buckets of so many."""
-    shard_size: int = 1000
-    """As for `jobs/score_bucket.py`."""
-    output: Path = CHECKOUT / "benchmark-output" / "scale"
-    """Local folder for the tables (removed again) and results.json; ten million keys take 1 GB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

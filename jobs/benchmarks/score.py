@@ -16,18 +16,17 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 
 from fastrcnn.checkpoint import save_checkpoint
-from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
-from fastrcnn.rpn_config import RPNConfig
+from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig, RPNConfig
 from jobs import demo_servers
 from jobs.benchmarks import ray_example
 from jobs.benchmarks.cluster import cluster_of
+from jobs.benchmarks.config import ScoreBenchmarkConfig
 from jobs.benchmarks.images import photographs, put
 from jobs.benchmarks.rates import (
     comparison_lines,
@@ -38,57 +37,14 @@ from jobs.benchmarks.rates import (
 )
 from jobs.benchmarks.results import write_results
 from pipeline import cluster, record, score, storage
-from pipeline.config import ScoreConfig, check_above_zero
+from pipeline.config import ScoreConfig
 from pipeline.detector import Detector
-from pipeline.errors import UserError
 from pipeline.scoring.preflight import size_cluster
 from pipeline.training.initial_weights import initial_model
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 _CLASSES = ("one", "two", "three")
 # Random heads find nothing sure: the suppression of boxes is left out on every side.
 _SCORE_THRESHOLD = 0.9
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoreBenchmarkConfig:
-    """Flags of `jobs/benchmark.py score`."""
-
-    images: Path
-    """Local folder of images."""
-    weights: str = "none"
-    """Of the backbone, as for `jobs/train.py`; the time does not hang on them."""
-    backbone: str = "mobilenet_v2"
-    """As for `jobs/train.py`."""
-    scale: int = 480
-    """Shorter side in the model frame."""
-    proposals: str = "selective_search"
-    """Or grid, or rpn: the detector's own, with random weights like the rest."""
-    max_proposals: int = 1000
-    """Of an image."""
-    count: int = 300
-    """Images a round; the folder's are taken again where it holds fewer."""
-    counts: tuple[int, ...] = ()
-    """The chain alone with so many images, once each, instead of the comparison."""
-    nodes: int = 1
-    """Of the chain's Ray cluster, all of them on this machine, its cores divided among them."""
-    bucket: bool = False
-    """Read from and write to an S3 server of this machine, which takes its share of the cores; else
-    folders."""
-    rounds: int = 3
-    """Of bare Detector, chain and example in turn; medians count."""
-    num_workers: int | None = None
-    """Detectors of the chain, and of the example."""
-    batch_size: int = 8
-    """Images a forward pass, of all."""
-    output: Path = CHECKOUT / "benchmark-output" / "score"
-    """Local folder for results.json."""
-
-    def __post_init__(self) -> None:
-        check_above_zero(
-            self, "count", "rounds", "num_workers", "batch_size", "max_proposals", "nodes"
-        )
-        _check_counts(self)
 
 
 class Chained(NamedTuple):
@@ -140,16 +96,6 @@ def _growth(config: ScoreBenchmarkConfig, checkpoint: Path, place: str) -> dict[
         "chain_images_per_second": [c.images_per_second for c in chained],
         "seconds": [c.seconds for c in chained],
     }
-
-
-def _check_counts(config: ScoreBenchmarkConfig) -> None:
-    """Raises UserError: a rate is measured between batches."""
-    fewest = 2 * config.batch_size
-    for flag, count in (("--count", config.count), *(("--counts", c) for c in config.counts)):
-        if count < fewest:
-            raise UserError(
-                f"{flag} {count}", "is less than two batches", f"Give at least {fewest}."
-            )
 
 
 @contextlib.contextmanager

@@ -14,80 +14,18 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import ray
 
-from fastrcnn.config import LEARNED
+from jobs.benchmarks.config import CHECKOUT, TrainBenchmarkConfig
 from jobs.benchmarks.results import write_results
 from jobs.benchmarks.train_loops import WARM, beside_torchvision, peer_lines
 from pipeline import cluster, train
-from pipeline.config import TrainConfig
-from pipeline.errors import UserError
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainBenchmarkConfig:
-    """Flags of `jobs/benchmark.py train`; the defaults are for two cores."""
-
-    data: str
-    """Labelled data set, local or any URI."""
-    weights: str = "none"
-    """Of the backbone, as for `jobs/train.py`; the time does not hang on them."""
-    split: str = "train"
-    """Whose images are used."""
-    backbone: str = "mobilenet_v2"
-    """As for `jobs/train.py`."""
-    proposals: str = "grid"
-    """As for `jobs/train.py`, but not rpn; made before the clock runs."""
-    max_proposals: int = 1000
-    """Of an image."""
-    scale: int = 240
-    """Shorter side in the model frame."""
-    fc_dim: int = 256
-    """Width of fc6 and fc7."""
-    rois_per_image: int = 64
-    """RoIs sampled from each image of a step."""
-    batch_size: int = 4
-    """Images a step over all workers."""
-    iterations: int = 20
-    """Steps of each run."""
-    learning_rate: float = 0.005
-    """Small enough for any weights: the losses are compared, not looked at."""
-    seed: int = 3
-    """Of order, flips, samples and initialisation."""
-    workers: tuple[int, ...] = (1, 2, 4)
-    """Numbers of workers; the first is what the others are held against."""
-    limit: int | None = 64
-    """Images used."""
-    output: Path = CHECKOUT / "benchmark-output" / "train"
-    """Local folder for results.json."""
-
-    def __post_init__(self) -> None:
-        if self.proposals == LEARNED:
-            raise UserError(
-                f"--proposals {LEARNED}",
-                "torchvision's RoIHeads, the other side, are given their proposals",
-                "Give another proposer, or jobs/ablate.py --comparisons faster_rcnn.",
-            )
-
-    def training(self, output: str, num_workers: int) -> TrainConfig:
-        own = asdict(self)
-        for name in ("workers", "output"):
-            del own[name]
-        return TrainConfig(
-            **own,
-            output=output,
-            num_workers=num_workers,
-            validate_every=self.iterations,
-            # Else each worker's norms see its own share alone, and gradients are rounded a worker.
-            set=("frozen_norm=true", "mixed_precision=false"),
-        )
 
 
 def run(config: TrainBenchmarkConfig) -> None:

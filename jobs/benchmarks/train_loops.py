@@ -19,10 +19,11 @@ from dataclasses import replace
 
 import torch
 
+from fastrcnn.config import SolverConfig
 from fastrcnn.convolution import FastConv2d
 from fastrcnn.model import FastRCNN
 from fastrcnn.proposals import prepare, propose
-from fastrcnn.solver import SolverConfig, build_optimizer
+from fastrcnn.solver import build_optimizer
 from jobs.benchmarks.roofline import Floor, measure_peak
 from pipeline import storage
 from pipeline.ablation.torchvision_heads import TorchvisionHeads

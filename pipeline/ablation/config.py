@@ -1,50 +1,65 @@
-"""What an ablation job can be told, and what its trials are: trainings and tests."""
+"""Flags of the ablation job, and what its trials are: trainings and tests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar
 
+from fastrcnn.config.growth import kept
 from pipeline.config import Preset, TrainConfig, check_above_zero
 from pipeline.errors import UserError
+from pipeline.flags import Group, Groups, Uri
+from pipeline.training.numbers import SHORT, configs, read_numbers
+from pipeline.training.settings import as_settings, parse_settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblateConfig:
     """Flags of `jobs/ablate.py`."""
 
-    data: str
+    data: Uri
     """Labelled images, as for `jobs/train.py`."""
-    output: str
-    """Where tables, plot and trials go; run again with the same one to continue."""
+    output: Uri
+    """Where tables, plot and trials are written. Run again with the same one to continue."""
     comparisons: tuple[str, ...] = ()
-    """Which ones; by default all of the paper's (`roi_heads` and `proposers` only where they are named)."""
+    """Comparisons to run. By default all of the paper's."""
     split: str = "trainval"
+    """Images to train on."""
     test_split: str = "test"
-    """The images to train and to test on."""
+    """Images to test on."""
     preset: Preset = "paper"
+    """Preset, as for `jobs/train.py`."""
     backbone: str = "caffenet"
+    """Backbone, as for `jobs/train.py`."""
     weights: str = "imagenet"
+    """Initial weights, as for `jobs/train.py`."""
     proposals: str = "selective_search"
+    """Where candidate boxes come from, as for `jobs/train.py`."""
     max_proposals: int = 2000
+    """Proposals kept per image, best first."""
     scale: int = 600
-    """See `jobs/train.py --help` for these."""
+    """Shorter side of the image in the model, in pixels."""
     rois_per_image: int = 64
-    """RoIs of an image in hierarchical sampling."""
+    """RoIs per image in hierarchical sampling."""
     fc_dim: int | None = None
+    """Width of fc6 and fc7. By default the backbone's."""
     epochs: float = 12
     """Passes over the training images, the same for every row."""
     learning_rate: float = 0.001
+    """Base learning rate, the same for every row."""
     set: tuple[str, ...] = ()
-    """Other numbers for every row, as for `jobs/train.py`."""
+    """Other numbers of model and solver as NAME=VALUE, for every row, as for `jobs/train.py`."""
     svd_shares: tuple[float, float] = (1 / 4, 1 / 16)
     """Ranks of fc6 and fc7 after truncation, as shares of fc6's width (the paper's 1024 and 256 of 4096)."""
     seeds: tuple[int, ...] = (3,)
-    """Every row is trained and tested once a seed."""
+    """Every row is trained and tested once per seed."""
     cpus_per_trial: float = 1
+    """CPUs of one trial; as many trials run at once as the cluster has room for."""
     gpus_per_trial: float = 0
-    """What a trial takes of the cluster; as many run at once as there is room for."""
+    """GPUs of one trial."""
     limit: int | None = None
     """Use only the first N images of each split."""
     dry_run: bool = False
@@ -52,11 +67,23 @@ class AblateConfig:
     allow_open_cluster: bool = False
     """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
 
+    GROUPS: ClassVar[Groups] = (
+        Group(title="Comparisons", common=("comparisons", "seeds"), more=("svd_shares",)),
+        Group(title="Data", common=("split", "test_split", "limit")),
+        Group(
+            title="Training",
+            common=("preset", "backbone", "weights", "proposals", "scale", "epochs"),
+            more=("max_proposals", "rois_per_image", "fc_dim", "learning_rate", "set"),
+        ),
+        Group(
+            title="Run",
+            common=("cpus_per_trial", "gpus_per_trial", "dry_run"),
+            more=("allow_open_cluster",),
+        ),
+    )
+
     def __post_init__(self) -> None:
-        check_above_zero(
-            self, "max_proposals", "scale", "rois_per_image", "fc_dim", "epochs", "learning_rate",
-            "cpus_per_trial", "limit",
-        )  # fmt: skip
+        check_above_zero(self, "max_proposals", "cpus_per_trial", "limit")
         if not self.seeds:
             raise UserError("--seeds", "needs one", "Give a number, or leave the flag out.")
         if not all(0 < share <= 1 for share in self.svd_shares):
@@ -64,26 +91,56 @@ class AblateConfig:
                 f"--svd-shares {self.svd_shares}", "are shares of fc6's width", "Give 0 to 1."
             )
 
+        configs(self._training({}), read_numbers(self, strict=False), 1)
+
+    def settled(self, by_old_rule: bool) -> AblateConfig:
+        """The flags with each number in one place: --set scale=400 becomes --scale 400.
+
+        Args:
+            by_old_rule: the output was begun when --set changed its number alone.
+
+        Raises:
+            UserError: a flag and --set have different values.
+        """
+        given = {name: value for name, value in parse_settings(self.set).values()}
+        if by_old_rule:
+            longest = (
+                {"model.max_size": round(self.scale * 5 / 3)} if "model.scale" in given else {}
+            )
+            return replace(self, set=as_settings(longest | given))
+        values = read_numbers(self).values
+        shorts = {k: values[SHORT[k]] for k in SHORT if hasattr(self, k) and SHORT[k] in given}
+        shorts = {k: v for k, v in shorts.items() if v is not None}
+        rest = {k: v for k, v in given.items() if k not in {SHORT[k] for k in shorts}}
+        return replace(self, **shorts, set=as_settings(rest))
+
     def training(self, training: Training) -> TrainConfig:
-        """The flags of `jobs/train.py` that a training means."""
+        """The flags of `jobs/train.py` that a training means: its settings win over the run's."""
+        settings = {name: value for name, value in parse_settings(training.settings).values()}
+        config = self._training({**read_numbers(self, strict=False).values, **settings})
+        return replace(
+            config,
+            proposals=training.proposals or self.proposals,
+            max_proposals=training.max_proposals or self.max_proposals,
+            seed=training.seed,
+        )
+
+    def _training(self, numbers: Mapping[str, Any]) -> TrainConfig:
+        numbers = {"solver.batch_size": 2, **numbers}
+        shorts: dict[str, Any] = {k: numbers[name] for k, name in SHORT.items() if name in numbers}
+        shorts = {k: v for k, v in shorts.items() if v is not None}
+        rest = {k: v for k, v in numbers.items() if k not in {SHORT[k] for k in shorts}}
         return TrainConfig(
             data=self.data,
             output=self.output,
             split=self.split,
             preset=self.preset,
-            backbone=self.backbone,
             weights=self.weights,
-            proposals=training.proposals or self.proposals,
-            max_proposals=training.max_proposals or self.max_proposals,
-            scale=self.scale,
-            rois_per_image=self.rois_per_image,
-            fc_dim=self.fc_dim,
-            batch_size=2,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            set=(*self.set, *training.settings),
-            seed=training.seed,
+            proposals=self.proposals,
+            max_proposals=self.max_proposals,
+            set=as_settings(rest),
             limit=self.limit,
+            **shorts,
         )
 
 
@@ -105,10 +162,20 @@ class Training:
 
     @property
     def name(self) -> str:
-        """12 hex digits."""
-        values = {k: v for k, v in asdict(self).items() if v is not None}
+        """12 hex digits: a hash of what is trained, the name of the trial's folder."""
+        values = {k: v for k, v in _hashed(asdict(self)).items() if v is not None}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+FIRST = frozenset(("settings", "max_proposals", "proposals", "start", "torchvision_heads", "seed"))
+"""The fields of `Training` of 2026-11-29. A later one is hashed only where it is not its default."""
+
+
+def _hashed(training: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {f.name: f.default for f in fields(Training)}
+    values = kept(training, FIRST, defaults)
+    return values | {"start": values["start"] and _hashed(values["start"])}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,9 +19,10 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from torchvision.ops import MultiScaleRoIAlign
 
 from fastrcnn.boxes import clip
+from fastrcnn.config import SolverConfig
 from fastrcnn.detection import Detections
 from fastrcnn.model import FastRCNN
-from fastrcnn.solver import SolverConfig, learning_rate, set_learning_rate
+from fastrcnn.solver import learning_rate, set_learning_rate
 from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD, ImageBatch, batch_images
 from pipeline.training.examples import Batch
 

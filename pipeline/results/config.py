@@ -1,30 +1,35 @@
-"""What the jobs that read results can be told: compact, report, export. As in `pipeline.config`."""
+"""Flags of the jobs that read results: compact, report, export. As in `pipeline.config`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipeline.config import check_above_zero, check_not_negative
 from pipeline.errors import UserError
+from pipeline.flags import Folder, Group, Groups, Uri
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompactConfig:
     """Flags of `jobs/compact.py`."""
 
-    scored: str
+    scored: Uri
     """The --output of a scoring run (or its scored/<run_id> folder)."""
-    output: str
-    """Where detections/<run_id>.parquet goes; mostly the same as --scored."""
+    output: Uri
+    """Where detections/<run_id>.parquet is written; usually the same as --scored."""
     run_id: str | None = None
-    """Only this run; by default each one gets its table."""
+    """Make the table of this run only. By default every run gets one."""
     memory_gib: float = 2.0
-    """What sorting may hold in memory, beside the job's own 400 MB; the rest goes to --temp-folder."""
-    temp_folder: str | None = None
-    """A folder of this machine with room to sort, some 100 bytes a box; by default the system's."""
+    """Memory for sorting, in GiB, beside the 400 MB of the job itself; the rest goes to --temp-folder."""
+    temp_folder: Folder | None = None
+    """A folder of this machine with room to sort, about 100 bytes per box. By default the system's."""
     dry_run: bool = False
-    """Print what would be made of what; write nothing."""
+    """Print which tables would be made of which shards; write nothing."""
+
+    GROUPS: ClassVar[Groups] = (
+        Group(title="Run", common=("run_id", "dry_run"), more=("memory_gib", "temp_folder")),
+    )
 
     def __post_init__(self) -> None:
         check_above_zero(self, "memory_gib")
@@ -34,28 +39,34 @@ class CompactConfig:
 class ReportConfig:
     """Flags of `jobs/report.py`."""
 
-    scored: str
+    scored: Uri
     """The --output of a scoring run (or its scored/<run_id> folder)."""
-    output: str
-    """The page, where it ends in .html; else report/<run_id>.html is put under it."""
+    output: Uri
+    """The page, if it ends in .html; else report/<run_id>.html is written below it."""
     run_id: str | None = None
-    """Which run, where --scored holds several."""
-    data: str | None = None
-    """Labelled images, as for `jobs/evaluate.py`: then the page has accuracy and its curves too."""
+    """The run to read, where --scored holds several."""
+    data: Uri | None = None
+    """Labelled images, as for `jobs/evaluate.py`: the page then shows accuracy and its curves too."""
     split: str = "test"
     """The labelled images to measure accuracy on."""
     gallery: int = 96
-    """Pictures in the page; 0: none, and no image is read."""
+    """Number of pictures in the page; with 0 no image is read."""
     thumbnail: int = 400
-    """The longer side of a picture, in pixels."""
+    """Longer side of a picture, in pixels."""
     gallery_mib: float = 8.0
-    """All pictures together take no more of the page than this; those that do not fit are left out."""
+    """Largest size of all pictures together, in MiB; those that do not fit are left out."""
     memory_gib: float = 2.0
-    """What counting may hold in memory, beside the job's own 400 MB; the rest goes to --temp-folder."""
-    temp_folder: str | None = None
-    """A folder of this machine with room for the run, some 100 bytes a box; by default the system's."""
+    """Memory for counting, in GiB, beside the 400 MB of the job itself; the rest goes to --temp-folder."""
+    temp_folder: Folder | None = None
+    """A folder of this machine with room for the run, about 100 bytes per box. By default the system's."""
     dry_run: bool = False
     """Print counts; write nothing, and read no image."""
+
+    GROUPS: ClassVar[Groups] = (
+        Group(title="Accuracy", common=("data", "split")),
+        Group(title="Pictures", common=("gallery",), more=("thumbnail", "gallery_mib")),
+        Group(title="Run", common=("run_id", "dry_run"), more=("memory_gib", "temp_folder")),
+    )
 
     def __post_init__(self) -> None:
         check_above_zero(self, "thumbnail", "gallery_mib", "memory_gib")
@@ -66,31 +77,40 @@ class ReportConfig:
 class ExportConfig:
     """Flags of `jobs/export.py`."""
 
-    scored: str
+    scored: Uri
     """The --output of a scoring run (or its scored/<run_id> folder)."""
-    output: str
-    """The folder where the files go; those of the same name are replaced. For delta the table's folder, for
-    iceberg NAMESPACE.TABLE."""
+    output: Uri
+    """The folder of the files; those of the same name are replaced. For delta the table's folder, for iceberg
+    NAMESPACE.TABLE."""
     format: Literal["coco", "fiftyone", "labelstudio", "iceberg", "delta"]
-    """What they are for; see `pipeline.exports` and, of the last two, `pipeline.results.lake`."""
+    """The tool that will read the boxes."""
     run_id: str | None = None
-    """Which run, where --scored holds several."""
+    """The run to read, where --scored holds several."""
     min_score: float = 0.0
-    """Boxes below are left out; images never are."""
+    """Lowest score written. Images without such boxes are written all the same."""
     limit: int | None = None
-    """Only the first N images, in order of their URI."""
-    image_root: str | None = None
-    """Where the other tool finds the images: takes the place of the deepest folder that holds them all."""
-    ids: str | None = None
-    """For coco: an annotation file whose image and category ids are used; its images alone are written."""
+    """Write only the first N images, in order of their URI."""
+    image_root: Uri | None = None
+    """Where the other tool finds the images: replaces the deepest folder that holds them all."""
+    ids: Uri | None = None
+    """For coco: an annotation file whose image and category ids are used; only its images are written."""
     memory_gib: float = 2.0
-    """What may be held in memory, beside the job's own 400 MB; the rest goes to --temp-folder."""
-    temp_folder: str | None = None
-    """A folder of this machine with room for run and files; by default the system's."""
+    """Memory for tables, in GiB, beside the 400 MB of the job itself; the rest goes to --temp-folder."""
+    temp_folder: Folder | None = None
+    """A folder of this machine with room for run and files. By default the system's."""
     dry_run: bool = False
     """Print counts; write nothing."""
     allow_open_cluster: bool = False
     """For iceberg and delta: join a Ray cluster of other machines that asks for no token."""
+
+    GROUPS: ClassVar[Groups] = (
+        Group(title="Boxes", common=("min_score", "limit", "image_root", "ids")),
+        Group(
+            title="Run",
+            common=("run_id", "dry_run"),
+            more=("memory_gib", "temp_folder", "allow_open_cluster"),
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_above_zero(self, "limit", "memory_gib")

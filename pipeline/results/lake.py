@@ -1,19 +1,17 @@
 """A finished run's boxes as an Iceberg or a Delta table, by Ray Data's own writers.
 
-What is written is the table of `pipeline.compact`, one row a box, made anew where it is not up to date. The
-lake's table is replaced in one commit: its readers see the run before, then this one, and the same command
-again changes nothing but the version. The record itself stays plain Parquet, which needs no catalogue.
+What is written is the table that `pipeline.compact` makes, one row a box. The lake's table is replaced in
+one commit: its readers see the run before, then this one, and the same command again changes nothing but the
+version. The record itself stays plain Parquet, which needs no catalogue.
 
 Iceberg's catalogue is the one that pyiceberg calls "default": its .pyiceberg.yaml, or the environment
-(PYICEBERG_CATALOG__DEFAULT__URI). Delta needs none; both take credentials from the AWS variables.
+(PYICEBERG_CATALOG__DEFAULT__URI). Delta needs none. Both take credentials from the AWS variables.
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -21,27 +19,13 @@ import pyarrow.compute as pc
 import ray
 from ray.data import DataContext, Dataset, SaveMode
 
-from pipeline import cluster, compact, storage
+from pipeline import cluster, storage
 from pipeline.errors import JobError, UserError
-from pipeline.results.config import CompactConfig, ExportConfig
-from pipeline.results.scored import RunFiles
+from pipeline.results.config import ExportConfig
 from pipeline.schema import DETECTIONS
-
-logger = logging.getLogger(__name__)
 
 _PACKAGES = {"iceberg": "pyiceberg", "delta": "deltalake"}
 _CATALOG = "default"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LakeSummary:
-    """What was written."""
-
-    table: str
-    images: int
-    """Of the run, with boxes or without."""
-    boxes: int
-    """Of the run; --min-score may have left some out."""
 
 
 def check(config: ExportConfig) -> None:
@@ -64,27 +48,20 @@ def check(config: ExportConfig) -> None:
         )
 
 
-def write(config: ExportConfig, files: RunFiles) -> LakeSummary:
+def write(config: ExportConfig, detections: str) -> None:
     """Replace a table of the lake by the boxes of a run.
 
+    Args:
+        config: the format, the table and the lowest score.
+        detections: URI of the run's table under detections/.
+
     Raises:
-        UserError: the extra is not installed, no such catalogue, no access.
         JobError: the write failed; the table is as it was.
     """
-    check(config)
-    (made,) = compact.run(
-        CompactConfig(
-            scored=config.scored,
-            output=files.root,
-            run_id=files.run_id,
-            memory_gib=config.memory_gib,
-            temp_folder=config.temp_folder,
-        )
-    )
     cluster.connect(allow_open=config.allow_open_cluster)
     cluster.configure_ray_data()
     DataContext.get_current().use_datasource_v2 = False  # it starts 32 actors to read one footer
-    filesystem, path = storage.arrow_filesystem(made.uri)
+    filesystem, path = storage.arrow_filesystem(detections)
     rows = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
         plain, batch_format="pyarrow", fn_kwargs={"min_score": config.min_score}
     )
@@ -92,8 +69,6 @@ def write(config: ExportConfig, files: RunFiles) -> LakeSummary:
         _WRITERS[config.format](rows, config.output)
     except Exception as error:  # of a dozen libraries, each with its own
         raise JobError(f"{config.output} was not written: {error}") from error
-    logger.info("run %s: %d boxes, table %s replaced", files.run_id, made.boxes, config.output)
-    return LakeSummary(table=config.output, images=made.images, boxes=made.boxes)
 
 
 def plain(rows: pa.Table, *, min_score: float = 0.0) -> pa.Table:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.schema import (
-    SCORED,
-    TABLE_VERSION,
-    NewerFormatError,
-    check_version,
-    read_columns,
-)
+from pipeline.record import open_shard
+from pipeline.schema import SCORED, read_columns
 from pipeline.storage import ObjectInfo
 
 _THREADS = 16
@@ -173,33 +164,6 @@ def _read_shard(uri: str, basenames: frozenset[str]) -> ScoredRun:
             rows=rows,
             num_rows=len(keep),
         )
-
-
-@contextmanager
-def open_shard(
-    uri: str, etag: str | None = None
-) -> Iterator[tuple[pq.ParquetFile, tuple[str, ...], str]]:
-    """One Parquet file of a run, its checksums verified as it is read; its classes and model_id.
-
-    Raises:
-        UserError: not there, not readable, or not a table of a scoring run; this holds for what is read
-            inside the context too.
-    """
-    with storage.driver_errors(uri):
-        data = storage.read_bytes(uri, etag=etag)
-    try:
-        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
-        metadata = file.schema_arrow.metadata or {}
-        check_version(int(metadata[b"format_version"]), TABLE_VERSION)
-        yield file, tuple(json.loads(metadata[b"classes"])), metadata[b"model_id"].decode()
-    except NewerFormatError as error:
-        raise UserError(uri, str(error), "Install the newer version.") from error
-    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        raise UserError(
-            uri,
-            f"is not a table of a scoring run ({error})",
-            "Give the --output of jobs/score_bucket.py.",
-        ) from error
 
 
 def newest(rows: pa.Table) -> pa.Table:

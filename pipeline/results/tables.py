@@ -9,6 +9,7 @@ lengths, ETags, page checksums) and handed over as Arrow: DuckDB's own S3 client
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,8 @@ import pyarrow as pa
 
 from pipeline.errors import JobError, UserError
 from pipeline.progress import Progress
-from pipeline.results.scored import RunFiles, open_shard
+from pipeline.record import open_shard
+from pipeline.results.scored import RunFiles
 from pipeline.schema import SCORED, read_columns
 from pipeline.storage import ObjectInfo
 
@@ -92,7 +94,7 @@ def load_run(files: RunFiles, *, memory_gib: float, temp_folder: str | None) -> 
         UserError: a shard is gone, not readable, no table of a run or of other classes; no such folder.
         JobError: the disk under `temp_folder` is full, or the memory is too little.
     """
-    with _work_folder(temp_folder) as folder, _disk_errors():
+    with work_folder(temp_folder) as folder, _disk_errors():
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{memory_gib}GiB",
             "temp_directory": f"{folder}/spilled",
@@ -188,9 +190,15 @@ def _ahead(call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Re
 
 
 @contextmanager
-def _work_folder(temp_folder: str | None) -> Iterator[str]:
+def work_folder(temp_folder: str | None) -> Iterator[str]:
+    """A folder below --temp-folder that is removed at the end.
+
+    Raises:
+        UserError: --temp-folder is not there or cannot be written to.
+    """
+    parent = None if temp_folder is None else os.path.expanduser(temp_folder)
     try:
-        folder = tempfile.TemporaryDirectory(prefix="fastrcnn-", dir=temp_folder)
+        folder = tempfile.TemporaryDirectory(prefix="fastrcnn-", dir=parent)
     except OSError as error:
         raise UserError(
             f"--temp-folder {temp_folder}",

@@ -39,6 +39,16 @@ class ScoreSummary:
     """Of the Detectors' time, were there always as many as there may be."""
 
 
+def description(job: Job) -> dict[str, object]:
+    """What config.json says of a run beside its id and format."""
+    return {
+        "model_id": job.checkpoint.model_id,
+        "config": asdict(job.config),
+        "proposals": asdict(job.proposals),
+        "checkpoint": job.checkpoint.config,
+    }
+
+
 def write_summary(job: Job, summary: ScoreSummary, resources: Resources) -> None:
     """What the last command that scored anything did; replaced by the next."""
     hours = summary.seconds / 3600

@@ -9,7 +9,8 @@ from typing import Any
 
 from fastrcnn.canary import check_canary
 from fastrcnn.checkpoint import Checkpoint
-from fastrcnn.config import LEARNED, ProposalConfig
+from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
+from fastrcnn.config.growth import hashed
 from pipeline import record, storage
 from pipeline.checkpoints import find_checkpoint, load
 from pipeline.config import ScoreConfig
@@ -21,6 +22,13 @@ from pipeline.scoring.selection import Filter, Selection, check_apart, select
 from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
+
+
+NOT_HASHED = ("training", "operating_points", "embedding")
+"""Parts of a checkpoint's config.json that change no row."""
+LATER_FLAGS: Mapping[str, object] = {"precision": "auto"}
+"""Flags that change rows and came after 2026-11-29 or close before it, and the value that means "as before".
+That value never changes, even if the flag's default does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,20 +85,6 @@ def prepare(config: ScoreConfig) -> Job:
             f"--checkpoint {config.checkpoint}", str(error), "Give a whole checkpoint folder."
         ) from error
     proposals, table = choose_proposals(config, checkpoint)
-    facts = {
-        "model_id": checkpoint.model_id,
-        "checkpoint": {k: v for k, v in checkpoint.config.items() if k != "training"},
-        "proposals": proposals.settings(),
-        "table": [(item.uri, item.etag) for item in storage.list_objects(table)] if table else [],
-        "score_threshold": config.score_threshold,
-        "max_bytes": config.max_bytes,
-        "max_pixels": config.max_pixels,
-    }
-    # What came later counts only where it is not as before, so that older runs go on.
-    if config.precision != "auto":
-        facts["precision"] = config.precision
-    if config.fresh:
-        facts["decoder_version"] = DECODER_VERSION
     keep = Filter(include=config.include, exclude=config.exclude)
     selection = select(config.images, config.limit, keep)
     return Job(
@@ -100,8 +94,43 @@ def prepare(config: ScoreConfig) -> Job:
         proposals=proposals,
         table=table,
         selection=selection,
-        run_id=record.make_run_id(facts),
+        run_id=record.make_run_id(hashed_facts(config, checkpoint, proposals, table)),
     )
+
+
+def hashed_facts(
+    config: ScoreConfig, checkpoint: Checkpoint, proposals: ProposalConfig, table: str | None
+) -> dict[str, Any]:
+    """What the run_id is the hash of.
+
+    Every fact that was hashed on 2026-11-29 is hashed as it was then. What came later counts only where it is
+    not as before, so that an upgrade renames no run: fields of the configs by `fastrcnn.config.growth`, flags
+    by `LATER_FLAGS`.
+
+    Args:
+        config: the flags.
+        checkpoint: the detector.
+        proposals: the proposer, with the run's seed.
+        table: URI of a proposals table, or None.
+    """
+    described = {k: v for k, v in checkpoint.config.items() if k not in NOT_HASHED}
+    described["model"] = hashed(FastRCNNConfig, described["model"])
+    described["proposals"] = hashed(ProposalConfig, described["proposals"])
+    objects = storage.list_objects(table) if table else []
+    facts = {
+        "model_id": checkpoint.model_id,
+        "checkpoint": described,
+        "proposals": proposals.settings(),
+        "table": [(item.uri, item.etag) for item in objects],
+        "score_threshold": config.score_threshold,
+        "max_bytes": config.max_bytes,
+        "max_pixels": config.max_pixels,
+    }
+    later = {name: getattr(config, name) for name in LATER_FLAGS}
+    facts |= {name: value for name, value in later.items() if value != LATER_FLAGS[name]}
+    if config.fresh:
+        facts["decoder_version"] = DECODER_VERSION
+    return facts
 
 
 def choose_proposals(

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pipeline import record, storage
 from pipeline.errors import UserError
 from pipeline.images import DECODER_VERSION
-from pipeline.results.scored import open_shard
 from pipeline.schema import (
     FIRST_COLUMNS,
     SCORED,
@@ -26,7 +25,6 @@ from pipeline.schema import (
 )
 from pipeline.scoring.manifest import described_shards
 from pipeline.scoring.plan import Plan
-from pipeline.scoring.preflight import Job
 from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -43,42 +41,37 @@ class RunFormat:
     decoder_version: int = 1
     """The image decoder of that program. Each shard says which decoder made it."""
 
-    def metadata(self, job: Job) -> dict[bytes, bytes]:
+    def metadata(self, classes: Sequence[str], model_id: str) -> dict[bytes, bytes]:
         """File metadata of a shard that this program writes for the run."""
-        checkpoint = job.checkpoint
-        return scored_metadata(
-            checkpoint.classes, checkpoint.model_id, format_version=self.format_version
-        ) | {b"decoder_version": str(DECODER_VERSION).encode()}
+        metadata = scored_metadata(classes, model_id, format_version=self.format_version)
+        return metadata | {b"decoder_version": str(DECODER_VERSION).encode()}
 
 
-def begin_run(job: Job, done: Collection[int]) -> RunFormat:
+def begin_run(
+    output: str, run_id: str, done: Collection[int], described: Mapping[str, Any]
+) -> RunFormat:
     """Write config.json, unless an earlier command did, and read what the run began with.
 
     Args:
-        job: the run.
+        output: scored/ and runs/ lie under it.
+        run_id: the run.
         done: its shards that exist already.
+        described: what else config.json says of the run.
 
     Raises:
         UserError: the run began under a newer version, or config.json is damaged.
     """
-    uri = record.described_uri(job.config.output, job.run_id, "config.json")
+    uri = record.described_uri(output, run_id, "config.json")
     if done and not storage.exists(uri):  # lost: the shards know
-        begun = _format_of(record.shard_uri(job.config.output, job.run_id, min(done)))
+        begun = _format_of(record.shard_uri(output, run_id, min(done)))
     else:
         begun = RunFormat(
             columns=tuple(SCORED.names),
             format_version=TABLE_VERSION,
             decoder_version=DECODER_VERSION,
         )
-    described = {
-        "run_id": job.run_id,
-        "model_id": job.checkpoint.model_id,
-        **asdict(begun),
-        "config": asdict(job.config),
-        "proposals": asdict(job.proposals),
-        "checkpoint": job.checkpoint.config,
-    }
-    if storage.create_bytes(uri, json.dumps(described, indent=1).encode()):
+    data = json.dumps({"run_id": run_id, **asdict(begun), **described}, indent=1).encode()
+    if storage.create_bytes(uri, data):
         return begun
     return read_format(uri)
 
@@ -111,7 +104,7 @@ def read_format(uri: str) -> RunFormat:
 
 
 def _format_of(shard_uri: str) -> RunFormat:
-    with open_shard(shard_uri) as (file, _, _):
+    with record.open_shard(shard_uri) as (file, _, _):
         metadata = file.schema_arrow.metadata
         return RunFormat(
             columns=tuple(name for name in SCORED.names if name in file.schema_arrow.names),
@@ -120,19 +113,19 @@ def _format_of(shard_uri: str) -> RunFormat:
         )
 
 
-def warn_of_other_decoders(job: Job, plan: Plan, done: Collection[int], begun: RunFormat) -> int:
+def warn_of_other_decoders(run_id: str, plan: Plan, done: Collection[int], begun: RunFormat) -> int:
     """Say in the log how many rows of a run were made with another image decoder than this program's.
 
     Args:
-        job: the run.
-        plan: the plan.
+        run_id: the run.
+        plan: the plan under the run's output.
         done: shards that exist.
         begun: what the run began with.
 
     Returns:
         The number of these rows.
     """
-    shards = described_shards(job.config.output, job.run_id) if done else []
+    shards = described_shards(plan.output, run_id) if done else []
     known = {shard.shard: shard.decoder_version for shard in shards}
     others = [n for n in done if known.get(n, begun.decoder_version) != DECODER_VERSION]
     count = sum(map(plan.num_rows, others))
@@ -141,7 +134,7 @@ def warn_of_other_decoders(job: Job, plan: Plan, done: Collection[int], begun: R
             "run %s: %d of its rows were made with another version of the image decoder (this program has"
             " version %d), so odd images may have other pixels there. --fresh scores every image again, as"
             " a new run",
-            job.run_id,
+            run_id,
             count,
             DECODER_VERSION,
         )

@@ -65,7 +65,10 @@ def _tables(uri: str) -> Iterator[pa.Table]:
 
 
 def _spelled(entry: str) -> str:
-    """A blank before "s3://" is no part of a key; one at the end may be."""
+    """A blank before "s3://" is no part of a key; one at the end may be. A leading `~` is part of a
+    name: the shell that would expand it has not seen the list."""
+    if entry.startswith("~"):
+        return absolute(f"./{entry}")
     return absolute(entry.lstrip() if "://" in entry else entry)
 
 

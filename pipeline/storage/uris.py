@@ -2,7 +2,8 @@
 
 Keys are bytes to us. fsspec's own `url_to_fs` reads "::" as a chain of file systems, `*[?` as patterns and
 ``?versionId=`` as a version, so it never sees a URI; each store gets the path as written. Nothing is
-percent-decoded. Local paths are made absolute (links are kept); ``file://`` stays where it was given.
+percent-decoded. Local paths are made absolute (links are kept), and a leading ``~`` or ``~user`` is the home
+folder, as in a shell: ``./~`` names a file that is called so. ``file://`` stays where it was given.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ class Location:
 
 
 def parse(uri: str) -> Location:
-    """Take a URI apart; relative local paths become absolute."""
+    """Take a URI apart; relative local paths become absolute, `~` the home folder."""
     match = _SCHEME.match(uri)
     if match is None:
-        return Location("file", "", os.path.abspath(uri))
+        return Location("file", "", os.path.abspath(os.path.expanduser(uri)))
     scheme, path = match[1].lower(), uri[match.end() :]
     if scheme in ("file", "local"):
         return Location("file", match[0], os.path.abspath(path))

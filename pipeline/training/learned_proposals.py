@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastrcnn.anchors import fit_anchors, fit_grid
 from fastrcnn.backbones import strides_of
-from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
-from fastrcnn.rpn_config import RPNConfig
-from fastrcnn.solver import SolverConfig
+from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig, RPNConfig, SolverConfig
 from fastrcnn.transform import scale_factor
 from pipeline.annotations import LabelledImage
 from pipeline.errors import UserError
+from pipeline.training.numbers import Numbers, rpn_config
 
 logger = logging.getLogger(__name__)
 
@@ -30,24 +28,24 @@ def rpn_of(
     model: FastRCNNConfig,
     solver: SolverConfig,
     proposals: ProposalConfig,
-    settings: Mapping[str, Any],
+    numbers: Numbers,
 ) -> FastRCNNConfig:
     """The model with an RPN, where proposals are its own.
 
     Args:
-        settings: changes of `RPNConfig`.
+        numbers: those that flags give, the RPN's among them.
 
     Raises:
-        UserError: what else is asked for does not go with one, or there is none to set numbers of.
-        ValueError: a number makes no sense.
+        UserError: another number excludes an RPN, or flags give an RPN's numbers and there is no RPN.
     """
     if proposals.name != LEARNED:
-        if settings:
-            raise UserError(
-                f"--set rpn_{next(iter(settings))}",
-                f"--proposals {proposals.name} are no RPN's",
-                f"Give --proposals {LEARNED}, or leave it out.",
-            )
+        for name, flag in numbers.flags.items():
+            if name.startswith("rpn."):
+                raise UserError(
+                    flag,
+                    f"--proposals {proposals.name} are no RPN's",
+                    f"Give --proposals {LEARNED}, or leave it out.",
+                )
         return model
     _check_goes_with_rpn(model, solver)
     most = {
@@ -56,7 +54,7 @@ def rpn_of(
     }
     return replace(
         model,
-        rpn=RPNConfig(**(most | dict(settings))),
+        rpn=rpn_config(numbers, **most),
         delta_std=model.delta_std or DELTA_STD,
     )
 
@@ -78,7 +76,7 @@ def _check_goes_with_rpn(model: FastRCNNConfig, solver: SolverConfig) -> None:
         (
             f"train_nms={model.train_nms}",
             model.train_nms is not None,
-            "an RPN suppresses near-duplicates itself: that is rpn_nms",
+            "an RPN suppresses near-duplicates itself: that is --rpn.nms",
         ),
     ]
     for setting, asked, reason in excluded:

@@ -27,9 +27,9 @@ from ray.train import CheckpointUploadMode
 from torch import nn
 
 from fastrcnn.checkpoint import save_checkpoint
-from fastrcnn.config import FastRCNNConfig, ProposalConfig
+from fastrcnn.config import FastRCNNConfig, ProposalConfig, SolverConfig
 from fastrcnn.model import FastRCNN
-from fastrcnn.solver import SolverConfig, build_optimizer, freeze_untrained
+from fastrcnn.solver import build_optimizer, freeze_untrained
 from pipeline.cli import configure_logging
 from pipeline.prefetch import prefetch
 from pipeline.progress_lines import ProgressLines

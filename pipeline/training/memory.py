@@ -14,9 +14,9 @@ import ray
 import torch
 from torch import Tensor, nn
 
-from fastrcnn.config import FastRCNNConfig
+from fastrcnn.config import FastRCNNConfig, SolverConfig
 from fastrcnn.model import FastRCNN
-from fastrcnn.solver import SolverConfig, freeze_untrained
+from fastrcnn.solver import freeze_untrained
 from pipeline import cluster
 from pipeline.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Flags, preset and data made into what training workers are told."""
+"""Flags, preset and data made into the configs that training workers get."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ import ray
 import torch
 import torchvision
 
-from fastrcnn.config import PROPOSAL_MODES, FastRCNNConfig, ProposalConfig
-from fastrcnn.solver import SolverConfig
+from fastrcnn.config import PROPOSAL_MODES, FastRCNNConfig, ProposalConfig, SolverConfig
 from pipeline.annotations import LabelledImage, LabelledImages
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.proposals_table import find_table
 from pipeline.training.data_table import describe_data
 from pipeline.training.learned_proposals import fit_anchors_to, fit_grid_to, rpn_of
-from pipeline.training.settings import parse_settings
+from pipeline.training.numbers import as_flags, configs, read_numbers
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainPlan:
-    """The flags, the preset's numbers and the data, made into what workers are told."""
+    """The configs of one training, made from its flags, its preset and its data."""
 
     model: FastRCNNConfig
     solver: SolverConfig
@@ -36,28 +35,10 @@ class TrainPlan:
     @classmethod
     def of(cls, config: TrainConfig, classes: Sequence[str]) -> TrainPlan:
         """Raises UserError where flags do not fit each other."""
-        preset = FastRCNNConfig.paper if config.preset == "paper" else FastRCNNConfig.modern
-        changes: dict[str, Any] = {}
-        if config.backbone:
-            changes["backbone"] = config.backbone
-        if config.scale:
-            changes |= {"scale": config.scale, "max_size": round(config.scale * 5 / 3)}
-        if config.rois_per_image:
-            changes["rois_per_image"] = config.rois_per_image
-        if config.fc_dim:
-            changes["fc_dim"] = config.fc_dim
-        if config.weights == "none":
-            # Nothing to keep: every stage learns, and batch norms must find their statistics.
-            changes |= {"frozen_stages": 0, "frozen_norm": False}
-        model_settings, solver_settings = parse_settings(config.set)
-        rpn_settings = model_settings.pop("rpn", {})
+        numbers = read_numbers(config)
         proposals = _proposals(config)
-        try:
-            model = preset(len(classes), **(changes | model_settings))
-            solver = replace(_solver(config), **solver_settings)
-            model = rpn_of(model, solver, proposals, rpn_settings)
-        except ValueError as error:
-            raise UserError("--set, --backbone, --scale", str(error), "See --help.") from error
+        model, solver = configs(config, numbers, len(classes))
+        model = rpn_of(model, solver, proposals, numbers)
         return cls(model=model, solver=solver, proposals=proposals)
 
     def fitted(self, images: Sequence[LabelledImage]) -> TrainPlan:
@@ -67,25 +48,6 @@ class TrainPlan:
             model=fit_anchors_to(self.model, images),
             proposals=fit_grid_to(self.proposals, images),
         )
-
-
-def _solver(config: TrainConfig) -> SolverConfig:
-    solver = SolverConfig.paper() if config.preset == "paper" else SolverConfig.modern()
-    batch_size = config.batch_size or solver.batch_size
-    if batch_size % config.num_workers:
-        raise UserError(
-            f"--num-workers {config.num_workers}",
-            f"does not divide the preset's batch of {batch_size} images",
-            "Give --batch-size, a multiple of the workers.",
-        )
-    changes: dict[str, Any] = {"batch_size": batch_size}
-    # Linear scaling (Goyal et al. 2017): k times the images, k times the rate.
-    changes["learning_rate"] = config.learning_rate or (
-        solver.learning_rate * batch_size / solver.batch_size
-    )
-    if config.iterations or config.epochs:
-        changes |= {"iterations": config.iterations, "epochs": config.epochs}
-    return replace(solver, **changes)
 
 
 def _proposals(config: TrainConfig) -> ProposalConfig:
@@ -128,9 +90,9 @@ def describe(
 
 
 def provenance(config: TrainConfig, plan: TrainPlan, num_images: int) -> dict[str, Any]:
-    """What the checkpoint says of its making."""
+    """How the checkpoint was made, for its config.json."""
     return {
-        "flags": asdict(config),
+        "flags": as_flags(config),
         "solver": asdict(plan.solver),
         "num_images": num_images,
         "versions": {

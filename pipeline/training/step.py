@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fastrcnn.config import SolverConfig
 from fastrcnn.loss import training_loss
 from fastrcnn.model import FastRCNN
 from fastrcnn.precision import multiplies_bfloat16
-from fastrcnn.solver import SolverConfig, learning_rate, set_learning_rate
+from fastrcnn.solver import learning_rate, set_learning_rate
 from pipeline.training.examples import Batch, step_seed
 
 

@@ -101,7 +101,7 @@ def test_colours_are_left_alone_where_nobody_asks() -> None:
 
 
 def test_what_stands_upright_does_not_lie_on_its_side() -> None:
-    with pytest.raises(ValueError, match="without vertical_flips"):
+    with pytest.raises(ValueError, match="expected vertical_flips too"):
         FastRCNNConfig(num_classes=2, quarter_turns=True)
 
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from fastrcnn import detection
 from fastrcnn.boxes import flip, transpose
-from fastrcnn.config import FastRCNNConfig
+from fastrcnn.config import FastRCNNConfig, RPNConfig
 from fastrcnn.detection import Detections, detect, propose_learned
 from fastrcnn.model import FastRCNN, with_config
-from fastrcnn.rpn_config import RPNConfig
 from fastrcnn.suppression import distinct
 from fastrcnn.transform import PADDING_WASTE, batch_images, group_by_shape, to_rois
 

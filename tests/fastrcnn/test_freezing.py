@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fastrcnn.backbones import Backbone
-from fastrcnn.config import FastRCNNConfig
+from fastrcnn.config import FastRCNNConfig, SolverConfig
 from fastrcnn.model import FastRCNN
-from fastrcnn.solver import SolverConfig, build_optimizer
+from fastrcnn.solver import build_optimizer
 
 ROIS = torch.tensor([[0.0, 0, 0, 60, 60], [0.0, 10, 20, 50, 40]])
 VGG16_BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))

@@ -180,7 +180,7 @@ def test_a_configuration_is_filled_in_from_its_mode() -> None:
     assert config.max_side == SELECTIVE_SEARCH_MODES["small"].max_side
     assert config.min_size == 8
     assert ProposalConfig(name="grid").min_size == 20
-    with pytest.raises(ValueError, match="selective_search has fast, small, exact"):
+    with pytest.raises(ValueError, match="expected fast, small, exact"):
         ProposalConfig(mode="quality")
 
 

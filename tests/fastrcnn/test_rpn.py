@@ -16,12 +16,11 @@ from torchvision.ops import box_iou
 
 from fastrcnn.canary import check_canary
 from fastrcnn.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from fastrcnn.config import BACKBONES, FastRCNNConfig, ProposalConfig
+from fastrcnn.config import BACKBONES, FastRCNNConfig, ProposalConfig, RPNConfig, standard_sides
 from fastrcnn.detection import detect, detect_counting, propose_learned
 from fastrcnn.loss import Target, training_loss
 from fastrcnn.model import FastRCNN
 from fastrcnn.rpn import RPN, Anchors, match_anchors
-from fastrcnn.rpn_config import RPNConfig, standard_sides
 from fastrcnn.svd import compress
 
 SIDES = ((16.0, 24.0, 36.0),)
@@ -305,11 +304,11 @@ def test_an_rpn_that_gives_no_finite_numbers_is_found_out() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"fg_iou": 0.2}, "bg <= fg"),
-        ({"nms": 0.0}, "an IoU"),
-        ({"fg_fraction": 0.0}, "share of the anchors"),
+        ({"fg_iou": 0.2}, r"rpn\.bg_iou=0\.3, rpn\.fg_iou=0\.2"),
+        ({"nms": 0.0}, r"rpn\.nms=0\.0: expected a number above 0, up to 1"),
+        ({"fg_fraction": 0.0}, "fg_fraction"),
         ({"anchors_per_image": 0}, "at least 1"),
-        ({"sides": ((8.0,), (16.0, 32.0))}, "each has as many"),
+        ({"sides": ((8.0,), (16.0, 32.0))}, "as many for each"),
         ({"ratios": (-1.0,)}, "above 0"),
     ],
 )

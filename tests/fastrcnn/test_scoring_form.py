@@ -7,11 +7,10 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from fastrcnn.config import BACKBONES, FastRCNNConfig
+from fastrcnn.config import BACKBONES, FastRCNNConfig, RPNConfig
 from fastrcnn.convolution import ONEDNN
 from fastrcnn.detection import detect, propose_learned
 from fastrcnn.model import FastRCNN
-from fastrcnn.rpn_config import RPNConfig
 from fastrcnn.scoring_form import PackedLinear, fold_norms, scoring_form
 from fastrcnn.svd import compress
 

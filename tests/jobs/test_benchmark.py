@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import tyro
 from PIL import Image
 
 from fastrcnn.config import ProposalConfig
@@ -17,23 +16,31 @@ from jobs import benchmark
 from jobs.benchmarks import decode as benchmark_decode
 from jobs.benchmarks import images as benchmark_images
 from jobs.benchmarks import proposals as benchmark_proposals
-from jobs.benchmarks.accuracy import AccuracyConfig
-from jobs.benchmarks.decode import DecodeConfig
-from jobs.benchmarks.proposals import Measured, ProposalsConfig
+from jobs.benchmarks.config import AccuracyConfig, DecodeConfig, ProposalsConfig
+from jobs.benchmarks.proposals import Measured
+from pipeline.arguments import parse_arguments
+from pipeline.commands import find, load
 from pipeline.errors import UserError
 
 JOB = Path(benchmark.__file__)
 GT = np.array([[0, 0, 20, 20], [10, 10, 90, 90]], np.float32)
 
 
-def test_the_job_is_executable_and_has_three_tasks() -> None:
+def task(name: str, *flags: str) -> object:
+    command = find(benchmark.TASKS, name)
+    assert command is not None
+    return parse_arguments(load(command.config), flags, name)
+
+
+def test_the_job_is_executable_and_its_tasks_take_flags() -> None:
     assert os.access(JOB, os.X_OK)
-    own = tyro.cli(benchmark.TASKS, args=["accuracy", "--data", "bccd", "--weights", "x.pth"])
-    assert own == AccuracyConfig(data=Path("bccd"), weights="x.pth")
-    own = tyro.cli(benchmark.TASKS, args=["proposals", "--data", "a", "b", "--limit", "3"])
-    assert own == ProposalsConfig(data=("a", "b"), limit=3)
-    own = tyro.cli(benchmark.TASKS, args=["decode", "--data", "a", "--rounds", "2"])
-    assert own == DecodeConfig(data=("a",), rounds=2)
+    assert task("accuracy", "--data", "bccd", "--weights", "x.pth") == AccuracyConfig(
+        data=Path("bccd"), weights="x.pth"
+    )
+    assert task(
+        "proposals", "--data", "a", "b", "--limit", "3", "--no-reference"
+    ) == ProposalsConfig(data=("a", "b"), limit=3, reference=False)
+    assert task("decode", "--data", "a", "--rounds", "2") == DecodeConfig(data=("a",), rounds=2)
 
 
 def test_a_proposer_is_a_name_and_settings() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster import asks_for_token, check_closed
+from pipeline import cluster
+from pipeline.cluster import asks_for_token, check_closed, check_versions
 from pipeline.errors import UserError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -70,6 +71,54 @@ def test_one_in_a_network_of_its_own_is_warned_of_and_one_in_the_internet_refuse
             assert "ray get-auth-token --generate" in caplog.text
     with pytest.raises(UserError, match=r"8\.8\.8\.8.*--allow-open-cluster"):
         check_closed(["8.8.8.8"], closed=False)
+
+
+def test_a_node_without_the_package_or_with_another_version_is_named() -> None:
+    check_versions({"10.0.0.4": "0.1.0", ELSEWHERE: "0.1.0"}, "0.1.0")
+    with pytest.raises(UserError) as caught:
+        check_versions({"10.0.0.4": "0.1.0", ELSEWHERE: None}, "0.1.0")
+    assert str(caught.value) == (
+        "the node 192.0.2.7 of the Ray cluster: has no fastrcnn-ray, this machine has 0.1.0. Install"
+        " fastrcnn-ray 0.1.0 in the Python of every node, or start the job from a checkout."
+    )
+    with pytest.raises(UserError, match=r"10\.0\.0\.4.*has fastrcnn-ray 0\.0\.9, this machine has"):
+        check_versions({"10.0.0.4": "0.0.9", ELSEWHERE: "0.1.0"}, "0.1.0")
+
+
+JOB_WITH_FOLDER = '{"runtime_env": {"working_dir": "gcs://_ray_pkg_0.zip"}}'
+
+
+@pytest.mark.parametrize(
+    ("environment", "in_checkout", "installed"),
+    [
+        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": JOB_WITH_FOLDER}, {}, {}),
+        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, {"working_dir": str(CHECKOUT)}, {}),
+        ({"RAY_ADDRESS": "127.0.0.1:6379"}, {"working_dir": str(CHECKOUT)}, {}),
+    ],
+)
+def test_only_a_checkout_is_sent_to_a_cluster_that_is_joined(
+    environment: dict[str, str],
+    in_checkout: dict[str, str],
+    installed: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for name in ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cluster.is_checkout()
+    assert cluster._runtime_env() == in_checkout
+    monkeypatch.setattr(cluster, "CHECKOUT", tmp_path)
+    assert not cluster.is_checkout()
+    assert cluster._runtime_env() == installed
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_node_says_its_version() -> None:
+    """Also one that is busy: the question takes no CPU."""
+    (version,) = cluster.node_versions().values()
+    assert version == "0.1.0"
 
 
 def run_apart(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

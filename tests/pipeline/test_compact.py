@@ -223,6 +223,17 @@ def test_a_dry_run_writes_nothing(output: str, caplog: pytest.LogCaptureFixture)
     assert storage.list_objects(f"{output}/detections", missing_ok=True) == []
 
 
+def test_the_temp_folder_may_be_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sorted").mkdir()
+    write_shard(str(tmp_path), image("a.jpg", ("cat", 0.5, A)))
+    (summary,) = run(config(str(tmp_path), temp_folder="~/sorted"))
+    assert summary.boxes == 1
+    assert list((tmp_path / "sorted").iterdir()) == []
+
+
 def test_a_broken_shard_and_a_missing_folder_are_named(tmp_path: Path) -> None:
     uri = write_shard(str(tmp_path), image("a.jpg", ("cat", 0.5, A)))
     with pytest.raises(UserError, match="--temp-folder /no/such: cannot be written to"):

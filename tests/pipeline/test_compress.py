@@ -9,8 +9,9 @@ import torch
 
 from fastrcnn.detection import detect
 from pipeline.checkpoints import load
-from pipeline.compress import CompressConfig, run
+from pipeline.compress import run
 from pipeline.errors import UserError
+from pipeline.tool_config import CompressConfig
 
 
 def test_at_full_rank_it_is_the_same_detector(tiny_checkpoint: Path, tmp_path: Path) -> None:

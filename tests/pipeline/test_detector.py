@@ -142,6 +142,16 @@ def test_every_kind_of_image_gives_the_same(tiny_checkpoint: Path, tmp_path: Pat
     assert [detector(kind) for kind in kinds] == together == [together[0]] * len(kinds)
 
 
+def test_a_checkpoint_and_an_image_may_lie_in_the_home_folder(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").symlink_to(tiny_checkpoint)
+    Image.effect_noise((60, 40), 40).convert("RGB").save(tmp_path / "a.png")
+    detector = Detector("~/model")
+    assert detector.detect(["~/a.png"]) == detector.detect([tmp_path / "a.png"])
+
+
 def test_a_list_of_images_gives_the_boxes_that_a_scoring_run_writes(
     candidates: pa.Table, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +43,32 @@ def test_a_bad_image_is_a_row_with_its_error(images: str) -> None:
 def test_settings_have_folders_of_their_own() -> None:
     names = {settings_name(c) for c in (GRID, ProposalConfig(name="grid"), ProposalConfig())}
     assert len(names) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "selective_search-8dac780c"),
+        ({"name": "grid", "max_boxes": 300}, "grid-41442262"),
+        ({"mode": "small", "seed": 7}, "selective_search-e36f39f4"),
+        ({"name": "opencv", "mode": "quality"}, "opencv-c16244bc"),
+        ({"name": "grid", "shapes": ((0.25, 0.5), (0.5, 0.5))}, "grid-cb52ee60"),
+        ({"name": "rpn"}, "rpn-633e85f6"),
+        ({"mode": "exact", "max_boxes": 1000, "min_size": 12}, "selective_search-0b3c02dd"),
+    ],
+)
+def test_folders_are_called_as_on_2026_11_29(settings: dict[str, Any], name: str) -> None:
+    assert settings_name(ProposalConfig(**settings)) == name
+
+
+def test_a_later_field_names_another_folder_only_where_it_is_set() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Later(ProposalConfig):
+        overlap: float = 0.0
+
+    Later.__name__ = "ProposalConfig"
+    assert settings_name(Later()) == "selective_search-8dac780c"
+    assert settings_name(Later(overlap=0.5)) != "selective_search-8dac780c"
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -18,10 +18,11 @@ from fastrcnn.detection import propose_learned
 from fastrcnn.scoring_form import scoring_form
 from pipeline import storage
 from pipeline.errors import JobError, UserError
-from pipeline.proposals_export import ExportProposalsConfig, Proposer, run
+from pipeline.proposals_export import Proposer, run
 from pipeline.proposals_table import ProposalsTable, find_table
 from pipeline.schema import PROPOSALS_EXPORT
 from pipeline.scoring.candidates import ReadSettings, read_images
+from pipeline.tool_config import ExportProposalsConfig
 from tests.pipeline.record_cases import planned_rows
 
 

@@ -16,8 +16,9 @@ from scipy.io import savemat
 
 from pipeline.errors import UserError
 from pipeline.inert_pickle import as_array, load_inert
-from pipeline.proposals_import import ImportConfig, read_mat, read_pickle, run
+from pipeline.proposals_import import read_mat, read_pickle, run
 from pipeline.proposals_table import ProposalsTable
+from pipeline.tool_config import ImportConfig
 
 BOX = np.array([[10, 20, 30, 50]], np.float32)
 VOC = """<annotation><size><width>90</width><height>60</height><depth>3</depth></size>

@@ -169,7 +169,7 @@ def refused(scenes: Path, tmp_path: Path, **changes: Any) -> str:
     [
         ({"split": "holdout"}, "train"),  # the splits there are are listed
         ({"classes": ("zebra", "yak")}, "zebra"),
-        ({"backbone": "vgg17"}, "known are"),
+        ({"backbone": "vgg17"}, "--backbone vgg17: expected one of caffenet"),
         ({"proposals": "sliding_window"}, "grid, opencv"),
         ({"proposals": "selective_search", "proposal_mode": "exactly"}, "fast, small, exact"),
         ({"proposal_mode": "small"}, "grid has no such mode"),

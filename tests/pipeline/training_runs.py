@@ -78,6 +78,7 @@ DRIVER = """
 import sys, ray
 from pipeline import train
 from pipeline.config import TrainConfig
+from pipeline.training.overrides import ModelOverrides, RPNOverrides, SolverOverrides
 sys.stdin.readline()
 train.RESIZE_EVERY_S = 1.0
 ray.init(address=sys.argv[1], log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": sys.argv[2]}})

@@ -11,7 +11,8 @@ import torch
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.model import FastRCNN
 from jobs.benchmarks import detector as benchmark_detector
-from jobs.benchmarks.detector import DetectorBenchmarkConfig, measure, table
+from jobs.benchmarks.config import DetectorBenchmarkConfig
+from jobs.benchmarks.detector import measure, table
 from jobs.benchmarks.roofline import Floor, Peak
 from pipeline.scene_dataset import draw_split
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobs.benchmarks import proposers as benchmark_proposers
-from jobs.benchmarks.proposers import ProposersConfig, ablation, table
+from jobs.benchmarks.config import ProposersConfig
+from jobs.benchmarks.proposers import ablation, table
 from pipeline.ablation.comparisons import rows
 from pipeline.scene_dataset import draw_split
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.benchmarks.scale import ScaleConfig, bucket_of, run
+from jobs.benchmarks.config import ScaleConfig
+from jobs.benchmarks.scale import bucket_of, run
 from pipeline import storage
 
 

@@ -10,24 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import tyro
 
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.model import FastRCNN
 from jobs import benchmark
 from jobs.benchmarks import ray_example as benchmark_ray_example
+from jobs.benchmarks.config import ScoreBenchmarkConfig
 from jobs.benchmarks.images import photographs
 from jobs.benchmarks.rates import comparison_lines, growth_lines, middle_rate
-from jobs.benchmarks.score import ScoreBenchmarkConfig
+from pipeline.arguments import parse_arguments
 from pipeline.errors import UserError
 from pipeline.scene_dataset import draw_split
 
 
 def test_several_counts_can_be_given() -> None:
-    flags = ["score", "--images", "photos", "--counts", "300", "1000", "--bucket"]
-    own = tyro.cli(benchmark.TASKS, args=flags)
-    assert own == ScoreBenchmarkConfig(images=Path("photos"), counts=(300, 1000), bucket=True)
+    flags = ["--images", "photos", "--counts", "300", "1000", "--bucket"]
+    config = parse_arguments(ScoreBenchmarkConfig, flags, "benchmark")
+    assert config == ScoreBenchmarkConfig(images=Path("photos"), counts=(300, 1000), bucket=True)
 
 
 def test_less_than_two_batches_have_no_rate() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from jobs.benchmarks import train as benchmark_train
+from jobs.benchmarks.config import TrainBenchmarkConfig
 from jobs.benchmarks.roofline import Floor, Peak
-from jobs.benchmarks.train import TrainBenchmarkConfig, scaling_lines
+from jobs.benchmarks.train import scaling_lines
 from jobs.benchmarks.train_loops import WARM, beside_torchvision, peer_lines
 from pipeline.errors import UserError
 from pipeline.scene_dataset import draw_split

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pipeline.errors import UserError
 from pipeline.scene_dataset import draw_split
 from pipeline.training.examples import Example
 from pipeline.training.plan import TrainPlan
+from pipeline.training.same_run import claim_output
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +244,72 @@ def test_seeds_are_one_line_with_their_range(scenes: str, tmp_path: Path) -> Non
     markdown = as_markdown(replace(config(scenes, tmp_path), seeds=(3, 4)), two)
     recall = "0.600 (0.500 to 0.700) | 0.250 (0.250 to 0.250)"
     assert f"| whole | {recall} | 60.0 (50.0 to 70.0) |" in markdown
+
+
+def test_a_number_is_the_same_by_its_flag_and_by_set(scenes: str, tmp_path: Path) -> None:
+    by_flag = config(scenes, tmp_path, scale=128, rois_per_image=4)
+    by_set = AblateConfig(
+        **{f.name: getattr(by_flag, f.name) for f in fields(AblateConfig)}
+        | {"scale": 600, "rois_per_image": 64, "set": ("scale=128", "rois_per_image=4")}
+    ).settled(by_old_rule=False)
+    assert by_set == by_flag
+    for row in rows(replace(by_flag, comparisons=("sampling", "scales", "multi_task"))):
+        plans = [TrainPlan.of(one.training(row.training), ("thing",)) for one in (by_flag, by_set)]
+        assert plans[0] == plans[1]
+    assert TrainPlan.of(by_flag.training(Training()), ("thing",)).model.max_size == 213
+
+
+def test_a_rows_settings_win_over_the_runs(scenes: str, tmp_path: Path) -> None:
+    flags = config(scenes, tmp_path, set=("momentum=0.8", "rois_per_image=4"))
+    training = Training(settings=("rois_per_image=1", "batch_size=16", "momentum=0.5"))
+    made = TrainPlan.of(flags.training(training), ("thing",))
+    assert (made.model.rois_per_image, made.solver.batch_size, made.solver.momentum) == (1, 16, 0.5)
+    assert made.solver.learning_rate == 0.001  # --learning-rate's, whatever the batch
+
+
+def test_steps_take_the_place_of_epochs(scenes: str, tmp_path: Path) -> None:
+    flags = config(scenes, tmp_path, epochs=12, set=("iterations=7",))
+    solver = TrainPlan.of(flags.training(Training()), ("thing",)).solver
+    assert (solver.iterations, solver.epochs) == (7, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"set": ("dropout=2",)}, "--set dropout=2: expected a number from 0 to below 1"),
+        ({"set": ("scale=0",), "scale": 600}, "--set scale=0: expected an integer of at least 1"),
+        ({"scale": 0}, "--scale 0: expected an integer of at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_the_flag_that_said_it(
+    scenes: str, tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        config(scenes, tmp_path, **changes)
+    assert str(caught.value).startswith(line)
+
+
+def test_two_doors_with_different_values_are_refused(scenes: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--scale 96 --set scale=64: model.scale has two values"):
+        ablate.run(config(scenes, tmp_path, set=("scale=64",), dry_run=True))
+
+
+def test_an_old_output_keeps_the_plan_it_began_with(scenes: str, tmp_path: Path) -> None:
+    """Of dbe21ba: --set scale won over --scale, which alone changed max_size."""
+    flags = config(scenes, tmp_path, set=("scale=64",), comparisons=("svd",), dry_run=True)
+    made = TrainPlan.of(flags.settled(by_old_rule=True).training(Training()), ("thing",)).model
+    assert (made.scale, made.max_size) == (64, 160)
+    claim_output(flags, ablate.FREE_FLAGS)
+    run = json.loads((tmp_path / "run.json").read_text())
+    del run["numbers"]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    ablate.run(flags)
+
+
+def test_trials_are_called_as_on_2026_11_29() -> None:
+    assert Training().name == "f2b4bbe87bd5"
+    one_each = ("rois_per_image=1", "batch_size=128", "images_per_pass=8")
+    assert Training(settings=one_each).name == "c5245b258370"
+    start = Training(settings=("box_weight=0",))
+    assert start.name == "53d097dd9869"
+    assert Training(settings=("trained=bbox_pred",), start=start).name == "396e3c911562"

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from fastrcnn.config import FastRCNNConfig
+from fastrcnn.config import FastRCNNConfig, RPNConfig
 from fastrcnn.model import FastRCNN
 from fastrcnn.proposals import grid
-from fastrcnn.rpn_config import RPNConfig
 from pipeline.ablation.torchvision_heads import TorchvisionHeads
 
 SIZE, SCALED = (128, 193), (64, 96)

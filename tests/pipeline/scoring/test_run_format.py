@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -35,29 +35,36 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Job]:
     prepared.selection.listed.close()
 
 
+CLASSES = ("cat", "dog")
+
+
+def begin(job: Job, done: Collection[int] = ()) -> RunFormat:
+    return begin_run(job.config.output, job.run_id, done, {"model_id": "m"})
+
+
 def config_uri(job: Job) -> str:
     return record.described_uri(job.config.output, job.run_id, "config.json")
 
 
 def test_a_new_run_writes_down_all_columns(job: Job) -> None:
-    begun = begin_run(job, ())
+    begun = begin(job)
     assert begun.columns == tuple(SCORED.names)
     assert json.loads(storage.read_bytes(config_uri(job)))["columns"] == SCORED.names
-    assert begun.metadata(job)[b"format_version"] == str(TABLE_VERSION).encode()
+    assert begun.metadata(CLASSES, "m")[b"format_version"] == str(TABLE_VERSION).encode()
 
 
 def test_a_run_of_version_1_keeps_its_columns(job: Job) -> None:
     storage.write_bytes(config_uri(job), json.dumps({"run_id": job.run_id}).encode())
-    begun = begin_run(job, {0})
+    begun = begin(job, {0})
     assert begun == RunFormat(columns=FIRST_COLUMNS, format_version=1, decoder_version=1)
-    assert begun.metadata(job)[b"format_version"] == b"1"
+    assert begun.metadata(CLASSES, "m")[b"format_version"] == b"1"
 
 
 def test_a_run_of_a_newer_version_is_refused(job: Job) -> None:
     newer = {"format_version": TABLE_VERSION + 1, "columns": [*SCORED.names, "mood"]}
     storage.write_bytes(config_uri(job), json.dumps(newer).encode())
     with pytest.raises(UserError, match="newer version.*Install the newer version"):
-        begin_run(job, ())
+        begin(job)
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[1]", '{"columns": ["mood"]}', '{"columns": 3}'])
@@ -75,18 +82,22 @@ def test_where_the_description_is_lost_the_shards_tell_the_columns(
     kept = RunFormat(columns=columns, format_version=version, decoder_version=1)
     work = planned(job.config.output, 3)
     writer = committer(
-        job.config.output, work, run_id=job.run_id, columns=columns, metadata=kept.metadata(job)
+        job.config.output,
+        work,
+        run_id=job.run_id,
+        columns=columns,
+        metadata=kept.metadata(CLASSES, "m"),
     )
     writer.add(result(rows_of(work)))
     writer.close()
-    assert begin_run(job, {0}) == kept
+    assert begin(job, {0}) == kept
     assert read_format(config_uri(job)) == kept
 
 
 def test_a_shard_names_its_decoder_and_the_hash_of_its_generation(job: Job) -> None:
     work = planned(job.config.output, 3)
-    begun = begin_run(job, ())
-    metadata = begun.metadata(job)
+    begun = begin(job)
+    metadata = begun.metadata(CLASSES, "m")
     writer = committer(job.config.output, work, run_id=job.run_id, metadata=metadata)
     writer.add(result(rows_of(work)))
     writer.close()
@@ -102,19 +113,23 @@ def test_rows_of_another_decoder_are_counted(
 ) -> None:
     """Shard 0 (three rows) was made by decoder 1, shard 1 (one row) by decoder 2, which is today's."""
     work = planned(job.config.output, 4)
-    begun = begin_run(job, ())
+    begun = begin(job)
     made = []
     for shard, decoder in enumerate((1, 2)):
         monkeypatch.setattr(run_format, "DECODER_VERSION", decoder)
         writer = committer(
-            job.config.output, work, [shard], run_id=job.run_id, metadata=begun.metadata(job)
+            job.config.output,
+            work,
+            [shard],
+            run_id=job.run_id,
+            metadata=begun.metadata(CLASSES, "m"),
         )
         writer.add(result(rows_of(work, [shard])))
         writer.close()
         made += writer.shards
     write_manifest(job.config.output, job.run_id, work, made)
     with caplog.at_level(logging.WARNING, logger="pipeline"):
-        assert warn_of_other_decoders(job, work, {0, 1}, begun) == 3
+        assert warn_of_other_decoders(job.run_id, work, {0, 1}, begun) == 3
     assert "3 of its rows were made with another version of the image decoder" in caplog.text
     assert "--fresh" in caplog.text
 

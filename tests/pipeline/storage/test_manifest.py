@@ -44,6 +44,12 @@ def test_relative_paths_are_made_absolute(tmp_path: Path) -> None:
     assert named(write(tmp_path, "m.txt", "s3://b/a\n/x/../y\n")) == ["s3://b/a", "/y"]
 
 
+def test_a_list_names_no_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody wrote `~root/x` at a shell: a file that is called so is meant."""
+    monkeypatch.chdir(tmp_path)
+    assert named(write(tmp_path, "m.txt", "~root/x.jpg\n")) == [str(tmp_path / "~root" / "x.jpg")]
+
+
 def test_etags_and_sizes_are_taken_where_the_list_has_them(tmp_path: Path) -> None:
     uri = write(tmp_path, "m.csv", "etag,size_bytes,image_uri\ne1,5,s3://b/a\n,,s3://b/b\n")
     (table,) = storage.iter_manifest(uri)

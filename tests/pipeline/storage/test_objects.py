@@ -69,6 +69,27 @@ def test_absolute_makes_local_paths_absolute_and_leaves_the_rest() -> None:
     assert storage.absolute("s3://b/x/../y//z%20") == "s3://b/x/../y//z%20"
 
 
+def test_a_leading_tilde_is_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("~/x") == str(tmp_path / "home" / "x")
+    assert storage.absolute("~") == str(tmp_path / "home")
+    assert storage.absolute("~root/x") == os.path.expanduser("~root/x")
+    for literal in ("./~/x", "a/~/x", "~no-such-user/x"):
+        assert storage.absolute(literal) == os.path.join(tmp_path, literal.removeprefix("./"))
+    assert storage.absolute("file:///~/x") == "file:///~/x"
+    assert storage.absolute("s3://b/~/x") == "s3://b/~/x"
+    storage.write_bytes("~/photos/a.jpg", b"1")
+    (tmp_path / "~").write_bytes(b"2")
+    assert storage.read_bytes(str(tmp_path / "home" / "photos" / "a.jpg")) == b"1"
+    assert storage.read_bytes("./~") == b"2"
+    expected = [str(tmp_path / "home" / "photos" / "a.jpg")]
+    assert [info.uri for info in storage.list_objects("~/photos")] == expected
+    assert [info.uri for info in storage.list_objects("~/photos/*.jpg")] == expected
+
+
 def test_stem_takes_the_last_suffix_off() -> None:
     assert storage.stem("s3://b/d.e/a.b.JPG") == "a.b"
     assert storage.stem("/x/.hidden") == ".hidden"

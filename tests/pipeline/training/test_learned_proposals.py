@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fastrcnn.rpn_config import RPNConfig
+from fastrcnn.config import RPNConfig
 from pipeline import evaluate, proposals_export, score, train
 from pipeline.annotations import LabelledImage
 from pipeline.config import EvaluateConfig, ScoreConfig, TrainConfig
@@ -103,11 +103,14 @@ def test_both_presets_take_an_rpn_with_fixed_deviations_and_as_many_proposals_as
     [
         ({"set": ("pyramid=100,200",)}, "one scale"),
         ({"set": ("trained=bbox_pred",)}, "second stage"),
-        ({"set": ("train_nms=0.7",)}, "rpn_nms"),
+        ({"set": ("train_nms=0.7",)}, r"--rpn\.nms"),
         ({"rois_per_image": 1}, "RoI-centric"),
         ({"proposal_mode": "small"}, "rpn has no such mode"),
-        ({"set": ("rpn_nms=2",)}, "is an IoU"),
-        ({"proposals": "grid", "set": ("rpn_nms=0.5",)}, "no RPN's"),
+        ({"set": ("rpn_nms=2",)}, "--set rpn_nms=2: expected a number above 0, up to 1"),
+        (
+            {"proposals": "grid", "set": ("rpn_nms=0.5",)},
+            "--set rpn_nms=0.5: --proposals grid are no RPN's",
+        ),
     ],
 )
 def test_what_does_not_go_with_an_rpn_is_refused(changes: dict[str, Any], reason: str) -> None:

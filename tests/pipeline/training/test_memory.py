@@ -6,10 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from fastrcnn.config import FastRCNNConfig
+from fastrcnn.config import FastRCNNConfig, RPNConfig, SolverConfig
 from fastrcnn.model import FastRCNN
-from fastrcnn.rpn_config import RPNConfig
-from fastrcnn.solver import SolverConfig
 from pipeline.errors import UserError
 from pipeline.training.memory import FLOAT, StepMemory, check_fits, step_memory
 

@@ -33,7 +33,7 @@ def test_a_worker_gets_as_many_cpus_as_fit_on_its_node(
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     ("flags", "reason"),
-    [({"num_workers": 3}, "a CPU each"), ({"gpus_per_worker": 1}, "1 GPUs, the cluster has 0")],
+    [({"num_workers": 4}, "a CPU each"), ({"gpus_per_worker": 1}, "1 GPUs, the cluster has 0")],
 )
 def test_more_than_there_is_is_refused(flags: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason):

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from fastrcnn.checkpoint import save_checkpoint
-from fastrcnn.config import FastRCNNConfig, ProposalConfig
+from fastrcnn.config import FastRCNNConfig, ProposalConfig, SolverConfig
 from fastrcnn.model import FastRCNN
-from fastrcnn.solver import SolverConfig, build_optimizer, learning_rate, set_learning_rate
+from fastrcnn.solver import build_optimizer, learning_rate, set_learning_rate
 from pipeline.training.state import Progress, load_state, save_state
 
 CONFIG = FastRCNNConfig.paper(2, backbone="tiny", fc_dim=16, dropout=0.0)

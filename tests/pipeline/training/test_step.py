@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastrcnn.config import FastRCNNConfig
+from fastrcnn.config import FastRCNNConfig, RPNConfig, SolverConfig
 from fastrcnn.loss import Target
 from fastrcnn.model import FastRCNN
-from fastrcnn.rpn_config import RPNConfig
-from fastrcnn.solver import SolverConfig, build_optimizer, freeze_untrained
+from fastrcnn.solver import build_optimizer, freeze_untrained
 from pipeline.training.examples import Batch
 from pipeline.training.step import NonFiniteLossError, train_step
 

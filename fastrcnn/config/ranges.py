@@ -1,0 +1,138 @@
+"""The values that each field of a config takes, written as its type: `momentum: BelowOne = 0.9`.
+
+`check_fields` refuses every other value, nan and infinity among them, in one line that names the field.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The finite numbers between two limits."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    """The lower limit itself is outside."""
+    below: bool = False
+    """The upper limit itself is outside."""
+
+    def __contains__(self, value: float) -> bool:
+        high_enough = self.low < value if self.above else self.low <= value
+        low_enough = value < self.high if self.below else value <= self.high
+        return high_enough and low_enough and abs(value) < math.inf  # nan fails each comparison
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{'above' if self.above else 'of at least'} {self.low:g}"
+        if self.above:
+            return f"above {self.low:g}, {'below' if self.below else 'up to'} {self.high:g}"
+        return f"from {self.low:g} to {'below ' if self.below else ''}{self.high:g}"
+
+
+Count = Annotated[int, Range(1)]
+CountOrZero = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(-(2**64), 2**64)]
+Positive = Annotated[float, Range(0, above=True)]
+NotNegative = Annotated[float, Range(0)]
+Length = Annotated[float, Range(0, 1e6, above=True, below=True)]
+Share = Annotated[float, Range(0, 1)]
+PositiveShare = Annotated[float, Range(0, 1, above=True)]
+BelowOne = Annotated[float, Range(0, 1, below=True)]
+Margin = Annotated[float, Range(-1e30, 1e30)]
+"""A score that need not be a probability: the margin of an SVM."""
+
+
+class FieldError(ValueError):
+    """Fields of a config have values that cannot be.
+
+    Args:
+        values: the fields concerned, by name.
+        expected: what is expected of them, as in "expected ...".
+    """
+
+    def __init__(self, values: Mapping[str, object], expected: str) -> None:
+        super().__init__(dict(values), expected)  # the arguments themselves, so that it pickles
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.args[0])
+
+    @property
+    def expected(self) -> str:
+        return str(self.args[1])
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name}={repr(value)[:80]}" for name, value in self.args[0].items())
+        return f"{values}: expected {self.expected}"
+
+
+def check_fields(config: Any, prefix: str = "") -> None:
+    """Compare every field of a config with its type and range.
+
+    Args:
+        config: a dataclass.
+        prefix: stands before the field's name in an error.
+
+    Raises:
+        FieldError: the first field that has another value.
+
+    Example:
+        SolverConfig(momentum=7) raises "momentum=7: expected a number from 0 to below 1".
+    """
+    kind: type = type(config)
+    for name, hint in field_types(kind).items():
+        value = getattr(config, name)
+        if not _fits(value, hint):
+            raise FieldError({prefix + name: value}, describe(hint))
+
+
+@cache
+def field_types(kind: type) -> dict[str, Any]:
+    """The type of each field, with its range."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        if isinstance(value, bool):  # Python counts it among the integers
+            return False
+        number, limits = parts
+        return isinstance(value, Integral if number is int else Real) and value in limits
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is Literal:
+        return isinstance(value, str) and value in parts
+    if kind is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        hints = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(hints) == len(value) and all(map(_fits, value, hints))
+    return isinstance(value, hint)
+
+
+def describe(hint: Any) -> str:
+    """What is expected of a value, in words: "a number above 0"."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        number, limits = parts
+        return f"{'an integer' if number is int else 'a number'} {limits}"
+    if kind in (Union, UnionType):
+        return " or ".join(map(describe, sorted(parts, key=lambda part: part is not NoneType)))
+    if kind is Literal:
+        return " or ".join(parts)
+    if kind is tuple:
+        count = "values" if parts[-1] is ... else f"{len(parts)} values"
+        return f"{count}, each {describe(parts[0])}"
+    words = {NoneType: "null", bool: "true or false", str: "text"}
+    return words.get(hint) or f"a {getattr(hint, '__name__', hint)}"

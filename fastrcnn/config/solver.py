@@ -1,0 +1,109 @@
+"""The numbers of SGD: rates, schedule, decay and momentum, of the reference code and of today.
+
+F = rbgirshick/fast-rcnn (solver.prototxt, train.prototxt), C = its Caffe, D2 = detectron2's 1x schedule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastrcnn.config.ranges import (
+    BelowOne,
+    Count,
+    CountOrZero,
+    FieldError,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Share,
+    check_fields,
+)
+
+Schedule = Literal["step", "cosine"]
+Trained = Literal["all", "bbox_pred"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SolverConfig:
+    """How the model is trained. The bare defaults are `paper`."""
+
+    learning_rate: Positive = 0.001
+    """Rate of weights, at `batch_size` (F). Biases have `bias_rate` times it."""
+    batch_size: Count = 2
+    """Images a step, over all workers (paper, section 2.3: N)."""
+    iterations: Count | None = 40_000
+    """SGD steps (F). null: as many as `epochs` takes."""
+    epochs: Positive | None = None
+    """Passes over the training images, where `iterations` is null."""
+    schedule: Schedule = "step"
+    """How the rate falls: `step` at `drops` (F), `cosine` all the time."""
+    drops: tuple[Share, ...] = (0.75,)
+    """`step`: shares of the run after which the rate is multiplied by `gamma` (F: 30k of 40k)."""
+    gamma: PositiveShare = 0.1
+    """`step`: factor of each drop of the rate (F)."""
+    momentum: BelowOne = 0.9
+    """Share of the last step's velocity that is kept (F)."""
+    caffe_momentum: bool = True
+    """V <- mu V + lr g (C solver.cpp): a drop of the rate takes ten steps to arrive. torch drops at once."""
+    weight_decay: NotNegative = 0.0005
+    """L2 penalty of weights (F)."""
+    bias_rate: NotNegative = 2.0
+    """Factor of the rate, for biases (F lr_mult 2)."""
+    bias_decay: NotNegative = 0.0
+    """Factor of the decay, for biases (F decay_mult 0; the paper's text says 1)."""
+    warmup: CountOrZero = 0
+    """Steps over which the rate grows linearly from a thousandth."""
+    max_grad_norm: Positive | None = None
+    """Longer gradients are shortened to it: one odd batch then cannot end a run."""
+    mixed_precision: bool = False
+    """bfloat16 autocast where the device has instructions for it (`fastrcnn.precision`): two images of 480 px
+    with an RPN (mobilenet_v2, a thread of AMD EPYC, Zen 5) took .55 s a step instead of .93."""
+    images_per_pass: Count | None = None
+    """Images of a worker's share that go through the network at once. The gradients of the passes are added
+    up: a step is the same and needs less memory. null: all of them."""
+    compile: bool = False
+    """torch.compile of the backbone, on GPUs; not measured there. On a CPU it would cost: mobilenet_v2, two
+    images of 240 px, .26 s of a core a step against .17, after four minutes of compiling."""
+    deterministic: bool = False
+    """Only algorithms that add up in one order: the same run bit for bit on the same kind of GPU, more slowly
+    (poolings have such paths, `fastrcnn.pooling`). CPUs give that anyway."""
+    trained: Trained = "all"
+    """What is trained. `bbox_pred`: all else keeps its weights, the second stage of stage-wise training
+    (paper, Table 6)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if (self.iterations is None) == (self.epochs is None):
+            length = {"iterations": self.iterations, "epochs": self.epochs}
+            raise FieldError(length, "a number for one of them, null for the other")
+
+    @classmethod
+    def paper(cls, **changes: Any) -> SolverConfig:
+        """F's numbers for VOC 2007."""
+        return cls(**changes)
+
+    @classmethod
+    def modern(cls, **changes: Any) -> SolverConfig:
+        """D2's 1x: .02 at 16 images, 12 epochs; here with a cosine, which needs no places for drops."""
+        numbers: dict[str, Any] = {
+            "learning_rate": 0.02,
+            "batch_size": 16,
+            "iterations": None,
+            "epochs": 12.0,
+            "schedule": "cosine",
+            "caffe_momentum": False,
+            "weight_decay": 0.0001,
+            "bias_rate": 1.0,
+            "warmup": 500,
+            "max_grad_norm": 10.0,
+            "mixed_precision": True,
+        }
+        return cls(**(numbers | changes))
+
+    def num_iterations(self, num_images: int) -> int:
+        """Steps of the whole run, at least one."""
+        if self.iterations is not None:
+            return self.iterations
+        assert self.epochs is not None
+        return max(1, round(self.epochs * num_images / self.batch_size))

@@ -1,0 +1,95 @@
+"""A config may gain fields, and what was hashed before has the same hash."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+import pytest
+
+from fastrcnn.config import FastRCNNConfig, ProposalConfig, RPNConfig, SolverConfig, growth
+
+CONFIGS = (FastRCNNConfig, RPNConfig, SolverConfig, ProposalConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterRPN(RPNConfig):
+    tilt: float = 0.0
+
+
+LaterRPN.__name__ = "RPNConfig"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterModel(FastRCNNConfig):
+    rpn: LaterRPN | None = None
+    shear: float = 0.0
+    calibrate: bool = True
+    """Its default has changed since: False means "as before"."""
+
+
+LaterModel.__name__ = "FastRCNNConfig"
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered = {**growth.LATER, "FastRCNNConfig": {"calibrate": False}}
+    monkeypatch.setattr(growth, "LATER", registered)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+def test_every_field_is_registered(config: type) -> None:
+    """A new field fails here: write into `growth.LATER` which value of it means "as before"."""
+    first, after = growth.FIRST[config.__name__], growth.LATER[config.__name__]
+    assert {field.name for field in fields(config)} == first | set(after)
+    assert not first & set(after)
+
+
+def test_the_first_fields_are_those_of_2026_11_29() -> None:
+    counts = {name: len(first) for name, first in growth.FIRST.items()}
+    expected = {"ProposalConfig": 9, "RPNConfig": 11, "FastRCNNConfig": 37, "SolverConfig": 19}
+    assert counts == expected
+
+
+def test_first_fields_are_hashed_whatever_their_value() -> None:
+    model = asdict(FastRCNNConfig.modern(2, rpn=RPNConfig()))
+    assert growth.hashed(FastRCNNConfig, model) == model
+    stored = json.loads(json.dumps(model))
+    assert growth.hashed(FastRCNNConfig, stored) == stored
+    del stored["quarter_turns"]  # of a version before it
+    assert growth.hashed(FastRCNNConfig, stored) == stored
+
+
+@pytest.mark.usefixtures("later")
+def test_a_later_field_is_hashed_only_where_it_is_not_as_before() -> None:
+    before = asdict(FastRCNNConfig.paper(2))
+    assert growth.hashed(LaterModel, asdict(LaterModel(num_classes=2, calibrate=False))) == before
+    for changes in ({"shear": 0.5}, {"calibrate": True}):
+        values = asdict(LaterModel(**({"num_classes": 2, "calibrate": False} | changes)))
+        assert growth.hashed(LaterModel, values) == before | changes
+
+
+@pytest.mark.usefixtures("later")
+def test_the_config_inside_another_grows_likewise() -> None:
+    before = asdict(FastRCNNConfig.paper(2, rpn=RPNConfig(nms=0.8)))
+    for tilt, extra in ((0.0, {}), (0.5, {"tilt": 0.5})):
+        model = LaterModel(num_classes=2, calibrate=False, rpn=LaterRPN(nms=0.8, tilt=tilt))
+        expected = before | {"rpn": before["rpn"] | extra}
+        assert growth.hashed(LaterModel, json.loads(json.dumps(asdict(model)))) == json.loads(
+            json.dumps(expected)
+        )
+
+
+@pytest.mark.usefixtures("later")
+def test_a_field_that_an_old_checkpoint_lacks_means_as_before() -> None:
+    stored = json.loads(json.dumps(asdict(FastRCNNConfig.paper(2))))
+    assert LaterModel.from_dict(stored).calibrate is False  # type: ignore[attr-defined]
+    assert LaterModel(num_classes=2).calibrate is True
+
+
+def test_lists_and_tuples_are_the_same_value() -> None:
+    assert growth.kept({"a": [[1, 2]], "b": [3]}, (), {"a": ((1, 2),), "b": ()}) == {"b": [3]}
+
+
+def test_a_name_that_nothing_is_known_of_is_kept() -> None:
+    assert growth.kept({"new": 0}, (), {}) == {"new": 0}

@@ -1,0 +1,171 @@
+"""The wheel, installed in an environment of its own, on a running cluster: no checkout anywhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jobs import demo_servers
+from tests.conftest import save_tiny_checkpoint
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+PACKAGES = ("fastrcnn", "pipeline")
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """An environment with the package."""
+
+    bin: Path
+    packages: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        path = os.pathsep.join((str(self.bin), os.environ["PATH"]))
+        kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        return kept | {"PATH": path} | more
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """A fresh environment; what the package needs it takes from this one's site-packages."""
+    folder = tmp_path_factory.mktemp("installed")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+    run([*build, "--directory", folder], cwd=CHECKOUT)
+    run([sys.executable, "-m", "venv", folder / "venv"], cwd=folder)
+    python = folder / "venv" / "bin" / "python"
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(run([python, "-c", code], cwd=folder).strip())
+    # Added by hand, not by a .pth file of that folder: those there, which name the checkout, stay unread.
+    (packages / "shared.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    (wheel,) = folder.glob("*.whl")
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
+    run([*pip, "--ignore-installed", wheel], cwd=folder)
+    # `ray` of the shared environment would start the cluster in that one, where the checkout is installed.
+    ray = python.parent / "ray"
+    ray.write_text(f"#!{python}\nfrom ray.scripts.scripts import main\n\nmain()\n")
+    ray.chmod(0o755)
+    return Installed(python.parent, packages)
+
+
+def run(command: list[object], cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def address(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of the GCS of a cluster that the environment's `ray start` began outside the checkout."""
+    logs = tmp_path_factory.mktemp("logs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(logs)
+        patch.setenv("PATH", installed.environment()["PATH"])
+        patch.delenv("PYTHONPATH", raising=False)
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
+        with demo_servers.ray_cluster(logs):
+            (log,) = logs.glob("ray*.log")
+            yield re.findall(r"--address='([\d.]+:\d+)'", log.read_text())[0]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A folder that is no checkout, with two images and a detector."""
+    save_tiny_checkpoint(tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        Image.effect_noise((60, 40), 40).convert("RGB").save(tmp_path / "photos" / name)
+    return tmp_path
+
+
+def score(
+    installed: Installed, folder: Path, address: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    places = "--images photos --checkpoint model --output out".split()
+    return subprocess.run(
+        [str(installed.bin / "fastrcnn-ray"), "score", *places],
+        cwd=folder,
+        env=installed.environment(RAY_ADDRESS=address, OMP_NUM_THREADS="1", **environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_the_environment_imports_the_installed_package(
+    installed: Installed, tmp_path: Path
+) -> None:
+    code = "import pipeline; print(pipeline.__file__)"
+    command = [installed.bin / "python", "-c", code]
+    where = Path(run(command, tmp_path, PYTHONPATH="").strip())
+    assert where == installed.packages / "pipeline" / "__init__.py"
+
+
+def test_the_installed_command_scores_on_a_cluster_that_has_the_package(
+    installed: Installed, address: str, elsewhere: Path
+) -> None:
+    done = score(installed, elsewhere, address)
+    assert done.returncode == 0, done.stdout
+    (shard,) = (elsewhere / "out" / "scored").glob("*/*.parquet")
+    rows = pq.read_table(shard).to_pylist()
+    assert [(Path(row["image_uri"]).name, row["status"]) for row in rows] == [
+        ("a.jpg", "ok"),
+        ("b.jpg", "ok"),
+    ]
+
+
+def test_a_node_with_another_version_is_refused(
+    installed: Installed, address: str, elsewhere: Path
+) -> None:
+    """Here the command has 0.0.9, an unpacked copy; the cluster's node has 0.1.0."""
+    for name in PACKAGES:
+        shutil.copytree(installed.packages / name, elsewhere / "older" / name)
+    source = elsewhere / "older" / "fastrcnn" / "__init__.py"
+    source.write_text(source.read_text().replace('"0.1.0"', '"0.0.9"'))
+    done = score(installed, elsewhere, address, PYTHONPATH=str(elsewhere / "older"))
+    assert done.returncode == 2, done.stdout
+    line = done.stdout.splitlines()[-1]
+    assert re.match(
+        r"error: the node [\d.]+ of the Ray cluster: has fastrcnn-ray 0\.1\.0, this machine has 0\.0\.9\.",
+        line,
+    )
+    assert not (elsewhere / "out" / "scored").exists()
+
+
+def test_a_node_without_the_package_is_refused(
+    installed: Installed, address: str, elsewhere: Path
+) -> None:
+    """The package is taken from the node; the command has a copy."""
+    (elsewhere / "copy").mkdir()
+    for name in PACKAGES:
+        shutil.move(installed.packages / name, elsewhere / "copy" / name)
+    try:
+        done = score(installed, elsewhere, address, PYTHONPATH=str(elsewhere / "copy"))
+    finally:
+        for name in PACKAGES:
+            shutil.move(elsewhere / "copy" / name, installed.packages / name)
+    assert done.returncode == 2, done.stdout
+    assert "has no fastrcnn-ray, this machine has 0.1.0." in done.stdout.splitlines()[-1]

@@ -1,0 +1,225 @@
+"""run.json: what is another run, what is the same one said otherwise, and outputs of other versions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import ablate, train
+from pipeline.ablation.config import AblateConfig
+from pipeline.config import TrainConfig
+from pipeline.errors import UserError
+from pipeline.training import same_run
+from pipeline.training.overrides import ModelOverrides, SolverOverrides
+from pipeline.training.plan import TrainPlan
+from pipeline.training.same_run import check_doors, check_same_run, claim_output, settled
+
+FREE = train.FREE_FLAGS
+OF_2026_11_29 = {
+    "data": "data", "split": "train", "val_split": None, "classes": [], "preset": "modern",
+    "backbone": "tiny", "weights": "none", "proposals": "grid", "proposal_mode": "fast",
+    "max_proposals": 200, "scale": 96, "rois_per_image": 32, "fc_dim": 32,
+    "set": ["images_per_pass=2"], "batch_size": 4, "iterations": 12, "epochs": None,
+    "learning_rate": None, "validate_every": 2, "seed": 3, "limit": None,
+}  # fmt: skip
+"""What dbe21ba wrote for `config` below, with `set=("images_per_pass=2",)`."""
+
+
+def config(output: Path, **changes: Any) -> TrainConfig:
+    small: dict[str, Any] = {
+        "backbone": "tiny",
+        "weights": "none",
+        "proposals": "grid",
+        "max_proposals": 200,
+        "scale": 96,
+        "fc_dim": 32,
+        "rois_per_image": 32,
+        "batch_size": 4,
+        "iterations": 12,
+        "validate_every": 2,
+    }
+    return TrainConfig(data="data", output=str(output), **(small | changes))
+
+
+def written(output: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((output / "run.json").read_text())
+    return read
+
+
+def write(output: Path, flags: dict[str, Any]) -> None:
+    (output / "run.json").write_text(json.dumps(flags))
+
+
+def test_a_new_output_carries_the_flags_of_2026_11_29_and_the_mark(tmp_path: Path) -> None:
+    claim_output(config(tmp_path, set=("images_per_pass=2",)), FREE)
+    assert written(tmp_path) == OF_2026_11_29 | {"numbers": "one door"}
+
+
+def test_later_flags_are_written_only_where_they_are_given(tmp_path: Path) -> None:
+    claim_output(config(tmp_path, solver=SolverOverrides(momentum=0.8)), FREE)
+    assert written(tmp_path)["solver"] == {"momentum": 0.8}
+    assert not {"model", "rpn"} & set(written(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        {"set": ("max_grad_norm=null", "momentum=0.8")},
+        {"solver": SolverOverrides(momentum=0.8, max_grad_norm="null")},
+        {"solver": SolverOverrides(momentum=0.8), "set": ("max_grad_norm=null",)},
+        {"set": ("momentum=0.80", "max_grad_norm=null"), "model": ModelOverrides(scale=96)},
+        {
+            "set": ("momentum=0.8", "max_grad_norm=null", "scale=96"),
+            "scale": None,
+            "num_workers": 2,
+        },
+    ],
+)
+def test_the_same_said_otherwise_is_the_same_run(tmp_path: Path, again: dict[str, Any]) -> None:
+    claim_output(config(tmp_path, set=("momentum=0.8", "max_grad_norm=null")), FREE)
+    claim_output(config(tmp_path, **again), FREE)
+
+
+@pytest.mark.parametrize(
+    ("again", "line"),
+    [
+        ({"seed": 4, "set": ("momentum=0.8",)}, "seed was 3, is 4"),
+        ({"set": ("momentum=0.7",)}, "solver.momentum was 0.8, is 0.7"),
+        ({}, "solver.momentum was 0.8, is not given"),
+        (
+            {"set": ("momentum=0.8", "max_grad_norm=null")},
+            "solver.max_grad_norm was not given, is None",
+        ),
+        ({"scale": 97, "set": ("momentum=0.8",)}, "model.scale was 96, is 97"),
+    ],
+)
+def test_another_run_is_refused_with_what_differs(
+    tmp_path: Path, again: dict[str, Any], line: str
+) -> None:
+    claim_output(config(tmp_path, set=("momentum=0.8",)), FREE)
+    with pytest.raises(UserError, match="holds another run") as caught:
+        claim_output(config(tmp_path, **again), FREE)
+    assert f"({line})" in str(caught.value)
+
+
+def test_an_output_of_2026_11_29_is_resumed_by_its_command(tmp_path: Path) -> None:
+    write(tmp_path, OF_2026_11_29)
+    claim_output(config(tmp_path, set=("images_per_pass=2",)), FREE)
+    claim_output(config(tmp_path, solver=SolverOverrides(images_per_pass=2)), FREE)
+    assert written(tmp_path) == OF_2026_11_29
+    with pytest.raises(UserError, match="solver.images_per_pass was 2, is not given"):
+        check_same_run(config(tmp_path), FREE)
+
+
+def test_an_old_output_goes_on_by_the_old_rule_and_a_new_one_by_the_new(tmp_path: Path) -> None:
+    flags = config(tmp_path, scale=None, batch_size=None, set=("scale=480", "batch_size=4"))
+    assert settled(flags) == flags
+    write(tmp_path, OF_2026_11_29 | {"scale": None, "batch_size": None, "set": list(flags.set)})
+    check_same_run(flags, FREE)
+    old = TrainPlan.of(settled(flags), ("thing",))
+    assert (old.model.max_size, old.solver.learning_rate) == (1000, 0.02)
+    (tmp_path / "run.json").unlink()
+    claim_output(flags, FREE)
+    new = TrainPlan.of(settled(flags), ("thing",))
+    assert (new.model.max_size, new.solver.learning_rate) == (800, 0.005)
+
+
+def test_where_short_flags_did_more_than_set_they_are_not_the_same_run(tmp_path: Path) -> None:
+    write(tmp_path, OF_2026_11_29)  # --scale 96: max_size became 160
+    with pytest.raises(UserError, match="holds another run"):
+        check_same_run(config(tmp_path, scale=None, set=("images_per_pass=2", "scale=96")), FREE)
+
+
+def test_two_values_of_an_old_output_are_no_mistake(tmp_path: Path) -> None:
+    flags = config(tmp_path, set=("images_per_pass=2", "scale=64"))
+    with pytest.raises(UserError, match="--scale 96 --set scale=64"):
+        check_doors(flags)
+    write(tmp_path, OF_2026_11_29 | {"set": list(flags.set)})
+    check_doors(flags)
+    check_same_run(flags, FREE)
+    assert TrainPlan.of(settled(flags), ("thing",)).model.scale == 64
+
+
+@pytest.mark.parametrize("mark", [{}, {"numbers": "one door"}])
+def test_a_flag_that_is_missing_means_as_before(tmp_path: Path, mark: dict[str, str]) -> None:
+    """An output of a version that had no --proposal-mode and no --limit."""
+    older = {k: v for k, v in OF_2026_11_29.items() if k not in ("proposal_mode", "limit")}
+    write(tmp_path, older | mark)
+    check_same_run(config(tmp_path, set=("images_per_pass=2",)), FREE)
+    with pytest.raises(UserError, match="limit was None, is 7"):
+        check_same_run(config(tmp_path, set=("images_per_pass=2",), limit=7), FREE)
+
+
+def test_a_later_version_resumes_todays_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Later(TrainConfig):
+        tile: int = 0
+        patience: int = 5
+        """Its default has changed since: 0 means "as before"."""
+
+    Later.__name__ = "TrainConfig"
+    registered = {**same_run.LATER["TrainConfig"], "patience": 0}
+    monkeypatch.setattr(same_run, "LATER", {**same_run.LATER, "TrainConfig": registered})
+    claim_output(config(tmp_path), FREE)
+    same = {f.name: getattr(config(tmp_path), f.name) for f in fields(TrainConfig)}
+    check_same_run(Later(**same, patience=0), FREE)
+    with pytest.raises(UserError, match="tile was 0, is 640"):
+        check_same_run(Later(**same, patience=0, tile=640), FREE)
+    with pytest.raises(UserError, match="patience was 0, is 5"):
+        check_same_run(Later(**same), FREE)
+    (tmp_path / "run.json").unlink()
+    claim_output(Later(**same, patience=0), FREE)
+    assert not {"tile", "patience"} & set(written(tmp_path))
+    monkeypatch.undo()
+    check_same_run(config(tmp_path), FREE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ({"tile": 640, "numbers": "one door"}, "another version, with tile in its run.json"),
+        ({"set": ["shear=0.5"]}, "does not read .*no number of model or solver is called shear"),
+        ({"model": [480]}, "does not read"),
+        ({"numbers": "one door", "solver": {"shear": 2}}, r"solver\.shear was 2, is not given"),
+    ],
+)
+def test_what_another_version_says_is_refused_in_one_line(
+    tmp_path: Path, flags: dict[str, Any], line: str
+) -> None:
+    write(tmp_path, OF_2026_11_29 | flags)
+    with pytest.raises(UserError, match=line) as caught:
+        check_same_run(config(tmp_path, set=("images_per_pass=2",)), FREE)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_data_is_the_same_as_text_and_as_a_list(tmp_path: Path) -> None:
+    write(tmp_path, OF_2026_11_29 | {"data": ["data"]})
+    check_same_run(config(tmp_path, set=("images_per_pass=2",)), FREE)
+
+
+@pytest.mark.parametrize(
+    ("config_type", "free"), [(TrainConfig, FREE), (AblateConfig, ablate.FREE_FLAGS)]
+)
+def test_every_flag_is_free_or_registered(config_type: type, free: tuple[str, ...]) -> None:
+    """A new flag fails here: say in `same_run.LATER` which value of it means "as before"."""
+    first, later = same_run.FIRST[config_type.__name__], same_run.LATER[config_type.__name__]
+    names = {field.name for field in fields(config_type)} - {"output", *free}
+    assert names == first | set(later)
+    assert not first & set(later)
+
+
+def test_a_result_of_another_version_is_read(tmp_path: Path) -> None:
+    claim_output(config(tmp_path), FREE)
+    result = {"checkpoint": "there", "num_iterations": 12, "minutes": 7.5}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    expected = train.TrainResult(checkpoint="there", num_iterations=12, val_map=None)
+    assert train._finished(config(tmp_path)) == expected
+    (tmp_path / "result.json").write_text('{"num_iterations": 12}')
+    with pytest.raises(UserError, match="no result of this job"):
+        train._finished(config(tmp_path))
