@@ -1,4 +1,4 @@
-"""One small image through a detector: weights that are finite may still give numbers that are not."""
+"""A test image that every detector must score with finite numbers: finite weights may still give NaN."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from fastrcnn.model import FastRCNN
 from fastrcnn.transform import batch_images, to_rois
 
 _SIDE = 64
-"""Pixels: two cells of the coarsest feature map, and some milliseconds of any backbone."""
+"""Pixels: two cells of the coarsest feature map; any backbone takes a few milliseconds."""
 
 
 def canary_outputs(model: FastRCNN) -> dict[str, torch.Tensor]:
-    """Scores (4, K + 1) and boxes (4, 4 * (K + 1)) of four boxes in an image of ramps, all of them logits and
-    deltas; where the model has an RPN its objectness (A,) and proposals (A, 4) too.
+    """Run the network on four boxes in an image of ramps, and give its raw outputs by name.
 
-    Boxes whose scores are NaN are dropped by every comparison with a threshold, so a detector with spoilt
-    weights would find nothing anywhere, and say nothing.
+    A box whose score is NaN fails every comparison with a threshold. So a detector with damaged weights would
+    find nothing in any image and report no error.
 
     Args:
         model: in eval mode, on any device.
+
+    Returns:
+        scores (4, K + 1) logits and boxes (4, 4 * (K + 1)) deltas; with an RPN also objectness (A,) logits
+        and proposals (A, 4) deltas.
     """
     ramp = torch.arange(_SIDE, dtype=torch.uint8)
     image = torch.stack(
@@ -29,17 +32,18 @@ def canary_outputs(model: FastRCNN) -> dict[str, torch.Tensor]:
         [[0, 0, 64, 64], [0, 0, 32, 32], [30, 8, 60, 20], [10, 10, 11, 50]], dtype=torch.float32
     )
     with torch.inference_mode():
-        batch = batch_images([image], _SIDE, _SIDE, model.head.delta_mean.device)
-        class_logits, box_deltas = model(batch.images, to_rois([boxes], batch.factors))
+        batch = batch_images([image], _SIDE, _SIDE, model.device)
+        features = model.features(batch.images)
+        class_logits, box_deltas = model.classify(features, to_rois([boxes], batch.factors))
         outputs = {"scores": class_logits, "boxes": box_deltas}
         if model.rpn is not None:
-            (own,) = model.rpn(model.backbone(batch.images), batch.scaled)
-            outputs |= {"objectness": own.objectness, "proposals": own.deltas}
+            (anchors,) = model.rpn(features, batch.scaled)
+            outputs |= {"objectness": anchors.objectness, "proposals": anchors.deltas}
     return outputs
 
 
 def check_canary(model: FastRCNN) -> None:
-    """Raises ValueError where one of the canary's outputs is not finite."""
+    """Raise ValueError if one of the outputs for the test image is not finite."""
     for name, values in canary_outputs(model).items():
         if not bool(torch.isfinite(values).all()):
             raise ValueError(f"gives {name} that are not finite on a test image")

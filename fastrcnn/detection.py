@@ -1,6 +1,7 @@
-"""From images and proposals to detections: the output rules, and the order of the test-time steps.
+"""From images and proposals to detections: the order of the steps at test, and the rules for the output.
 
-N images, R RoIs, K classes, D detections. Everything that leaves is in the image frame.
+N images, P proposals of one image, R proposals of all images, K classes, D detections of one image.
+Proposals and detections are in the image frame.
 """
 
 from __future__ import annotations
@@ -16,17 +17,23 @@ from torch import Tensor
 
 from fastrcnn.boxes import clip, decode
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.looking import look, propose
 from fastrcnn.rpn import RPN, Proposed
-from fastrcnn.suppression import choose, suppress
-from fastrcnn.transform import batch_images, group_by_shape, scaled_size
+from fastrcnn.suppression import choose, distinct, suppress
+from fastrcnn.transform import group_by_shape, scaled_size
+from fastrcnn.views import (
+    Features,
+    average_over_views,
+    classify,
+    classify_at_scales,
+    compute_features,
+)
 
 if TYPE_CHECKING:
     from fastrcnn.model import FastRCNN
 
 
 class Detections(NamedTuple):
-    """Of one image, falling score, on the CPU."""
+    """The objects detected in one image, by falling score, on the CPU."""
 
     boxes: Tensor
     """(D, 4) float32 xyxy, image frame."""
@@ -37,7 +44,7 @@ class Detections(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Of one image: what was found, and how many proposals there were to find it in."""
+    """The detections of one image, and the number of proposals that were scored for them."""
 
     detections: Detections
     num_proposals: int
@@ -54,20 +61,20 @@ def detect(
     *,
     score_threshold: float | None = None,
 ) -> list[Detections]:
-    """Detect objects in images of any sizes; on a GPU like-shaped ones are scored in one pass.
+    """Detect objects in images of any sizes. On a GPU, images of like shape go through in one pass.
 
     Args:
-        model: in eval mode; its config holds scales and thresholds.
-        images: N arrays (H, W, 3) uint8 RGB, oriented.
-        proposals: N arrays (P, 4) float32, image frame; P may be 0. None: of the model's own RPN.
-        score_threshold: instead of the config's.
+        model: in eval mode. Its config has the scales and thresholds.
+        images: N arrays (H, W, 3) uint8 RGB, upright.
+        proposals: N arrays (P, 4) float32, image frame; P may be 0. None: the model's RPN makes them.
+        score_threshold: replaces the config's.
 
     Returns:
-        One `Detections` an image, in order. The same image gives the same boxes alone or in company, up
-        to float rounding.
+        One `Detections` for each image, in order. They do not depend on the other images of the call, up to
+        float rounding.
 
     Raises:
-        ValueError: another number of proposals than of images; or none, and the model has no RPN.
+        ValueError: the numbers of images and proposals differ; or there are no proposals and no RPN.
     """
     scored = detect_counting(model, images, proposals, score_threshold=score_threshold)
     return [one.detections for one in scored]
@@ -81,49 +88,75 @@ def detect_counting(
     *,
     score_threshold: float | None = None,
 ) -> list[Scored]:
-    """`detect`, with the number of each image's proposals."""
+    """`detect`, with the number of proposals of each image."""
     if proposals is None:
-        _check_rpn(model)
+        _rpn_of(model)
     elif len(images) != len(proposals):
         raise ValueError(f"{len(images)} images, but proposals for {len(proposals)}")
-    config = model.config
-    threshold = config.score_threshold if score_threshold is None else score_threshold
-    device = model.head.delta_mean.device
+    threshold = model.config.score_threshold if score_threshold is None else score_threshold
     pixels = [_tensor(image) for image in images]
     results: dict[int, Scored] = {}
-    for group in _groups(pixels, config, device):
+    for group in _groups(pixels, model.config, model.device):
         given = None
         if proposals is not None:
-            own_boxes = [_tensor(proposals[i]).to(device, torch.float32) for i in group]
-            given = [boxes.reshape(-1, 4) for boxes in own_boxes]
-        looked = look(model, [pixels[i] for i in group], given)
-        found = postprocess(
-            *(looked.proposals, looked.class_logits, looked.box_deltas),
-            *([_size(pixels[i]) for i in group], config, threshold),
-        )
-        results.update(zip(group, map(Scored, found, looked.counts), strict=True))
+            boxes = [_tensor(proposals[i]).to(model.device, torch.float32) for i in group]
+            given = [each.reshape(-1, 4) for each in boxes]
+        scored = _detect_in_group(model, [pixels[i] for i in group], given, threshold)
+        results.update(zip(group, scored, strict=True))
     return [results[index] for index in range(len(pixels))]
+
+
+def _detect_in_group(
+    model: FastRCNN, images: Sequence[Tensor], given: Sequence[Tensor] | None, threshold: float
+) -> list[Scored]:
+    """Detect in N images of like shape: features, proposals, head, output rules."""
+    config = model.config
+    if config.pyramid:
+        assert given is not None  # the config refuses a pyramid with an RPN
+        proposals = distinct(given, config.proposal_nms)
+        outputs = classify_at_scales(model, images, proposals, config.pyramid)
+    else:
+        features = compute_features(model, images, config.scale)
+        if given is None:
+            given = [proposed.boxes for proposed in _propose(_rpn_of(model), features)]
+        proposals = distinct(given, config.proposal_nms)  # N of (Q, 4), Q <= P
+        outputs = classify(model, features, proposals)
+        del features  # the other views need the memory
+    outputs = average_over_views(model, images, proposals, outputs)
+    sizes = [_size(image) for image in images]
+    detections = postprocess(proposals, *outputs, sizes, config, threshold)
+    return [Scored(one, len(boxes)) for one, boxes in zip(detections, given, strict=True)]
 
 
 @torch.inference_mode()
 def propose_learned(model: FastRCNN, images: Images) -> list[Proposed]:
-    """What the model's RPN proposes in images (H, W, 3) uint8, as `detect` scores it, in the image frame.
+    """Give the proposals, in the image frame, that `detect` makes with the model's RPN.
+
+    Args:
+        model: in eval mode.
+        images: N arrays (H, W, 3) uint8 RGB, upright.
 
     Raises:
         ValueError: the model has no RPN.
     """
-    rpn, config = _check_rpn(model), model.config
+    rpn, config = _rpn_of(model), model.config
     pixels = [_tensor(image) for image in images]
     results: dict[int, Proposed] = {}
-    device = model.head.delta_mean.device
-    for group in _groups(pixels, config, device):
-        batch = batch_images([pixels[i] for i in group], config.scale, config.max_size, device)
-        found = propose(rpn, model.backbone(batch.images), batch)
-        results.update(zip(group, found, strict=True))
+    for group in _groups(pixels, config, model.device):
+        features = compute_features(model, [pixels[i] for i in group], config.scale)
+        results.update(zip(group, _propose(rpn, features), strict=True))
     return [results[index] for index in range(len(pixels))]
 
 
-def _check_rpn(model: FastRCNN) -> RPN:
+def _propose(rpn: RPN, features: Features) -> list[Proposed]:
+    """Run the RPN on feature maps; the boxes are clipped to the images and in the image frame."""
+    batch = features.batch
+    proposed = rpn.propose(rpn(features.maps, batch.scaled))
+    each = zip(proposed, batch.factors, batch.sizes, strict=True)
+    return [Proposed(clip(one.boxes / factor, size), one.scores) for one, factor, size in each]
+
+
+def _rpn_of(model: FastRCNN) -> RPN:
     if model.rpn is None:
         raise ValueError("the model has no RPN: give proposals for its images")
     return model.rpn
@@ -132,8 +165,11 @@ def _check_rpn(model: FastRCNN) -> RPN:
 def _groups(
     images: Sequence[Tensor], config: FastRCNNConfig, device: torch.device
 ) -> list[list[int]]:
-    """Images of one pass. A CPU gains nothing from batches: their maps leave its caches and are mapped anew
-    at each layer, and eight images in one pass took twice as long as in eight (mobilenet_v2, 480 px)."""
+    """Split images into groups that go through the network in one pass; gives lists of indices.
+
+    A CPU takes one image at a time. It gains nothing from a batch, whose maps do not fit its caches: eight
+    images in one pass took twice as long as in eight passes (mobilenet_v2, 480 px).
+    """
     if device.type == "cpu":
         return [[index] for index in range(len(images))]
     sizes = [scaled_size(_size(image), config.scales[0], config.max_size) for image in images]
@@ -145,7 +181,10 @@ def _size(image: Tensor) -> tuple[int, int]:
 
 
 def _tensor(values: Tensor | npt.NDArray[Any]) -> Tensor:
-    """Without a copy, but for arrays that may not be written (Ray's object store): torch warns of them."""
+    """Make a tensor of an array, without a copy where the array may be written.
+
+    Arrays from Ray's object store are read-only. They are copied, because torch warns of them.
+    """
     if isinstance(values, Tensor):
         return values
     return torch.from_numpy(values if values.flags.writeable else values.copy())
@@ -161,59 +200,60 @@ def postprocess(
 ) -> list[Detections]:
     """Softmax, decode, clip, threshold, suppress per class, keep the best (paper, section 2; F test.py).
 
-    Deltas are relative to the box's own size, so proposals of the *image* frame are decoded: no way back
-    from the model frame is needed. A GPU is waited for a few times a call, however many images there are.
+    Deltas are relative to the size of the proposal. So the proposals of the *image* frame are decoded, and
+    no box has to be taken back from the model frame. The host waits for a GPU a few times per call, however
+    many images there are.
 
     Args:
         proposals: N of (P, 4), image frame.
-        class_logits: (sum of P, K + 1).
-        box_deltas: (sum of P, 4 * (K + 1)).
+        class_logits: (R, K + 1).
+        box_deltas: (R, 4 * (K + 1)).
         sizes: N (height, width) of the images.
     """
-    counts = [len(own) for own in proposals]
-    boxes, scores = _decoded(proposals, class_logits, box_deltas, sizes, config)
+    counts = [len(boxes) for boxes in proposals]
+    boxes, scores = _decode(proposals, class_logits, box_deltas, sizes, config)  # (R, K, 4), (R, K)
     keep = scores > score_threshold
     most = config.detections_per_class
     if most is not None:
-        keep &= torch.cat([_among_best(own, most) for own in torch.split(scores, counts)])
+        keep &= torch.cat([_among_best(each, most) for each in torch.split(scores, counts)])
     keep &= (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
     num_classes = scores.shape[1]
-    index, found = choose(keep.flatten(), [count * num_classes for count in counts])
+    index, kept = choose(keep.flatten(), [count * num_classes for count in counts])
     boxes, scores = boxes.reshape(-1, 4)[index], scores.reshape(-1)[index]
     labels = index % num_classes + 1
-    boxes_of, scores_of, labels_of = (torch.split(v, found) for v in (boxes, scores, labels))
+    boxes_of, scores_of, labels_of = (torch.split(v, kept) for v in (boxes, scores, labels))
     best = suppress(boxes_of, scores_of, labels_of, config.nms_threshold)
-    chosen = [own[: config.detections_per_image] for own in best]
-    firsts = [0, *accumulate(found)]
-    rows = torch.cat([own + first for own, first in zip(chosen, firsts, strict=False)])
+    best = [rows[: config.detections_per_image] for rows in best]
+    firsts = [0, *accumulate(kept)]
+    rows = torch.cat([rows + first for rows, first in zip(best, firsts, strict=False)])
     packed = torch.cat([boxes[rows], scores[rows, None], labels[rows, None]], dim=1).cpu()
     return [
-        Detections(own[:, :4].contiguous(), own[:, 5].long(), own[:, 4].contiguous())
-        for own in torch.split(packed, [len(own) for own in chosen])
+        Detections(one[:, :4].contiguous(), one[:, 5].long(), one[:, 4].contiguous())
+        for one in torch.split(packed, [len(rows) for rows in best])
     ]
 
 
-def _decoded(
+def _decode(
     proposals: Sequence[Tensor],
     class_logits: Tensor,
     box_deltas: Tensor,
     sizes: Sequence[tuple[int, int]],
     config: FastRCNNConfig,
 ) -> tuple[Tensor, Tensor]:
-    """Boxes (R, K, 4), inside their images, and scores (R, K) of the R proposals of all images."""
-    together = torch.cat([*proposals])  # (R, 4)
+    """Give the boxes (R, K, 4), clipped to their images, and the scores (R, K) of all proposals."""
+    all_proposals = torch.cat([*proposals])  # (R, 4)
     svm = config.classifier == "svm"
     scores = (class_logits if svm else torch.softmax(class_logits, dim=1))[:, 1:]
-    of_image = torch.tensor([len(own) for own in proposals])
-    limits = torch.tensor(sizes).repeat_interleave(of_image, dim=0)
-    limits = limits.to(together.device, non_blocking=True)[:, None]  # (R, 1, 2)
+    counts = torch.tensor([len(boxes) for boxes in proposals])
+    limits = torch.tensor(sizes).repeat_interleave(counts, dim=0)
+    limits = limits.to(all_proposals.device, non_blocking=True)[:, None]  # (R, 1, 2)
     if config.box_regression:
-        return clip(decode(together, box_deltas)[:, 1:], limits), scores
-    return clip(together[:, None], limits).expand(-1, scores.shape[1], 4), scores
+        return clip(decode(all_proposals, box_deltas)[:, 1:], limits), scores
+    return clip(all_proposals[:, None], limits).expand(-1, scores.shape[1], 4), scores
 
 
 def _among_best(scores: Tensor, most: int) -> Tensor:
-    """Of each column of (P, K) the `most` highest, and equals of the last of them."""
+    """Mark in each column of (P, K) the `most` highest scores, and those equal to the last of them."""
     if len(scores) <= most:
         return torch.ones_like(scores, dtype=torch.bool)
     return scores >= scores.topk(most, dim=0).values[-1]

@@ -1,12 +1,13 @@
 """Fast R-CNN: one pass over the image, pooled RoIs, two fully connected layers, two sibling outputs.
 
-N images, R RoIs over all of them, K classes, C channels. Read from small to large: `Head`, `FastRCNN`.
+N images, R RoIs of all N images, K classes, L feature maps, C channels, P the side of a pooled RoI. RoIs are
+in the model frame. Read from small to large: `Head`, `FastRCNN`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +21,6 @@ from fastrcnn.convolution import use_fast_convolutions
 from fastrcnn.pooling import pool
 from fastrcnn.rpn import RPN
 
-ChooseRois = Callable[[RPN, list[Tensor]], Tensor]
-"""The model's RPN and the feature maps of a batch to its rois (R, 5)."""
-
 
 class Head(nn.Module):
     """fc6, fc7 and the sibling outputs, over pooled features (R, C, P, P)."""
@@ -30,7 +28,7 @@ class Head(nn.Module):
     delta_mean: Tensor
     delta_std: Tensor
     hidden_dtype: torch.dtype | None = None
-    """What fc6 and fc7 compute in, where `fastrcnn.scoring_form` chose it."""
+    """What fc6 and fc7 compute in. None: float32. `fastrcnn.scoring_form` sets it."""
 
     def __init__(self, config: FastRCNNConfig, channels: int) -> None:
         super().__init__()
@@ -39,7 +37,7 @@ class Head(nn.Module):
         fc7_dim = config.fc7_dim or config.fc_dim
         self.fc7 = _hidden(config.fc_dim, fc7_dim, config.fc7_rank)
         self.cls_score = nn.Linear(fc7_dim, num_outputs)
-        # Class-agnostic: one box, given to every class.
+        # A class-agnostic head predicts one box, and every class gets it.
         self.box_copies = num_outputs if config.class_agnostic else 1
         self.bbox_pred = nn.Linear(fc7_dim, 4 * num_outputs // self.box_copies)
         self.dropout = config.dropout
@@ -47,8 +45,8 @@ class Head(nn.Module):
         for sibling, deviation in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
             nn.init.normal_(sibling.weight, std=deviation)
             nn.init.zeros_(sibling.bias)
-        # bbox_pred learns normalised targets; these take its output back to deltas. The reference code
-        # folds them into its weights at each snapshot instead (train.py:48-82).
+        # bbox_pred learns normalised targets; these two turn its output back into deltas. The reference code
+        # folds them into the weights at each snapshot instead (train.py:48-82).
         std = torch.tensor(config.delta_std or (1.0, 1.0, 1.0, 1.0))
         self.register_buffer("delta_mean", torch.zeros(num_outputs, 4))
         self.register_buffer("delta_std", std.repeat(num_outputs, 1))
@@ -66,7 +64,7 @@ class Head(nn.Module):
 
 
 def _hidden(inputs: int, outputs: int, rank: int | None) -> nn.Module:
-    """fc6 or fc7, whole, or as the two thin layers of `fastrcnn.svd`."""
+    """Build fc6 or fc7: one layer, or with a rank the two thin layers of `fastrcnn.svd`."""
     if rank is not None:
         return nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs))
     linear = nn.Linear(inputs, outputs)
@@ -76,52 +74,68 @@ def _hidden(inputs: int, outputs: int, rank: int | None) -> nn.Module:
 
 
 class FastRCNN(nn.Module):
-    """The network of the paper's figure 1.
+    """The network of the paper's figure 1: backbone, RoI pooling, head, and an RPN where the config has one.
 
-    Input: images (N, 3, H, W) float32, normalised (`fastrcnn.transform.batch_images`), and rois (R, 5),
-    batch index first, in the same model frame; or, where the model has an RPN, what chooses them: its
-    proposals are known only when the maps are. Output, in both modes: class_logits (R, K + 1), column 0
-    background, and box_deltas (R, 4 * (K + 1)), not normalised, for `fastrcnn.boxes.decode`.
+    Training and scoring call its parts in order: `features`, then `rpn` where there is one, then `classify`.
+    Calling the model is `features` and `classify` in one. It returns the same in both modes.
     """
 
     rois_per_chunk = 4096
-    """RoIs a head pass in inference: bounds memory (4096 x 25088 floats are 0.4 GB), changes no result."""
+    """RoIs in one pass of the head, in inference. It bounds memory (4096 x 25088 floats are 0.4 GB) and
+    changes no result."""
 
     def __init__(self, config: FastRCNNConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = Backbone(config.backbone, frozen_norm=config.frozen_norm)
         self.head = Head(config, self.backbone.out_channels)
-        # After the head: a model without an RPN starts from the same random numbers as ever.
+        # Built after the head: with or without an RPN, the head starts from the same random numbers.
         self.rpn: RPN | None = None
         if config.rpn is not None:
             self.rpn = RPN(config.rpn, self.backbone.out_channels, self.backbone.strides)
         use_fast_convolutions(self)
         self.backbone.freeze(config.frozen_stages)
 
-    def forward(self, images: Tensor, rois: Tensor | ChooseRois) -> tuple[Tensor, Tensor]:
-        features = self.backbone(images)
-        if not isinstance(rois, Tensor):
-            if self.rpn is None:
-                raise ValueError("the model has no RPN: give rois")
-            rois = rois(self.rpn, features)
+    @property
+    def device(self) -> torch.device:
+        return self.head.delta_mean.device
+
+    def forward(self, images: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
+        """Score RoIs of a batch of images.
+
+        Args:
+            images: (N, 3, H, W) float32, normalised (`fastrcnn.transform.batch_images`).
+            rois: (R, 5) float32, batch index first, in the frame of `images`.
+
+        Returns:
+            class_logits (R, K + 1), where column 0 is background; box_deltas (R, 4 * (K + 1)), not
+            normalised, for `fastrcnn.boxes.decode`.
+        """
+        return self.classify(self.features(images), rois)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Run the backbone: images (N, 3, H, W) to L maps (N, C, H_l, W_l), finest first."""
+        maps: list[Tensor] = self.backbone(images)
+        return maps
+
+    def classify(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool rois (R, 5) from the maps of `features` and run the head; gives what `forward` gives."""
         if torch.is_grad_enabled():
-            return self._classify(features, rois)
-        chunks = [
-            self._classify(features, chunk) for chunk in torch.split(rois, self.rois_per_chunk)
-        ]
-        class_logits, box_deltas = zip(*chunks, strict=True)
+            return self._classify_chunk(features, rois)
+        chunks = torch.split(rois, self.rois_per_chunk)
+        outputs = [self._classify_chunk(features, chunk) for chunk in chunks]
+        class_logits, box_deltas = zip(*outputs, strict=True)
         return torch.cat(class_logits), torch.cat(box_deltas)
 
-    def _classify(self, features: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+    def _classify_chunk(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         config = self.config
         pooled = pool(features, rois, self.backbone.strides, config.pool_size, config.pooling)
-        outputs: tuple[Tensor, Tensor] = self.head(pooled)
+        outputs: tuple[Tensor, Tensor] = self.head(pooled)  # of (R, C, P, P)
         return outputs
 
 
 def with_config(model: FastRCNN, **changes: Any) -> FastRCNN:
-    """The same network, its weights shared, with other numbers of what is done at test."""
+    """Give the same network, with shared weights, under a config whose test settings differ."""
     other = copy.copy(model)
     other.config = replace(model.config, **changes)
     return other
@@ -132,11 +146,11 @@ def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[s
 
     Args:
         model: changed in place.
-        state_dict: of the classifier that the backbone was cut from: torchvision's, or what
+        state_dict: the weights of the classifier that the backbone was cut from: torchvision's, or those that
             `fastrcnn.caffe_weights` reads.
 
     Returns:
-        What was loaded: `backbone`, and `fc6`, `fc7` where they fit.
+        The names of the parts that were loaded: `backbone`, and `fc6`, `fc7` where they fit.
 
     Raises:
         ValueError: a backbone weight is missing or has another shape.

@@ -49,7 +49,7 @@ def scoring_form(model: FastRCNN, *, bfloat16: bool | None = None) -> FastRCNN:
     """
     model.requires_grad_(False)
     fold_norms(model.backbone)
-    device = model.head.delta_mean.device
+    device = model.device
     if multiplies_bfloat16(device) if bfloat16 is None else bfloat16:
         to_bfloat16(model)
     if ONEDNN and device.type == "cpu":

@@ -63,4 +63,4 @@ def compress(model: FastRCNN, fc6_rank: int = 1024, fc7_rank: int = 256) -> Fast
         weights |= {f"{prefix}.{k}": v for k, v in layer.state_dict().items()}
     compressed = FastRCNN(replace(model.config, fc6_rank=fc6_rank, fc7_rank=fc7_rank))
     compressed.load_state_dict(weights)
-    return compressed.to(model.head.delta_mean.device).train(model.training)
+    return compressed.to(model.device).train(model.training)

@@ -149,7 +149,7 @@ def _feature_scale(
 def _fc7(model: FastRCNN, image: Tensor, boxes: Tensor) -> Features:
     """(R, fc7) of boxes in the image frame."""
     config = model.config
-    batch = batch_images([image], config.scale, config.max_size, model.head.delta_mean.device)
+    batch = batch_images([image], config.scale, config.max_size, model.device)
     rois = to_rois([boxes], batch.factors)
     maps = model.backbone(batch.images)
     pooled = pool(maps, rois, model.backbone.strides, config.pool_size, config.pooling)
@@ -169,4 +169,4 @@ def _replace_classifier(model: FastRCNN, svms: Sequence[_ClassSvm], scale: float
         weight[label] = torch.from_numpy(svm.weight * scale)
         bias[label] = svm.bias
     copy.load_state_dict(state | {"head.cls_score.weight": weight, "head.cls_score.bias": bias})
-    return copy.to(model.head.delta_mean.device).eval()
+    return copy.to(model.device).eval()

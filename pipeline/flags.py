@@ -150,29 +150,44 @@ def all_flags(config_type: type) -> dict[str, Flag]:
 
 def _fields(config_type: type) -> list[tuple[dataclasses.Field[Any], Any, str]]:
     hints = typing.get_type_hints(config_type, include_extras=True)
-    words = _docstrings(config_type)
+    words = docstrings(config_type)
     return [
         (field, hints[field.name], words.get(field.name, ""))
         for field in dataclasses.fields(config_type)
     ]
 
 
-def _docstrings(config_type: type) -> dict[str, str]:
-    """The words of each field, each as one line: the string under it, or its line under `Attributes:`."""
+def docstrings(config_type: type) -> dict[str, str]:
+    """The words of each field, each as one line: the string under it, or its line under `Attributes:`.
+
+    A field that has none, or whose class has no source, is missing.
+    """
     _, section, lines = (config_type.__doc__ or "").partition("\nAttributes:\n")
     if section:
         return dict(re.findall(r"^    (\w+): (.+)$", lines, re.MULTILINE))
-    (class_def,) = ast.parse(textwrap.dedent(inspect.getsource(config_type))).body
+    words: dict[str, str] = {}
+    for part in reversed(config_type.__mro__):
+        if dataclasses.is_dataclass(part):
+            words |= _strings_under_fields(part)
+    return words
+
+
+def _strings_under_fields(config_type: type) -> dict[str, str]:
+    try:
+        source = inspect.getsource(config_type)
+    except (OSError, TypeError):  # a program made the class
+        return {}
+    (class_def,) = ast.parse(textwrap.dedent(source)).body
     assert isinstance(class_def, ast.ClassDef)
-    found = {}
+    words = {}
     for before, after in zip(class_def.body, class_def.body[1:], strict=False):
         match before, after:
             case (
                 ast.AnnAssign(target=ast.Name(id=name)),
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                found[name] = " ".join(text.split())
-    return found
+                words[name] = " ".join(text.split())
+    return words
 
 
 def _flag(path: str, field: dataclasses.Field[Any], hint: Any, words: str) -> Flag:

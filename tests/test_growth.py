@@ -28,9 +28,14 @@ def add_field(folder: Path, name: str, field: str) -> None:
         source = path.read_text()
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ClassDef) and node.name == name:
-                last = [part for part in node.body if isinstance(part, ast.AnnAssign)][-1]
+                places = [n for n, part in enumerate(node.body) if isinstance(part, ast.AnnAssign)]
+                fields = [n for n in places if "ClassVar" not in ast.unparse(node.body[n])]
+                before = node.body[fields[-1]]
+                after = node.body[fields[-1] + 1]
+                if isinstance(after, ast.Expr):  # the words of the last field
+                    before = after
                 lines = source.splitlines()
-                lines.insert(last.end_lineno or 0, f"    {field}")
+                lines.insert(before.end_lineno or 0, f"    {field}")
                 path.write_text("\n".join(lines) + "\n")
                 return
     raise AssertionError(f"no class {name}")

@@ -21,6 +21,7 @@ import torch
 
 from fastrcnn.config import SolverConfig
 from fastrcnn.convolution import FastConv2d
+from fastrcnn.loss import Objective
 from fastrcnn.model import FastRCNN
 from fastrcnn.proposals import prepare, propose
 from fastrcnn.solver import build_optimizer
@@ -33,7 +34,7 @@ from pipeline.training.data import read_data
 from pipeline.training.examples import Batch, Example, load_batch
 from pipeline.training.initial_weights import initial_model
 from pipeline.training.plan import TrainPlan
-from pipeline.training.step import train_step
+from pipeline.training.step import StepSettings, train_step
 
 WARM = 3
 """First steps that are not timed."""
@@ -89,13 +90,12 @@ def _norms_apart(model: FastRCNN) -> FastRCNN:
 def _our_step(
     model: FastRCNN, solver: SolverConfig, iterations: int, seed: int
 ) -> Callable[[Batch], float]:
-    optimizer = build_optimizer(model, solver)
+    objective, optimizer = Objective(model), build_optimizer(model, solver)
+    settings = StepSettings(solver=solver, num_iterations=iterations + 1, seed=seed)
     steps = itertools.count()
 
     def step(batch: Batch) -> float:
-        numbers = {"num_iterations": iterations + 1, "seed": seed}
-        row = train_step(model, model, optimizer, batch, solver, step=next(steps), **numbers)
-        return row["loss"]
+        return train_step(objective, optimizer, batch, next(steps), settings)["loss"]
 
     return step
 

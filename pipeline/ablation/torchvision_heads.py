@@ -19,12 +19,12 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from torchvision.ops import MultiScaleRoIAlign
 
 from fastrcnn.boxes import clip
-from fastrcnn.config import SolverConfig
 from fastrcnn.detection import Detections
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import learning_rate, set_learning_rate
 from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD, ImageBatch, batch_images
-from pipeline.training.examples import Batch
+from pipeline.training.examples import Batch, step_seed
+from pipeline.training.step import StepSettings
 
 RECIPE = (
     "learning_rate=0.0025",
@@ -115,19 +115,17 @@ class TorchvisionHeads(nn.Module):
         self,
         optimizer: torch.optim.SGD,
         batch: Batch,
-        solver: SolverConfig,
         step: int,
-        num_iterations: int,
-        seed: int,
+        settings: StepSettings,
     ) -> dict[str, float]:
-        """One step, as `pipeline.training.step` makes it; gives the loss."""
+        """Take one step as `pipeline.training.step` does, in one process. The row has the loss alone."""
+        solver = settings.solver
         self.train()
-        set_learning_rate(
-            optimizer,
-            learning_rate(solver, step, num_iterations),
-            caffe_momentum=solver.caffe_momentum,
-        )
-        torch.manual_seed(seed)  # RoIHeads sample from the global generator
+        rate = learning_rate(solver, step, settings.num_iterations)
+        set_learning_rate(optimizer, rate, caffe_momentum=solver.caffe_momentum)
+        torch.manual_seed(
+            step_seed(settings.seed, step, 0)
+        )  # RoIHeads sample from the global generator
         images = batch_images(batch.images, self.config.scale, self.config.max_size)
         factors = images.factors
         targets = [

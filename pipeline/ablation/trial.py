@@ -17,7 +17,7 @@ import torch
 
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.detection import propose_learned
-from fastrcnn.loss import Target
+from fastrcnn.loss import Objective, Target
 from fastrcnn.metrics.recall import proposal_recall
 from fastrcnn.model import FastRCNN, with_config
 from fastrcnn.solver import build_optimizer, freeze_untrained
@@ -28,11 +28,11 @@ from pipeline.ablation.torchvision_heads import TorchvisionHeads
 from pipeline.images import decode
 from pipeline.prefetch import prefetch
 from pipeline.proposals_table import Boxes
-from pipeline.training.examples import Batch, Example, load_batch, step_seed, target_of
+from pipeline.training.examples import Batch, Example, load_batch, target_of
 from pipeline.training.initial_weights import initial_model, measure_deltas
 from pipeline.training.plan import TrainPlan
 from pipeline.training.same_run import read_object
-from pipeline.training.step import train_step
+from pipeline.training.step import StepSettings, train_step
 from pipeline.training.validation import Detect, detector_of, validate
 
 logger = logging.getLogger(__name__)
@@ -127,26 +127,17 @@ def _train(
 ) -> dict[str, Any]:
     optimizer = build_optimizer(network, plan.solver)
     num_iterations = plan.solver.num_iterations(len(examples))
+    settings = StepSettings(solver=plan.solver, num_iterations=num_iterations, seed=seed)
     steps = range(num_iterations)
     load = partial(_load, examples, plan, seed)
+    if isinstance(network, TorchvisionHeads):
+        take_step = network.train_step
+    else:
+        take_step = partial(train_step, Objective(network))
     seconds, losses = [], []
     for step, batch in zip(steps, prefetch(load, steps, threads=1), strict=True):
         started = time.perf_counter()
-        if isinstance(network, TorchvisionHeads):
-            row = network.train_step(
-                optimizer, batch, plan.solver, step, num_iterations, step_seed(seed, step, 0)
-            )
-        else:
-            row = train_step(
-                network,
-                network,
-                optimizer,
-                batch,
-                plan.solver,
-                step=step,
-                num_iterations=num_iterations,
-                seed=seed,
-            )
+        row = take_step(optimizer, batch, step, settings)
         seconds.append(time.perf_counter() - started)
         losses.append(row["loss"])
         if step % max(num_iterations // 10, 1) == 0:

@@ -1,9 +1,9 @@
-"""What each training worker does: restore, step, validate, save; rank 0 reports.
+"""What each training worker does: restore, step, validate, save. Rank 0 reports.
 
-Nothing here knows where data lies or what the flags were: the driver (`pipeline.train`) hands over a
-`TrainJob`. A rank's share of a step depends only on (seed, step, rank), so a run that is resumed, or has
-another number of workers, takes the same steps. A checkpoint is written to this machine's disk, and goes to
-the output while training goes on; what dies before it has arrived continues from the one before.
+This module does not know the flags or where the data is: the driver (`pipeline.train`) gives it a `TrainJob`.
+A rank's share of a step depends only on (seed, step, rank). So a resumed run, or one with another number of
+workers, takes the same steps. A checkpoint is written to this machine's disk and uploaded while training
+continues. If the run dies before the upload is complete, it resumes from the checkpoint before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 import ray.train
@@ -28,6 +28,7 @@ from torch import nn
 
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig, SolverConfig
+from fastrcnn.loss import Objective
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer, freeze_untrained
 from pipeline.cli import configure_logging
@@ -38,19 +39,19 @@ from pipeline.training.examples import Batch, Example, load_batch
 from pipeline.training.mlflow_run import MLflowRun
 from pipeline.training.preemption import PreemptionNotice
 from pipeline.training.state import Progress, restore_state, save_state
-from pipeline.training.step import NonFiniteLossError, train_step
-from pipeline.training.validation import detector_of, looking_once, validate
+from pipeline.training.step import NonFiniteLossError, StepSettings, model_of, train_step
+from pipeline.training.validation import detector_of, upright_only, validate
 from pipeline.training.validation_pictures import draw_validation
 
 logger = logging.getLogger(__name__)
 
 UNMEASURED = {"val_map": -1.0}
-"""Of a checkpoint that was not validated: worse than every other, where the best are kept."""
+"""Metric of a checkpoint that was not validated. It ranks below every other when the best are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
-    """Everything a worker is told. `examples`, `validation` and `weights` are in Ray's object store."""
+    """Everything a worker needs. `examples`, `validation` and `weights` are in Ray's object store."""
 
     model: FastRCNNConfig
     solver: SolverConfig
@@ -61,7 +62,7 @@ class TrainJob:
     seed: int
     provenance: dict[str, Any]
     output: str
-    """URI, for what rank 0 shows."""
+    """URI, for the boards of rank 0."""
     mlflow_uri: str | None
     examples: Any
     """ObjectRef of list[Example]."""
@@ -72,63 +73,84 @@ class TrainJob:
 
 
 def train_loop(setup: dict[str, TrainJob]) -> str | None:
-    """Ray Train's train_loop_per_worker. Every rank makes as many steps and reports as often.
+    """Train in one worker; Ray Train's train_loop_per_worker. All ranks take as many steps and reports.
 
     Returns:
-        None, or why the run cannot be finished: Ray would start a worker that raises anew, and the same
-        seed leads to the same step.
+        None, or the reason why the run cannot be finished. It is returned and not raised, because Ray would
+        restart a worker that raises, and the same seed leads to the same step.
     """
     configure_logging()
     try:
         _train(setup["job"])
-    except NonFiniteLossError as error:  # its loss is summed over ranks, so all of them get here
+    except NonFiniteLossError as error:  # the loss is summed over the ranks, so all of them raise
         return str(error)
     return None
 
 
-class _Trained(NamedTuple):
-    """What a worker's steps change, and who it is."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Worker:
+    """The state of one training worker."""
 
     job: TrainJob
-    model: FastRCNN
-    wrapped: nn.Module
-    """The same model, or DDP around it."""
+    settings: StepSettings
+    objective: nn.Module
+    """An `Objective`; with several workers, DistributedDataParallel around it."""
     optimizer: torch.optim.SGD
     progress: Progress
     validation: list[Example]
     boards: Sequence[TrainingBoard | MLflowRun]
-    """What a person watches: rank 0's, which alone shows and saves."""
-    rank: int
-    world_size: int
+    """The displays of the run. Only rank 0 has any."""
+
+    @property
+    def model(self) -> FastRCNN:
+        return model_of(self.objective)
 
 
 def _train(job: TrainJob) -> None:
     if job.solver.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
         torch.use_deterministic_algorithms(True)
     context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
+    settings = StepSettings(
+        solver=job.solver,
+        num_iterations=job.num_iterations,
+        seed=job.seed,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+    )
     examples: list[Example] = ray.get(job.examples)
     validation: list[Example] = ray.get(job.validation)
     model = FastRCNN(job.model)
     model.load_state_dict(ray.get(job.weights))
-    freeze_untrained(model, job.solver)  # before DDP, which waits for every gradient it knows of
-    if job.solver.compile:
-        model.backbone.compile(dynamic=True)  # images come in many sizes
-    wrapped = ray.train.torch.prepare_model(model)
+    objective = _prepare(model, job.solver)
     optimizer = build_optimizer(model, job.solver)
     progress = restore_state(model, optimizer)
-    load = partial(_load, examples, job, rank, world_size)
     with ExitStack() as stack:
-        boards = list(_boards(job, progress)) if rank == 0 else []
+        boards = list(_boards(job, progress)) if settings.rank == 0 else []
         for board in boards:
             stack.enter_context(board)
-        _take_steps(
-            _Trained(
-                job, model, wrapped, optimizer, progress, validation, boards, rank, world_size
-            ),
-            load,
+        worker = _Worker(
+            job=job,
+            settings=settings,
+            objective=objective,
+            optimizer=optimizer,
+            progress=progress,
+            validation=validation,
+            boards=boards,
         )
+        _take_steps(worker, partial(_load, examples, job, settings))
+
+
+def _prepare(model: FastRCNN, solver: SolverConfig) -> nn.Module:
+    """Move a model to the worker's device, and wrap its objective for several workers."""
+    # Before DDP is built: it waits for a gradient of every parameter that is trained.
+    freeze_untrained(model, solver)
+    if solver.compile:
+        model.backbone.compile(dynamic=True)  # images come in many sizes
+    # With device_ids, DDP would copy its inputs to the GPU, and each image's RoIs would be sampled there. The
+    # objective itself copies what the GPU needs.
+    no_copies = {"device_ids": None, "output_device": None}
+    return ray.train.torch.prepare_model(Objective(model), parallel_strategy_kwargs=no_copies)
 
 
 def _boards(job: TrainJob, progress: Progress) -> Iterator[TrainingBoard | MLflowRun]:
@@ -137,90 +159,80 @@ def _boards(job: TrainJob, progress: Progress) -> Iterator[TrainingBoard | MLflo
         yield MLflowRun(job.mlflow_uri, job.output, job.provenance["flags"])
 
 
-def _take_steps(run: _Trained, load: Callable[[int], Batch]) -> None:
-    job, progress = run.job, run.progress
+def _take_steps(worker: _Worker, load: Callable[[int], Batch]) -> None:
+    job, progress = worker.job, worker.progress
     steps = range(progress.iteration, job.num_iterations)
     lines = ProgressLines(job.num_iterations, job.solver.batch_size)
     notice = PreemptionNotice()
     started = time.monotonic()
     for step, batch in zip(steps, prefetch(load, steps), strict=True):
         waited = time.monotonic() - started
-        row = train_step(
-            run.model,
-            run.wrapped,
-            run.optimizer,
-            batch,
-            job.solver,
-            step=step,
-            num_iterations=job.num_iterations,
-            seed=job.seed,
-            rank=run.rank,
-            world_size=run.world_size,
-        )
+        row = train_step(worker.objective, worker.optimizer, batch, step, worker.settings)
         row |= {"seconds": time.monotonic() - started, "waited": waited}
         progress.iteration = step + 1
         progress.history.append(row)
-        if run.rank == 0:
+        if worker.settings.rank == 0:
             lines.step(row)
-        for board in run.boards:
+        for board in worker.boards:
             board.step(row)
         last = progress.iteration == job.num_iterations
         if last or progress.iteration % job.validate_every == 0:
-            _save(run, _validate(run))
+            _save(worker, _validate(worker))
         elif notice.came(progress.iteration):
-            _save(run, {"iteration": progress.iteration, "loss": row["loss"]})
+            _save(worker, {"iteration": progress.iteration, "loss": row["loss"]})
         started = time.monotonic()
 
 
-def _load(examples: list[Example], job: TrainJob, rank: int, world_size: int, step: int) -> Batch:
+def _load(examples: list[Example], job: TrainJob, settings: StepSettings, step: int) -> Batch:
     return load_batch(
         examples,
         step,
         job.solver.batch_size,
         job.seed,
         job.model,
-        rank=rank,
-        world_size=world_size,
+        rank=settings.rank,
+        world_size=settings.world_size,
     )
 
 
-def _validate(run: _Trained) -> dict[str, Any]:
-    """Metrics of the model as it is, on every rank; rank 0 shows them."""
-    iteration = run.progress.iteration
-    metrics: dict[str, Any] = {"iteration": iteration, "loss": run.progress.history[-1]["loss"]}
-    if not run.validation:
+def _validate(worker: _Worker) -> dict[str, Any]:
+    """Measure the model on the validation images, shared among the ranks. Rank 0 shows the metrics."""
+    settings, iteration = worker.settings, worker.progress.iteration
+    metrics: dict[str, Any] = {"iteration": iteration, "loss": worker.progress.history[-1]["loss"]}
+    if not worker.validation:
         return metrics
-    run.model.eval()
-    classes = run.job.classes
-    detector = detector_of(looking_once(run.model))
-    found = validate(detector, len(classes), run.validation, run.rank, run.world_size)
-    metrics |= found.metrics(classes)
-    run.progress.validations.append(metrics)
-    if run.rank == 0:
+    classes = worker.job.classes
+    detector = detector_of(upright_only(worker.model.eval()))
+    validation = validate(
+        detector, len(classes), worker.validation, settings.rank, settings.world_size
+    )
+    metrics |= validation.metrics(classes)
+    worker.progress.validations.append(metrics)
+    if settings.rank == 0:
         logger.info("iteration %d: validation mAP %.4f", iteration, metrics["val_map"])
-        pictures = draw_validation(found, run.validation, classes)
-        for board in run.boards:
+        pictures = draw_validation(validation, worker.validation, classes)
+        for board in worker.boards:
             board.validated(iteration, metrics, pictures)
     return metrics
 
 
-def _save(run: _Trained, metrics: dict[str, Any]) -> None:
-    """Rank 0 writes a checkpoint; every rank reports, and goes on before it has been uploaded."""
-    job, progress = run.job, run.progress
+def _save(worker: _Worker, metrics: dict[str, Any]) -> None:
+    """Write a checkpoint on rank 0 and report on every rank. The upload runs while training continues."""
+    job, progress = worker.job, worker.progress
     checkpoint = None
-    for board in run.boards:
+    for board in worker.boards:
         board.save(progress.iteration)
-    if run.rank == 0:
+    if worker.settings.rank == 0:
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))  # Ray removes it after the upload
         provenance = job.provenance | {"iteration": progress.iteration, "metrics": metrics}
         save_checkpoint(
             folder,
-            run.model,
+            worker.model,
             classes=job.classes,
             proposals=job.proposals,
             training=provenance,
         )
-        save_state(folder, run.model, run.optimizer, progress)
+        save_state(folder, worker.model, worker.optimizer, progress)
         checkpoint = ray.train.Checkpoint.from_directory(folder)
     ray.train.report(
         UNMEASURED | metrics,

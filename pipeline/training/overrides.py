@@ -5,9 +5,6 @@ Names, types and help are those of the configs, read from them: nothing is writt
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import NoneType
@@ -25,6 +22,7 @@ from typing import (
 
 from fastrcnn.config import FastRCNNConfig, RPNConfig, SolverConfig
 from pipeline.errors import UserError
+from pipeline.flags import docstrings
 
 Made = TypeVar("Made", bound="type[Overrides]")
 
@@ -65,31 +63,19 @@ class Overrides:
         return f"{type(self).__name__}({given})"
 
 
-def field_docs(config: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, on one line."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
-    assert isinstance(tree, ast.ClassDef)
-    docs = {}
-    for field, doc in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
-                docs[field.target.id] = " ".join(str(doc.value.value).split())
-    return docs
-
-
 def _overriding(config: type) -> Callable[[Made], Made]:
     """A class decorator: the fields of `config` with a flag each, all None where not given."""
 
     def decorate(cls: Made) -> Made:
-        hints, docs = get_type_hints(config), field_docs(config)
+        hints, docs = get_type_hints(config), docstrings(config)
         names = [field.name for field in fields(config) if field.name not in GIVEN]
         cls.__annotations__ = {name: _flag_type(hints[name]) for name in names}
         for name in names:
             setattr(cls, name, None)
             if _is_nested(hints[name]):
-                docs[name] += " Each value is a list with commas: 16,32 64,128."
+                docs[name] = f"{docs.get(name, '')} Each value is a list with commas: 16,32 64,128."
         # Where tyro finds the help of a flag whose class has no source of its fields.
-        help_lines = "\n".join(f"    {name}: {docs[name]}" for name in names)
+        help_lines = "\n".join(f"    {name}: {docs[name]}" for name in names if name in docs)
         cls.__doc__ = f"{cls.__doc__}\n\nAttributes:\n{help_lines}"
         made: Any = dataclass(frozen=True, kw_only=True, slots=True, repr=False)(cls)
         return cast(Made, made)

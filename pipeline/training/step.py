@@ -1,11 +1,11 @@
-"""One step of SGD on a rank's share of a batch, whoever runs it: a Ray Train worker or an ablation trial."""
+"""One step of SGD on a rank's share of a batch; Ray Train workers and ablation trials call it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastrcnn.config import SolverConfig
-from fastrcnn.loss import training_loss
+from fastrcnn.loss import Objective, TrainingLoss
 from fastrcnn.model import FastRCNN
 from fastrcnn.precision import multiplies_bfloat16
 from fastrcnn.solver import learning_rate, set_learning_rate
@@ -24,75 +24,116 @@ class NonFiniteLossError(RuntimeError):
     """The loss is NaN or infinite: names the step, the images and the parts."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepSettings:
+    """What stays the same in all steps of a worker."""
+
+    solver: SolverConfig
+    num_iterations: int
+    """Steps of the whole run; the learning rate depends on it."""
+    seed: int
+    """Seed of the run. Dropout draws from a seed made of it, the step and the rank."""
+    rank: int = 0
+    world_size: int = 1
+
+
+class _Sums(NamedTuple):
+    """Sums over the RoIs, and for the RPN over the images, of one rank or of all."""
+
+    total: float
+    classification: float
+    localization: float
+    num_rois: float
+    num_fg: float
+    objectness: float
+    rpn_box: float
+    num_images: float
+
+
+def model_of(objective: nn.Module) -> FastRCNN:
+    """Give the model of an `Objective`, with or without DistributedDataParallel around it."""
+    if isinstance(objective, DistributedDataParallel):
+        objective = objective.module
+    if not isinstance(objective, Objective):
+        raise TypeError(f"expected an Objective or DDP around one, not {type(objective).__name__}")
+    return objective.model
+
+
 def train_step(
-    model: FastRCNN,
-    wrapped: nn.Module,
+    objective: nn.Module,
     optimizer: torch.optim.SGD,
     batch: Batch,
-    solver: SolverConfig,
-    *,
     step: int,
-    num_iterations: int,
-    seed: int,
-    rank: int = 0,
-    world_size: int = 1,
+    settings: StepSettings,
 ) -> dict[str, float]:
-    """Forward, backward and step; every rank calls it with its share of the same step.
+    """Forward, backward and update of the weights. Every rank calls it with its share of the same step.
 
     Args:
-        model: the network.
-        wrapped: the same, or DDP around it.
+        objective: an `Objective`; DistributedDataParallel around it where there are several ranks.
+        optimizer: of the same parameters.
         batch: this rank's images.
-        solver, step, num_iterations: what the rate follows from.
-        seed: of dropout.
+        step: from 0.
 
     Returns:
-        The row of the history that the step makes, averaged over the RoIs of all ranks.
+        The step's row of the history, averaged over the RoIs of all ranks.
 
     Raises:
         NonFiniteLossError: on every rank, before any weight has changed.
     """
-    wrapped.train()
-    rate = learning_rate(solver, step, num_iterations)
+    model, solver = model_of(objective), settings.solver
+    objective.train()
+    rate = learning_rate(solver, step, settings.num_iterations)
     set_learning_rate(optimizer, rate, caffe_momentum=solver.caffe_momentum)
-    torch.manual_seed(step_seed(seed, step, rank))  # dropout
+    torch.manual_seed(step_seed(settings.seed, step, settings.rank))  # dropout
     optimizer.zero_grad(set_to_none=True)
-    # Gradients of RoIs are added up over passes and ranks, then divided by what there were. Dividing by the
-    # usual number first keeps them near 1.
-    usual = solver.batch_size * model.config.rois_per_image
-    sums = _accumulate(model, wrapped, batch, solver, world_size / usual)
-    if world_size > 1:
-        dist.all_reduce(sums)
-    total, classification, localization, num_rois, num_fg, *rpn, num_images = sums.tolist()
-    if not math.isfinite(total + sum(rpn)):
-        own = f", objectness {rpn[0]}, anchors' boxes {rpn[1]}" if model.rpn else ""
-        raise NonFiniteLossError(
-            f"loss at step {step} is not finite: classification {classification}, localization"
-            f" {localization}{own}; images: {', '.join(_all_images(batch, world_size))}."
-            " Look at them, or lower --learning-rate."
-        )
-    count = max(num_rois, 1.0)
-    # An RPN's are divided by the anchors asked for, the heads' then by the RoIs asked for too: one factor
-    # cannot make up for what both found short.
-    if count != usual and model.rpn is None:
-        _scale_gradients(optimizer, usual / count)
+    # Gradients are summed over RoIs, passes and ranks, then divided by the number of RoIs. Each is divided by
+    # the number asked for beforehand, which keeps the sums near 1; the correction follows below.
+    wanted = solver.batch_size * model.config.rois_per_image
+    shared = _backward(objective, batch, solver, settings.world_size / wanted)
+    if settings.world_size > 1:
+        dist.all_reduce(shared)
+    sums = _Sums(*shared.tolist())
+    if not math.isfinite(sums.total + sums.objectness + sums.rpn_box):
+        images = _all_images(batch, settings.world_size)
+        raise NonFiniteLossError(_describe(sums, step, images, with_rpn=model.rpn is not None))
+    # With an RPN there is no correction: its gradients are divided by the anchors asked for, the head's by
+    # the RoIs asked for, and one factor cannot correct both.
+    if max(sums.num_rois, 1.0) != wanted and model.rpn is None:
+        _scale_gradients(optimizer, wanted / max(sums.num_rois, 1.0))
     if solver.max_grad_norm is not None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), solver.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), solver.max_grad_norm)
     optimizer.step()
-    objectness, rpn_box = (value / max(num_images, 1.0) for value in rpn)
-    return {
+    return _history_row(sums, step, rate, with_rpn=model.rpn is not None)
+
+
+def _history_row(sums: _Sums, step: int, rate: float, *, with_rpn: bool) -> dict[str, float]:
+    count = max(sums.num_rois, 1.0)
+    objectness, rpn_box = (
+        value / max(sums.num_images, 1.0) for value in (sums.objectness, sums.rpn_box)
+    )
+    row = {
         "iteration": step + 1,
-        "loss": total / count + objectness + rpn_box,
-        "classification": classification / count,
-        "localization": localization / count,
+        "loss": sums.total / count + objectness + rpn_box,
+        "classification": sums.classification / count,
+        "localization": sums.localization / count,
         "learning_rate": rate,
-        "rois": num_rois,
-        "foreground": num_fg / count,
-    } | ({"loss_objectness": objectness, "loss_rpn_box": rpn_box} if model.rpn else {})
+        "rois": sums.num_rois,
+        "foreground": sums.num_fg / count,
+    }
+    return row | ({"loss_objectness": objectness, "loss_rpn_box": rpn_box} if with_rpn else {})
+
+
+def _describe(sums: _Sums, step: int, images: list[str], *, with_rpn: bool) -> str:
+    rpn = f", objectness {sums.objectness}, anchors' boxes {sums.rpn_box}" if with_rpn else ""
+    return (
+        f"loss at step {step} is not finite: classification {sums.classification}, localization"
+        f" {sums.localization}{rpn}; images: {', '.join(images)}."
+        " Look at them, or lower --learning-rate."
+    )
 
 
 def _all_images(batch: Batch, world_size: int) -> list[str]:
-    """URIs of the step's images on every rank."""
+    """Gather the URIs of the step's images from every rank."""
     if world_size == 1:
         return batch.image_uris
     shares: list[Any] = [None] * world_size
@@ -100,54 +141,51 @@ def _all_images(batch: Batch, world_size: int) -> list[str]:
     return [uri for share in shares for uri in share]
 
 
-def _accumulate(
-    model: FastRCNN, wrapped: nn.Module, batch: Batch, solver: SolverConfig, weight: float
-) -> Tensor:
-    """Backward of every pass; sums over this rank's RoIs: the three losses, RoIs, foreground RoIs; over its
-    images: the RPN's two losses, images."""
+def _backward(objective: nn.Module, batch: Batch, solver: SolverConfig, weight: float) -> Tensor:
+    """Run forward and backward on each pass of a batch; give this rank's `_Sums` as a tensor (8,).
+
+    Args:
+        weight: what one RoI counts in the gradient.
+    """
+    model = model_of(objective)
+    sums = torch.zeros(len(_Sums._fields), device=model.device)
     passes = _passes(batch, solver.images_per_pass)
-    device = model.head.delta_mean.device
-    sums = torch.zeros(8, device=device)
-    for index, part in enumerate(passes):
-        # DDP averages gradients over the ranks in the last backward, of all that was added up till then.
-        last = index == len(passes) - 1
-        with nullcontext() if last else _no_sync(wrapped):
-            with _autocast(solver, device):
-                out = training_loss(
-                    wrapped,
-                    part.images,
-                    part.targets,
-                    config=model.config,
-                    delta_mean=model.head.delta_mean,
-                    delta_std=model.head.delta_std,
-                    seeds=part.seeds,
-                )
-            total = out.loss.total * (out.num_rois * weight)
-            rpn = torch.stack([*out.rpn]) if out.rpn else torch.zeros(2, device=device)
-            if out.rpn:
-                # An image counts as much as the RoIs asked of it.
-                total = total + rpn.sum() * (
-                    len(part.images) * model.config.rois_per_image * weight
-                )
+    for part in passes:
+        # In the last backward, DDP averages over the ranks all gradients that have been added up till then.
+        with nullcontext() if part is passes[-1] else _no_sync(objective):
+            with _autocast(solver, model.device):
+                losses: TrainingLoss = objective(part.images, part.targets, part.seeds)
+            total = losses.loss.total * (losses.num_rois * weight)
+            if losses.rpn is not None:
+                # An image counts as much as the RoIs that are asked for in it.
+                rois = len(part.images) * model.config.rois_per_image
+                total = total + torch.stack([*losses.rpn]).sum() * (rois * weight)
             torch.autograd.backward(total)
-        losses = torch.stack([*out.loss]).detach() * out.num_rois
-        counts = losses.new_tensor([out.num_rois, out.num_fg])
-        images = losses.new_tensor([len(part.images)])
-        sums += torch.cat([losses, counts, rpn.detach() * len(part.images), images])
+        sums += _sums_of(losses, len(part.images))
     return sums
 
 
-def _passes(batch: Batch, images_per_pass: int | None) -> Sequence[Batch]:
-    size = images_per_pass or max(len(batch.images), 1)
-    cuts = [slice(start, start + size) for start in range(0, max(len(batch.images), 1), size)]
+def _sums_of(losses: TrainingLoss, num_images: int) -> Tensor:
+    """Turn the averages of a pass into `_Sums`, a tensor (8,) without gradient."""
+    head = torch.stack([*losses.loss]).detach() * losses.num_rois
+    counts = head.new_tensor([losses.num_rois, losses.num_fg])
+    rpn = head.new_zeros(2) if losses.rpn is None else torch.stack([*losses.rpn]).detach()
+    return torch.cat([head, counts, rpn * num_images, head.new_tensor([num_images])])
+
+
+def _passes(batch: Batch, images_per_pass: int | None) -> list[Batch]:
+    """Split a batch into the parts that go through the network at once; at least one, which may be empty."""
+    num_images = max(len(batch.images), 1)
+    size = images_per_pass or num_images
+    cuts = [slice(start, start + size) for start in range(0, num_images, size)]
     return [
         Batch(batch.images[c], batch.targets[c], batch.seeds[c], batch.image_uris[c]) for c in cuts
     ]
 
 
-def _no_sync(wrapped: nn.Module) -> AbstractContextManager[Any]:
-    if isinstance(wrapped, DistributedDataParallel):
-        return wrapped.no_sync()
+def _no_sync(objective: nn.Module) -> AbstractContextManager[Any]:
+    if isinstance(objective, DistributedDataParallel):
+        return objective.no_sync()
     return nullcontext()
 
 

@@ -51,9 +51,12 @@ def detector_of(model: FastRCNN) -> Detect:
     return run
 
 
-def looking_once(model: FastRCNN) -> FastRCNN:
-    """The same network as it is validated while it trains: twelve looks at each of 87 images, as `test_flips`
-    and two `test_scales` ask for, took as long as four epochs of 205 (docs/benchmarks.md)."""
+def upright_only(model: FastRCNN) -> FastRCNN:
+    """Give the same network, set to look at the upright image alone: that is how it is validated in training.
+
+    Twelve views of each of 87 images, for `test_flips` and two `test_scales`, took as long as four epochs of
+    205 images (docs/benchmarks.md).
+    """
     return with_config(model, test_flips=False, test_scales=())
 
 

@@ -100,9 +100,14 @@ def test_the_papers_hundred_best_of_a_class_are_kept_before_suppression() -> Non
 
 
 @pytest.mark.usefixtures("passes")
-def test_an_image_without_proposals_has_no_detections_and_keeps_its_place() -> None:
+@pytest.mark.parametrize(
+    "views", [{}, {"test_flips": True, "vertical_flips": True, "quarter_turns": True}]
+)
+def test_an_image_without_proposals_has_no_detections_and_keeps_its_place(
+    views: dict[str, bool],
+) -> None:
     torch.manual_seed(0)
-    model = FastRCNN(config()).eval()
+    model = FastRCNN(config(**views)).eval()
     images = [torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8) for _ in range(3)]
     proposals = torch.tensor([[0.0, 0, 30, 30], [10.0, 10, 50, 35]])
     found = detect(model, images, [proposals, torch.zeros(0, 4), proposals])
@@ -320,10 +325,10 @@ def test_other_scales_look_at_the_proposals_of_the_first_and_outputs_are_average
 @pytest.mark.parametrize(
     ("numbers", "reason"),
     [
-        ({"scale": 48, "test_scales": (48,)}, "scale=48: each counts once"),
-        ({"scale": 48, "test_scales": (64, 64)}, "each counts once"),
-        ({"scale": 48, "test_scales": (64,), "max_size": 50}, "0 < scale <= max_size"),
-        ({"pyramid": (48, 64), "test_scales": (96,)}, "scales of its own"),
+        ({"scale": 48, "test_scales": (48,)}, "scale=48: expected each scale once"),
+        ({"scale": 48, "test_scales": (64, 64)}, "expected each scale once"),
+        ({"scale": 48, "test_scales": (64,), "max_size": 50}, "max_size"),
+        ({"pyramid": (48, 64), "test_scales": (96,)}, "a pyramid is tested on its scales"),
     ],
 )
 def test_test_scales_that_say_nothing_new_are_refused(

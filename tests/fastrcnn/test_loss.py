@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from fastrcnn.boxes import encode
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.loss import Target, delta_statistics, multi_task_loss, training_loss
+from fastrcnn.loss import (
+    Objective,
+    Target,
+    delta_statistics,
+    multi_task_loss,
+    training_loss,
+)
 from fastrcnn.model import FastRCNN
+from fastrcnn.sampling import sample_rois
+from fastrcnn.transform import batch_images, to_rois
 
 
 def test_zero_logits_cost_ln_of_the_number_of_columns() -> None:
@@ -121,30 +130,72 @@ def test_folding_the_normalisation_into_the_weights_changes_no_output() -> None:
         torch.testing.assert_close(head.bbox_pred(x), expected)
 
 
+def small_config(**changes: Any) -> FastRCNNConfig:
+    numbers: dict[str, Any] = {"fc_dim": 32, "scale": 96, "max_size": 160, "rois_per_image": 32}
+    return FastRCNNConfig.modern(2, backbone="tiny", **(numbers | changes))
+
+
 def test_the_loss_falls_when_one_batch_is_learnt_by_heart() -> None:
     torch.manual_seed(0)
-    config = FastRCNNConfig.modern(
-        2, backbone="tiny", fc_dim=32, scale=96, max_size=160, rois_per_image=32
-    )
-    model = FastRCNN(config)
+    model = FastRCNN(small_config())
     images = [torch.randint(0, 256, (100, 120, 3), dtype=torch.uint8) for _ in range(2)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     losses = []
     for _ in range(25):
-        out = training_loss(
-            model,
-            images,
-            targets()[:2],
-            config=config,
-            delta_mean=model.head.delta_mean,
-            delta_std=model.head.delta_std,
-        )
+        out = training_loss(model, images, targets()[:2])
         optimizer.zero_grad()
         out.loss.total.backward()
         optimizer.step()
         losses.append(out.loss.total.item())
     assert out.num_rois == 64
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_the_objective_is_the_loss_of_the_models_outputs_for_each_images_sample() -> None:
+    torch.manual_seed(0)
+    model = FastRCNN(small_config(delta_std=(0.1, 0.1, 0.2, 0.2), beta=0.5, box_weight=2.0)).eval()
+    config, data, seeds = model.config, targets()[:2], [8, 5]
+    images = [torch.randint(0, 256, (100, 120, 3), dtype=torch.uint8) for _ in range(2)]
+    batch = batch_images(images, config.scale, config.max_size)
+    samples = [
+        sample_rois(
+            target.proposals,
+            target.gt_boxes,
+            target.gt_labels,
+            num_rois=config.rois_per_image,
+            fg_fraction=config.fg_fraction,
+            fg_iou=config.fg_iou,
+            bg_iou=config.bg_iou,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for target, seed in zip(data, seeds, strict=True)
+    ]
+    rois = to_rois([sample.rois for sample in samples], batch.factors)
+    labels = torch.cat([sample.labels for sample in samples])
+    class_logits, box_deltas = model(batch.images, rois)
+    std = torch.tensor([0.1, 0.1, 0.2, 0.2])
+    deltas = torch.cat([encode(sample.rois, sample.gt_boxes) for sample in samples])
+    expected = multi_task_loss(
+        class_logits, box_deltas / std.repeat(3), labels, deltas / std, beta=0.5, box_weight=2.0
+    )
+    found = training_loss(model, images, data, seeds)
+    for a, b in zip(found.loss, expected, strict=True):
+        assert a.item() == b.item()
+    assert (found.num_rois, found.num_fg) == (len(labels), int((labels > 0).sum()))
+    assert found.rpn is None
+    assert found.total.item() == found.loss.total.item()
+    again, others = (Objective(model)(images, data, s) for s in (seeds, None))
+    assert again.loss.total.item() == expected.total.item() != others.loss.total.item()
+
+
+def test_the_objective_trains_the_models_parameters_under_the_models_names() -> None:
+    model = FastRCNN(small_config())
+    objective = Objective(model)
+    names = {f"model.{name}": p for name, p in model.named_parameters()}
+    assert dict(objective.named_parameters()).keys() == names.keys()
+    assert all(p is names[name] for name, p in objective.named_parameters())
+    objective.eval()
+    assert not model.training
 
 
 def test_class_agnostic_statistics_are_those_of_all_classes_together() -> None:

@@ -41,6 +41,19 @@ def test_a_map_is_as_fine_as_its_stride_says(backbone: str) -> None:
         assert abs(features.shape[3] - 320 / stride) <= 1
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_calling_the_model_is_features_then_classify(training: bool) -> None:
+    torch.manual_seed(0)
+    model = FastRCNN(FastRCNNConfig.modern(3, backbone="resnet50_fpn", fc_dim=16)).train(training)
+    images = torch.randn(1, 3, 128, 128)
+    with torch.set_grad_enabled(training):
+        maps = model.features(images)
+        parts, whole = model.classify(maps, ROIS), model(images, ROIS)
+    assert len(maps) == len(model.backbone.strides)
+    assert all(torch.equal(a, b) for a, b in zip(parts, whole, strict=True))
+    assert model.device == images.device
+
+
 def test_the_sibling_layers_start_as_the_papers_gaussians() -> None:
     torch.manual_seed(0)
     head = FastRCNN(FastRCNNConfig.paper(20, backbone="tiny", fc_dim=1024)).head

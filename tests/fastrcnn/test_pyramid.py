@@ -82,9 +82,6 @@ def test_training_draws_a_scale_an_image_from_its_seed(
             model,
             [image] * len(seeds),
             [target] * len(seeds),
-            config=model.config,
-            delta_mean=model.head.delta_mean,
-            delta_std=model.head.delta_std,
             seeds=seeds,
         )
         assert bool(torch.isfinite(loss.loss.total))

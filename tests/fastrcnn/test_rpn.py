@@ -173,9 +173,6 @@ def trained() -> tuple[FastRCNN, list[dict[str, float]]]:
             model,
             [pixels for pixels, _ in own],
             [target for _, target in own],
-            config=model.config,
-            delta_mean=model.head.delta_mean,
-            delta_std=model.head.delta_std,
             seeds=[2 * step, 2 * step + 1],
         )
         optimizer.zero_grad()
@@ -248,9 +245,6 @@ def test_on_a_gpu_it_proposes_as_on_a_cpu_and_trains_in_mixed_precision() -> Non
             gpu,
             images,
             [scene(100)[1], scene(101)[1]],
-            config=gpu.config,
-            delta_mean=gpu.head.delta_mean,
-            delta_std=gpu.head.delta_std,
         )
     out.total.backward()
     assert bool(torch.isfinite(out.total))

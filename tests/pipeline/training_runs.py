@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from fastrcnn.loss import Objective
 from fastrcnn.model import FastRCNN
 from fastrcnn.proposals import propose
 from fastrcnn.solver import build_optimizer
@@ -27,7 +28,7 @@ from pipeline.training.data import read_data
 from pipeline.training.examples import Example, load_batch
 from pipeline.training.initial_weights import initial_model
 from pipeline.training.plan import TrainPlan
-from pipeline.training.step import train_step
+from pipeline.training.step import StepSettings, train_step
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ITERATIONS = 12
@@ -58,13 +59,13 @@ def steps_without_ray(
     plan = TrainPlan.of(flags, training.classes).fitted(training.images)
     examples = [Example(image, _proposals(image, plan)) for image in training.images]
     model = initial_model(plan.model, flags.weights, flags.seed, training.classes)
-    optimizer = build_optimizer(model, plan.solver)
+    objective, optimizer = Objective(model), build_optimizer(model, plan.solver)
     rows = []
     num_iterations = plan.solver.num_iterations(len(examples))
+    settings = StepSettings(solver=plan.solver, num_iterations=num_iterations, seed=flags.seed)
     for step in range(first or num_iterations):
         batch = load_batch(examples, step, plan.solver.batch_size, flags.seed, plan.model)
-        numbers = {"step": step, "num_iterations": num_iterations, "seed": flags.seed}
-        rows.append(train_step(model, model, optimizer, batch, plan.solver, **numbers))
+        rows.append(train_step(objective, optimizer, batch, step, settings))
     return rows, model
 
 

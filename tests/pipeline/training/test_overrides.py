@@ -11,11 +11,11 @@ import tyro
 from fastrcnn.config import FastRCNNConfig, ProposalConfig, RPNConfig, SolverConfig
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
+from pipeline.flags import docstrings
 from pipeline.training.overrides import (
     ModelOverrides,
     RPNOverrides,
     SolverOverrides,
-    field_docs,
 )
 
 
@@ -26,7 +26,7 @@ def read(*flags: str) -> TrainConfig:
 
 @pytest.mark.parametrize("config", [FastRCNNConfig, RPNConfig, SolverConfig, ProposalConfig])
 def test_every_field_has_help(config: type) -> None:
-    docs = field_docs(config)
+    docs = docstrings(config)
     assert [f.name for f in fields(config) if len(docs.get(f.name, "")) < 10] == []
 
 
@@ -65,7 +65,7 @@ def test_help_is_the_configs(capsys: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--model.test-scales" in shown
     for config, name in ((FastRCNNConfig, "test_scales"), (SolverConfig, "momentum")):
-        assert field_docs(config)[name] in shown
+        assert docstrings(config)[name] in shown
     assert "--model.num-classes" not in shown
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from fastrcnn.config import FastRCNNConfig, RPNConfig, SolverConfig
-from fastrcnn.loss import Target
+from fastrcnn.loss import Objective, Target
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer, freeze_untrained
 from pipeline.training.examples import Batch
-from pipeline.training.step import NonFiniteLossError, train_step
+from pipeline.training.step import NonFiniteLossError, StepSettings, model_of, train_step
 
 SOLVER = SolverConfig.paper(learning_rate=0.05, iterations=4, batch_size=4)
+SETTINGS = StepSettings(solver=SOLVER, num_iterations=4, seed=0)
 
 
 def batch(images: int = 4) -> Batch:
@@ -43,7 +46,7 @@ def step(solver: SolverConfig, **changes: Any) -> tuple[FastRCNN, dict[str, floa
     model = build(**changes)
     freeze_untrained(model, solver)
     optimizer = build_optimizer(model, solver)
-    row = train_step(model, model, optimizer, batch(), solver, step=0, num_iterations=4, seed=0)
+    row = train_step(Objective(model), optimizer, batch(), 0, replace(SETTINGS, solver=solver))
     return model, row
 
 
@@ -58,6 +61,59 @@ def test_passes_add_up_to_one_step(images_per_pass: int, rpn: RPNConfig | None) 
     assert again == pytest.approx(row, rel=1e-4)
     for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+
+
+CASES: dict[str, tuple[SolverConfig, dict[str, Any]]] = {
+    "one pass": (SOLVER, {}),
+    "a pass an image": (replace(SOLVER, images_per_pass=1), {}),
+    "rpn": (SOLVER, {"rpn": RPN}),
+    "rpn, a pass an image": (replace(SOLVER, images_per_pass=1), {"rpn": RPN}),
+    "few rois": (SOLVER, {"rois_per_image": 64, "bg_iou": (0.49, 0.5)}),
+}
+
+
+def _steps_of_a_rank(rank: int, folder: str) -> None:
+    """Take one step of each case as one of two ranks: rank 0 has one image, rank 1 three."""
+    torch.set_num_threads(1)
+    address = f"file://{folder}/rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    share = slice(0, 1) if rank == 0 else slice(1, 4)
+    whole = batch()
+    part = Batch(
+        whole.images[share], whole.targets[share], whole.seeds[share], whole.image_uris[share]
+    )
+    results = {}
+    for name, (solver, changes) in CASES.items():
+        model = build(**changes)
+        optimizer = build_optimizer(model, solver)
+        settings = replace(SETTINGS, solver=solver, rank=rank, world_size=2)
+        wrapped = DistributedDataParallel(Objective(model))
+        assert model_of(wrapped) is model
+        row = train_step(wrapped, optimizer, part, 0, settings)
+        results[name] = row, model.state_dict(), [p.grad for p in model.parameters()]
+    torch.save(results, f"{folder}/rank-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_workers_have_the_gradients_of_one_that_sees_all_images(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_steps_of_a_rank, (str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1)]
+    for name, (solver, changes) in CASES.items():
+        model, row = step(solver, **changes)
+        for again, weights, gradients in (results[name] for results in ranks):
+            assert again == pytest.approx(row, rel=1e-6)
+            for p, gradient in zip(model.parameters(), gradients, strict=True):
+                torch.testing.assert_close(gradient, p.grad, rtol=1e-5, atol=1e-6, msg=name)
+            torch.testing.assert_close(weights, dict(model.state_dict()), rtol=1e-6, atol=1e-6)
+        for a, b in zip(ranks[0][name][2], ranks[1][name][2], strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or torch.equal(a, b)
+
+
+def test_only_an_objective_can_be_trained() -> None:
+    model = build()
+    with pytest.raises(TypeError, match="expected an Objective or DDP around one, not FastRCNN"):
+        train_step(model, build_optimizer(model, SOLVER), batch(), 0, SETTINGS)
 
 
 def test_the_gradient_is_averaged_over_the_rois_there_are() -> None:
@@ -106,7 +162,7 @@ def test_images_without_objects_teach_an_rpn_what_is_background() -> None:
     targets = [Target(t.proposals, torch.zeros(0, 4), torch.zeros(0).long()) for t in given.targets]
     empty = Batch(given.images, targets, given.seeds, given.image_uris)
     optimizer = build_optimizer(model, SOLVER)
-    row = train_step(model, model, optimizer, empty, SOLVER, step=0, num_iterations=4, seed=0)
+    row = train_step(Objective(model), optimizer, empty, 0, SETTINGS)
     assert (row["rois"], row["loss_rpn_box"]) == (0, 0)
     assert row["loss"] == row["loss_objectness"] == pytest.approx(math.log(2), rel=0.05)
     assert model.rpn is not None
@@ -134,7 +190,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_changes_nothing() -> Non
     before = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = build_optimizer(model, SOLVER)
     with pytest.raises(NonFiniteLossError, match=r"step 2 .*0\.png, 1\.png"):
-        train_step(model, model, optimizer, batch(2), SOLVER, step=2, num_iterations=4, seed=0)
+        train_step(Objective(model), optimizer, batch(2), 2, SETTINGS)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 

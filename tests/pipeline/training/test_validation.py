@@ -8,7 +8,7 @@ import torch
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.detection import Detections
 from fastrcnn.model import FastRCNN, with_config
-from pipeline.training.validation import detector_of, looking_once
+from pipeline.training.validation import detector_of, upright_only
 
 CONFIG = FastRCNNConfig(num_classes=2, backbone="tiny", fc_dim=16, scale=64, max_size=100)
 LOOKS = {"test_flips": True, "test_scales": (48,)}
@@ -25,7 +25,7 @@ def test_while_training_each_image_is_looked_at_once_however_often_it_is_at_test
     plain = FastRCNN(CONFIG).eval()
     often = with_config(plain, **LOOKS)
     assert not torch.equal(found(often).scores, found(plain).scores)
-    for once, expected in zip(found(looking_once(often)), found(plain), strict=True):
+    for once, expected in zip(found(upright_only(often)), found(plain), strict=True):
         assert torch.equal(once, expected)
 
 

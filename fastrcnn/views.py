@@ -1,0 +1,152 @@
+"""Views of an image at test: turned, mirrored, and at further scales. Their outputs are averaged.
+
+N like-shaped images, P proposals of one image, R proposals of all N images, K classes, L feature maps.
+Proposals are in the image frame. "Upright" is the image as it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrcnn.boxes import flip, transpose
+from fastrcnn.pooling import scale_levels
+from fastrcnn.transform import ImageBatch, batch_images, to_rois
+
+if TYPE_CHECKING:
+    from fastrcnn.config import FastRCNNConfig
+    from fastrcnn.model import FastRCNN
+
+
+class Features(NamedTuple):
+    """N images at one scale, after the backbone."""
+
+    batch: ImageBatch
+    maps: list[Tensor]
+    """L maps (N, C, H_l, W_l), finest first."""
+
+
+class Outputs(NamedTuple):
+    """What the head gives for R proposals."""
+
+    class_logits: Tensor
+    """(R, K + 1)."""
+    box_deltas: Tensor
+    """(R, 4 * (K + 1))."""
+
+
+def compute_features(model: FastRCNN, images: Sequence[Tensor], scale: int) -> Features:
+    """Resize N images (H, W, 3) uint8 to a scale, pad them into one batch, and run the backbone on it."""
+    batch = batch_images(images, scale, model.config.max_size, model.device)
+    return Features(batch, model.features(batch.images))
+
+
+def classify(model: FastRCNN, features: Features, proposals: Sequence[Tensor]) -> Outputs:
+    """Run the head on N proposals (P, 4), pooled from feature maps of one scale."""
+    rois = to_rois(proposals, features.batch.factors)  # (R, 5), model frame
+    return Outputs(*model.classify(features.maps, rois))
+
+
+def classify_at_scales(
+    model: FastRCNN,
+    images: Sequence[Tensor],
+    proposals: Sequence[Tensor],
+    scales: Sequence[int],
+) -> Outputs:
+    """Run backbone and head on N images and their proposals (P, 4), in the order of the proposals.
+
+    Several scales are the levels of an image pyramid: each proposal is pooled from one of them. Each level
+    is a pass over all images. One padded batch for all levels would be slower: for the paper's five levels
+    it has 2.2 times the pixels.
+    """
+    if len(scales) == 1:
+        return classify(model, compute_features(model, images, scales[0]), proposals)
+    max_size, num_outputs = model.config.max_size, model.config.num_classes + 1
+    pairs = zip(proposals, images, strict=True)
+    sizes = [(boxes, (image.shape[0], image.shape[1])) for boxes, image in pairs]
+    levels = torch.cat(
+        [scale_levels(b, scales, size, max_size=max_size) for b, size in sizes]
+    )  # (R,)
+    class_logits = torch.zeros(len(levels), num_outputs, device=model.device)
+    box_deltas = torch.zeros(len(levels), 4 * num_outputs, device=model.device)
+    for level, scale in enumerate(scales):
+        at_level = levels == level
+        if not at_level.any():
+            continue
+        masks = torch.split(at_level, [len(boxes) for boxes in proposals])
+        some = [boxes[mask] for boxes, mask in zip(proposals, masks, strict=True)]
+        outputs = classify(model, compute_features(model, images, scale), some)
+        class_logits[at_level], box_deltas[at_level] = outputs
+    return Outputs(class_logits, box_deltas)
+
+
+def average_over_views(
+    model: FastRCNN, images: Sequence[Tensor], proposals: Sequence[Tensor], upright: Outputs
+) -> Outputs:
+    """Average the head's outputs for the same proposals over every view that the config asks for.
+
+    Args:
+        images: N tensors (H, W, 3) uint8.
+        proposals: N tensors (P, 4).
+        upright: the outputs for the images as they were given; they count as one view.
+    """
+    _, *others = _views(model.config)
+    if not others:
+        return upright
+    class_logits, box_deltas = upright
+    for view in others:
+        outputs = _classify_view(model, images, proposals, view)
+        class_logits = class_logits + outputs.class_logits
+        box_deltas = box_deltas + outputs.box_deltas
+    count = len(others) + 1
+    return Outputs(class_logits / count, box_deltas / count)
+
+
+class _View(NamedTuple):
+    """How an image is changed before the network sees it."""
+
+    scales: tuple[int, ...]
+    transposed: bool
+    """Rows and columns are swapped, before the mirrors."""
+    sideways: bool
+    """Mirrored left to right."""
+    upside_down: bool
+
+
+def _views(config: FastRCNNConfig) -> list[_View]:
+    """List the views of a config. The first is the upright one."""
+    both = (False, True)
+    turns = both if config.test_flips and config.quarter_turns else both[:1]
+    mirrors = both if config.test_flips else both[:1]
+    upside_down = both if config.test_flips and config.vertical_flips else both[:1]
+    scales = [config.scales, *((scale,) for scale in config.test_scales)]
+    return [_View(*view) for view in product(scales, turns, mirrors, upside_down)]
+
+
+def _classify_view(
+    model: FastRCNN, images: Sequence[Tensor], proposals: Sequence[Tensor], view: _View
+) -> Outputs:
+    """Run the network on a view, and give the outputs that hold for the upright images.
+
+    A mirror moves the centre of a box to the other side and keeps its width and height. So of a delta
+    (dx, dy, dw, dh) a mirror left to right changes the sign of dx, a mirror upside down the sign of dy. A
+    transposition swaps dx with dy and dw with dh. A scale changes nothing.
+    """
+    if view.transposed:
+        images = [image.transpose(0, 1) for image in images]
+        proposals = [transpose(boxes) for boxes in proposals]
+    axes = [axis for axis, mirrored in enumerate((view.upside_down, view.sideways)) if mirrored]
+    for axis in axes:
+        pairs = zip(proposals, images, strict=True)
+        proposals = [flip(boxes, i.shape[axis], vertically=axis == 0) for boxes, i in pairs]
+    mirrored = [image.flip(axes) for image in images]
+    class_logits, box_deltas = classify_at_scales(model, mirrored, proposals, view.scales)
+    signs = box_deltas.new_tensor([1 - 2 * view.sideways, 1 - 2 * view.upside_down, 1, 1])
+    deltas = (
+        box_deltas.reshape(len(box_deltas), box_deltas.shape[1] // 4, 4) * signs
+    )  # (R, K + 1, 4)
+    return Outputs(class_logits, (transpose(deltas) if view.transposed else deltas).flatten(1))
