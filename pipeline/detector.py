@@ -15,7 +15,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from fastrcnn.config import LEARNED
 from fastrcnn.detection import Scored, detect_counting, propose_learned
 from fastrcnn.proposals import propose
 from fastrcnn.rpn import Proposed
@@ -229,7 +228,7 @@ class Detector:
     ) -> Iterator[Scored]:
         """Read, propose and score images, some at a time."""
         config = self._checkpoint.proposals
-        if proposals is None and config.name == "table":
+        if proposals is None and config.spec.precomputed:
             raise ValueError("the detector was trained on a table of proposals: give proposals")
         if proposals is not None:
             _check_proposals(proposals, len(images))
@@ -237,7 +236,7 @@ class Detector:
         for first in range(0, len(images), IMAGES_AT_ONCE):
             pixels = self._read(images, first)
             given = None if proposals is None else proposals[first : first + IMAGES_AT_ONCE]
-            if given is None and config.name != LEARNED:
+            if given is None and not config.spec.learned:
                 given = [propose(one, config) for one in pixels]
             for index, outcome in enumerate(self.score(pixels, given), first):
                 yield _success(outcome, images, index)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from fastrcnn.config import LEARNED, ProposalConfig
+from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import prepare, propose
 from pipeline import cluster, storage
 from pipeline.errors import UserError
@@ -59,7 +59,7 @@ def _propose_one(uri: str, etag: str | None, config: ProposalConfig) -> dict[str
         pixels = decode(storage.read_bytes(uri, etag=etag, max_bytes=MAX_BYTES)).pixels
     except (StorageError, ImageError) as error:
         return row | {"error": f"{error.status}: {error}"}
-    boxes = np.zeros((0, 4), np.float32) if config.name == LEARNED else propose(pixels, config)
+    boxes = np.zeros((0, 4), np.float32) if config.spec.learned else propose(pixels, config)
     return row | {"boxes": boxes, "width": pixels.shape[1], "height": pixels.shape[0]}
 
 
@@ -108,7 +108,7 @@ def _compute(missing: Sequence[storage.ObjectInfo], config: ProposalConfig) -> I
     cluster.configure_ray_data()
     batches = (
         ray.data.from_arrow(rows)
-        .repartition(target_num_rows_per_block=4 if config.name == "opencv" else 64)
+        .repartition(target_num_rows_per_block=config.spec.images_per_task)
         .map_batches(partial(propose_batch, config=config), batch_size=None, batch_format="pyarrow")
         .iter_batches(batch_size=ROWS_PER_PART, batch_format="pyarrow")
     )

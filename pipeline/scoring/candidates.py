@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fastrcnn.config import LEARNED, ProposalConfig
+from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import prepare, propose
 from pipeline import images, storage
 from pipeline.images import ImageError
@@ -195,7 +195,7 @@ def _boxes(
 ) -> npt.NDArray[np.float32] | str | None:
     """Proposals (P, 4) of an image, or why there are none: never an empty list for want of a row. None: the
     model makes its own."""
-    if settings.table is None and settings.proposals.name == LEARNED:
+    if settings.table is None and settings.proposals.spec.learned:
         return None
     if settings.table is None:
         return propose(pixels, settings.proposals)
