@@ -48,7 +48,7 @@ long: $(STAMP) ## what takes minutes: killed trainings, every submitted form; CI
 
 fuzz: $(STAMP) ## 10,000 damaged images through the guard, with another seed each day (a few minutes)
 	@NUM_FUZZED=10000 FUZZ_SEED=$$(date +%Y%m%d) $(BIN)/python -m pytest --timeout=0 \
-		tests/pipeline/test_hostile_images.py
+		tests/pipeline/images/test_hostile_images.py
 
 # Each test there starts servers and a cluster of its own.
 soak: $(STAMP) ## kill, starve and lie to scoring jobs: the fault matrix, then ten rounds of 2,000 images (over an hour)

@@ -19,14 +19,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where nothing is installed
 
-from pipeline.commands import Command, dispatch
+from pipeline.runtime.commands import Command, dispatch
 
 
 def _task(name: str, config: str, summary: str) -> Command:
     return Command(
         name=name,
-        config=f"jobs.benchmarks.config:{config}",
-        run=f"jobs.benchmarks.{name}:run",
+        config=f"benchmarks.config:{config}",
+        run=f"benchmarks.{name}:run",
         summary=summary,
         on_ray=False,
     )

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """python jobs/draw_scenes.py --output s3://bucket/demo --train 300 --val 40 --test 90 --score 100
 
-`--help` says what it does; its flags are those of the config that `pipeline.commands` names.
+`--help` says what it does. `pipeline.runtime.commands` names its config.
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 # `ray job submit -- jobs/draw_scenes.py` puts only jobs/ on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.commands import run_file  # noqa: E402
+from pipeline.runtime.commands import run_file  # noqa: E402
 
 if __name__ == "__main__":
     run_file("draw-scenes")

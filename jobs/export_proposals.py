@@ -3,8 +3,7 @@
 
 On a cluster: `ray job submit --working-dir . -- python jobs/export_proposals.py ...`, the same with
 `jobs/export_proposals.py` alone, or `ray job submit -- jobs/export_proposals.py ...` on a cluster started
-in the checkout. `--help` says what it does; its flags are those of the config that `pipeline.commands`
-names.
+in the checkout. `--help` says what it does. `pipeline.runtime.commands` names its config.
 """
 
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 # `ray job submit -- jobs/export_proposals.py` puts only jobs/ on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.commands import run_file  # noqa: E402
+from pipeline.runtime.commands import run_file  # noqa: E402
 
 if __name__ == "__main__":
     run_file("export-proposals")

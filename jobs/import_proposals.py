@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """python jobs/import_proposals.py --source proposals.pkl --data URI --output proposals.parquet
 
-`--help` says what it does; its flags are those of the config that `pipeline.commands` names.
+`--help` says what it does. `pipeline.runtime.commands` names its config.
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 # `ray job submit -- jobs/import_proposals.py` puts only jobs/ on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.commands import run_file  # noqa: E402
+from pipeline.runtime.commands import run_file  # noqa: E402
 
 if __name__ == "__main__":
     run_file("import-proposals")

@@ -3,7 +3,7 @@
 
 On a cluster: `ray job submit --working-dir . -- python jobs/score_bucket.py --images ...`, the same with
 `jobs/score_bucket.py` alone, or `ray job submit -- jobs/score_bucket.py ...` on a cluster started in the
-checkout. `--help` says what it does; its flags are those of the config that `pipeline.commands` names.
+checkout. `--help` says what it does. `pipeline.runtime.commands` names its config.
 """
 
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 # `ray job submit -- jobs/score_bucket.py` puts only jobs/ on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.commands import run_file  # noqa: E402
+from pipeline.runtime.commands import run_file  # noqa: E402
 
 if __name__ == "__main__":
     run_file("score")

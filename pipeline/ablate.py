@@ -17,15 +17,16 @@ import ray
 from ray import tune
 
 from fastrcnn.config import LEARNED
-from pipeline import cluster, storage
+from pipeline import storage
 from pipeline.ablation.comparisons import rows
 from pipeline.ablation.config import AblateConfig, Row, Test, Training
 from pipeline.ablation.table import as_markdown, as_parquet, as_png, results_of
 from pipeline.ablation.trial import read_result, run_trial
 from pipeline.annotations import LabelledImages, read_labelled_images
-from pipeline.cli import configure_logging
 from pipeline.errors import JobError, UserError
-from pipeline.proposals_table import find_table
+from pipeline.proposals.table import find_table
+from pipeline.runtime import cluster
+from pipeline.runtime.cli import configure_logging
 from pipeline.training.data import with_proposals
 from pipeline.training.examples import Example
 from pipeline.training.initial_weights import initial_model

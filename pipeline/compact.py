@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.config.results import CompactConfig
 from pipeline.errors import JobError, UserError
-from pipeline.results.config import CompactConfig
 from pipeline.results.scored import RunFiles, find_run, list_runs
 from pipeline.results.tables import RunTables, load_run, work_folder
 from pipeline.schema import DETECTIONS, DETECTIONS_VERSION, in_tables_of, scored_metadata

@@ -10,10 +10,10 @@ from torch import nn
 
 from fastrcnn.checkpoint import CONFIG, CheckpointError, save_checkpoint
 from fastrcnn.svd import compress
-from pipeline import checkpoints, storage
+from pipeline import storage
+from pipeline.config.tools import CompressConfig
 from pipeline.errors import UserError
-from pipeline.storage import StorageError
-from pipeline.tool_config import CompressConfig
+from pipeline.storage import StorageError, checkpoints
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ the width is x_max - x_min. The image frame is the image after its EXIF orientat
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -15,14 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
-from pipeline.image_inputs import check_image, read_pixels
-from pipeline.pictures import draw_boxes
+from pipeline.drawing.pictures import draw_boxes
+from pipeline.images.inputs import check_image, read_pixels
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.image_inputs import Image
+    from pipeline.images.inputs import Image
 
+DEFAULT_MIN_SCORE = 0.5
+"""The score from which a person looks at boxes, where a checkpoint says nothing of a class."""
 _CLASSES_SHOWN = 5
 
 
@@ -189,3 +192,37 @@ class Detections:
             scores=self.scores[places],
             boxes=self.boxes[places],
         )
+
+
+def min_scores(
+    config: Mapping[str, object], classes: tuple[str, ...], checkpoint: str
+) -> npt.NDArray[np.float32]:
+    """Read the operating points of a checkpoint.
+
+    Args:
+        config: its config.json.
+        classes: K names, in label order.
+        checkpoint: what to call it in an error.
+
+    Returns:
+        (K,) scores.
+
+    Raises:
+        ValueError: `operating_points` is no mapping from these classes to scores.
+    """
+    points = config.get("operating_points")
+    if points is None:
+        points = {}
+    if isinstance(points, Mapping) and set(points) <= set(classes):
+        scores = [DEFAULT_MIN_SCORE if (p := points.get(name)) is None else p for name in classes]
+        if all(is_score(score) for score in scores):
+            return np.array(scores, np.float32)
+    raise ValueError(
+        f"{checkpoint}: operating_points in config.json is {str(points)[:80]}: expected a score for classes"
+        f" among {', '.join(classes)[:200]}. Take it out of config.json, or give min_score."
+    )
+
+
+def is_score(value: object) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

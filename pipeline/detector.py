@@ -20,12 +20,11 @@ from fastrcnn.proposals import propose
 from fastrcnn.rpn import Proposed
 from fastrcnn.scoring_form import scoring_form
 from pipeline import images
-from pipeline.checkpoints import load
 from pipeline.config import Precision
-from pipeline.detections import Detections
+from pipeline.detections import Detections, is_score, min_scores
 from pipeline.errors import one_line
-from pipeline.image_inputs import Image, check_image, check_images, read_pixels
-from pipeline.operating_points import is_score, min_scores
+from pipeline.images.inputs import Image, check_image, check_images, read_pixels
+from pipeline.storage.checkpoints import load
 
 Box = dict[str, Any]
 """One detection as column `detections` has it: label, label_id, score, x_min, y_min, x_max, y_max."""

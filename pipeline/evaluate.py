@@ -29,7 +29,7 @@ from fastrcnn.metrics import (
 from pipeline import storage
 from pipeline.annotations import LabelledImages, read_labelled_images
 from pipeline.config import EvaluateConfig
-from pipeline.curves import draw_precision_recall
+from pipeline.drawing.curves import draw_precision_recall
 from pipeline.errors import UserError
 from pipeline.results.image_matching import match_images
 from pipeline.results.scored import RunFiles, ScoredRun, find_run, read_run

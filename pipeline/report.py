@@ -17,11 +17,11 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.config import EvaluateConfig
+from pipeline.config.results import ReportConfig
 from pipeline.evaluate import EvaluationResult, measure
-from pipeline.reporting.figures import figures
-from pipeline.reporting.gallery import gallery
-from pipeline.reporting.page import page
-from pipeline.results.config import ReportConfig
+from pipeline.results.figures import figures
+from pipeline.results.gallery import gallery
+from pipeline.results.page import page
 from pipeline.results.scored import RunFiles, find_run
 from pipeline.results.tables import load_run
 

@@ -13,17 +13,20 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from pipeline import cluster, record, storage
-from pipeline.attempts import Attempts, SharedAttempts
-from pipeline.compiling import check_compiles
+from pipeline import record, storage
 from pipeline.config import ScoreConfig
 from pipeline.errors import JobError, UserError
-from pipeline.scoring import account, dry_run, plan
+from pipeline.record import plan
+from pipeline.record.committer import Committer
+from pipeline.record.manifest import check_some, write_manifest
+from pipeline.record.run_format import begin_run, warn_of_other_decoders
+from pipeline.runtime import cluster
+from pipeline.runtime.attempts import Attempts, SharedAttempts
+from pipeline.runtime.compiling import check_compiles
+from pipeline.scoring import account, dry_run
 from pipeline.scoring.account import ScoreSummary
 from pipeline.scoring.candidates import ReadSettings, read_tasks, tasks
-from pipeline.scoring.committer import Committer
 from pipeline.scoring.detector import DetectorActor as Detector  # tests put a stand-in in its place
-from pipeline.scoring.manifest import check_some, write_manifest
 from pipeline.scoring.preflight import (
     Job,
     Resources,
@@ -33,7 +36,6 @@ from pipeline.scoring.preflight import (
     size_cluster,
 )
 from pipeline.scoring.progress import ScoreProgress
-from pipeline.scoring.run_format import begin_run, warn_of_other_decoders
 
 logger = logging.getLogger(__name__)
 

@@ -28,17 +28,19 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from fastrcnn.checkpoint import CONFIG
-from pipeline import checkpoints, cluster, storage
-from pipeline.compiling import check_compiles
+from pipeline import storage
 from pipeline.config import TrainConfig
-from pipeline.curves import loss_curves
+from pipeline.config.numbers import read_numbers
+from pipeline.drawing.curves import loss_curves
 from pipeline.errors import JobError, UserError
+from pipeline.runtime import cluster
+from pipeline.runtime.compiling import check_compiles
+from pipeline.storage import checkpoints
 from pipeline.training.data import read_data, with_proposals
 from pipeline.training.initial_weights import initial_model, measure_deltas
 from pipeline.training.loop import TrainJob, train_loop
 from pipeline.training.memory import check_fits, step_memory
 from pipeline.training.mlflow_run import check_installed
-from pipeline.training.numbers import read_numbers
 from pipeline.training.plan import TrainPlan, describe, provenance
 from pipeline.training.resources import worker_resources
 from pipeline.training.same_run import (

@@ -13,8 +13,8 @@ import pytest
 import ray
 import yaml
 
-from pipeline.arguments import parse_arguments
 from pipeline.config import ScoreConfig
+from pipeline.runtime.arguments import parse_arguments
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs import benchmark, demo
-from pipeline.arguments import parse_arguments
-from pipeline.commands import COMMANDS, find, load
+from pipeline.runtime.arguments import parse_arguments
+from pipeline.runtime.commands import COMMANDS, find, load
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]

@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from fastrcnn.config import ProposalConfig
-from pipeline import compact, exports, report, score, storage, train
+from pipeline import compact, export, report, score, storage, train
 from pipeline.config import ScoreConfig, TrainConfig
+from pipeline.config.results import CompactConfig, ExportConfig, ReportConfig
 from pipeline.detector import Detector
 from pipeline.images import decode
 from pipeline.proposals import compute_proposals, settings_name
-from pipeline.results.config import CompactConfig, ExportConfig, ReportConfig
 from pipeline.results.scored import find_run, read_run
 from pipeline.scoring.preflight import prepare
 from tests.golden.make import CACHES, KINDS, PLACES, RUNS, SET, TRAIN
@@ -170,7 +170,7 @@ def test_report_and_export_read_a_run(golden: Golden, tmp_path: Path) -> None:
     report.run(ReportConfig(scored="s3://golden/out", output=str(page), run_id=run_id))
     assert "00.jpg" in page.read_text()
     flags: dict[str, Any] = {"scored": "s3://golden/out", "run_id": run_id, "format": "coco"}
-    exports.run(ExportConfig(output=str(tmp_path / "coco"), **flags))
+    export.run(ExportConfig(output=str(tmp_path / "coco"), **flags))
     (results,) = (tmp_path / "coco").glob("*results*.json")
     newest = {
         row["image_uri"]: row["num_detections"] or 0 for row in golden.values["rows"]["plain"]

@@ -23,18 +23,19 @@ from botocore.exceptions import ClientError
 from PIL import Image
 from pyarrow import fs
 
-from jobs import demo_servers
-from pipeline import compact, evaluate, exports, report, storage, train
+from demo import servers
+from pipeline import compact, evaluate, export, report, storage, train
 from pipeline.annotations import read_labelled_images
 from pipeline.config import EvaluateConfig, ScoreConfig, TrainConfig
-from pipeline.results.config import CompactConfig, ExportConfig, ReportConfig
-from pipeline.scoring import account, plan
+from pipeline.config.results import CompactConfig, ExportConfig, ReportConfig
+from pipeline.record import plan
+from pipeline.record.committer import Committer
+from pipeline.record.manifest import write_manifest
+from pipeline.record.run_format import begin_run
+from pipeline.scoring import account
 from pipeline.scoring.candidates import read_images
-from pipeline.scoring.committer import Committer
 from pipeline.scoring.detector import DetectorActor
-from pipeline.scoring.manifest import write_manifest
 from pipeline.scoring.preflight import Resources, detector_settings, prepare, read_settings
-from pipeline.scoring.run_format import begin_run
 from pipeline.training.board import NAMES, TrainingBoard
 from pipeline.training.same_run import claim_output
 from tests.pipeline.record_cases import rows_of
@@ -76,7 +77,7 @@ def keys(
         patch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1000000")
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
         patch.setenv("PATH", path)
-        with demo_servers.s3_server(tmp_path_factory.mktemp("logs")) as endpoint:
+        with servers.s3_server(tmp_path_factory.mktemp("logs")) as endpoint:
             administration = boto3.Session()
             _fill(administration.client("s3"), tiny_checkpoint)
             found = {role: _user(administration.client("iam"), role) for role in ROLES}
@@ -246,7 +247,7 @@ def test_results_are_read_with_the_policy_and_nothing_else_is_done(
         evaluate.run(EvaluateConfig(**scored, **labels))
         made = report.run(ReportConfig(output="s3://bucket/results", **scored, **labels))
         assert made.pictures == 2
-        exports.run(ExportConfig(output="s3://bucket/results/export", format="coco", **scored))
+        export.run(ExportConfig(output="s3://bucket/results/export", format="coco", **scored))
     refused(
         job,
         [

@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def test_the_public_surface_is_this() -> None:
-    assert pipeline.__all__ == ["Detector", "__version__"]
+    assert pipeline.__all__ == ["Detections", "Detector", "__version__"]
     assert fastrcnn.__all__ == [
         "FastRCNN",
         "FastRCNNConfig",
@@ -92,7 +92,7 @@ def test_the_wheel_holds_all_that_the_jobs_need_and_nothing_else(wheel: Path) ->
         "fastrcnn/py.typed",
         "pipeline/py.typed",
         "pipeline/detections.sql",
-        "pipeline/reporting/assets/page.html",
+        "pipeline/results/assets/page.html",
         f"{info}/licenses/LICENSE",
     } <= names
 
@@ -109,7 +109,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"].split(",") == ["<3.14", ">=3.11"]
     assert "Version 2.0, January 2004" in licence
-    assert "fastrcnn-ray = pipeline.commands:run_package" in entry
+    assert "fastrcnn-ray = pipeline.runtime.commands:run_package" in entry
 
 
 def test_the_unpacked_wheel_runs_where_there_is_no_checkout(wheel: Path, tmp_path: Path) -> None:

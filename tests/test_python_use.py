@@ -49,18 +49,18 @@ def test_the_documents_code_runs_from_images_to_a_page(
 
 def test_the_names_of_the_document_stay_importable() -> None:
     import pipeline.detector
-    from pipeline import Detections, Detector, compact, evaluate, exports, report
+    from pipeline import Detections, Detector, compact, evaluate, export, report
     from pipeline.config import ScoreConfig
+    from pipeline.config.results import CompactConfig, ReportConfig
     from pipeline.errors import UserError
     from pipeline.images import ImageError
-    from pipeline.results.config import CompactConfig, ReportConfig
     from pipeline.score import run
     from pipeline.storage import StorageError
 
     assert pipeline.detector.Detector is Detector
     assert pipeline.detector.Detections is Detections
     assert all(
-        callable(function) for function in (run, compact.run, report.run, evaluate.run, exports.run)
+        callable(function) for function in (run, compact.run, report.run, evaluate.run, export.run)
     )
     assert all(issubclass(error, Exception) for error in (UserError, ImageError, StorageError))
     assert all(hasattr(config, "output") for config in (ScoreConfig, CompactConfig, ReportConfig))

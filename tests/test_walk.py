@@ -24,7 +24,7 @@ import torch
 from torchvision.models import mobilenet_v2
 
 from pipeline import storage
-from pipeline.scene_dataset import draw_split
+from pipeline.draw_scenes import draw_split
 from tests.conftest import CHECKOUT
 from tests.test_docs import commands
 

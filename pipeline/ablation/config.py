@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from fastrcnn.config.growth import kept
 from pipeline.config import Preset, TrainConfig, check_above_zero
+from pipeline.config.numbers import SHORT, configs, read_numbers
+from pipeline.config.settings import as_settings, parse_settings
 from pipeline.errors import UserError
-from pipeline.flags import Group, Groups, Uri
-from pipeline.training.numbers import SHORT, configs, read_numbers
-from pipeline.training.settings import as_settings, parse_settings
+from pipeline.runtime.flags import Group, Groups, Uri
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,12 +22,13 @@ from fastrcnn.metrics.recall import proposal_recall
 from fastrcnn.model import FastRCNN, with_config
 from fastrcnn.solver import build_optimizer, freeze_untrained
 from fastrcnn.svd import compress
-from pipeline import checkpoints, storage
+from pipeline import storage
 from pipeline.ablation.config import AblateConfig, Test, Training
 from pipeline.ablation.torchvision_heads import TorchvisionHeads
 from pipeline.images import decode
-from pipeline.prefetch import prefetch
-from pipeline.proposals_table import Boxes
+from pipeline.proposals.table import Boxes
+from pipeline.runtime.prefetch import prefetch
+from pipeline.storage import checkpoints
 from pipeline.training.examples import Batch, Example, load_batch, target_of
 from pipeline.training.initial_weights import initial_model, measure_deltas
 from pipeline.training.plan import TrainPlan

@@ -18,7 +18,7 @@ from defusedxml.ElementTree import fromstring
 from pipeline.annotations.labelled import Annotations, Format, NamedBox, NamedImage, finite, some
 from pipeline.annotations.tree import Tree, only_image, unique_ids
 from pipeline.errors import UserError
-from pipeline.prefetch import in_threads
+from pipeline.runtime.prefetch import in_threads
 
 _SETS = "ImageSets/Main"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

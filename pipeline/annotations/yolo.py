@@ -21,7 +21,7 @@ from pipeline.annotations.labelled import Annotations, Format, NamedBox, NamedIm
 from pipeline.annotations.tree import Tree, unique_ids
 from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES, ImageError, read_size
-from pipeline.prefetch import in_threads
+from pipeline.runtime.prefetch import in_threads
 
 _YAML = (".yaml", ".yml")
 _SPLITS = ("train", "val", "valid", "test")

@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 import ray
 from ray.data import DataContext, Dataset, SaveMode
 
-from pipeline import cluster, storage
+from pipeline import storage
+from pipeline.config.results import ExportConfig
 from pipeline.errors import JobError, UserError
-from pipeline.results.config import ExportConfig
+from pipeline.runtime import cluster
 from pipeline.schema import DETECTIONS
 
 _PACKAGES = {"iceberg": "pyiceberg", "delta": "deltalake"}

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.prefetch import in_threads
 from pipeline.record import open_shard
+from pipeline.runtime.prefetch import in_threads
 from pipeline.schema import SCORED, read_columns
 from pipeline.storage import ObjectInfo
 

@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import JobError, UserError, one_line
-from pipeline.prefetch import REQUESTS_AT_ONCE, prefetch
-from pipeline.progress import Progress
 from pipeline.record import open_shard
 from pipeline.results.scored import RunFiles, check_classes
+from pipeline.runtime.prefetch import REQUESTS_AT_ONCE, prefetch
+from pipeline.runtime.progress import Progress
 from pipeline.schema import SCORED, read_columns
 from pipeline.storage import ObjectInfo
 

@@ -1,6 +1,6 @@
 """The CPU stage of scoring: tasks (TASK), which are pieces of shards, to candidates (CANDIDATE).
 
-What is done to one image is `pipeline.reading`'s; its names can be imported from here too.
+What is done to one image is `pipeline.proposals.reading`'s; its names can be imported from here too.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
-from pipeline.attempts import Attempts
-from pipeline.reading import ReadSettings, decode_candidates, read_images, read_lots
+from pipeline.proposals.reading import ReadSettings, decode_candidates, read_images, read_lots
+from pipeline.record.plan import Plan, rows_of
+from pipeline.runtime.attempts import Attempts
 from pipeline.schema import CANDIDATE, TASK
-from pipeline.scoring.plan import Plan, rows_of
 
 __all__ = ["CANDIDATE", "ReadSettings", "decode_candidates", "read_images", "read_tasks", "tasks"]
 

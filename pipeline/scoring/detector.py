@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from fastrcnn.detection import Scored
 from fastrcnn.upload import Uploads
-from pipeline.attempts import AttemptLog, Attempts, attempt
 from pipeline.detector import Detector
+from pipeline.runtime.attempts import AttemptLog, Attempts, attempt
 from pipeline.schema import CANDIDATE, RESULT
 from pipeline.scoring.passes import passes
 

@@ -6,9 +6,11 @@ import logging
 import time
 from functools import partial
 
-from pipeline import cluster, record
-from pipeline.reading import read_images, unplanned
-from pipeline.scoring import account, plan
+from pipeline import record
+from pipeline.proposals.reading import read_images, unplanned
+from pipeline.record import plan
+from pipeline.runtime import cluster
+from pipeline.scoring import account
 from pipeline.scoring.account import ScoreSummary
 from pipeline.scoring.detector import DetectorActor
 from pipeline.scoring.preflight import Job, detector_settings, read_settings

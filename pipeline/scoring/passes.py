@@ -11,8 +11,8 @@ import pyarrow as pa
 import torch
 
 from fastrcnn.upload import Uploaded, Uploads
-from pipeline.prefetch import prefetch
-from pipeline.reading import decode_candidates
+from pipeline.proposals.reading import decode_candidates
+from pipeline.runtime.prefetch import prefetch
 
 
 class Pass(NamedTuple):

@@ -12,14 +12,14 @@ from fastrcnn.checkpoint import Checkpoint
 from fastrcnn.config import LEARNED, PROPOSER_SPECS, TABLE, FastRCNNConfig, ProposalConfig
 from fastrcnn.config.growth import hashed
 from pipeline import record, storage
-from pipeline.checkpoints import find_checkpoint, load
 from pipeline.config import ScoreConfig
 from pipeline.errors import UserError
 from pipeline.images import DECODER_VERSION
-from pipeline.proposals_table import find_table
-from pipeline.reading import ReadSettings
+from pipeline.proposals.reading import ReadSettings
+from pipeline.proposals.table import find_table
 from pipeline.scoring.selection import Filter, Selection, check_apart, select
 from pipeline.storage import StorageError
+from pipeline.storage.checkpoints import find_checkpoint, load
 
 logger = logging.getLogger(__name__)
 

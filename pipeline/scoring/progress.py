@@ -13,7 +13,7 @@ from ray.util import metrics
 
 from pipeline.config import ScoreConfig
 from pipeline.errors import JobError
-from pipeline.progress import Progress
+from pipeline.runtime.progress import Progress
 
 _FROM_THE_STORE = ("denied", "unreadable")
 """Statuses of images that the store would not give: they may be had another time."""

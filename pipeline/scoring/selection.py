@@ -13,9 +13,9 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES
-from pipeline.progress import Progress
+from pipeline.record.listed import Listed
+from pipeline.runtime.progress import Progress
 from pipeline.schema import in_tables_of
-from pipeline.scoring.listed import Listed
 from pipeline.storage.uris import compile_pattern, is_pattern
 
 logger = logging.getLogger(__name__)

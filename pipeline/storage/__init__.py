@@ -4,8 +4,7 @@ Every URI is a local path or any fsspec URL. S3 has a store of its own (conditio
 byte, typed errors); endpoint, region and credentials come from the standard AWS variables of the process.
 """
 
-from pipeline.schema import NAMED
-from pipeline.storage.errors import (
+from pipeline.errors import (
     ObjectChanged,
     ObjectDenied,
     ObjectMissing,
@@ -13,6 +12,7 @@ from pipeline.storage.errors import (
     ObjectUnreadable,
     StorageError,
 )
+from pipeline.schema import NAMED
 from pipeline.storage.folders import download_folder, upload_folder
 from pipeline.storage.listing import as_named, is_marker, iter_pages, list_objects, lists_in_order
 from pipeline.storage.manifest import (

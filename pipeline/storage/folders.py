@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.prefetch import in_threads
+from pipeline.runtime.prefetch import in_threads
 from pipeline.storage.listing import list_objects
 from pipeline.storage.local import LocalStore
 from pipeline.storage.objects import read_bytes, write_bytes

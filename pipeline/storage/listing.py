@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from pipeline.errors import UserError
+from pipeline.errors import ObjectDenied, ObjectMissing, UserError
 from pipeline.schema import NAMED
-from pipeline.storage.errors import ObjectDenied, ObjectMissing
 from pipeline.storage.objects import S3_SCHEMES, driver_errors, store_of
 from pipeline.storage.retry import DRIVER_DEADLINE_S
 from pipeline.storage.uris import (

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.storage.errors import (
+from pipeline.errors import (
     ObjectChanged,
     ObjectDenied,
     ObjectMissing,

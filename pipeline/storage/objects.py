@@ -14,9 +14,8 @@ from typing import Protocol
 
 import pyarrow.fs as pafs
 
-from pipeline.errors import UserError
+from pipeline.errors import ObjectDenied, ObjectMissing, StorageError, UserError
 from pipeline.storage import other, s3
-from pipeline.storage.errors import ObjectDenied, ObjectMissing, StorageError
 from pipeline.storage.local import LocalStore
 from pipeline.storage.other import FsspecStore
 from pipeline.storage.retry import DEADLINE_S, DRIVER_DEADLINE_S

@@ -14,14 +14,14 @@ from typing import Any
 
 import fsspec
 
-from pipeline.errors import UserError
-from pipeline.storage.errors import (
+from pipeline.errors import (
     ObjectChanged,
     ObjectDenied,
     ObjectMissing,
     ObjectTooLarge,
     ObjectUnreadable,
     StorageError,
+    UserError,
 )
 from pipeline.storage.uris import ObjectInfo
 

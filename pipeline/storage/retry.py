@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.storage.errors import ObjectUnreadable, StorageError, Transient
+from pipeline.errors import ObjectUnreadable, StorageError
 
 DEADLINE_S = 120.0
 """Seconds after which no further attempt is made at one object."""
@@ -21,6 +21,10 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 8.0
 
 Result = TypeVar("Result")
+
+
+class Transient(Exception):
+    """One attempt failed in a way that another may not. It never leaves `pipeline.storage`."""
 
 
 class Outage:

@@ -18,18 +18,17 @@ from typing import Any, TypeVar
 import s3fs
 from botocore import exceptions as boto
 
-from pipeline.errors import one_line
-from pipeline.prefetch import in_threads
-from pipeline.storage.errors import (
+from pipeline.errors import (
     ObjectChanged,
     ObjectDenied,
     ObjectMissing,
     ObjectTooLarge,
     ObjectUnreadable,
-    Transient,
+    one_line,
 )
+from pipeline.runtime.prefetch import in_threads
 from pipeline.storage.ranges import LISTERS, Page, iter_pages
-from pipeline.storage.retry import DEADLINE_S, Outage, retry
+from pipeline.storage.retry import DEADLINE_S, Outage, Transient, retry
 from pipeline.storage.s3_answers import NO_CREDENTIALS, TRANSIENT, BodyCheck, classify
 from pipeline.storage.uris import ObjectInfo
 

@@ -12,15 +12,15 @@ import aiohttp
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
-from pipeline.errors import one_line
-from pipeline.storage.errors import (
+from pipeline.errors import (
     ObjectChanged,
     ObjectDenied,
     ObjectMissing,
     ObjectUnreadable,
     StorageError,
-    Transient,
+    one_line,
 )
+from pipeline.storage.retry import Transient
 
 _MD5 = re.compile("[0-9a-f]{32}")
 _SAME_BYTES = 4

@@ -17,7 +17,7 @@ from typing import Any, Self
 from tensorboardX import SummaryWriter
 
 from pipeline import storage
-from pipeline.progress import SECONDS_BETWEEN_LINES
+from pipeline.runtime.progress import SECONDS_BETWEEN_LINES
 
 logger = logging.getLogger(__name__)
 

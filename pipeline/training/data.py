@@ -11,8 +11,8 @@ from pipeline.annotations import LabelledImages, read_labelled_images, splits
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.proposals import compute_proposals
-from pipeline.proposals_table import Boxes, ProposalsError, ProposalsTable
-from pipeline.reading import check_failures
+from pipeline.proposals.reading import check_failures
+from pipeline.proposals.table import Boxes, ProposalsError, ProposalsTable
 from pipeline.training.examples import Example
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from fastrcnn.suppression import distinct
 from pipeline import storage
 from pipeline.annotations import LabelledImage
 from pipeline.images import decode
-from pipeline.proposals_table import Boxes
+from pipeline.proposals.table import Boxes
 
 
 @dataclass(frozen=True, slots=True)

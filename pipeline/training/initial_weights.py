@@ -20,9 +20,9 @@ from fastrcnn.config import FastRCNNConfig
 from fastrcnn.loss import delta_statistics
 from fastrcnn.model import FastRCNN, load_pretrained
 from pipeline import storage
-from pipeline.checkpoints import load
 from pipeline.errors import UserError
 from pipeline.storage import StorageError
+from pipeline.storage.checkpoints import load
 from pipeline.training.examples import Example, target_of
 
 logger = logging.getLogger(__name__)

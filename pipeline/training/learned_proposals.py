@@ -14,8 +14,8 @@ from fastrcnn.backbones import strides_of
 from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig, RPNConfig, SolverConfig
 from fastrcnn.transform import scale_factor
 from pipeline.annotations import LabelledImage
+from pipeline.config.numbers import Numbers, rpn_config
 from pipeline.errors import UserError
-from pipeline.training.numbers import Numbers, rpn_config
 
 logger = logging.getLogger(__name__)
 

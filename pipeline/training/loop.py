@@ -31,8 +31,8 @@ from fastrcnn.config import FastRCNNConfig, ProposalConfig, SolverConfig
 from fastrcnn.loss import Objective
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer, freeze_untrained
-from pipeline.cli import configure_logging
-from pipeline.prefetch import prefetch
+from pipeline.runtime.cli import configure_logging
+from pipeline.runtime.prefetch import prefetch
 from pipeline.training.board import ProgressLines, TrainingBoard
 from pipeline.training.examples import Batch, Example, load_batch
 from pipeline.training.mlflow_run import MLflowRun

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from fastrcnn.config import FastRCNNConfig, SolverConfig
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import freeze_untrained
-from pipeline import cluster
 from pipeline.errors import UserError
+from pipeline.runtime import cluster
 
 FLOAT = 4
 """Bytes. Weights, gradients and momentum are float32 in mixed precision too."""

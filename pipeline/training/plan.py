@@ -15,11 +15,11 @@ import torchvision
 from fastrcnn.config import PROPOSER_SPECS, TABLE, FastRCNNConfig, ProposalConfig, SolverConfig
 from pipeline.annotations import LabelledImage, LabelledImages
 from pipeline.config import TrainConfig
+from pipeline.config.numbers import as_flags, configs, read_numbers
 from pipeline.errors import UserError
-from pipeline.proposals_table import find_table
+from pipeline.proposals.table import find_table
 from pipeline.training.data_table import describe_data
 from pipeline.training.learned_proposals import fit_anchors_to, fit_grid_to, rpn_of
-from pipeline.training.numbers import as_flags, configs, read_numbers
 
 logger = logging.getLogger(__name__)
 

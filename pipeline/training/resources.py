@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline import cluster
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
+from pipeline.runtime import cluster
 
 
 def worker_resources(config: TrainConfig) -> dict[str, float]:

@@ -16,8 +16,7 @@ from typing import Any, cast
 from fastrcnn.config.growth import kept
 from pipeline import storage
 from pipeline.config import TrainConfig
-from pipeline.errors import UserError
-from pipeline.training.numbers import (
+from pipeline.config.numbers import (
     DOORS,
     SHORT,
     as_flags,
@@ -26,6 +25,7 @@ from pipeline.training.numbers import (
     read_numbers,
     short_defaults,
 )
+from pipeline.errors import UserError
 
 FIRST: Mapping[str, frozenset[str]] = {
     "TrainConfig": frozenset(
@@ -47,7 +47,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {
 """Each flag that came later, and the value that means "as before"."""
 
 RULE, ONE_DOOR = "numbers", "one door"
-"""Marks an output whose numbers all doors change alike (`pipeline.training.numbers.by_old_rule`)."""
+"""Marks an output whose numbers all doors change alike (`pipeline.config.numbers.by_old_rule`)."""
 
 
 def claim_output(config: Any, free: Collection[str]) -> None:

@@ -16,10 +16,10 @@ from fastrcnn.detection import Detections, detect
 from fastrcnn.metrics import ImageDetections, ImageGroundTruth, VOCResult, evaluate_voc
 from fastrcnn.model import FastRCNN, with_config
 from pipeline import storage
-from pipeline.curves import draw_precision_recall
+from pipeline.drawing.curves import draw_precision_recall
+from pipeline.drawing.pictures import contact_sheet, draw_boxes
 from pipeline.images import decode
-from pipeline.pictures import contact_sheet, draw_boxes
-from pipeline.proposals_table import Boxes
+from pipeline.proposals.table import Boxes
 from pipeline.training.examples import Example
 
 VALIDATION_BATCH = 4

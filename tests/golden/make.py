@@ -114,7 +114,7 @@ def main(folder: Path) -> None:
 def _fill(client: Any) -> None:
     """`labelled/`: a VOC folder of drawn scenes. `in/`: small images, one broken, one a PNG."""
     from pipeline import storage
-    from pipeline.scene_dataset import draw_split
+    from pipeline.draw_scenes import draw_split
 
     folder = Path("golden-labelled")
     draw_split(folder, "train", range(6), seed=0, size=(64, 80))
@@ -162,7 +162,7 @@ def _start() -> None:
     from fastrcnn.checkpoint import save_checkpoint
     from fastrcnn.config import FastRCNNConfig, ProposalConfig
     from fastrcnn.model import FastRCNN
-    from pipeline import checkpoints
+    from pipeline.storage import checkpoints
 
     torch.manual_seed(0)
     config = FastRCNNConfig(num_classes=1, backbone="tiny", fc_dim=4, pool_size=3)
@@ -178,7 +178,7 @@ def _start() -> None:
 def _thin_out(place: str) -> None:
     """Write a checkpoint anew, its large convolutions with few weights that are not 0: it packs well."""
     from fastrcnn.checkpoint import save_checkpoint
-    from pipeline import checkpoints
+    from pipeline.storage import checkpoints
 
     given = checkpoints.load(f"{BUCKET}/{place}")
     for parameter in given.model.parameters():
@@ -221,7 +221,7 @@ def _compress_and_svm(client: Any) -> None:
 
     from fastrcnn.checkpoint import save_checkpoint
     from fastrcnn.model import FastRCNN
-    from pipeline import checkpoints
+    from pipeline.storage import checkpoints
 
     _job(
         *("compress", "--checkpoint", f"{BUCKET}/trained/paper"),

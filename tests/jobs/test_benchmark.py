@@ -11,16 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import decode as benchmark_decode
+from benchmarks import images as benchmark_images
+from benchmarks import proposals as benchmark_proposals
+from benchmarks.config import AccuracyConfig, DecodeConfig, ProposalsConfig
+from benchmarks.proposals import Measured
 from fastrcnn.config import ProposalConfig
 from jobs import benchmark
-from jobs.benchmarks import decode as benchmark_decode
-from jobs.benchmarks import images as benchmark_images
-from jobs.benchmarks import proposals as benchmark_proposals
-from jobs.benchmarks.config import AccuracyConfig, DecodeConfig, ProposalsConfig
-from jobs.benchmarks.proposals import Measured
-from pipeline.arguments import parse_arguments
-from pipeline.commands import find, load
 from pipeline.errors import UserError
+from pipeline.runtime.arguments import parse_arguments
+from pipeline.runtime.commands import find, load
 
 JOB = Path(benchmark.__file__)
 GT = np.array([[0, 0, 20, 20], [10, 10, 90, 90]], np.float32)

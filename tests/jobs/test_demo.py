@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from jobs.demo_processes import descendants
-from jobs.demo_results import QUERIES, answer, connect, draw_results
+from demo.processes import descendants
+from demo.results import QUERIES, answer, connect, draw_results
 from pipeline import storage
-from pipeline.scene_dataset import jpeg_bytes
+from pipeline.draw_scenes import jpeg_bytes
 from pipeline.schema import SCORED, encode_parquet, scored_metadata
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs import benchmark, demo
-from pipeline.commands import COMMANDS, Command, load
-from pipeline.flags import all_flags, read_flags
+from pipeline.runtime.commands import COMMANDS, Command, load
+from pipeline.runtime.flags import all_flags, read_flags
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 JOBS = {command.file: command for command in (*COMMANDS, demo.DEMO)}

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs import demo_servers
+from demo import servers
 from tests.conftest import save_tiny_checkpoint
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def address(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> I
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")
-        with demo_servers.ray_cluster(logs):
+        with servers.ray_cluster(logs):
             (log,) = logs.glob("ray*.log")
             yield re.findall(r"--address='([\d.]+:\d+)'", log.read_text())[0]
 

@@ -17,9 +17,10 @@ import pytest
 import ray
 from PIL import Image
 
-from pipeline import cluster, record, storage
-from pipeline.cli import main
+from pipeline import record, storage
 from pipeline.config import ScoreConfig
+from pipeline.runtime import cluster
+from pipeline.runtime.cli import main
 from pipeline.score import run
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "score_bucket.py"

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs import demo_servers
+from demo import servers
 from pipeline import report, storage
-from pipeline.cluster import asks_for_token
-from pipeline.results.config import ReportConfig
-from pipeline.scene_dataset import draw_split
+from pipeline.config.results import ReportConfig
+from pipeline.draw_scenes import draw_split
+from pipeline.runtime.cluster import asks_for_token
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FORMS = {"working-dir": ["--working-dir", "."], "literal": []}
@@ -51,7 +51,7 @@ def dashboard(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         patch.setenv("AWS_SESSION_TOKEN", CANARY)
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")
         patch.delenv("PYTHONPATH", raising=False)
-        with demo_servers.ray_cluster(tmp_path_factory.mktemp("logs")) as url:
+        with servers.ray_cluster(tmp_path_factory.mktemp("logs")) as url:
             yield url
             logs = [
                 file

@@ -11,9 +11,9 @@ import pytest
 
 from fastrcnn.checkpoint import load_checkpoint
 from pipeline import train
-from pipeline.cli import main
 from pipeline.config import TrainConfig
-from pipeline.scene_dataset import draw_split
+from pipeline.draw_scenes import draw_split
+from pipeline.runtime.cli import main
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "train.py"
 

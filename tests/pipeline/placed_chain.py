@@ -14,12 +14,12 @@ import ray
 from ray.cluster_utils import Cluster
 
 from fastrcnn.config import ProposalConfig
-from pipeline import cluster
-from pipeline.attempts import AttemptLog
 from pipeline.config import ScoreConfig
+from pipeline.record import plan
+from pipeline.runtime import cluster
+from pipeline.runtime.attempts import AttemptLog
 from pipeline.schema import RESULT
 from pipeline.score import chain, work
-from pipeline.scoring import plan
 from pipeline.scoring.candidates import ReadSettings
 from pipeline.scoring.preflight import size_cluster
 from pipeline.scoring.selection import select

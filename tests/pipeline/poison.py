@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 
 from fastrcnn.config import ProposalConfig
-from pipeline import images
-from pipeline.attempts import Attempts, attempt
-from pipeline.decoding.jpeg import Jpeg
-from pipeline.proposals import propose_batch
+from pipeline.images import decoding
+from pipeline.images.jpeg import Jpeg
+from pipeline.proposals.cache import propose_batch
+from pipeline.runtime.attempts import Attempts, attempt
 from pipeline.schema import RESULT
 
 DEADLY_WIDTH = 47
@@ -26,7 +26,7 @@ def propose_batch_or_die(
     rows: pa.Table, config: ProposalConfig, attempts: Attempts
 ) -> Iterator[pa.Table]:
     """`propose_batch`, in a process whose JPEG decoder kills it on an image `DEADLY_WIDTH` wide."""
-    plain = images._decode_plain
+    plain = decoding._decode_plain
 
     def deadly(data: bytes, jpeg: Jpeg) -> npt.NDArray[np.uint8] | None:
         if jpeg.width == DEADLY_WIDTH:
@@ -34,7 +34,7 @@ def propose_batch_or_die(
         return plain(data, jpeg)
 
     with pytest.MonkeyPatch.context() as patched:  # another test gets the same process
-        patched.setattr(images, "_decode_plain", deadly)
+        patched.setattr(decoding, "_decode_plain", deadly)
         yield from propose_batch(rows, config, attempts)
 
 

@@ -14,11 +14,11 @@ from PIL import Image
 
 from fastrcnn.config import ProposalConfig
 from pipeline import record, storage
+from pipeline.record import plan
+from pipeline.record.committer import Committer
+from pipeline.record.listed import Listed
 from pipeline.schema import PLAN, RESULT, SCORED, scored_metadata
-from pipeline.scoring import plan
 from pipeline.scoring.candidates import ReadSettings, read_images
-from pipeline.scoring.committer import Committer
-from pipeline.scoring.listed import Listed
 from pipeline.scoring.selection import select
 from pipeline.storage import ObjectInfo
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fastrcnn.detection import detect
-from pipeline.checkpoints import load
 from pipeline.compress import run
+from pipeline.config.tools import CompressConfig
 from pipeline.errors import UserError
-from pipeline.tool_config import CompressConfig
+from pipeline.storage.checkpoints import load
 
 
 def test_at_full_rank_it_is_the_same_detector(tiny_checkpoint: Path, tmp_path: Path) -> None:

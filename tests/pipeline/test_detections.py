@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline import Detections
 from pipeline.detections import Detection
-from pipeline.pictures import PALETTE
+from pipeline.drawing.pictures import PALETTE
 
 DETECTIONS = Detections(
     labels=["dog", "cat", "dog"],

@@ -23,14 +23,15 @@ from safetensors.torch import load_file, save_file
 from fastrcnn.checkpoint import CONFIG, WEIGHTS, save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.model import FastRCNN
-from pipeline import cluster, score, train
-from pipeline.checkpoints import load
-from pipeline.cli import main
+from pipeline import score, train
 from pipeline.config import ScoreConfig, TrainConfig
-from pipeline.scene_dataset import draw_split
+from pipeline.draw_scenes import draw_split
+from pipeline.record import plan
+from pipeline.runtime import cluster
+from pipeline.runtime.cli import main
 from pipeline.schema import SCORED
-from pipeline.scoring import plan
 from pipeline.scoring.preflight import prepare
+from pipeline.storage.checkpoints import load
 
 
 def rewrite_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.operating_points import min_scores
+from pipeline.detections import min_scores
 
 CLASSES = ("cat", "dog")
 

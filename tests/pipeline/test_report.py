@@ -19,12 +19,12 @@ import pytest
 from PIL import Image
 
 from pipeline import storage
+from pipeline.config.results import ReportConfig
 from pipeline.errors import UserError
 from pipeline.report import run
-from pipeline.reporting.figures import SIZE_BINS, figures
-from pipeline.reporting.gallery import choose, gallery
-from pipeline.reporting.page import page
-from pipeline.results.config import ReportConfig
+from pipeline.results.figures import SIZE_BINS, figures
+from pipeline.results.gallery import choose, gallery
+from pipeline.results.page import page
 from pipeline.results.scored import find_run
 from pipeline.results.tables import RunTables, load_run
 from tests.pipeline.scored_runs import image, write_shard

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipeline.config.results import ReportConfig
 from pipeline.report import run
-from pipeline.results.config import ReportConfig
 from tests.pipeline.chromium import NAMES, Chromium, find
 from tests.pipeline.scored_runs import image, write_shard
 

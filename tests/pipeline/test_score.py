@@ -20,13 +20,14 @@ import pytest
 import ray
 from PIL import Image
 
-from pipeline import cluster, record, score, storage
-from pipeline.attempts import SharedAttempts
+from pipeline import record, score, storage
 from pipeline.config import ScoreConfig
 from pipeline.errors import JobError, UserError
+from pipeline.record import plan
+from pipeline.runtime import cluster
+from pipeline.runtime.attempts import SharedAttempts
 from pipeline.schema import SCORED
 from pipeline.score import chain, portions, run, work
-from pipeline.scoring import plan
 from pipeline.scoring.candidates import ReadSettings
 from pipeline.scoring.preflight import Resources, prepare
 from pipeline.scoring.selection import select

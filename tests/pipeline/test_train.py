@@ -19,8 +19,8 @@ from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.model import FastRCNN
 from pipeline import storage, train
 from pipeline.config import TrainConfig
+from pipeline.draw_scenes import draw_split
 from pipeline.errors import JobError, UserError
-from pipeline.scene_dataset import draw_split
 from tests.pipeline.training_runs import (
     ITERATIONS,
     begin,

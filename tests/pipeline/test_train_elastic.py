@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from pipeline import storage
-from pipeline.scene_dataset import draw_split
+from pipeline.draw_scenes import draw_split
 from pipeline.training.state import STATE
 from tests.pipeline.training_runs import (
     begin,

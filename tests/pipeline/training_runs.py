@@ -23,7 +23,7 @@ from pipeline import storage
 from pipeline.annotations import LabelledImage
 from pipeline.config import TrainConfig
 from pipeline.images import decode
-from pipeline.proposals_table import Boxes
+from pipeline.proposals.table import Boxes
 from pipeline.training.data import read_data
 from pipeline.training.examples import Example, load_batch
 from pipeline.training.initial_weights import initial_model
@@ -79,7 +79,7 @@ DRIVER = """
 import sys, ray
 from pipeline import train
 from pipeline.config import TrainConfig
-from pipeline.training.overrides import ModelOverrides, RPNOverrides, SolverOverrides
+from pipeline.config.overrides import ModelOverrides, RPNOverrides, SolverOverrides
 sys.stdin.readline()
 train.RESIZE_EVERY_S = 1.0
 ray.init(address=sys.argv[1], log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": sys.argv[2]}})

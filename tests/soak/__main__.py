@@ -16,7 +16,7 @@ from pathlib import Path
 
 import tyro
 
-from jobs.demo_processes import end_on_signals
+from demo.processes import end_on_signals
 from tests.soak.images import real_images
 from tests.soak.killers import PAUSE_S, RandomKiller
 from tests.soak.record import Row, compare

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from jobs.demo_processes import descendants, end, end_all, free_port
+from demo.processes import descendants, end, end_all, free_port
 
 NODE_CPUS = 2
 """Logical ones: of the machine's cores there may be fewer."""

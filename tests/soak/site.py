@@ -11,7 +11,7 @@ from typing import Any
 
 import boto3
 
-from jobs.demo_processes import background, free_port, wait_for_port
+from demo.processes import background, free_port, wait_for_port
 from tests.conftest import save_tiny_checkpoint
 from tests.fault_proxy import FaultyProxy, serving
 from tests.soak.cluster import Cluster, RunningCluster

@@ -20,8 +20,8 @@ from pipeline.ablation.config import AblateConfig, Test, Training
 from pipeline.ablation.table import TABLE, as_markdown, as_png
 from pipeline.ablation.trial import folder_of, run_trial
 from pipeline.annotations import read_labelled_images
+from pipeline.draw_scenes import draw_split
 from pipeline.errors import UserError
-from pipeline.scene_dataset import draw_split
 from pipeline.training.examples import Example
 from pipeline.training.plan import TrainPlan
 from pipeline.training.same_run import claim_output

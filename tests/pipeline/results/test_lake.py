@@ -9,9 +9,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from pipeline import exports, storage
+from pipeline import export, storage
+from pipeline.config.results import ExportConfig
 from pipeline.errors import UserError
-from pipeline.results.config import ExportConfig
 from tests.pipeline.scored_runs import image, write_shard
 
 BOX = (1.0, 2.0, 30.0, 40.0)
@@ -52,7 +52,7 @@ def test_a_delta_table_is_the_last_run_that_was_written(tmp_path: Path) -> None:
     run_of(results, "r2", FOUND[:1])
     for run_id, expected in (("r1", FOUND), ("r1", FOUND), ("r2", FOUND[:1])):
         config = ExportConfig(scored=results, run_id=run_id, output=table, format="delta")
-        made = exports.run(config)
+        made = export.run(config)
         assert (made.uris, made.images, made.boxes) == (
             (table,),
             3 + (run_id == "r1"),
@@ -80,7 +80,7 @@ def test_an_iceberg_table_is_the_last_run_that_was_written(
     results = run_of(str(tmp_path / "results"), "r1", FOUND)
     config = ExportConfig(scored=results, output="photos.boxes", format="iceberg", min_score=0.3)
     for _ in range(2):
-        exports.run(config)
+        export.run(config)
         table = catalogs.load_catalog("default", **settings).load_table("photos.boxes")
         assert told(table.scan().to_arrow().to_pylist()) == FOUND[:2]
     assert (
@@ -95,9 +95,9 @@ def test_mistakes_are_said_before_anything_is_read(
     results = run_of(str(tmp_path / "results"), "r1", FOUND)
     for output in ("s3://bucket/table", "boxes", ".boxes"):
         with pytest.raises(UserError, match=r"NAMESPACE\.TABLE"):
-            exports.run(ExportConfig(scored=results, output=output, format="iceberg"))
+            export.run(ExportConfig(scored=results, output=output, format="iceberg"))
     with pytest.raises(UserError, match="--limit: means nothing to delta"):
         ExportConfig(scored=results, output="x", format="delta", limit=1)
     monkeypatch.setitem(sys.modules, "deltalake", None)
     with pytest.raises(UserError, match=r"fastrcnn-ray\[delta\]"):
-        exports.run(ExportConfig(scored=results, output=str(tmp_path / "x"), format="delta"))
+        export.run(ExportConfig(scored=results, output=str(tmp_path / "x"), format="delta"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from fastrcnn.config import ProposalConfig
-from pipeline.scoring import plan
+from pipeline.record import plan
 from pipeline.scoring.candidates import ReadSettings, read_tasks, tasks
 from pipeline.scoring.selection import select
 

@@ -15,7 +15,7 @@ from fastrcnn.config import ProposalConfig
 from fastrcnn.detection import detect, propose_learned
 from fastrcnn.scoring_form import scoring_form
 from pipeline import Detector
-from pipeline.attempts import AttemptLog
+from pipeline.runtime.attempts import AttemptLog
 from pipeline.schema import RESULT
 from pipeline.scoring.detector import DetectorActor
 from tests.pipeline.record_cases import candidates_of

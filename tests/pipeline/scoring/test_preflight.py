@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.checkpoints import find_checkpoint
 from pipeline.config import ScoreConfig
 from pipeline.errors import UserError
 from pipeline.schema import PROPOSALS
 from pipeline.scoring.preflight import prepare, size_cluster
+from pipeline.storage.checkpoints import find_checkpoint
 
 
 @pytest.fixture

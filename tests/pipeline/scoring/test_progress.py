@@ -68,7 +68,7 @@ def test_too_many_failures_stop_the_run_with_their_causes() -> None:
 def test_the_log_says_rate_busy_share_and_statuses(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pipeline.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("pipeline.runtime.progress.SECONDS_BETWEEN_LINES", 0.0)
     counter = progress(10)
     with caplog.at_level(logging.INFO, logger="pipeline"):
         counter.count(rows(4))

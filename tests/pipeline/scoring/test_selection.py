@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.scoring import plan
+from pipeline.record import plan
 from pipeline.scoring.selection import Filter, Selection, check_apart, select
 
 
@@ -137,7 +137,7 @@ def test_filters_keep_what_they_match(
 def test_long_lists_are_said_to_go_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("pipeline.runtime.progress.SECONDS_BETWEEN_LINES", 0.0)
     touch(tmp_path, "a.png", "b.png")
     with caplog.at_level(logging.INFO, logger="pipeline"):
         select(str(tmp_path))

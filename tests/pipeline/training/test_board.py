@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event
 from fastrcnn.detection import Detections
 from pipeline import storage
 from pipeline.annotations import read_labelled_images
-from pipeline.scene_dataset import draw_split
+from pipeline.draw_scenes import draw_split
 from pipeline.training.board import NAMES, TrainingBoard
 from pipeline.training.examples import Example
 from pipeline.training.validation import draw_validation, validate

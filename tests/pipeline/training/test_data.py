@@ -14,7 +14,7 @@ from PIL import Image
 from fastrcnn.config import ProposalConfig
 from pipeline.config import TrainConfig
 from pipeline.errors import JobError, UserError
-from pipeline.proposals_table import boxes_array
+from pipeline.proposals.table import boxes_array
 from pipeline.training.data import read_data, with_proposals
 
 GRID = ProposalConfig(name="grid", max_boxes=5)

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from fastrcnn.config import RPNConfig
-from pipeline import evaluate, proposals_export, score, train
+from pipeline import evaluate, export_proposals, score, train
 from pipeline.annotations import LabelledImage
 from pipeline.config import EvaluateConfig, ScoreConfig, TrainConfig
+from pipeline.draw_scenes import draw_split
 from pipeline.errors import UserError
-from pipeline.proposals_export import ExportProposalsConfig
-from pipeline.scene_dataset import draw_split
+from pipeline.export_proposals import ExportProposalsConfig
 from pipeline.schema import SCORED
 from pipeline.training.learned_proposals import DELTA_STD
 from pipeline.training.plan import TrainPlan
@@ -149,7 +149,7 @@ def test_a_detector_is_trained_scored_and_measured_without_a_proposal_from_outsi
     exported = ExportProposalsConfig(
         checkpoint=result.checkpoint, images=str(data / "JPEGImages"), output=rows
     )
-    assert proposals_export.run(exported) == 16
+    assert export_proposals.run(exported) == 16
     other = replace(flags, output=str(tmp_path / "other"), proposals=rows, iterations=2)
     assert train.run(replace(other, val_split="test")) is not None
     again = replace(scoring, checkpoint=str(tmp_path / "other"), output=str(tmp_path / "again"))

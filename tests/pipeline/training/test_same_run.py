@@ -12,9 +12,9 @@ import pytest
 from pipeline import ablate, train
 from pipeline.ablation.config import AblateConfig
 from pipeline.config import TrainConfig
+from pipeline.config.overrides import ModelOverrides, SolverOverrides
 from pipeline.errors import UserError
 from pipeline.training import same_run
-from pipeline.training.overrides import ModelOverrides, SolverOverrides
 from pipeline.training.plan import TrainPlan
 from pipeline.training.same_run import check_doors, check_same_run, claim_output, settled
 

@@ -1,0 +1,67 @@
+"""`jobs/benchmark.py proposers`: what a detector learns from each proposer, on several data sets.
+
+Selective search, the fitted grid and a region proposal network under the same backbone, weights, solver and
+seeds, beside torchvision's Faster R-CNN by its own recipe: `jobs/ablate.py --comparisons faster_rcnn` on each
+data set. Run again with the same --output it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.config import ProposersConfig
+from benchmarks.results import write_results
+from pipeline import ablate
+from pipeline.ablation.config import AblateConfig
+from pipeline.ablation.table import spread
+from pipeline.annotations import splits
+
+
+def run(config: ProposersConfig) -> None:
+    """Train, measure, print the table, and write it and results.json."""
+    results: dict[str, list[dict[str, Any]]] = {}
+    for data in config.data:
+        name = data.rstrip("/").rpartition("/")[2]
+        own = ablate.run(ablation(config, data, str(config.output / name)))
+        assert own is not None  # as for a dry run
+        results[name] = own
+    lines = table(results)
+    write_results(config, results)
+    (config.output / "proposers.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def ablation(config: ProposersConfig, data: str, output: str) -> AblateConfig:
+    """The flags of `jobs/ablate.py` for one data set."""
+    given = asdict(config)
+    del given["data"], given["output"]
+    return AblateConfig(
+        **given,
+        data=data,
+        output=output,
+        comparisons=("faster_rcnn",),
+        preset="modern",
+        split="trainval" if "trainval" in splits(data) else "train",
+    )
+
+
+def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Lines of Markdown: of each data set a line a setting, its seeds as mean and range."""
+    lines = [
+        "| data | detector and its proposals | VOC07 mAP | recall of the best 300, IoU .5 | average recall"
+        " | image, ms |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for data, rows in results.items():
+        for setting in dict.fromkeys(row["setting"] for row in rows):
+            own = [row for row in rows if row["setting"] == setting]
+            cells = [
+                spread([100 * row["map"] for row in own], 1),
+                spread([row["recall"] for row in own]),
+                spread([row["average_recall"] for row in own]),
+                f"{1000 * min(row['image_seconds'] for row in own):.0f}",
+            ]
+            lines.append(f"| {data} | {setting} | {' | '.join(cells)} |")
+    return lines

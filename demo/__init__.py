@@ -1,0 +1,1 @@
+"""What `jobs/demo.py` is made of: servers, processes, steps, pictures and questions."""

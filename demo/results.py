@@ -1,0 +1,84 @@
+"""What a person does with the record: query the Parquet in the bucket, and look at the boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import s3fs
+from PIL import Image
+
+from pipeline import images, storage
+from pipeline.drawing.pictures import contact_sheet, draw_boxes
+
+_NUM_PICTURES = 12
+_SHOWN_SCORE = 0.7
+
+QUERIES = {
+    "Was every file looked at, and if not, why?": """
+        SELECT status, count(*) AS files, any_value(error) AS for_example
+        FROM '{scored}'
+        GROUP BY status ORDER BY files DESC""",
+    "What is there to be seen, and how sure is the detector?": """
+        SELECT box.label, count(*) AS boxes, count(DISTINCT image_uri) AS images,
+               round(avg(box.score), 3) AS mean_score
+        FROM (SELECT image_uri, unnest(detections) AS box FROM '{scored}')
+        WHERE box.score >= 0.5
+        GROUP BY box.label ORDER BY boxes DESC""",
+    "Which images show a ring and a cross, and how much of each do the boxes cover?": """
+        SELECT parse_filename(image_uri) AS image,
+               len(found) AS boxes,
+               round(100 * list_sum([(b.x_max - b.x_min) * (b.y_max - b.y_min) FOR b IN found])
+                     / (width * height), 1) AS percent_covered
+        FROM (SELECT *, [d FOR d IN detections IF d.score >= 0.5] AS found FROM '{scored}')
+        WHERE list_has_all([b.label FOR b IN found], ['ring', 'cross'])
+        ORDER BY percent_covered DESC LIMIT 5""",
+}
+"""Question -> DuckDB's SQL; {scored} is the glob of the shards."""
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """DuckDB that reads s3:// through fsspec, so by the AWS variables and without its own download."""
+    connection = duckdb.connect()
+    connection.register_filesystem(s3fs.S3FileSystem())
+    return connection
+
+
+def answer(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+    """The answer as a table to be printed."""
+    return str(connection.sql(sql)).rstrip()
+
+
+def draw_results(results: str, target: Path) -> int:
+    """Draw the first images' detections into one picture; return on how many images.
+
+    Args:
+        results: URI of what score_bucket wrote.
+        target: the PNG file.
+    """
+    rows = (
+        connect()
+        .sql(
+            f"""SELECT image_uri, [d FOR d IN detections IF d.score >= {_SHOWN_SCORE}]
+            FROM '{results}/scored/**/*.parquet' WHERE status = 'ok'
+            ORDER BY image_uri LIMIT {_NUM_PICTURES}"""
+        )
+        .fetchall()
+    )
+    names = {box["label_id"]: box["label"] for _, found in rows for box in found}
+    classes = [names.get(label, "") for label in range(1, max(names, default=0) + 1)]
+    pictures = [
+        draw_boxes(
+            images.decode(storage.read_bytes(uri)).pixels,
+            [[box[side] for side in ("x_min", "y_min", "x_max", "y_max")] for box in found],
+            [box["label_id"] for box in found],
+            [box["score"] for box in found],
+            classes,
+            zoom=2,
+        )
+        for uri, found in rows
+    ]
+    captions = [f"{storage.basename(uri)}: {len(found)} found" for uri, found in rows]
+    if pictures:
+        Image.fromarray(contact_sheet(pictures, captions, cell=400)).save(target)
+    return len(pictures)

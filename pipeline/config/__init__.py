@@ -1,0 +1,33 @@
+"""The flags of every job: one frozen dataclass per job, one field per flag, checked when it is made.
+
+Nothing here imports torch, Ray or pyarrow: --help and messages about flags need none of them.
+"""
+
+from pipeline.config.checks import check_above_zero, check_not_negative, check_uris
+from pipeline.config.results import CompactConfig, EvaluateConfig, ExportConfig, ReportConfig
+from pipeline.config.score import Precision, ScoreConfig
+from pipeline.config.tools import (
+    CompressConfig,
+    DrawConfig,
+    ExportProposalsConfig,
+    ImportConfig,
+)
+from pipeline.config.train import Preset, TrainConfig
+
+__all__ = [
+    "CompactConfig",
+    "CompressConfig",
+    "DrawConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "ExportProposalsConfig",
+    "ImportConfig",
+    "Precision",
+    "Preset",
+    "ReportConfig",
+    "ScoreConfig",
+    "TrainConfig",
+    "check_above_zero",
+    "check_not_negative",
+    "check_uris",
+]

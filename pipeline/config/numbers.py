@@ -1,0 +1,237 @@
+"""One door for numbers: `--scale 480`, `--model.scale 480` and `--set scale=480` say the same.
+
+Every number has one name, as in `model.scale`, `solver.momentum`, `rpn.nms`; the doors are read into one
+table of them. Imports no torch: a wrong number is found before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, KeysView, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from fastrcnn.config import FastRCNNConfig, FieldError, RPNConfig, SolverConfig
+from fastrcnn.config.growth import as_tuples
+from pipeline.config.overrides import PARTS, Overrides
+from pipeline.config.settings import as_settings, parse_settings
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config import TrainConfig
+
+SHORT: Mapping[str, str] = {
+    "backbone": "model.backbone",
+    "scale": "model.scale",
+    "rois_per_image": "model.rois_per_image",
+    "fc_dim": "model.fc_dim",
+    "batch_size": "solver.batch_size",
+    "iterations": "solver.iterations",
+    "epochs": "solver.epochs",
+    "learning_rate": "solver.learning_rate",
+}
+"""The numbers that have a short flag too."""
+LENGTHS = ("solver.iterations", "solver.epochs")
+DOORS = (*SHORT, *PARTS, "set")
+"""Fields of a job's config that give numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What the flags say, by name."""
+
+    values: Mapping[str, Any]
+    flags: Mapping[str, str]
+    """How each number was given, e.g. `--set momentum=0.8`."""
+
+    def part(self, part: str) -> dict[str, Any]:
+        """The numbers of `model`, `solver` or `rpn`, by their names there."""
+        start = f"{part}."
+        return {n.removeprefix(start): v for n, v in self.values.items() if n.startswith(start)}
+
+    def refusal(self, part: str, error: FieldError) -> UserError:
+        """The error of a config of this part as one about flags."""
+        names = [name if "." in name else f"{part}.{name}" for name in error.names]
+        flags = [self.flags[name] for name in names if name in self.flags]
+        flags = flags or [flag for name, flag in self.flags.items() if name.startswith(part)]
+        why = f"expected {error.expected}" if len(names) == 1 and flags else str(error)
+        return UserError(" ".join(flags) or "--preset", why, "Give another value.")
+
+
+def read_numbers(config: Any, *, strict: bool = True) -> Numbers:
+    """The numbers that a job's config gives, through whatever door.
+
+    Args:
+        config: `TrainConfig` or `AblateConfig`.
+        strict: refuse two doors that say different things; else --set wins over a flag of a part, and that
+            over a short one.
+
+    Raises:
+        UserError: no such number, a value of another type, or two doors with different values.
+    """
+    return numbers_of(as_flags(config), short_defaults(type(config)), strict=strict)
+
+
+def as_flags(config: Any) -> dict[str, Any]:
+    """The flags by name; of `model`, `solver` and `rpn` only the numbers that are given."""
+    flags = {f.name: getattr(config, f.name) for f in fields(config)}
+    parts = {n: v.given() for n, v in flags.items() if isinstance(v, Overrides)}
+    return {k: v for k, v in flags.items() if k not in parts} | {
+        k: v for k, v in parts.items() if v
+    }
+
+
+def short_defaults(config: type) -> dict[str, Any]:
+    """What short flags say where they are left out."""
+    return {f.name: f.default for f in fields(config) if f.name in SHORT}
+
+
+def numbers_of(
+    flags: Mapping[str, Any], defaults: Mapping[str, Any], *, strict: bool = True
+) -> Numbers:
+    """As `read_numbers`, of flags by name. A short flag that says its default gives way to another door."""
+    values: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    for name, value, text in _given(flags, defaults):
+        if strict and name in values and values[name] != value:
+            raise UserError(
+                f"{texts[name]} {text}", f"{name} has two values", "Give it one of them."
+            )
+        values[name], texts[name] = value, text
+    for short, name in SHORT.items():
+        if flags.get(short) is not None and flags[short] == defaults.get(short):
+            values.setdefault(name, flags[short])
+    _drop_default_length(values, texts.keys())
+    return Numbers(values, texts)
+
+
+def _given(flags: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """(name, value, the flag's text) of each number, door by door."""
+    for short, name in SHORT.items():
+        value = flags.get(short)
+        if value is not None and value != defaults.get(short):
+            yield name, value, f"--{_kebab(short)} {_words(value)}"
+    for part in PARTS:
+        for field, value in flags.get(part, {}).items():
+            yield f"{part}.{field}", as_tuples(value), f"--{part}.{_kebab(field)} {_words(value)}"
+    for text, (name, value) in parse_settings(flags.get("set") or ()).items():
+        yield name, value, f"--set {text}"
+
+
+def _drop_default_length(values: dict[str, Any], given: KeysView[str]) -> None:
+    """Steps or passes: where one is given, the other's default gives way."""
+    lengths = [name for name in LENGTHS if values.get(name) is not None]
+    if len(lengths) == 2:
+        for name in lengths:
+            if name not in given and not given.isdisjoint(lengths):
+                del values[name]
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _words(value: Any) -> str:
+    """A value as a flag takes it."""
+    if isinstance(value, list | tuple):
+        nested = any(isinstance(part, list | tuple) for part in value)
+        return " ".join(
+            _words(part).replace(" ", ",") if nested else _words(part) for part in value
+        )
+    return "null" if value is None else str(value)
+
+
+def configs(
+    config: TrainConfig, numbers: Numbers, num_classes: int
+) -> tuple[FastRCNNConfig, SolverConfig]:
+    """Preset, data and numbers made into the configs of model and solver.
+
+    A scale brings its longest side with it, and a batch size its rate, where these are not given too.
+
+    Raises:
+        UserError: a number that cannot be.
+    """
+    paper = config.preset == "paper"
+    model, base = numbers.part("model"), SolverConfig.paper() if paper else SolverConfig.modern()
+    if isinstance(model.get("scale"), int):
+        model.setdefault("max_size", round(model["scale"] * 5 / 3))
+    if config.weights == "none":
+        # Nothing to keep: every stage learns, and batch norms must find their statistics.
+        model = {"frozen_stages": 0, "frozen_norm": False} | model
+    try:
+        preset = FastRCNNConfig.paper if paper else FastRCNNConfig.modern
+        made = preset(num_classes, **model)
+    except FieldError as error:
+        raise numbers.refusal("model", error) from error
+    solver = _solver(base, numbers)
+    if solver.batch_size % config.num_workers:
+        raise _undivided(numbers.flags.get("solver.batch_size"), solver, config.num_workers)
+    return made, solver
+
+
+def _solver(base: SolverConfig, numbers: Numbers) -> SolverConfig:
+    changes = numbers.part("solver")
+    if all(numbers.values.get(name) is not None for name in LENGTHS):
+        both = " ".join(numbers.flags[name] for name in LENGTHS)
+        raise UserError(both, "both say how long to train", "Give one of them.")
+    for name, other in (("iterations", "epochs"), ("epochs", "iterations")):
+        if changes.get(name) is not None:
+            changes.setdefault(other, None)
+    try:
+        solver = replace(base, **changes)
+    except FieldError as error:
+        raise numbers.refusal("solver", error) from error
+    if "learning_rate" in changes:
+        return solver
+    # Linear scaling (Goyal et al. 2017): k times the images, k times the rate.
+    rate = base.learning_rate * solver.batch_size / base.batch_size
+    return replace(solver, learning_rate=rate)
+
+
+def _undivided(flag: str | None, solver: SolverConfig, num_workers: int) -> UserError:
+    if flag is None:
+        return UserError(
+            f"--num-workers {num_workers}",
+            f"does not divide the preset's batch of {solver.batch_size} images",
+            "Give --batch-size, a multiple of the workers.",
+        )
+    return UserError(
+        f"{flag} --num-workers {num_workers}",
+        "every worker needs the same number of images a step",
+        "Give a batch size that the workers divide.",
+    )
+
+
+def check_numbers(config: TrainConfig) -> None:
+    """Raises UserError for a number that cannot be. Two doors are compared later: see `by_old_rule`."""
+    numbers = read_numbers(config, strict=False)
+    configs(config, numbers, 1)
+    rpn_config(numbers)
+
+
+def rpn_config(numbers: Numbers, **defaults: Any) -> RPNConfig:
+    """The RPN that these numbers describe. Raises UserError."""
+    try:
+        return RPNConfig(**(defaults | numbers.part("rpn")))
+    except FieldError as error:
+        raise numbers.refusal("rpn", error) from error
+
+
+# --- the rule before 2026-11-30, for outputs that were begun by it ---------------------------------------
+
+
+def by_old_rule(config: TrainConfig) -> TrainConfig:
+    """The numbers that this command meant then, all as --set.
+
+    --set came last and changed its number alone: no scale set there changed max_size, no batch size the rate.
+    """
+    later = numbers_of({k: v for k, v in as_flags(config).items() if k not in SHORT}, {}).values
+    empty = {part: type(getattr(config, part))() for part in PARTS}
+    first = replace(config, set=(), **empty)
+    if "model.backbone" in later:
+        first = replace(first, backbone=later["model.backbone"])
+    numbers = read_numbers(first)
+    model, solver = configs(first, numbers, 1)
+    beside = {"model.max_size": model.max_size, "solver.learning_rate": solver.learning_rate}
+    settings = as_settings(beside | dict(numbers.values) | dict(later))
+    no_short: dict[str, Any] = dict.fromkeys(SHORT)
+    return replace(first, **no_short, set=settings)

@@ -1,0 +1,112 @@
+"""``--set NAME=VALUE``: the shorthand for `--model.X`, `--solver.X` and `--rpn.X`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from fastrcnn.config.ranges import describe, field_types
+from pipeline.config.overrides import GIVEN, PARTS
+from pipeline.errors import UserError
+
+RPN_PREFIX = "rpn_"
+"""Before the name of a number of `RPNConfig`."""
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, tuple[str, Any]]:
+    """Each ``NAME=VALUE`` text with its number's name and value.
+
+    Values are written as in JSON; a tuple also as ``480,576,688``; text needs no quotes.
+
+    Raises:
+        UserError: no such name, one name twice, or a value of another type.
+
+    Example:
+        ["rpn_nms=0.8", "pyramid=480,576"] gives
+        {"rpn_nms=0.8": ("rpn.nms", 0.8), "pyramid=480,576": ("model.pyramid", (480, 576))}.
+    """
+    known = _setting_names()
+    read: dict[str, tuple[str, Any]] = {}
+    for setting in settings:
+        setting_name, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}", "has no =", "Expected NAME=VALUE.")
+        if setting_name not in known:
+            near = difflib.get_close_matches(setting_name, known, n=3)
+            raise UserError(
+                f"--set {setting}",
+                f"no number of model or solver is called {setting_name}",
+                f"Near names are {', '.join(near)}."
+                if near
+                else "--help lists --model, --solver, --rpn.",
+            )
+        part, field = known[setting_name]
+        name = f"{part}.{field}"
+        if any(name == other for other, _ in read.values()):
+            raise UserError(f"--set {setting}", f"{setting_name} is set twice", "Set it once.")
+        read[setting] = name, _parse(text, PARTS[part], field, setting)
+    return read
+
+
+def as_settings(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Numbers as --set takes them: `parse_settings` gives the same names and values."""
+    texts = []
+    for name, value in values.items():
+        part, _, field = name.partition(".")
+        text = value if isinstance(value, str) else json.dumps(value)
+        texts.append(f"{RPN_PREFIX * (part == 'rpn')}{field}={text}")
+    return tuple(texts)
+
+
+def _setting_names() -> dict[str, tuple[str, str]]:
+    """Name in --set -> (part, field)."""
+    return {
+        RPN_PREFIX * (part == "rpn") + field.name: (part, field.name)
+        for part, config in PARTS.items()
+        for field in fields(config)
+        if field.name not in GIVEN
+    }
+
+
+def _parse(text: str, config: type, field: str, setting: str) -> Any:
+    hint = get_type_hints(config)[field]
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for kind in kinds:
+        try:
+            return _as(text, kind)
+        except (TypeError, ValueError):
+            continue
+    expected = describe(field_types(config)[field])
+    raise UserError(f"--set {setting}", f"{text!r} does not fit", f"Expected {expected}.")
+
+
+def _as(text: str, kind: Any) -> Any:
+    """Raises ValueError or TypeError where the text is no such value."""
+    if get_origin(kind) is Literal:
+        if text in get_args(kind):
+            return text
+        raise ValueError(text)
+    if kind is str:
+        return text
+    if get_origin(kind) is tuple:
+        return _tuple(text, get_args(kind))
+    value = json.loads(text.lower() if kind is bool else text)
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(text)
+    return value
+
+
+def _tuple(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    if text.strip().startswith("["):
+        parts = [json.dumps(part) for part in json.loads(text)]
+    else:
+        parts = [part.strip() for part in text.strip("()").split(",") if part.strip()]
+    if kinds[-1] is Ellipsis:
+        kinds = (kinds[0],) * len(parts)
+    return tuple(_as(part, kind) for part, kind in zip(parts, kinds, strict=True))

@@ -1,0 +1,191 @@
+"""An RPN's proposals as a table that `--proposals URI` reads: for other detectors to train and score on.
+
+    images -> read_images (CPU) -> Proposer (GPU where there are any) -> <output>/part-<uuid>.parquet
+
+An image that cannot be read or decoded has no row; the same command tries it again, and no other.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+from ray.data import ActorPoolStrategy
+
+from pipeline import storage
+from pipeline.config.tools import ExportProposalsConfig
+from pipeline.detector import Detector
+from pipeline.errors import UserError
+from pipeline.proposals.reading import check_failures, decode_candidates, read_images, unplanned
+from pipeline.proposals.table import boxes_array, write_part
+from pipeline.runtime import cluster
+from pipeline.runtime.attempts import SharedAttempts
+from pipeline.runtime.progress import Progress
+from pipeline.schema import PLAN, PROPOSALS_EXPORT, image_keys
+from pipeline.scoring.preflight import Job, Resources, prepare, read_settings, size_cluster
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_PART = 512
+"""8 MB of boxes at 1000 an image: what a driver that dies has to make again."""
+
+
+def run(config: ExportProposalsConfig) -> int:
+    """Write the rows that are not there yet.
+
+    Returns:
+        Images whose proposals were written now.
+
+    Raises:
+        UserError: no such images, a checkpoint without an RPN, an output with another detector's proposals.
+        JobError: more images than --max-failures allows have no row.
+    """
+    job = prepare(config.scoring())
+    try:
+        return _run(config, job)
+    finally:
+        job.selection.listed.close()
+
+
+def _run(config: ExportProposalsConfig, job: Job) -> int:
+    if job.checkpoint.model.rpn is None:
+        raise UserError(
+            f"--checkpoint {config.checkpoint}",
+            f"has no RPN: it was trained on {job.checkpoint.proposals.name}",
+            "Give one that jobs/train.py --proposals rpn has trained.",
+        )
+    done = _done(config.output, job.checkpoint.model_id)
+    todo = _todo(job, done)
+    logger.info("proposals: %d images to do, %d are done", todo.num_rows, len(done))
+    if config.dry_run or not todo.num_rows:
+        return 0
+    cluster.connect(allow_open=config.allow_open_cluster)
+    cluster.configure_ray_data()
+    resources = size_cluster(job.config, cluster.resources(), cluster.node_cpus())
+    settings = _settings(job)
+    written, errors = 0, dict[str, str]()
+    with Progress("proposals", todo.num_rows, "images") as progress:
+        for rows in _propose(todo, job, resources):
+            whole = rows.filter(pc.is_null(rows["error"]))
+            failed = rows.filter(pc.is_valid(rows["error"]))
+            uris, causes = (failed[name].to_pylist() for name in ("image_uri", "error"))
+            errors |= dict(zip(uris, causes, strict=True))
+            if whole.num_rows:
+                write_part(config.output, whole.drop_columns("error"), settings)
+            written += whole.num_rows
+            progress.update(written + len(errors))
+    check_failures(errors, todo.num_rows + len(done), config.max_failures)
+    logger.info("%s: proposals of %d images more", config.output, written)
+    return written
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """What the proposals were made by, as the files' metadata say."""
+    model = job.checkpoint.model.config
+    assert model.rpn is not None
+    return job.proposals.settings() | {
+        "model_id": job.checkpoint.model_id,
+        "rpn": asdict(model.rpn),
+    }
+
+
+def _done(output: str, model_id: str) -> set[tuple[str, str | None]]:
+    """(image_uri, etag) of the rows that are there. Raises UserError where another detector made them."""
+    done: set[tuple[str, str | None]] = set()
+    for part in storage.list_objects(output, suffixes=(".parquet",), missing_ok=True):
+        try:
+            file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(part.uri)))
+            settings = json.loads((file.schema_arrow.metadata or {}).get(b"proposals", b"{}"))
+            table = file.read(columns=["image_uri", "etag"])
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise UserError(
+                part.uri, f"is no part of this table ({error})", "Give another --output."
+            ) from error
+        if settings.get("model_id") != model_id:
+            raise UserError(
+                f"--output {output}", "holds another detector's proposals", "Give another one."
+            )
+        done.update(image_keys(table))
+    return done
+
+
+def _todo(job: Job, done: set[tuple[str, str | None]]) -> pa.Table:
+    """Rows (PLAN, all of one shard) of the images that have none."""
+    parts = [PLAN.empty_table()]
+    for named in job.selection.listed.new():
+        new = pa.array([key not in done for key in image_keys(named)], pa.bool_())
+        parts.append(unplanned(named.filter(new)))
+    return pa.concat_tables(parts)
+
+
+def _propose(todo: pa.Table, job: Job, resources: Resources) -> Iterator[pa.Table]:
+    """Parts of the table (PROPOSALS_EXPORT), in whatever order is fastest."""
+    batch_size = job.config.batch_size
+    batches = (
+        ray.data.from_arrow(todo)
+        .repartition(target_num_rows_per_block=8 * batch_size)
+        .map_batches(
+            partial(
+                read_images,
+                settings=replace(read_settings(job), fence_is_enough=False),
+                attempts=SharedAttempts(),
+            ),
+            batch_size=batch_size,
+            batch_format="pyarrow",
+            num_cpus=resources.read_cpus,
+        )
+        .map_batches(
+            Proposer,
+            fn_constructor_kwargs={
+                "checkpoint": job.checkpoint_uri,
+                "model_id": job.checkpoint.model_id,
+                "gpu": resources.detector_gpus > 0,
+                "num_threads": max(1, int(resources.detector_cpus)),
+            },
+            batch_size=batch_size,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(min_size=1, max_size=resources.workers),
+            num_cpus=resources.detector_cpus,
+            num_gpus=resources.detector_gpus,
+        )
+        .iter_batches(batch_size=ROWS_PER_PART, batch_format="pyarrow")
+    )
+    for batch in cast(Iterable[pa.Table], batches):
+        yield batch.cast(PROPOSALS_EXPORT)
+
+
+class Proposer:
+    """A model with an RPN: candidates (candidates.CANDIDATE) to rows (PROPOSALS_EXPORT), one for one.
+
+    Args:
+        checkpoint: folder or URI.
+        settings: as of `pipeline.detector.Detector`.
+    """
+
+    def __init__(self, checkpoint: str, **settings: Any) -> None:
+        self._detector = Detector(checkpoint, **settings)
+
+    def __call__(self, candidates: pa.Table) -> pa.Table:
+        rows, pixels = decode_candidates(candidates)
+        found = iter(self._detector.propose(pixels))
+        outcomes = [next(found) if row["status"] == "ok" else None for row in rows]
+        return pa.table(
+            {
+                "image_uri": [row["image_uri"] for row in rows],
+                "boxes": boxes_array([None if own is None else own[0] for own in outcomes]),
+                "scores": [None if own is None else own[1].tolist() for own in outcomes],
+                "etag": [row["etag"] for row in rows],
+                "error": [
+                    f"{row['status']}: {row['error']}" if own is None else None
+                    for row, own in zip(rows, outcomes, strict=True)
+                ],
+            }
+        ).cast(PROPOSALS_EXPORT)

@@ -1,0 +1,141 @@
+"""What a run began with, and keeps: runs/<run_id>/config.json, written once by its first command.
+
+A run that an older version of the program began goes on with the columns of that day, so that all of its
+shards are alike. New columns come with new runs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pipeline import record, storage
+from pipeline.errors import UserError
+from pipeline.images import DECODER_VERSION
+from pipeline.record.manifest import described_shards
+from pipeline.record.plan import Plan
+from pipeline.schema import (
+    FIRST_COLUMNS,
+    SCORED,
+    TABLE_VERSION,
+    NewerFormatError,
+    check_version,
+    scored_metadata,
+)
+from pipeline.storage import StorageError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFormat:
+    """The format of a run's shards. The defaults are those of version 1, which wrote none of this down."""
+
+    columns: tuple[str, ...] = FIRST_COLUMNS
+    """Names of SCORED, in its order."""
+    format_version: int = 1
+    """TABLE_VERSION of the program that began the run."""
+    decoder_version: int = 1
+    """The image decoder of that program. Each shard says which decoder made it."""
+
+    def metadata(self, classes: Sequence[str], model_id: str) -> dict[bytes, bytes]:
+        """File metadata of a shard that this program writes for the run."""
+        metadata = scored_metadata(classes, model_id, format_version=self.format_version)
+        return metadata | {b"decoder_version": str(DECODER_VERSION).encode()}
+
+
+def begin_run(
+    output: str, run_id: str, done: Collection[int], described: Mapping[str, Any]
+) -> RunFormat:
+    """Write config.json, unless an earlier command did, and read what the run began with.
+
+    Args:
+        output: scored/ and runs/ lie under it.
+        run_id: the run.
+        done: its shards that exist already.
+        described: what else config.json says of the run.
+
+    Raises:
+        UserError: the run began under a newer version, or config.json is damaged.
+    """
+    uri = record.described_uri(output, run_id, "config.json")
+    if done and not storage.exists(uri):  # lost: the shards know
+        begun = _format_of(record.shard_uri(output, run_id, min(done)))
+    else:
+        begun = RunFormat(
+            columns=tuple(SCORED.names),
+            format_version=TABLE_VERSION,
+            decoder_version=DECODER_VERSION,
+        )
+    data = json.dumps({"run_id": run_id, **asdict(begun), **described}, indent=1).encode()
+    if storage.create_bytes(uri, data):
+        return begun
+    return read_format(uri)
+
+
+def read_format(uri: str) -> RunFormat:
+    """Read what config.json says of the format.
+
+    Raises:
+        UserError: a newer version wrote it, or it is damaged.
+    """
+    try:
+        described = dict(json.loads(storage.read_bytes(uri)))
+        known: dict[str, Any] = {
+            field.name: described[field.name]
+            for field in fields(RunFormat)
+            if field.name in described
+        }
+        check_version(known.get("format_version", 1), TABLE_VERSION)
+        if "columns" in known:
+            known["columns"] = tuple(SCORED.field(name).name for name in known["columns"])
+        return RunFormat(**known)
+    except NewerFormatError as error:
+        raise UserError(uri, str(error), "Install the newer version.") from error
+    except (StorageError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            uri,
+            f"does not describe a scoring run ({error})",
+            "Move it away, or give another --output.",
+        ) from error
+
+
+def _format_of(shard_uri: str) -> RunFormat:
+    with record.open_shard(shard_uri) as (file, _, _):
+        metadata = file.schema_arrow.metadata
+        return RunFormat(
+            columns=tuple(name for name in SCORED.names if name in file.schema_arrow.names),
+            format_version=int(metadata[b"format_version"]),
+            decoder_version=int(metadata.get(b"decoder_version", b"1")),
+        )
+
+
+def warn_of_other_decoders(run_id: str, plan: Plan, done: Collection[int], begun: RunFormat) -> int:
+    """Say in the log how many rows of a run were made with another image decoder than this program's.
+
+    Args:
+        run_id: the run.
+        plan: the plan under the run's output.
+        done: shards that exist.
+        begun: what the run began with.
+
+    Returns:
+        The number of these rows.
+    """
+    shards = described_shards(plan.output, run_id) if done else []
+    known = {shard.shard: shard.decoder_version for shard in shards}
+    others = [n for n in done if known.get(n, begun.decoder_version) != DECODER_VERSION]
+    count = sum(map(plan.num_rows, others))
+    if count:
+        logger.warning(
+            "run %s: %d of its rows were made with another version of the image decoder (this program has"
+            " version %d), so odd images may have other pixels there. --fresh scores every image again, as"
+            " a new run",
+            run_id,
+            count,
+            DECODER_VERSION,
+        )
+    return count

@@ -1,1 +1,0 @@
-"""What `pipeline.report` is made of: figures, gallery, page."""

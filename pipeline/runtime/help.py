@@ -1,0 +1,98 @@
+"""What --help and --help-all print: a job's flags in groups, wrapped to the terminal.
+
+Written here because tyro keeps the line ends of docstrings, which break sentences.
+"""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.runtime.flags import Flag, Group, read_flags
+
+WIDEST = 100
+"""Columns; longer lines are hard to read."""
+_INDENT = 26
+"""Column at which the words of a flag begin."""
+EXIT_CODES = (
+    "Exit codes: 0, done. 1, failed: run the same command again, it continues. 2, the command or what it"
+    " names must be changed: one line says what and how."
+)
+
+
+def render(config_type: type, command: str, description: str, *, everything: bool) -> str:
+    """The text of --help, or of --help-all.
+
+    Args:
+        command: what runs the job, e.g. ``python jobs/train.py``.
+        description: paragraphs, divided by empty lines.
+        everything: --help-all.
+    """
+    columns = min(shutil.get_terminal_size().columns, WIDEST)
+    flags, nested = read_flags(config_type)
+    required = [flag for flag in flags if flag.required]
+    usage = " ".join(
+        [f"usage: {command}", *(f"{f.name} {f.placeholder}" for f in required), "[flags]"]
+    )
+    lines = [*_wrapped(usage, columns, "    "), ""]
+    for paragraph in description.strip().split("\n\n"):
+        is_command = paragraph.startswith("  ")  # on one line, to be copied
+        lines += [*([paragraph] if is_command else _wrapped(paragraph, columns)), ""]
+    lines += _section("Required", required, columns)
+    groups: Sequence[Group] = getattr(config_type, "GROUPS", ())
+    for group in groups:
+        shown = (*group.common, *group.more) if everything else group.common
+        by_name = {flag.field: flag for flag in flags}
+        lines += _section(group.title, [by_name[name] for name in shown], columns)
+    for part in nested if everything else ():
+        lines += _section(part.title, part.flags, columns)
+    if not everything:
+        hidden = sum(len(group.more) for group in groups) + sum(len(n.flags) for n in nested)
+        if hidden:
+            lines += [f"--help-all shows {hidden} more flags.", ""]
+    lines += _wrapped(EXIT_CODES, columns)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _section(title: str, flags: Collection[Flag], columns: int) -> Iterator[str]:
+    if not flags:
+        return
+    yield f"{title}:"
+    for flag in flags:
+        head = f"  {flag.name} {flag.placeholder}".rstrip()
+        words = flag.words + _default(flag.default)
+        indent = " " * _INDENT
+        if len(head) > _INDENT - 2:
+            yield from _wrapped(head, columns, "      ")
+            yield from _wrapped(indent + words, columns, indent)
+        else:
+            yield from _wrapped(head.ljust(_INDENT) + words, columns, indent)
+    yield ""
+
+
+def _default(value: Any) -> str:
+    """How a default is shown. None, false and empty are not: the words of the flag say what they mean."""
+    if isinstance(value, tuple) and value:
+        shown = " ".join(map(_spelled, value))
+    elif (
+        isinstance(value, str | int | float | Path) and not isinstance(value, bool) and value != ""
+    ):
+        shown = _spelled(value)
+    else:
+        return ""
+    return f" (default: {shown})"
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:_}" if isinstance(value, int) and value >= 10_000 else str(value)
+
+
+def _wrapped(text: str, columns: int, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

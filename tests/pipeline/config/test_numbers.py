@@ -1,0 +1,199 @@
+"""One door for numbers: every flag that says the same gives the same plan."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from pipeline.config import TrainConfig
+from pipeline.config.numbers import by_old_rule, read_numbers
+from pipeline.config.overrides import ModelOverrides, RPNOverrides, SolverOverrides
+from pipeline.errors import UserError
+from pipeline.training.plan import TrainPlan
+
+
+def flags(**changes: Any) -> TrainConfig:
+    return TrainConfig(data="data", output="out", **changes)
+
+
+def plan(config: TrainConfig) -> TrainPlan:
+    return TrainPlan.of(config, ("thing",))
+
+
+def doors(name: str, value: Any, part: str = "model") -> list[TrainConfig]:
+    """A number through the short flag, the part's flag and --set."""
+    kind = ModelOverrides if part == "model" else SolverOverrides
+    nested = {part: kind(**{name: value})}
+    return [flags(**{name: value}), flags(**nested), flags(set=(f"{name}={value}",))]
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("model", "scale", 480),
+        ("model", "backbone", "vgg_m"),
+        ("model", "rois_per_image", 32),
+        ("model", "fc_dim", 64),
+        ("solver", "batch_size", 4),
+        ("solver", "iterations", 50),
+        ("solver", "epochs", 3.0),
+        ("solver", "learning_rate", 0.5),
+    ],
+)
+def test_three_doors_give_one_plan(part: str, name: str, value: Any) -> None:
+    short, nested, setting = (plan(config) for config in doors(name, value, part))
+    assert short == nested == setting
+    assert getattr(getattr(short, part), name) == value
+    assert plan(flags()) != short
+
+
+def test_a_scale_brings_its_longest_side_unless_that_is_given() -> None:
+    for config in doors("scale", 480):
+        assert plan(config).model.max_size == 800
+    for config in (
+        flags(scale=480, set=("max_size=900",)),
+        flags(model=ModelOverrides(scale=480, max_size=900)),
+        flags(set=("max_size=900", "scale=480")),
+    ):
+        assert plan(config).model.max_size == 900
+
+
+def test_a_batch_brings_its_rate_unless_that_is_given() -> None:
+    for config in doors("batch_size", 4, "solver"):
+        assert plan(config).solver.learning_rate == pytest.approx(0.02 * 4 / 16)
+    given = flags(batch_size=4, solver=SolverOverrides(learning_rate=0.3))
+    assert plan(given).solver.learning_rate == 0.3
+
+
+def test_steps_and_passes_exclude_each_other() -> None:
+    assert plan(flags(set=("iterations=7",))).solver.epochs is None
+    assert plan(flags(preset="paper", set=("epochs=2",))).solver.iterations is None
+    assert plan(flags(set=("iterations=7", "epochs=null"))).solver.iterations == 7
+    with pytest.raises(UserError, match="--iterations 7 --set epochs=2: both say how long"):
+        flags(iterations=7, set=("epochs=2",))
+
+
+def test_a_number_that_may_be_off_is_turned_off_by_null() -> None:
+    by_flag = plan(flags(model=ModelOverrides(proposal_nms="null")))
+    assert by_flag == plan(flags(set=("proposal_nms=null",)))
+    assert by_flag.model.proposal_nms is None
+    assert plan(flags()).model.proposal_nms == 0.8
+
+
+def test_an_rpns_numbers_come_through_both_doors() -> None:
+    nested = plan(flags(proposals="rpn", rpn=RPNOverrides(nms=0.6, sides=("16", "32", "64"))))
+    setting = plan(flags(proposals="rpn", set=("rpn_nms=0.6", "rpn_sides=16,32,64")))
+    assert nested == setting
+    assert nested.model.rpn is not None
+    assert (nested.model.rpn.nms, nested.model.rpn.sides) == (0.6, ((16.0,), (32.0,), (64.0,)))
+
+
+def test_two_doors_with_one_value_are_fine() -> None:
+    both = flags(scale=480, model=ModelOverrides(scale=480), set=("scale=480",))
+    assert plan(both) == plan(flags(scale=480))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"scale": 480, "set": ("scale=500",)}, "--scale 480 --set scale=500"),
+        (
+            {"scale": 480, "model": ModelOverrides(scale=500)},
+            "--scale 480 --model.scale 500",
+        ),
+        (
+            {"solver": SolverOverrides(momentum=0.8), "set": ("momentum=0.7",)},
+            "--solver.momentum 0.8 --set momentum=0.7",
+        ),
+    ],
+)
+def test_two_doors_with_different_values_are_refused_by_name(
+    changes: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        read_numbers(flags(**changes))
+    assert str(caught.value).startswith(f"{line}: ")
+    assert "has two values. Give it one of them." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"set": ("batch_size=0",)}, "--set batch_size=0: expected an integer of at least 1"),
+        ({"set": ("rois_per_image=-4",)}, "--set rois_per_image=-4: expected an integer of at least"),
+        ({"set": ("dropout=2",)}, "--set dropout=2: expected a number from 0 to below 1"),
+        ({"set": ("momentum=7",)}, "--set momentum=7: expected a number from 0 to below 1"),
+        ({"set": ("fc_dim=0",)}, "--set fc_dim=0: expected an integer of at least 1"),
+        ({"set": ("momentum=NaN",)}, "--set momentum=NaN: expected a number"),
+        ({"set": ("rpn_nms=0",)}, "--set rpn_nms=0: expected a number above 0, up to 1"),
+        ({"batch_size": -4}, "--batch-size -4: expected an integer of at least 1"),
+        ({"model": ModelOverrides(scale=0)}, "--model.scale 0: expected an integer of at least 1"),
+        ({"rpn": RPNOverrides(max_proposals_test=0)}, "--rpn.max-proposals-test 0: expected"),
+        ({"backbone": "vgg17"}, "--backbone vgg17: expected one of caffenet, "),
+        ({"set": ("max_size=300",)}, "--set max_size=300: scale=800, max_size=300: expected scales"),
+        (
+            {"model": ModelOverrides(test_scales=(400, 900), scale=500, max_size=800)},
+            "--model.test-scales 400 900 --model.max-size 800: test_scales=(400, 900), max_size=800: ",
+        ),
+        ({"batch_size": 3, "num_workers": 2}, "--batch-size 3 --num-workers 2: every worker needs"),
+        (
+            {"set": ("batch_size=3",), "num_workers": 2},
+            "--set batch_size=3 --num-workers 2: every worker needs the same number of images",
+        ),
+        ({"num_workers": 3}, "--num-workers 3: does not divide the preset's batch of 16 images"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_by_the_flag_that_said_it(
+    changes: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        flags(**changes)
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "model", "solver"),
+    [
+        # Of dbe21ba: --set changed its number alone, and won.
+        ({"set": ("scale=480",)}, {"scale": 480, "max_size": 1333}, {"learning_rate": 0.02}),
+        ({"scale": 600, "set": ("scale=480",)}, {"scale": 480, "max_size": 1000}, {}),
+        ({"scale": 600, "set": ("max_size=700",)}, {"scale": 600, "max_size": 700}, {}),
+        ({"set": ("batch_size=4",)}, {}, {"batch_size": 4, "learning_rate": 0.02}),
+        (
+            {"batch_size": 8, "set": ("batch_size=4",)},
+            {},
+            {"batch_size": 4, "learning_rate": 0.01},
+        ),
+        ({"set": ("backbone=tiny", "proposal_nms=null")}, {"max_size": 1000, "scale": 600}, {}),
+        (
+            {"set": ("iterations=9", "epochs=null"), "learning_rate": 0.5},
+            {},
+            {"iterations": 9, "epochs": None, "learning_rate": 0.5},
+        ),
+    ],
+)
+def test_an_old_output_keeps_the_plan_it_began_with(
+    changes: dict[str, Any], model: dict[str, Any], solver: dict[str, Any]
+) -> None:
+    made = plan(by_old_rule(flags(**changes)))
+    assert {name: getattr(made.model, name) for name in model} == model
+    assert {name: getattr(made.solver, name) for name in solver} == solver
+
+
+def test_the_old_rule_changes_nothing_where_no_set_meets_it() -> None:
+    for changes in ({}, {"scale": 480, "batch_size": 4}, {"preset": "paper", "epochs": 2.0}):
+        config = flags(**changes, set=("momentum=0.8", "train_nms=0.7"))
+        assert plan(by_old_rule(config)) == plan(config)
+
+
+def test_flags_are_checked_without_torch() -> None:
+    code = (
+        "import sys; from pipeline.config import TrainConfig;"
+        "TrainConfig(data='d', output='o', set=('momentum=0.8',)); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,70 @@
+"""--set: typed by the field, refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.config.settings import as_settings, parse_settings
+from pipeline.errors import UserError
+
+VALUES = [
+    ("pyramid=480,576,688", "model.pyramid", (480, 576, 688)),
+    ("pyramid=[480]", "model.pyramid", (480,)),
+    ("train_scales=[480, 576]", "model.train_scales", (480, 576)),
+    ("bg_iou=0,0.5", "model.bg_iou", (0.0, 0.5)),
+    ("class_agnostic=true", "model.class_agnostic", True),
+    ("class_agnostic=False", "model.class_agnostic", False),
+    ("frozen_stages=3", "model.frozen_stages", 3),
+    ("dropout=0", "model.dropout", 0.0),
+    ("fc6_rank=null", "model.fc6_rank", None),
+    ("fc6_rank=32", "model.fc6_rank", 32),
+    ("pooling=max", "model.pooling", "max"),
+    ("backbone=tiny", "model.backbone", "tiny"),
+    ("delta_std=0.1,0.1,0.2,0.2", "model.delta_std", (0.1, 0.1, 0.2, 0.2)),
+    ("momentum=0.8", "solver.momentum", 0.8),
+    ("drops=0.5,0.75", "solver.drops", (0.5, 0.75)),
+    ("rpn_nms=0.8", "rpn.nms", 0.8),
+    ("rpn_sides=16,32", "rpn.sides", ((16.0,), (32.0,))),
+    ("rpn_sides=[[16, 32], [64, 128]]", "rpn.sides", ((16.0, 32.0), (64.0, 128.0))),
+]
+
+
+@pytest.mark.parametrize(("setting", "name", "value"), VALUES)
+def test_a_value_has_its_fields_type(setting: str, name: str, value: Any) -> None:
+    assert parse_settings([setting]) == {setting: (name, value)}
+    assert type(parse_settings([setting])[setting][1]) is type(value)
+
+
+@pytest.mark.parametrize(("setting", "name", "value"), VALUES)
+def test_what_is_written_is_read_again(setting: str, name: str, value: Any) -> None:
+    (text,) = as_settings({name: value})
+    assert parse_settings([text]) == {text: (name, value)}
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("scale", r"has no =\. Expected NAME=VALUE"),
+        ("size=4", "called size"),
+        ("momentun=4", r"called momentun\. Near names are momentum"),
+        ("num_classes=4", "called num_classes"),
+        ("rpn=true", "called rpn"),
+        ("scale=big", r"'big' does not fit\. Expected an integer of at least 1"),
+        ("scale=4.5", "an integer"),
+        ("class_agnostic=1", "true or false"),
+        ("pooling=mean", "max or align"),
+        ("bg_iou=0,0.1,0.5", r"2 values, each a number from 0 to 1"),
+        ("momentum=", "a number"),
+        ("fc6_rank=x", "null or an integer"),
+    ],
+)
+def test_what_does_not_fit_is_refused(setting: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        parse_settings([setting])
+
+
+def test_a_name_is_set_once() -> None:
+    with pytest.raises(UserError, match="twice"):
+        parse_settings(["scale=4", "scale=5"])

@@ -1,0 +1,171 @@
+"""The decoding process: what it may take, what it is told, and what its end costs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.images import decode
+from pipeline.images.fence import Fence, fence
+from pipeline.images.guard import ImageError
+from tests.pipeline.hostile_bytes import encode, exif, photo, png
+
+PNG = encode(photo(), "PNG")
+
+
+@pytest.fixture
+def own() -> Iterator[Fence]:
+    fence = Fence(max_processes=2, seconds=5)
+    yield fence
+    fence.close()
+
+
+def process_ids() -> set[int]:
+    """Our children."""
+    listed = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for children in listed for pid in children.read_text().split()}
+
+
+def started_by(own: Fence) -> int:
+    """The process of a fence that has just made its first."""
+    before = process_ids()
+    own.decode(PNG, "PNG", max_pixels=10**6)
+    (pid,) = process_ids() - before
+    return pid
+
+
+def test_one_process_decodes_many_images(own: Fence) -> None:
+    for _ in range(20):
+        found = own.decode(PNG, "PNG", max_pixels=10**6)
+        assert found.pixels is not None
+        np.testing.assert_array_equal(found.pixels, np.asarray(photo()))
+        assert found.pixels.flags.writeable
+    assert own.started == 1
+    assert 10**7 < own.peak_bytes < 10**8
+
+
+def test_pixels_are_those_of_the_fast_path() -> None:
+    images = {
+        f"{mode} {options}": encode(photo(97, 131).convert(mode), quality=90, **options)
+        for mode in ("RGB", "L")
+        for options in ({}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1})
+    }
+    images |= {f"turned {n}": encode(photo(20, 50), exif=exif(n)) for n in range(10)}
+    for name, data in images.items():
+        here, fenced = decode(data), decode(data, fenced=True)
+        np.testing.assert_array_equal(here.pixels, fenced.pixels, err_msg=name)
+        assert here.warning == fenced.warning
+
+
+def test_only_plain_jpegs_are_decoded_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed() -> None:
+        raise AssertionError("asked for the fence")
+
+    monkeypatch.setattr("pipeline.images.decoding.fence", closed)
+    for data in (encode(photo()), encode(photo(), progressive=True), encode(photo(mode="L"))):
+        assert decode(data).pixels.shape == (48, 64, 3)
+    for data in (PNG, encode(photo(mode="CMYK")), encode(photo(), keep_rgb=True)[:-2]):
+        with pytest.raises(AssertionError):
+            decode(data)
+
+
+def test_it_is_told_no_secret(own: Fence, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    pid = started_by(own)
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    names = {entry.split(b"=")[0].decode() for entry in environment.split(b"\0") if entry}
+    assert b"canary" not in environment
+    assert not {name for name in names if name.startswith(("AWS", "RAY", "PYTHON"))}
+    open_files = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    assert all(name == "/dev/null" or name.startswith("pipe:") for name in open_files), open_files
+
+
+def test_a_process_that_dies_is_replaced(own: Fence) -> None:
+    os.kill(started_by(own), signal.SIGKILL)
+    found = own.decode(PNG, "PNG", max_pixels=10**6)
+    assert found.pixels is not None
+    assert own.started == 2
+
+
+def test_an_image_that_kills_it_twice_failed_and_the_next_is_decoded(own: Fence) -> None:
+    too_much = PNG + bytes(400_000_000)  # more than the process may have at all
+    with pytest.raises(ImageError, match="its decoding process died") as caught:
+        own.decode(too_much, "PNG", max_pixels=1)
+    assert caught.value.status == "failed"
+    assert own.started == 2
+    assert own.decode(PNG, "PNG", max_pixels=10**6).height == 48
+
+
+def test_an_image_that_takes_too_long_failed(own: Fence) -> None:
+    os.kill(started_by(own), signal.SIGSTOP)
+    own.seconds = 0.2
+    with pytest.raises(ImageError, match=r"more than 0\.2 s") as caught:
+        own.decode(PNG, "PNG", max_pixels=10**6)
+    assert caught.value.status == "failed"
+
+
+def test_memory_stays_below_what_max_pixels_allows(own: Fence) -> None:
+    large = png(2000, 2000, colour=6, rows=(b"\0" + bytes(4 * 2000)) * 2000)
+    with pytest.raises(ImageError) as caught:
+        own.decode(large, "PNG", max_pixels=3_999_999)
+    assert caught.value.status == "too_large"
+    found = own.decode(large, "PNG", max_pixels=4_000_000)
+    assert (found.height, found.width) == (2000, 2000)
+    assert own.peak_bytes < 256 * 2**20 + 24 * 4_000_000
+
+
+def test_threads_share_it(own: Fence) -> None:
+    shapes: list[tuple[int, int]] = []
+
+    def work() -> None:
+        for _ in range(5):
+            found = own.decode(PNG, "PNG", max_pixels=10**6)
+            shapes.append((found.height, found.width))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert shapes == [(48, 64)] * 30
+    assert own.started <= 2
+
+
+def test_it_ends_with_its_owner(tmp_path: Path) -> None:
+    """The owner is killed: nothing can tell the process but the end of its stdin."""
+    script = tmp_path / "owner.py"
+    script.write_text(
+        "import os, signal\nfrom pathlib import Path\nfrom pipeline.images import decode\n"
+        f"decode(bytes.fromhex('{PNG.hex()}'))\n"
+        "for child in Path(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read_text().split():\n"
+        "    print(child, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+
+    root = str(Path(__file__).resolve().parents[3])
+    owner = subprocess.run(
+        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": root}, capture_output=True
+    )
+    (pid,) = owner.stdout.split()
+    for _ in range(1000):
+        try:
+            state = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            break
+        if state == "Z":
+            break
+        threading.Event().wait(0.01)
+    else:
+        pytest.fail("still there after 10 s")
+
+
+def test_the_process_wide_one_is_made_once() -> None:
+    assert fence() is fence()

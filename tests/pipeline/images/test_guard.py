@@ -1,0 +1,51 @@
+"""What a few bytes say of an image, before any decoder sees it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from PIL import ImageCms
+
+from pipeline.images.guard import header_size, sniff
+from pipeline.images.metadata import icc_warning, orientation_of_exif
+from tests.pipeline.hostile_bytes import encode, exif, icc_profile, photo
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_a_format_is_known_by_its_content(format: str) -> None:
+    assert sniff(encode(photo(), format)) == format
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": exif(6)}])
+def test_sizes_are_read_from_the_first_bytes(options: dict[str, object]) -> None:
+    assert header_size(encode(photo(30, 70), "WEBP", **options), "WEBP") == (30, 70)
+    for format in ("PNG", "GIF", "BMP"):
+        data = encode(photo(30, 70), format)
+        assert header_size(data, sniff(data)) == (30, 70)
+        assert header_size(data[:9], sniff(data)) is None
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_orientation_is_read_in_both_byte_orders(
+    order: Literal["little", "big"], value: int
+) -> None:
+    def number(value: int, size: int) -> bytes:
+        return value.to_bytes(size, order)
+
+    head = (b"II" if order == "little" else b"MM") + number(42, 2) + number(8, 4)
+    entry = number(0x0112, 2) + number(3, 2) + number(1, 4) + number(value, 2) + bytes(2)
+    assert orientation_of_exif(head + number(1, 2) + entry + bytes(4)) == value
+
+
+def test_a_profile_is_named_only_where_its_colours_are_others() -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    assert icc_warning(b"") is None
+    assert icc_warning(srgb) is None
+    assert icc_warning(icc_profile("near sRGB", 0.4361)) is None
+    assert icc_warning(icc_profile("P3\nwide", 0.515)) == "ICC profile 'P3wide' ignored"
+    assert "ignored" in str(icc_warning(lab))
+    for cut in (3, 40, 130, 150, 200):
+        assert icc_warning(srgb[:cut]) == "ICC profile unreadable, ignored"

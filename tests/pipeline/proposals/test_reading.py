@@ -1,0 +1,183 @@
+"""Reading as a plain call: every image comes out, with its pixels' size or a status."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fastrcnn.config import ProposalConfig
+from fastrcnn.proposals import propose
+from pipeline.images import decoding
+from pipeline.images.jpeg import Jpeg
+from pipeline.proposals import reading
+from pipeline.proposals.reading import ReadSettings, decode_candidates, read_images, read_lots
+from pipeline.runtime.attempts import AttemptLog
+from pipeline.schema import CANDIDATE, PLAN, PROPOSALS
+from tests.pipeline.record_cases import planned_rows
+
+SETTINGS = ReadSettings(proposals=ProposalConfig(name="grid", max_boxes=12))
+
+
+def write_image(path: Path, size: tuple[int, int] = (40, 30)) -> None:
+    Image.new("RGB", size, (90, 20, 10)).save(path)
+
+
+def planned(folder: Path) -> pa.Table:
+    return planned_rows(str(folder))
+
+
+def test_a_good_image_carries_its_bytes_and_proposals(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    table = read_images(planned(tmp_path), SETTINGS)
+    assert table.schema == CANDIDATE
+    (row,) = table.to_pylist()
+    assert (row["status"], row["error"], row["width"], row["height"]) == ("ok", None, 40, 30)
+    assert row["image"] == (tmp_path / "a.png").read_bytes()
+    boxes = np.frombuffer(row["proposals"], np.float32).reshape(-1, 4)
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    np.testing.assert_array_equal(boxes, propose(pixels, SETTINGS.proposals))
+
+
+def test_every_fault_is_a_row_in_its_place(tmp_path: Path) -> None:
+    good = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(good, "JPEG")
+    contents = {
+        "0.jpg": good.getvalue(),
+        "1.jpg": b"",
+        "2.jpg": good.getvalue()[:200],
+        "3.jpg": b"<html>not an image</html>",
+        "4.jpg": good.getvalue() + bytes(5000),
+        "5.jpg": good.getvalue(),
+        "6.jpg": good.getvalue(),
+        "7.jpg": good.getvalue(),
+    }
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    write_image(tmp_path / "8.png", (400, 300))
+    rows = planned(tmp_path)
+    (tmp_path / "5.jpg").unlink()
+    (tmp_path / "6.jpg").write_bytes(good.getvalue() + b"more")
+    settings = ReadSettings(proposals=SETTINGS.proposals, max_bytes=3000, max_pixels=10_000)
+    found = read_images(rows, settings).to_pylist()
+    assert [Path(row["image_uri"]).name for row in found] == [*contents, "8.png"]
+    assert [row["status"] for row in found] == [
+        *("ok", "undecodable", "undecodable", "undecodable", "too_large"),
+        *("missing", "changed", "ok", "too_large"),
+    ]
+    for row in found:
+        assert (row["image"] is None) == (row["proposals"] is None) == (row["status"] != "ok")
+        assert (row["error"] is None) == (row["status"] == "ok")
+
+
+def test_only_what_is_ok_is_decoded_again_and_a_failure_now_is_said(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", (60, 50))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    write_image(tmp_path / "c.png")
+    candidates = read_images(planned(tmp_path), SETTINGS)
+    rows, pixels = decode_candidates(candidates, max_pixels=50 * 60 - 1)
+    assert [row["status"] for row in rows] == ["too_large", "undecodable", "ok"]
+    assert rows[1:] == candidates.to_pylist()[1:]
+    assert "60" in rows[0]["error"]
+    assert [image.shape for image in pixels] == [(30, 40, 3)]
+
+
+def test_what_was_not_there_when_planned_is_missing_or_changed(tmp_path: Path) -> None:
+    write_image(tmp_path / "late.png")
+    uris = [str(tmp_path / "gone.png"), str(tmp_path / "late.png")]
+    rows = pa.Table.from_pylist([{"image_uri": uri, "shard": 0} for uri in uris], schema=PLAN)
+    found = read_images(rows, SETTINGS).to_pylist()
+    assert [row["status"] for row in found] == ["missing", "changed"]
+    assert "run again" in found[1]["error"]
+
+
+def test_no_rows_give_no_rows(tmp_path: Path) -> None:
+    table = read_images(PLAN.empty_table(), SETTINGS)
+    assert (table.num_rows, table.schema) == (0, CANDIDATE)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_table_gives_the_proposals_and_a_missing_row_is_said(
+    tmp_path: Path, relative: bool
+) -> None:
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    names = ["deep/a.png", "b.png", "c.png", "d.png"]
+    for name in names:
+        write_image(folder / name)
+    root = "" if relative else f"{folder}/"
+    boxes = {"deep/a.png": [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]}
+    boxes |= {"b.png": [], "d.png": [[5.0, 0.0, 4.0, 1.0]]}
+    listed = [{"image_uri": root + name, "boxes": rows} for name, rows in boxes.items()]
+    pq.write_table(pa.Table.from_pylist(listed, schema=PROPOSALS), tmp_path / "table.parquet")
+    settings = ReadSettings(
+        proposals=ProposalConfig(name="table"),
+        table=str(tmp_path / "table.parquet"),
+        table_root=str(folder),
+    )
+    found = {
+        row["image_uri"].removeprefix(f"{folder}/"): row
+        for row in read_images(planned(folder), settings).to_pylist()
+    }
+    assert {name: row["status"] for name, row in found.items()} == {
+        "deep/a.png": "ok", "b.png": "ok", "c.png": "failed", "d.png": "failed",
+    }  # fmt: skip
+    assert np.frombuffer(found["deep/a.png"]["proposals"], np.float32).tolist() == list(range(8))
+    assert found["b.png"]["proposals"] == b""
+    assert "no row" in found["c.png"]["error"]
+    assert "x1 <= x2" in found["d.png"]["error"]
+
+
+def test_what_is_read_ahead_is_bounded_in_bytes() -> None:
+    sizes = [60 * 2**20, 60 * 2**20, 60 * 2**20, None, 300 * 2**20, 1, 1]
+    rows = {"image_uri": list("abcdefg"), "etag": ["e"] * 7, "size_bytes": sizes, "shard": [0] * 7}
+    lots = reading._lots(pa.table(rows, schema=PLAN), 3)
+    assert [lot["image_uri"].to_pylist() for lot in lots] == [
+        ["a", "b"],
+        ["c", "d"],
+        ["e"],
+        ["f", "g"],
+    ]
+
+
+def test_lots_come_in_order_and_hold_every_image_once(tmp_path: Path) -> None:
+    for n in range(7):
+        write_image(tmp_path / f"{n}.png", (40 + n, 30))
+    lots = list(read_lots(planned(tmp_path), SETTINGS, most=3))
+    assert [lot["width"].to_pylist() for lot in lots] == [[40, 41, 42], [43, 44, 45], [46]]
+
+
+class Died(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+@pytest.mark.parametrize(("fence_is_enough", "outcome"), [(True, "ok"), (False, "failed")])
+def test_an_image_that_kills_passes_behind_the_fence_only_where_that_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fence_is_enough: bool, outcome: str
+) -> None:
+    plain = decoding._decode_plain
+
+    def deadly(data: bytes, jpeg: Jpeg) -> npt.NDArray[np.uint8] | None:
+        if jpeg.width == 47:
+            raise Died
+        return plain(data, jpeg)
+
+    monkeypatch.setattr(decoding, "_decode_plain", deadly)
+    for n in (45, 47, 49):
+        write_image(tmp_path / f"{n}.jpg", (n, 30))
+    settings = ReadSettings(proposals=SETTINGS.proposals, fence_is_enough=fence_is_enough)
+    log, deaths, rows = AttemptLog(), 0, planned(tmp_path)
+    while True:  # as Ray Data does: the same batch again after each death
+        try:
+            found = read_images(rows, settings, log)
+            break
+        except Died:
+            deaths += 1
+    assert found["status"].to_pylist() == ["ok", outcome, "ok"]
+    assert deaths == (1 if fence_is_enough else 3)

@@ -1,0 +1,95 @@
+"""Rows become shards in threads; what fails there is said to whoever brings rows."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline import record, storage
+from pipeline.errors import JobError
+from pipeline.record import committer as module
+from tests.pipeline.record_cases import RUN, committer, planned, result, rows_of
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> str:
+    return str(tmp_path)
+
+
+def test_shards_are_put_while_rows_go_on_coming(
+    output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = planned(output, 9)
+    slow, create = threading.Event(), storage.create_bytes
+
+    def wait(uri: str, data: bytes) -> bool:
+        assert slow.wait(30)
+        return create(uri, data)
+
+    monkeypatch.setattr(storage, "create_bytes", wait)
+    writer = committer(output, work)
+    writer.add(result(rows_of(work, [0, 1])))  # returns though neither is written
+    assert record.done_shards(output, RUN, work) == set()
+    slow.set()
+    writer.add(result(rows_of(work, [2])))
+    writer.close()
+    assert record.done_shards(output, RUN, work) == {0, 1, 2}
+
+
+def test_whole_shards_do_not_pile_up_in_memory(
+    output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = planned(output, 3 * 40)
+    most, lock, create = 0, threading.Lock(), storage.create_bytes
+    writer = committer(output, work)
+
+    def count(uri: str, data: bytes) -> bool:
+        nonlocal most
+        with lock:
+            most = max(most, len(writer._puts))
+        return create(uri, data)
+
+    monkeypatch.setattr(storage, "create_bytes", count)
+    for shard in range(work.num_shards):
+        writer.add(result(rows_of(work, [shard])))
+    writer.close()
+    assert 0 < most <= module._PUTS_WAITING + 1
+
+
+def test_a_put_that_fails_is_said_and_the_other_shards_are_written(
+    output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = planned(output, 9)
+    create, added, written = storage.create_bytes, threading.Event(), threading.Event()
+
+    def fail_one(uri: str, data: bytes) -> bool:
+        if uri.endswith("00000001.parquet"):
+            # Else it may fail while `add` still looks at what is done, and `add` would be the one to say it.
+            assert added.wait(60)
+            assert written.wait(60)
+            raise storage.ObjectUnreadable(f"{uri}: disk full")
+        made = create(uri, data)
+        if uri.endswith("00000002.parquet"):
+            written.set()
+        return made
+
+    monkeypatch.setattr(storage, "create_bytes", fail_one)
+    writer = committer(output, work)
+    writer.add(result(rows_of(work)))
+    added.set()
+    with pytest.raises(storage.ObjectUnreadable, match="disk full"):
+        writer.close()
+    assert record.done_shards(output, RUN, work) == {0, 2}
+
+
+def test_a_row_that_the_plan_knows_with_another_etag_is_refused(output: str) -> None:
+    work = planned(output, 3)
+    rows = result(rows_of(work))
+    etags = rows["etag"].to_pylist()
+    place = rows.schema.get_field_index("etag")
+    writer = committer(output, work)
+    writer.add(rows.set_column(place, "etag", [["other", *etags[1:]]]))
+    with pytest.raises(JobError, match="not the 3 of the plan"):
+        writer.flush()

@@ -1,0 +1,78 @@
+"""What a job's process says in the end, and its exit code."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+import ray
+
+from pipeline.errors import JobError, UserError
+from pipeline.runtime.cli import main
+from pipeline.storage import ObjectUnreadable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """No flags."""
+
+
+def ends(error: Exception, monkeypatch: pytest.MonkeyPatch, *, worker: bool = False) -> object:
+    """Exit code of a job that raises."""
+
+    def run(_: Config) -> None:
+        raise error
+
+    def run_in_a_worker(_: Config) -> None:
+        @ray.remote
+        def work() -> None:
+            raise error
+
+        ray.get(work.remote())
+
+    monkeypatch.setattr(sys, "argv", ["job"])
+    with pytest.raises(SystemExit) as stop:
+        main(Config, run_in_a_worker if worker else run, "")
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            UserError("--data x", "is not there", "Give another."),
+            2,
+            "error: --data x: is not there.",
+        ),
+        (JobError("too many"), 1, "failed: too many"),
+        (ObjectUnreadable("s3://b/a: no answer"), 1, "failed: s3://b/a: no answer"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: int,
+    line: str,
+) -> None:
+    assert ends(error, monkeypatch) == code
+    assert capsys.readouterr().err.startswith(line)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_fails_in_a_worker_is_no_mistake_of_the_users(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The store went away after the start: the same command may work, so the exit code is 1."""
+    error = UserError("s3://b/plans/1", "cannot be reached", "Check the endpoint.")
+    assert ends(error, monkeypatch, worker=True) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("failed: s3://b/plans/1: cannot be reached. Check the endpoint.")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_bug_in_a_worker_rises(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError):
+        ends(ZeroDivisionError(), monkeypatch, worker=True)
