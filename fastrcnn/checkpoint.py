@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
+from fastrcnn.config import FastRCNNConfig, ProposalConfig
 from fastrcnn.model import FastRCNN
 from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD
 
@@ -98,7 +98,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{CONFIG}: {len(classes)} classes, model of {model_config.num_classes}"
         )
-    if proposals.name == LEARNED and model_config.rpn is None:
+    if proposals.spec.learned and model_config.rpn is None:
         raise CheckpointError(f"{CONFIG}: proposals of the model's RPN, and a model without one")
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{WEIGHTS} is missing")

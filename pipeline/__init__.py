@@ -1,23 +1,26 @@
 """Ray lives here: training, scoring, the record. Imports `fastrcnn`; is imported by `jobs`.
 
-`Detector` is imported when it is asked for: it needs torch, which `--help` of a job does not.
+`Detector` and `Detections` are imported when they are asked for: the first needs torch, which `--help` of a
+job does not.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastrcnn import __version__
 
 if TYPE_CHECKING:
+    from pipeline.detections import Detections
     from pipeline.detector import Detector
 
-__all__ = ["Detector", "__version__"]
+__all__ = ["Detections", "Detector", "__version__"]
+
+_MODULES = {"Detections": "pipeline.detections", "Detector": "pipeline.detector"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Detector":
-        from pipeline.detector import Detector
-
-        return Detector
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -1,241 +1,204 @@
-"""The Detector: candidates -> result rows; one process each, on a GPU where it was given one.
+"""The library's detector: images -> `Detections`. It starts no Ray and writes nothing (docs/python.md).
 
-    candidates (candidates.CANDIDATE) -> Detector -> result rows (record.RESULT), one for one
-
-A plain callable class, Ray or not. A candidate with another status than `ok` passes through. In a notebook it
-takes a list of images as well (docs/python.md).
+The actors of a scoring job (`pipeline.scoring.detector`) look at images through the same object.
 """
 
 from __future__ import annotations
 
-import datetime
-import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from torch import Tensor
 
-from fastrcnn.config import LEARNED
 from fastrcnn.detection import Scored, detect_counting, propose_learned
 from fastrcnn.proposals import propose
 from fastrcnn.rpn import Proposed
 from fastrcnn.scoring_form import scoring_form
-from fastrcnn.upload import Uploads
-from pipeline import images, storage
-from pipeline.attempts import AttemptLog, Attempts, attempt
+from pipeline import images
 from pipeline.checkpoints import load
 from pipeline.config import Precision
-from pipeline.schema import CANDIDATE, RESULT
-from pipeline.scoring.halving import Pixels, detect_halving
-from pipeline.scoring.passes import passes
+from pipeline.detections import Detections
+from pipeline.errors import one_line
+from pipeline.image_inputs import Image, check_image, check_images, read_pixels
+from pipeline.operating_points import is_score, min_scores
 
-Image = str | Path | bytes | npt.NDArray[np.uint8]
-"""A path or URI, an encoded file, or upright pixels (H, W, 3) RGB."""
 Box = dict[str, Any]
-"""As column `detections` has it: label, label_id, score, x_min, y_min, x_max, y_max in image pixels."""
+"""One detection as column `detections` has it: label, label_id, score, x_min, y_min, x_max, y_max."""
+Pixels = npt.NDArray[np.uint8] | Tensor
+"""(H, W, 3) uint8 RGB, upright."""
+Outcome = TypeVar("Outcome")
 
 IMAGES_AT_ONCE = 8
 
 
 class Detector:
-    """A loaded model: candidates (CANDIDATE) to result rows (record.RESULT), one for one; or images to boxes.
+    """A loaded model that detects objects in images.
 
     Args:
-        checkpoint: folder or URI, downloaded by the process that makes the Detector.
-        run_id: goes into every row.
-        model_id: what the checkpoint must be; it may have been written anew since the driver read it.
-        score_threshold: instead of the checkpoint's.
-        precision: `auto`, bfloat16 where the device multiplies it; or `float32`.
-        compile: the backbone, by torch.compile; its sizes are padded to multiples of 32.
-        max_pixels: as in the CPU stage.
-        images_per_pass: candidates of a call are taken so many at a time: the next ones are decoded, and on
-            their way to the GPU, while it looks at these. None: all at once.
-        gpu: whether to use one; None: if there is one.
-        num_threads: of torch on the CPU; None: as torch likes.
+        checkpoint: folder or URI of the checkpoint.
+        min_score: `Detections` hold the boxes with this score or more. None: each class's operating point
+            where the checkpoint has it, else .5. 0: every box that a scoring job writes.
+        score_threshold: replaces the checkpoint's, below which a box is not made at all.
+        precision: `auto`: bfloat16 where the processor multiplies it. `float32`: float32 everywhere.
+        compile: compile the backbone with torch.compile; images are padded to multiples of 32.
+        max_pixels: larger images are refused before they are decoded.
+        gpu: whether to use a GPU; None: if there is one.
+        num_threads: threads of torch on the CPU; None: torch decides.
+        model_id: the model that the caller expects; a checkpoint of another model is refused.
     """
 
     def __init__(
         self,
         checkpoint: str | Path,
         *,
-        run_id: str = "",
-        model_id: str | None = None,
+        min_score: float | None = None,
         score_threshold: float | None = None,
         precision: Precision = "auto",
         compile: bool = False,
         max_pixels: int = images.MAX_PIXELS,
-        images_per_pass: int | None = None,
         gpu: bool | None = None,
         num_threads: int | None = None,
-        attempts: Attempts | None = None,
+        model_id: str | None = None,
     ) -> None:
+        if min_score is not None and not (is_score(min_score) and min_score >= 0):
+            raise ValueError(
+                f"min_score is {min_score!r}: expected 0 or more, or None for the operating points"
+            )
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        self._device = torch.device("cuda" if _use_gpu(gpu) else "cpu")
+        self.device = torch.device("cuda" if _use_gpu(gpu) else "cpu")
         self._checkpoint = load(str(checkpoint))
-        if model_id not in (None, self._checkpoint.model_id):
+        if model_id not in (None, self.model_id):
             raise RuntimeError(
-                f"{checkpoint} is model {self._checkpoint.model_id}, was {model_id} when the job started"
+                f"{checkpoint} is model {self.model_id}, was {model_id} when the job started"
             )
+        if min_score is None:
+            self._min_scores = min_scores(self._checkpoint.config, self.classes, str(checkpoint))
+        else:
+            self._min_scores = np.full(len(self.classes), min_score or -np.inf, np.float32)
         self._model = scoring_form(
-            self._checkpoint.model.to(self._device),
+            self._checkpoint.model.to(self.device),
             bfloat16=False if precision == "float32" else None,
         )
         if compile:
             self._model.backbone.compile(dynamic=True)
-        self._run_id = run_id
         self._score_threshold = score_threshold
-        self._max_pixels = max_pixels
-        self._images_per_pass = images_per_pass
-        self._uploads = Uploads(self._device)
-        self._attempts = attempts or AttemptLog()
-
-    def __call__(self, batch: pa.Table | Sequence[Image]) -> pa.Table | list[list[Box]]:
-        """Candidates to result rows, as Ray Data calls it; or a list of images to their boxes (`detect`)."""
-        if not isinstance(batch, pa.Table):
-            return self.detect(batch)
-        return attempt(
-            *(batch, self._work, self._fail),
-            stage="detect",
-            attempts=self._attempts,
-            alone=partial(self._work, fenced=True),
-        )
+        self.max_pixels = max_pixels
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Label k is classes[k - 1]."""
+        """The names of the classes; label k is classes[k - 1]."""
         return self._checkpoint.classes
 
     @property
     def model_id(self) -> str:
-        """Of the checkpoint, as in column `model_id`."""
+        """The checkpoint's model, as column `model_id` of a scoring job names it."""
         return self._checkpoint.model_id
+
+    @overload
+    def __call__(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        proposals: Sequence[npt.NDArray[np.float32]] | None = None,
+    ) -> list[Detections]: ...
+
+    @overload
+    def __call__(
+        self, images: Image, proposals: npt.NDArray[np.float32] | None = None
+    ) -> Detections: ...
+
+    def __call__(self, images: Any, proposals: Any = None) -> Any:
+        """Detect objects in one image or several.
+
+        Args:
+            images: one image, or a list or tuple of them. An image is a path, a URI, the bytes of a file,
+                a PIL image, a uint8 array (H, W, 3) RGB or (H, W) gray, or a torch uint8 tensor (3, H, W).
+            proposals: (P, 4) float32, xyxy in the image frame, or a list of them; as in `detect`.
+
+        Returns:
+            `Detections` of one image; a list of them for a list of images, in order.
+
+        Raises:
+            TypeError, ValueError: something that is no image; the text says what it is, and its position
+                in the list, from 0.
+            StorageError, ImageError: an image cannot be read or decoded; the text says which.
+        """
+        if isinstance(images, pa.Table):  # how this class was called before the actor had its own
+            from pipeline.scoring.detector import score_candidates
+
+            return score_candidates(self, images)
+        if isinstance(images, list | tuple):
+            return [self._detections(one) for one in self._scored(images, proposals)]
+        check_image(images)
+        (scored,) = self._scored([images], None if proposals is None else [proposals])
+        return self._detections(scored)
 
     def detect(
         self,
         images: Sequence[Image],
         proposals: Sequence[npt.NDArray[np.float32]] | None = None,
     ) -> list[list[Box]]:
-        """The boxes of each image, by falling score: what a scoring run writes of the same image.
+        """Detect objects; give every box that a scoring job writes of the same images, as dictionaries.
 
         Args:
-            images: of any sizes.
-            proposals: (P, 4) of each, xyxy in the image frame; None: of the detector's own RPN, or of the
-                proposer that it was trained with, one after the other in this process.
+            images: of any kind that a call takes, and of any sizes.
+            proposals: one array (P, 4) an image, xyxy in the image frame. None: made by the detector's RPN,
+                or by the proposer that it was trained with, one image after the other in this process.
+
+        Returns:
+            The boxes of each image, by falling score.
 
         Raises:
-            StorageError, ImageError: an image cannot be had or decoded. Here it is no row with a status.
+            TypeError, ValueError, StorageError, ImageError: as a call does.
             ValueError: another number of proposals than of images; or none, and no proposer to make them.
         """
-        config = self._checkpoint.proposals
-        if proposals is None and config.name == "table":
-            raise ValueError("the detector was trained on a table of proposals: give proposals")
-        if proposals is not None and len(proposals) != len(images):
-            raise ValueError(f"{len(images)} images, but proposals for {len(proposals)}")
-        boxes: list[list[Box]] = []
-        for first in range(0, len(images), IMAGES_AT_ONCE):
-            some = slice(first, first + IMAGES_AT_ONCE)
-            pixels = [self._pixels(image) for image in images[some]]
-            own = None if proposals is None else proposals[some]
-            if own is None and config.name != LEARNED:
-                own = [propose(p, config) for p in pixels]
-            for outcome in detect_halving(self._detect, pixels, own):
-                if isinstance(outcome, str):
-                    raise RuntimeError(outcome)
-                boxes.append(self._boxes(outcome))
-        return boxes
+        return [self.boxes(one) for one in self._scored(images, proposals)]
 
     def propose(
         self, images: Sequence[Image]
     ) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        """What the detector's own RPN proposes: boxes (P, 4), xyxy in the image frame, and scores (P,), best
+        """Give what the detector's RPN proposes: boxes (P, 4), xyxy in the image frame, and scores (P,), best
         first.
 
         Raises:
-            StorageError, ImageError: as in `detect`.
+            TypeError, ValueError, StorageError, ImageError: as a call does.
             ValueError: the detector has no RPN.
         """
-        found = []
+        check_images(images)
+        proposed = []
         for first in range(0, len(images), IMAGES_AT_ONCE):
-            pixels = [self._pixels(image) for image in images[first : first + IMAGES_AT_ONCE]]
-            for outcome in detect_halving(self._propose, pixels, None):
-                if isinstance(outcome, str):
-                    raise RuntimeError(outcome)
-                found.append((outcome.boxes.cpu().numpy(), outcome.scores.cpu().numpy()))
-        return found
+            pixels = self._read(images, first)
+            outcomes: list[Proposed | str] = detect_halving(self._propose, pixels, None)
+            for index, outcome in enumerate(outcomes, first):
+                one = _success(outcome, images, index)
+                proposed.append((one.boxes.cpu().numpy(), one.scores.cpu().numpy()))
+        return proposed
 
-    def _pixels(self, image: Image) -> npt.NDArray[np.uint8]:
-        if isinstance(image, np.ndarray):
-            return image
-        data = image if isinstance(image, bytes) else storage.read_bytes(str(image))
-        return images.decode(data, max_pixels=self._max_pixels).pixels
+    def score(
+        self, pixels: Sequence[Pixels], proposals: Sequence[npt.NDArray[np.float32]] | None
+    ) -> list[Scored | str]:
+        """Pass decoded images through the network, all at once or, where the GPU has no room, in halves.
 
-    def _work(self, candidates: pa.Table, *, fenced: bool = False) -> pa.Table:
-        started = time.perf_counter()
-        results: list[dict[str, Any]] = []
-        for one in passes(
-            *(candidates, self._uploads),
-            images_per_pass=self._images_per_pass,
-            max_pixels=self._max_pixels,
-            fenced=fenced,
-        ):
-            outcomes = detect_halving(self._detect, one.images.wait(), one.proposals)
-            found = iter(outcomes)
-            now = datetime.datetime.now(datetime.UTC)
-            for row in one.rows:
-                outcome = next(found) if row["status"] == "ok" else None
-                results.append(self._result(row, outcome, now))
-        each = (time.perf_counter() - started) / max(1, len(results))
-        for result in results:
-            result["detect_s"] = each
-        return pa.Table.from_pylist(results, schema=RESULT)
+        Args:
+            pixels: N images (H, W, 3) uint8 RGB, upright, on the detector's device or not.
+            proposals: N arrays (P, 4) float32, image frame; None: made by the model's RPN.
 
-    def _fail(self, candidate: pa.Table, cause: str) -> pa.Table:
-        row = candidate.to_pylist()[0] | {"status": "failed", "error": cause}
-        now = datetime.datetime.now(datetime.UTC)
-        return pa.Table.from_pylist([self._result(row, None, now)], schema=RESULT)
+        Returns:
+            One outcome an image, in order; a text is the reason why that image has none.
+        """
+        return detect_halving(self._detect, pixels, proposals)
 
-    def _detect(
-        self,
-        pixels: Sequence[Pixels],
-        proposals: Sequence[npt.NDArray[np.float32]] | None,
-    ) -> list[Scored]:
-        threshold = self._score_threshold
-        return detect_counting(self._model, pixels, proposals, score_threshold=threshold)
-
-    def _propose(self, pixels: Sequence[Pixels], _: object) -> list[Proposed]:
-        return propose_learned(self._model, pixels)
-
-    def _result(
-        self, row: dict[str, Any], outcome: Scored | str | None, now: datetime.datetime
-    ) -> dict[str, Any]:
-        result = {name: row[name] for name in CANDIDATE.names if name in RESULT.names}
-        result |= {
-            "model_id": self._checkpoint.model_id,
-            "run_id": self._run_id,
-            "scored_at": now,
-            "num_proposals": len(row["proposals"]) // 16 if row["proposals"] is not None else None,
-        }
-        if isinstance(outcome, str):
-            return result | {"status": "failed", "error": outcome}
-        if outcome is None:
-            return result
-        return result | {
-            "num_proposals": outcome.num_proposals,
-            "num_detections": len(outcome.detections.scores),
-            "detections": self._boxes(outcome),
-        }
-
-    def _boxes(self, outcome: Scored) -> list[Box]:
-        found = outcome.detections
+    def boxes(self, scored: Scored) -> list[Box]:
+        """Turn the outcome of one image into dictionaries, by falling score."""
+        found = scored.detections
         return [
             {
-                "label": self._checkpoint.classes[label - 1],
+                "label": self.classes[label - 1],
                 "label_id": label,
                 "score": score,
                 "x_min": box[0],
@@ -250,6 +213,100 @@ class Detector:
                 strict=True,
             )
         ]
+
+    def _detections(self, scored: Scored) -> Detections:
+        boxes, ids, scores = (values.numpy() for values in scored.detections)
+        labels = np.array(self.classes)[ids - 1]
+        detections = Detections(labels=labels, label_ids=ids, scores=scores, boxes=boxes)
+        kept: npt.NDArray[np.bool_] = scores >= self._min_scores[ids - 1]
+        return detections[kept]
+
+    def _scored(
+        self,
+        images: Sequence[Image],
+        proposals: Sequence[npt.NDArray[np.float32]] | None,
+    ) -> Iterator[Scored]:
+        """Read, propose and score images, some at a time."""
+        config = self._checkpoint.proposals
+        if proposals is None and config.spec.precomputed:
+            raise ValueError("the detector was trained on a table of proposals: give proposals")
+        if proposals is not None:
+            _check_proposals(proposals, len(images))
+        check_images(images)
+        for first in range(0, len(images), IMAGES_AT_ONCE):
+            pixels = self._read(images, first)
+            given = None if proposals is None else proposals[first : first + IMAGES_AT_ONCE]
+            if given is None and not config.spec.learned:
+                given = [propose(one, config) for one in pixels]
+            for index, outcome in enumerate(self.score(pixels, given), first):
+                yield _success(outcome, images, index)
+
+    def _read(self, images: Sequence[Image], first: int) -> list[npt.NDArray[np.uint8]]:
+        """Read the next few images, from number `first`."""
+        return [
+            read_pixels(image, max_pixels=self.max_pixels, place=_place(images, index))
+            for index, image in enumerate(images[first : first + IMAGES_AT_ONCE], first)
+        ]
+
+    def _detect(
+        self,
+        pixels: Sequence[Pixels],
+        proposals: Sequence[npt.NDArray[np.float32]] | None,
+    ) -> list[Scored]:
+        threshold = self._score_threshold
+        return detect_counting(self._model, pixels, proposals, score_threshold=threshold)
+
+    def _propose(self, pixels: Sequence[Pixels], _: object) -> list[Proposed]:
+        return propose_learned(self._model, pixels)
+
+
+def detect_halving(
+    run: Callable[[Sequence[Any], Sequence[Any] | None], list[Outcome]],
+    pixels: Sequence[Pixels],
+    proposals: Sequence[npt.NDArray[np.float32]] | None,
+) -> list[Outcome | str]:
+    """Run on a batch; where it does not fit the GPU, on its halves. An image that does not fit alone gives
+    the reason as text instead of its outcome."""
+    if not pixels:
+        return []
+    try:
+        return list(run(pixels, proposals))
+    except torch.cuda.OutOfMemoryError as error:
+        cause = one_line(error)
+    # Outside the handler: the traceback would keep the failed batch's tensors alive.
+    torch.cuda.empty_cache()
+    if len(pixels) == 1:
+        return [cause]
+    half = len(pixels) // 2
+    first, second = (
+        detect_halving(run, pixels[part], None if proposals is None else proposals[part])
+        for part in (slice(None, half), slice(half, None))
+    )
+    return [*first, *second]
+
+
+def _place(images: Sequence[object], index: int) -> str:
+    """What an error of one image of several begins with; nothing where there is one image only."""
+    return f"image {index}: " if len(images) > 1 else ""
+
+
+def _success(outcome: Outcome | str, images: Sequence[object], index: int) -> Outcome:
+    """Return the outcome of images[index]. RuntimeError: it is the reason why there is none."""
+    if isinstance(outcome, str):
+        raise RuntimeError(f"{_place(images, index)}{outcome}")
+    return outcome
+
+
+def _check_proposals(proposals: Sequence[object], num_images: int) -> None:
+    if len(proposals) != num_images:
+        raise ValueError(f"{num_images} images, but proposals for {len(proposals)}")
+    for index, boxes in enumerate(proposals):
+        shape = getattr(boxes, "shape", None)
+        if shape is None or len(shape) != 2 or shape[1] != 4:
+            given = f"of shape {tuple(shape)}" if shape is not None else type(boxes).__name__
+            raise ValueError(
+                f"the proposals of image {index} are {given}: expected an array (P, 4), xyxy"
+            )
 
 
 def _use_gpu(gpu: bool | None) -> bool:

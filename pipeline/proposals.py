@@ -117,7 +117,7 @@ def _compute(missing: Sequence[storage.ObjectInfo], config: ProposalConfig) -> I
     cluster.configure_ray_data()
     batches = (
         ray.data.from_arrow(unplanned(storage.as_named(missing)))
-        .repartition(target_num_rows_per_block=4 if config.name == "opencv" else 64)
+        .repartition(target_num_rows_per_block=config.spec.images_per_task)
         .map_batches(
             partial(propose_batch, config=config, attempts=attempts),
             batch_size=None,

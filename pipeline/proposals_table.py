@@ -17,8 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fastrcnn.config import LEARNED
-from fastrcnn.proposals import PROPOSERS
+from fastrcnn.config import PROPOSER_SPECS
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.schema import BOXES, encode_parquet
@@ -87,13 +86,14 @@ def find_table(proposals: str) -> str | None:
     Raises:
         UserError: neither, or a table that is not there or has other columns.
     """
-    if proposals in PROPOSERS or proposals == LEARNED:
+    names = sorted(name for name, spec in PROPOSER_SPECS.items() if not spec.precomputed)
+    if proposals in names:
         return None
     if "/" not in proposals and not proposals.endswith(".parquet"):
         raise UserError(
             f"--proposals {proposals}",
             "is neither a proposer nor the URI of a table",
-            f"Give one of {', '.join(sorted([*PROPOSERS, LEARNED]))}, or a URI.",
+            f"Give one of {', '.join(names)}, or a URI.",
         )
     parts = storage.list_objects(proposals, suffixes=(".parquet",))
     if not parts:

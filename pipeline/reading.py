@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fastrcnn.config import LEARNED, ProposalConfig
+from fastrcnn.config import ProposalConfig
 from fastrcnn.proposals import prepare, propose
 from pipeline import images, storage
 from pipeline.attempts import AttemptLog, Attempts, attempt
@@ -189,7 +189,7 @@ def _boxes(
 ) -> npt.NDArray[np.float32] | str | None:
     """Proposals (P, 4) of an image, or why it has none: an image without a row never gives an empty list.
     None: the model makes its own proposals."""
-    if settings.table is None and settings.proposals.name == LEARNED:
+    if settings.table is None and settings.proposals.spec.learned:
         return None
     if settings.table is None:
         return propose(pixels, settings.proposals)

@@ -17,12 +17,12 @@ from pipeline import cluster, record, storage
 from pipeline.attempts import Attempts, SharedAttempts
 from pipeline.compiling import check_compiles
 from pipeline.config import ScoreConfig
-from pipeline.detector import Detector
 from pipeline.errors import JobError, UserError
 from pipeline.scoring import account, dry_run, plan
 from pipeline.scoring.account import ScoreSummary
 from pipeline.scoring.candidates import ReadSettings, read_tasks, tasks
 from pipeline.scoring.committer import Committer
+from pipeline.scoring.detector import DetectorActor as Detector  # tests put a stand-in in its place
 from pipeline.scoring.manifest import check_some, write_manifest
 from pipeline.scoring.preflight import (
     Job,

@@ -27,11 +27,11 @@ from jobs import demo_servers
 from pipeline import compact, evaluate, exports, report, storage, train
 from pipeline.annotations import read_labelled_images
 from pipeline.config import EvaluateConfig, ScoreConfig, TrainConfig
-from pipeline.detector import Detector
 from pipeline.results.config import CompactConfig, ExportConfig, ReportConfig
 from pipeline.scoring import account, plan
 from pipeline.scoring.candidates import read_images
 from pipeline.scoring.committer import Committer
+from pipeline.scoring.detector import DetectorActor
 from pipeline.scoring.manifest import write_manifest
 from pipeline.scoring.preflight import Resources, detector_settings, prepare, read_settings
 from pipeline.scoring.run_format import begin_run
@@ -144,7 +144,7 @@ def test_a_job_scores_with_the_policy_and_can_do_nothing_else(job: Any) -> None:
         columns=begun.columns,
         metadata=begun.metadata(prepared.checkpoint.classes, prepared.checkpoint.model_id),
     )
-    detector = Detector(**detector_settings(prepared))
+    detector = DetectorActor(**detector_settings(prepared))
     committer.add(detector(read_images(rows_of(planned), read_settings(prepared))))
     committer.close()
     manifest = write_manifest(config.output, prepared.run_id, planned, committer.shards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -23,6 +24,9 @@ def test_the_documents_code_runs_from_images_to_a_page(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_checkpoint, "model/checkpoint")
+    config = json.loads(Path("model/checkpoint/config.json").read_text())
+    config["operating_points"] = {"cat": 0, "dog": 0}  # so that all boxes of the job are printed
+    Path("model/checkpoint/config.json").write_text(json.dumps(config))
     Path("inbox").mkdir()
     rng = np.random.default_rng(0)
     for name in ("1.jpg", "2.jpg"):
@@ -31,8 +35,32 @@ def test_the_documents_code_runs_from_images_to_a_page(
         exec(compile(code, str(DOCUMENT), "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     boxes = [line for line in lines if re.fullmatch(r"(cat|dog) 0\.\d\d from \d+, \d+", line)]
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     assert boxes
-    assert "{'ok': 2}" in lines[len(boxes)]
-    assert lines[len(boxes) + 1].startswith(f"{len(boxes)} boxes in ")  # the job found the same
+    assert re.fullmatch(r"Detections\(\d+: .*; scores .*\)", lines[len(boxes)])
+    assert re.fullmatch(r"\d (cat|dog)", lines[len(boxes) + 1])
+    assert "label_id" in lines[len(boxes) + 2]
+    with Image.open("boxes.png") as picture:
+        assert picture.size == (40, 30)
+    assert "{'ok': 2}" in lines[-3]
+    assert lines[-2].startswith(f"{len(boxes)} boxes in ")  # the job found the same
     assert Path(lines[-1].removeprefix("open ")).is_file()
+
+
+def test_the_names_of_the_document_stay_importable() -> None:
+    import pipeline.detector
+    from pipeline import Detections, Detector, compact, evaluate, exports, report
+    from pipeline.config import ScoreConfig
+    from pipeline.errors import UserError
+    from pipeline.images import ImageError
+    from pipeline.results.config import CompactConfig, ReportConfig
+    from pipeline.score import run
+    from pipeline.storage import StorageError
+
+    assert pipeline.detector.Detector is Detector
+    assert pipeline.detector.Detections is Detections
+    assert all(
+        callable(function) for function in (run, compact.run, report.run, evaluate.run, exports.run)
+    )
+    assert all(issubclass(error, Exception) for error in (UserError, ImageError, StorageError))
+    assert all(hasattr(config, "output") for config in (ScoreConfig, CompactConfig, ReportConfig))

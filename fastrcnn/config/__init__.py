@@ -2,7 +2,8 @@
 
 model       FastRCNNConfig     the checkpoint stores it; scoring reads it from there
 rpn         RPNConfig          a region proposal network, part of the model
-proposals   ProposalConfig     the proposer, stored likewise
+proposals   ProposalConfig     the proposer and its settings, stored likewise
+proposers   ProposerSpec       what depends on a proposer's name
 solver      SolverConfig       training
 ranges      the values that a field takes
 growth      how configs gain fields, and the hashes of old ones stay
@@ -17,11 +18,13 @@ from fastrcnn.config.model import (
     FastRCNNConfig,
     Pooling,
 )
-from fastrcnn.config.proposals import (
+from fastrcnn.config.proposals import ProposalConfig
+from fastrcnn.config.proposers import (
     LEARNED,
-    PROPOSAL_MODES,
+    PROPOSER_SPECS,
     SELECTIVE_SEARCH_MODES,
-    ProposalConfig,
+    TABLE,
+    ProposerSpec,
     SelectiveSearchMode,
 )
 from fastrcnn.config.ranges import FieldError
@@ -39,17 +42,19 @@ __all__ = [
     "FIRST",
     "LATER",
     "LEARNED",
-    "PROPOSAL_MODES",
+    "PROPOSER_SPECS",
     "PYRAMID",
     "PYRAMID_MAX_SIZE",
     "SELECTIVE_SEARCH_MODES",
     "SIDES",
+    "TABLE",
     "STANDARD_RATIOS",
     "Classifier",
     "FastRCNNConfig",
     "FieldError",
     "Pooling",
     "ProposalConfig",
+    "ProposerSpec",
     "RPNConfig",
     "Schedule",
     "SelectiveSearchMode",

@@ -1,10 +1,10 @@
-"""Labelled images, whatever their layout: VOC, LabelImg, COCO, YOLO -> boxes xyxy in the image frame.
+"""Labelled images in any known format -> boxes xyxy in the image frame.
 
-Only the readers here know 1-based corners, xywh and normalised boxes. `read_labelled_images` finds the layout
-by looking; `splits` says what there is to read.
+Only the formats here know 1-based corners, xywh and normalised boxes; `formats.FORMATS` lists them.
+`read_labelled_images` recognises the format by the data set's files; `splits` names what there is to read.
 """
 
-from pipeline.annotations.labelled import LabelledImage, LabelledImages, Layout
+from pipeline.annotations.labelled import LabelledImage, LabelledImages
 from pipeline.annotations.reader import read_labelled_images, splits
 
-__all__ = ["LabelledImage", "LabelledImages", "Layout", "read_labelled_images", "splits"]
+__all__ = ["LabelledImage", "LabelledImages", "read_labelled_images", "splits"]

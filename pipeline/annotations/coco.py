@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.annotations.labelled import Annotations, NamedBox, NamedImage, finite, some
+from pipeline.annotations.labelled import Annotations, Format, NamedBox, NamedImage, finite, some
 from pipeline.annotations.tree import Tree
 from pipeline.errors import UserError
 
@@ -33,17 +33,17 @@ _NAMES = tuple(
 )
 
 
-def is_coco(tree: Tree) -> bool:
-    """Whether there is a JSON file with a name that says it."""
+def _looks_like(tree: Tree) -> bool:
+    """Whether there is a JSON file with one of the names above."""
     return bool(_files(tree))
 
 
-def splits(tree: Tree) -> tuple[str, ...]:
-    """What the names of the JSON files say."""
+def _splits(tree: Tree) -> tuple[str, ...]:
+    """The splits that the names of the JSON files give."""
     return tuple(sorted(_files(tree)))
 
 
-def read(tree: Tree, split: str, limit: int | None) -> Annotations:
+def _read(tree: Tree, split: str, limit: int | None) -> Annotations:
     """The images of one JSON file, the first `limit` by URI."""
     path = _files(tree)[split]
     uri = tree.uri(path)
@@ -228,3 +228,13 @@ def _check_once(values: Iterable[object], what: str, uri: str) -> None:
         if value in seen:
             raise UserError(f"{what} {value} in {uri}", "is there twice", "Give each its own.")
         seen.add(value)
+
+
+COCO = Format(
+    name="coco",
+    description="COCO (annotations/*.json)",
+    looks_like=_looks_like,
+    splits=_splits,
+    read=_read,
+    declares_classes=True,
+)

@@ -1,4 +1,4 @@
-"""What all layouts are turned into, and the rules that hold for all of them.
+"""What all label formats are turned into, the rules that hold for all of them, and what defines a format.
 
 Legend: G boxes in one image, K classes; label 0 is the background, classes are 1..K.
 """
@@ -8,16 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.annotations.tree import Tree
 from pipeline.errors import UserError
-
-Layout = Literal["voc", "labelimg", "coco", "yolo"]
 
 _OUTSIDE = 1.0
 """Pixels by which a box may leave its image: tools round, and some count corners from 0 instead of 1."""
@@ -54,14 +52,15 @@ class LabelledImages:
     """Sorted by image_uri."""
     classes: tuple[str, ...]
     """Label k is classes[k - 1]."""
-    layout: Layout
+    layout: str
+    """The name of their format."""
     problems: tuple[str, ...]
-    """What was wrong and survived: file, value, what was done."""
+    """What was wrong and could be left out: file, value, what was done."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedBox:
-    """A box as a layout's reader gives it, its class still a name."""
+    """A box as a format's `read` gives it: its class is still a name."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -76,7 +75,7 @@ class NamedBox:
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """An image as a layout's reader gives it."""
+    """An image as a format's `read` gives it."""
 
     image_uri: str
     annotation_uri: str
@@ -88,7 +87,7 @@ class NamedImage:
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """A split as a layout's reader gives it."""
+    """A split as a format's `read` gives it."""
 
     images: tuple[NamedImage, ...]
     names: tuple[str, ...] | None
@@ -96,12 +95,33 @@ class Annotations:
     problems: tuple[str, ...]
 
 
-def number_labels(found: Annotations, layout: Layout, classes: Sequence[str]) -> LabelledImages:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """A label format: how to recognise a data set that is written in it, and how to read one split.
+
+    A format is one file that makes one of these, and its entry in `formats.FORMATS`.
+    """
+
+    name: str
+    """Goes into `LabelledImages.layout`."""
+    description: str
+    """Its title and the files that it is recognised by, for the error on a folder of no known format."""
+    looks_like: Callable[[Tree], bool]
+    """Whether a data set is written in it, by the names of its files."""
+    splits: Callable[[Tree], tuple[str, ...]]
+    """The names of a data set's splits."""
+    read: Callable[[Tree, str, int | None], Annotations]
+    """Read a split; only the first images by URI where there is a limit."""
+    declares_classes: bool
+    """Whether a data set lists its classes. If not, all annotations are read to know them."""
+
+
+def number_labels(found: Annotations, layout: str, classes: Sequence[str]) -> LabelledImages:
     """Names -> labels 1..K; boxes without area are left out and reported.
 
     Args:
-        found: what a reader gave.
-        layout: which reader.
+        found: what a format's `read` gave.
+        layout: the name of that format.
         classes: in label order; empty for the classes the data set declares (COCO: by id, YOLO: by number)
             or, where it declares none, every class in it, sorted.
 

@@ -1,7 +1,6 @@
-"""PASCAL VOC's XML, in its own folders (`voc`) or beside the images (`labelimg`).
+"""PASCAL VOC's XML, in VOC's folders.
 
-    Annotations/x.xml  JPEGImages/x.jpg  ImageSets/Main/train.txt       voc
-    train/x.xml  train/x.jpg  test/...                                  labelimg
+    Annotations/x.xml  JPEGImages/x.jpg  ImageSets/Main/train.txt
 
 The image of an annotation is the one with its stem; <filename> and <path> are not asked, they name files of
 the annotator's machine. Corners are 1-based and inclusive: (xmin - 1, ymin - 1, xmax, ymax). Boxes must lie
@@ -16,7 +15,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from pipeline.annotations.labelled import Annotations, NamedBox, NamedImage, finite, some
+from pipeline.annotations.labelled import Annotations, Format, NamedBox, NamedImage, finite, some
 from pipeline.annotations.tree import Tree, only_image, unique_ids
 from pipeline.errors import UserError
 from pipeline.prefetch import in_threads
@@ -27,12 +26,12 @@ ALL = "all"
 """The one split of a data set that names none."""
 
 
-def is_voc(tree: Tree) -> bool:
+def _looks_like(tree: Tree) -> bool:
     """Whether there are annotations where VOC has them."""
     return bool(tree.below("Annotations", (".xml",)))
 
 
-def voc_splits(tree: Tree) -> tuple[str, ...]:
+def _splits(tree: Tree) -> tuple[str, ...]:
     """Names of the lists in ImageSets/Main, those of single classes (``dog_train``) left out."""
     names = {
         posixpath.splitext(p)[0].removeprefix(f"{_SETS}/") for p in tree.below(_SETS, (".txt",))
@@ -41,14 +40,14 @@ def voc_splits(tree: Tree) -> tuple[str, ...]:
     return tuple(named) or (ALL,)
 
 
-def read_voc(tree: Tree, split: str, limit: int | None) -> Annotations:
+def _read(tree: Tree, split: str, limit: int | None) -> Annotations:
     """The images that ImageSets/Main/<split>.txt lists."""
-    annotations = _by_name(tree.below("Annotations", (".xml",)), "Annotations")
+    annotations = by_name(tree.below("Annotations", (".xml",)), "Annotations")
     images = {
         k.removeprefix("JPEGImages/"): v for k, v in tree.images_by_stem("JPEGImages").items()
     }
     if f"{_SETS}/{split}.txt" not in tree.known:
-        return _read_all(tree, annotations, images, limit)
+        return read_all(tree, annotations, images, limit)
     listed, problems = _listed(tree, f"{_SETS}/{split}.txt")
     for folder, there in (("Annotations", set(annotations)), ("JPEGImages", set(images))):
         absent = [name for name in listed if name not in there]
@@ -74,34 +73,23 @@ def _listed(tree: Tree, path: str) -> tuple[list[str], list[str]]:
     return once, [f"{tree.uri(path)}: {len(names) - len(once)} images listed again; taken once"]
 
 
-def is_labelimg(tree: Tree) -> bool:
-    """Whether there is an XML file with an image of its stem beside it."""
-    images = tree.images_by_stem("")
-    return any(posixpath.splitext(path)[0] in images for path in tree.below("", (".xml",)))
-
-
-def labelimg_splits(tree: Tree) -> tuple[str, ...]:
-    """The top folders with XML in them; a data set without folders has the split `all`."""
-    tops = {path.partition("/")[0] if "/" in path else ALL for path in tree.below("", (".xml",))}
-    return tuple(sorted(tops))
-
-
-def read_labelimg(tree: Tree, split: str, limit: int | None) -> Annotations:
-    """The XML files below the folder `split`, each with the image beside it."""
-    folder = split if any(path.startswith(f"{split}/") for path in tree.paths) else ""
-    annotations = _by_name(tree.below(folder, (".xml",)), "")
-    return _read_all(tree, annotations, tree.images_by_stem(folder), limit)
-
-
-def _by_name(paths: list[str], folder: str) -> dict[str, str]:
+def by_name(paths: list[str], folder: str) -> dict[str, str]:
+    """Path below `folder`, without its suffix -> path."""
     prefix = f"{folder}/" if folder else ""
     return {posixpath.splitext(path)[0].removeprefix(prefix): path for path in paths}
 
 
-def _read_all(
+def read_all(
     tree: Tree, annotations: dict[str, str], images: dict[str, list[str]], limit: int | None
 ) -> Annotations:
-    """Every image that has an XML file of its name; the others of either kind are problems."""
+    """Read every image that has an XML file of its name; the others of either kind are problems.
+
+    Args:
+        tree: the data set.
+        annotations: name -> XML file.
+        images: name -> images.
+        limit: read only the first images by path.
+    """
     problems = []
     alone = [path for name, path in annotations.items() if name not in images]
     if alone:
@@ -195,3 +183,13 @@ def _parse_object(element: Element, where: str, uri: str) -> NamedBox:
     if difficult not in ("", "0", "1"):
         raise UserError(f"{uri} ({where})", f"difficult is {difficult!r}", "Write 0 or 1.")
     return NamedBox(name, box, where, written, difficult=difficult == "1")
+
+
+VOC = Format(
+    name="voc",
+    description="VOC (Annotations/ JPEGImages/)",
+    looks_like=_looks_like,
+    splits=_splits,
+    read=_read,
+    declares_classes=False,
+)

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.annotations.labelled import Annotations, NamedBox, NamedImage, finite, some
+from pipeline.annotations.labelled import Annotations, Format, NamedBox, NamedImage, finite, some
 from pipeline.annotations.tree import Tree, unique_ids
 from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES, ImageError, read_size
@@ -36,18 +36,18 @@ class _DataSet:
     """Split -> paths of its images."""
 
 
-def is_yolo(tree: Tree) -> bool:
-    """Whether there is a yaml with class names, or a file classes.txt, and label files."""
+def _looks_like(tree: Tree) -> bool:
+    """Whether there is a yaml, or a file classes.txt, and label files."""
     labels = any("labels" in path.split("/")[:-1] for path in tree.below("", (".txt",)))
     return labels and _names_path(tree) is not None
 
 
-def splits(tree: Tree) -> tuple[str, ...]:
-    """Those the yaml names that have images, and those the folders show."""
+def _splits(tree: Tree) -> tuple[str, ...]:
+    """The splits that the yaml names and that have images, and those that the folders show."""
     return tuple(sorted(_open(tree).images))
 
 
-def read(tree: Tree, split: str, limit: int | None) -> Annotations:
+def _read(tree: Tree, split: str, limit: int | None) -> Annotations:
     """The images of one split, the first `limit` by path."""
     data_set = _open(tree)
     paths = sorted(data_set.images[split])[:limit]
@@ -227,3 +227,13 @@ def _listed(tree: Tree, path: str) -> list[str]:
             tree.uri(path), f"lists images that are not there: {some(absent)}", "Mend it."
         )
     return images
+
+
+YOLO = Format(
+    name="yolo",
+    description="YOLO (data.yaml, images/ labels/)",
+    looks_like=_looks_like,
+    splits=_splits,
+    read=_read,
+    declares_classes=True,
+)

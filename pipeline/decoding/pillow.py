@@ -54,18 +54,20 @@ def decode_by_pillow(data: bytes, format: Format, max_pixels: int) -> tuple[Pixe
         ImageError: `undecodable` or `too_large`.
     """
     with _image_errors(), _open(data, format, max_pixels) as image:
-        image.load()
-        # A GIF frame may be larger than the canvas in the header.
-        check_pixels(image.height, image.width, max_pixels)
-        orientation, exif_warning = _orientation(image)
-        pixels, depth_warning = _to_rgb(image)
-        notes = [
-            exif_warning,
-            depth_warning,
-            icc_warning(image.info.get("icc_profile") or b""),
-            _frames_warning(image, len(data)),
-        ]
-    return upright(pixels, orientation), "; ".join(note for note in notes if note) or None
+        pixels, notes = _decode(image, max_pixels)
+        notes.append(_frames_warning(image, len(data)))
+    return pixels, "; ".join(note for note in notes if note) or None
+
+
+def pixels_of_image(image: Image.Image, max_pixels: int) -> Pixels:
+    """Turn a PIL image into (H, W, 3) uint8 RGB, upright, by the rules for encoded files.
+
+    Raises:
+        ImageError: `undecodable` or `too_large`.
+    """
+    with _image_errors():
+        check_pixels(image.height, image.width, max_pixels)  # an opened file may not be decoded yet
+        return _decode(image, max_pixels)[0]
 
 
 def size_by_pillow(data: bytes, format: Format, max_pixels: int) -> tuple[int, int]:
@@ -119,6 +121,17 @@ def _open(data: bytes, format: Format, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=(format,))  # MPO opens as JPEG
     check_pixels(image.height, image.width, max_pixels)
     return image
+
+
+def _decode(image: Image.Image, max_pixels: int) -> tuple[Pixels, list[str | None]]:
+    """Return the pixels (H, W, 3) of an opened image, upright, and its warnings."""
+    image.load()
+    # A GIF frame may be larger than the canvas in the header.
+    check_pixels(image.height, image.width, max_pixels)
+    orientation, exif_warning = _orientation(image)
+    pixels, depth_warning = _to_rgb(image)
+    icc = icc_warning(image.info.get("icc_profile") or b"")
+    return upright(pixels, orientation), [exif_warning, depth_warning, icc]
 
 
 def _orientation(image: Image.Image) -> tuple[int, str | None]:

@@ -7,10 +7,10 @@ import time
 from functools import partial
 
 from pipeline import cluster, record
-from pipeline.detector import Detector
 from pipeline.reading import read_images, unplanned
 from pipeline.scoring import account, plan
 from pipeline.scoring.account import ScoreSummary
+from pipeline.scoring.detector import DetectorActor
 from pipeline.scoring.preflight import Job, detector_settings, read_settings
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def _bytes(planned: plan.Plan, shard: int) -> int:
 def _seconds_an_image(job: Job) -> float:
     sample = job.selection.listed.first(SAMPLE)
     rows = unplanned(sample)
-    detector = Detector(**detector_settings(job), gpu=False, num_threads=1)
+    detector = DetectorActor(**detector_settings(job), gpu=False, num_threads=1)
     started = time.monotonic()
     detector(read_images(rows, read_settings(job)))
     return (time.monotonic() - started) / int(rows.num_rows)

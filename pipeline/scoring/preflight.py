@@ -9,7 +9,7 @@ from typing import Any
 
 from fastrcnn.canary import check_canary
 from fastrcnn.checkpoint import Checkpoint
-from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig
+from fastrcnn.config import LEARNED, PROPOSER_SPECS, TABLE, FastRCNNConfig, ProposalConfig
 from fastrcnn.config.growth import hashed
 from pipeline import record, storage
 from pipeline.checkpoints import find_checkpoint, load
@@ -143,20 +143,21 @@ def choose_proposals(
             proposals of a detector that has none.
     """
     name = config.proposals or checkpoint.proposals.name
-    table = None if name == "table" else find_table(name)
-    if name == "table":
+    spec = PROPOSER_SPECS.get(name)
+    if spec and spec.precomputed:
         raise UserError(
             f"--checkpoint {config.checkpoint}",
             "was trained on a table of proposals",
             "Give --proposals: the URI of a table for these images.",
         )
-    if name == LEARNED and checkpoint.model.rpn is None:
+    table = find_table(name)
+    if spec and spec.learned and checkpoint.model.rpn is None:
         raise UserError(
             f"--proposals {LEARNED}",
             f"the detector has no RPN: it was trained on {checkpoint.proposals.name}",
             f"Leave it out, or train one with jobs/train.py --proposals {LEARNED}.",
         )
-    own, chosen = checkpoint.proposals, "table" if table else name
+    own, chosen = checkpoint.proposals, TABLE if table else name
     if chosen != own.name:  # its modes and settings are another proposer's
         own = ProposalConfig(name=chosen, max_boxes=own.max_boxes)
     return replace(own, seed=config.seed), table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from fastrcnn.config import LEARNED, ProposalConfig
+from fastrcnn.config import ProposalConfig
 from pipeline import storage
 from pipeline.annotations import LabelledImages, read_labelled_images, splits
 from pipeline.config import TrainConfig
@@ -52,13 +52,13 @@ def with_proposals(
     """
     parts = [training.images, validation.images if validation else ()]
     wanted = sorted({image.image_uri for part in parts for image in part})
-    if proposer.name == "table":
+    if proposer.spec.precomputed:
         boxes = _table_boxes(config, wanted)
     else:
         # Every object, whatever its suffix: what is labelled is an image.
         listed = {info.uri: info for info in storage.list_objects(config.data)}
         infos = [listed[uri] for uri in wanted if uri in listed]
-        folder = storage.join(config.output, "checked" if proposer.name == LEARNED else "proposals")
+        folder = storage.join(config.output, "checked" if proposer.spec.learned else "proposals")
         boxes, errors = compute_proposals(infos, proposer, folder)
         errors |= {uri: "missing: labelled, but not there" for uri in wanted if uri not in listed}
         check_failures(errors, len(wanted), config.max_failures)

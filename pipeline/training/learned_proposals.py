@@ -38,7 +38,7 @@ def rpn_of(
     Raises:
         UserError: another number excludes an RPN, or flags give an RPN's numbers and there is no RPN.
     """
-    if proposals.name != LEARNED:
+    if not proposals.spec.learned:
         for name, flag in numbers.flags.items():
             if name.startswith("rpn."):
                 raise UserError(
@@ -100,8 +100,8 @@ def fit_anchors_to(model: FastRCNNConfig, images: Sequence[LabelledImage]) -> Fa
 
 
 def fit_grid_to(proposals: ProposalConfig, images: Sequence[LabelledImage]) -> ProposalConfig:
-    """A grid's shapes for the boxes of these images, unless its mode is `unfitted`; other proposers stay."""
-    if proposals.name != "grid" or proposals.mode == "unfitted":
+    """Fit a grid's shapes to the boxes of these images; a proposer or mode that fits nothing stays."""
+    if proposals.mode not in proposals.spec.fitted_modes:
         return proposals
     sizes = [own / min(size) for own, size in _box_sizes(images)]
     if not sizes:

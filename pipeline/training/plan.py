@@ -12,7 +12,7 @@ import ray
 import torch
 import torchvision
 
-from fastrcnn.config import PROPOSAL_MODES, FastRCNNConfig, ProposalConfig, SolverConfig
+from fastrcnn.config import PROPOSER_SPECS, TABLE, FastRCNNConfig, ProposalConfig, SolverConfig
 from pipeline.annotations import LabelledImage, LabelledImages
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
@@ -51,8 +51,8 @@ class TrainPlan:
 
 
 def _proposals(config: TrainConfig) -> ProposalConfig:
-    name = config.proposals if find_table(config.proposals) is None else "table"
-    modes = PROPOSAL_MODES.get(name, ("fast",))  # what has no modes takes the flag's default only
+    name = config.proposals if find_table(config.proposals) is None else TABLE
+    modes = PROPOSER_SPECS[name].modes
     if config.proposal_mode not in modes:
         raise UserError(
             f"--proposal-mode {config.proposal_mode}",

@@ -5,13 +5,18 @@ from __future__ import annotations
 import datetime
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
+from fastrcnn.config import ProposalConfig
 from pipeline import record, storage
 from pipeline.schema import PLAN, RESULT, SCORED, scored_metadata
 from pipeline.scoring import plan
+from pipeline.scoring.candidates import ReadSettings, read_images
 from pipeline.scoring.committer import Committer
 from pipeline.scoring.listed import Listed
 from pipeline.scoring.selection import select
@@ -40,6 +45,15 @@ def planned_rows(images: str, shards: Sequence[int] | None = None) -> pa.Table:
     named = select(images).listed.first(10_000)
     numbers = list(shards) if shards is not None else [0] * named.num_rows
     return named.append_column("shard", pa.array(numbers, pa.int64())).cast(PLAN)
+
+
+def candidates_of(folder: Path, proposals: ProposalConfig) -> pa.Table:
+    """Write two images to `folder` and a broken file between; their candidates, in shards 0, 0 and 7."""
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (30, 40, 3)), ("c.png", (50, 20, 3))):
+        Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(folder / name)
+    (folder / "b.png").write_bytes(b"no image")
+    return read_images(planned_rows(str(folder), [0, 0, 7]), ReadSettings(proposals=proposals))
 
 
 def rows_of(work: plan.Plan, shards: Iterable[int] | None = None) -> pa.Table:

@@ -1,7 +1,11 @@
-"""The Detector as a plain call."""
+"""The library detector: images -> `Detections`."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,21 +16,130 @@ import pytest
 import torch
 from PIL import Image
 
-from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.config import ProposalConfig
-from fastrcnn.detection import Detections, detect, propose_learned
-from fastrcnn.scoring_form import scoring_form
-from pipeline.attempts import AttemptLog
+from fastrcnn.detection import Detections as Found
+from fastrcnn.detection import Scored
+from pipeline import Detections, Detector
 from pipeline.config import Precision
-from pipeline.detector import Detector
+from pipeline.detector import detect_halving
 from pipeline.images import ImageError
-from pipeline.schema import RESULT
-from pipeline.scoring.candidates import ReadSettings, read_images
-from pipeline.scoring.halving import detect_halving
+from pipeline.scoring.detector import DetectorActor
 from pipeline.storage import ObjectMissing
-from tests.pipeline.record_cases import planned_rows
+from tests.pipeline.record_cases import candidates_of
 
-SETTINGS = ReadSettings(proposals=ProposalConfig(name="grid", max_boxes=12))
+PIXELS = np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3)
+
+
+@pytest.fixture
+def candidates(tmp_path: Path) -> pa.Table:
+    """Two images and a broken file between them; the files stay in tmp_path."""
+    return candidates_of(tmp_path, ProposalConfig(name="grid", max_boxes=12))
+
+
+@pytest.fixture
+def three_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that finds the same three boxes in each image."""
+
+    def detect(model: object, pixels: Sequence[object], *_: object, **__: object) -> list[Scored]:
+        boxes = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
+        scores = torch.tensor([0.75, 0.5, 0.25])
+        found = Found(boxes, torch.tensor([2, 1, 2]), scores)
+        return [Scored(found, 30) for _ in pixels]
+
+    monkeypatch.setattr("pipeline.detector.detect_counting", detect)
+
+
+def with_points(checkpoint: Path, folder: Path, points: object) -> Path:
+    """A copy of a checkpoint whose config.json has operating points."""
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"operating_points": points}))
+    return folder
+
+
+@pytest.mark.usefixtures("three_boxes")
+def test_one_image_gives_one_result_and_a_list_a_list(tiny_checkpoint: Path) -> None:
+    detector = Detector(tiny_checkpoint, min_score=0)
+    expected = Detections(
+        labels=["dog", "cat", "dog"],
+        label_ids=[2, 1, 2],
+        scores=[0.75, 0.5, 0.25],
+        boxes=[[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]],
+    )
+    assert detector(PIXELS) == expected
+    assert detector([PIXELS]) == [expected]
+    assert detector((PIXELS, PIXELS)) == [expected, expected]
+    assert detector([]) == []
+    assert detector.detect([PIXELS])[0][1] == {
+        "label": "cat", "label_id": 1, "score": 0.5, "x_min": 5, "y_min": 6, "x_max": 7, "y_max": 8,
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("three_boxes")
+@pytest.mark.parametrize(
+    ("min_score", "scores"),
+    [(None, [0.75, 0.5]), (0, [0.75, 0.5, 0.25]), (0.6, [0.75]), (0.25, [0.75, 0.5, 0.25])],
+)
+def test_a_result_starts_at_the_lowest_score_and_the_dictionaries_have_all(
+    tiny_checkpoint: Path, min_score: float | None, scores: list[float]
+) -> None:
+    detector = Detector(tiny_checkpoint, min_score=min_score)
+    assert detector(PIXELS).scores.tolist() == scores
+    assert len(detector.detect([PIXELS])[0]) == 3
+
+
+@pytest.mark.usefixtures("three_boxes")
+@pytest.mark.parametrize(
+    ("points", "min_score", "kept"),
+    [
+        ({"cat": 0.6, "dog": 0.2}, None, ["dog 0.75", "dog 0.25"]),
+        ({"dog": 0.2}, None, ["dog 0.75", "cat 0.5", "dog 0.25"]),  # a cat starts at .5
+        ({"cat": None, "dog": 0.8}, None, ["cat 0.5"]),
+        ({"cat": 0.6, "dog": 0.2}, 0.5, ["dog 0.75", "cat 0.5"]),
+    ],
+)
+def test_a_result_starts_at_each_classes_operating_point(
+    tiny_checkpoint: Path, tmp_path: Path, points: object, min_score: float | None, kept: list[str]
+) -> None:
+    checkpoint = with_points(tiny_checkpoint, tmp_path / "checkpoint", points)
+    detections = Detector(checkpoint, min_score=min_score)(PIXELS)
+    assert [f"{one.label} {one.score:g}" for one in detections] == kept
+
+
+@pytest.mark.parametrize("min_score", [-0.1, float("nan"), True, "0.5"])
+def test_a_lowest_score_that_is_no_score_is_refused(tiny_checkpoint: Path, min_score: Any) -> None:
+    with pytest.raises(ValueError, match=r"min_score is .*: expected 0 or more, or None"):
+        Detector(tiny_checkpoint, min_score=min_score)
+
+
+def test_scores_that_may_be_negative_are_all_there_with_a_lowest_score_of_0(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def detect(*_: object, **__: object) -> list[Scored]:  # as a classifier of SVMs scores
+        found = Found(torch.ones(1, 4), torch.tensor([1]), torch.tensor([-0.5]))
+        return [Scored(found, 1)]
+
+    monkeypatch.setattr("pipeline.detector.detect_counting", detect)
+    assert Detector(tiny_checkpoint, min_score=0)(PIXELS).scores.tolist() == [-0.5]
+    assert len(Detector(tiny_checkpoint)(PIXELS)) == 0
+
+
+def test_every_kind_of_image_gives_the_same(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(PIXELS).save(path)
+    kinds = [
+        str(path),
+        path,
+        f"file://{path}",
+        path.read_bytes(),
+        Image.open(path),
+        PIXELS,
+        torch.from_numpy(PIXELS).permute(2, 0, 1),
+    ]
+    detector = Detector(tiny_checkpoint, min_score=0)
+    together = detector(kinds)
+    assert len(together[0]) > 0
+    assert [detector(kind) for kind in kinds] == together == [together[0]] * len(kinds)
 
 
 def test_a_checkpoint_and_an_image_may_lie_in_the_home_folder(
@@ -39,116 +152,111 @@ def test_a_checkpoint_and_an_image_may_lie_in_the_home_folder(
     assert detector.detect(["~/a.png"]) == detector.detect([tmp_path / "a.png"])
 
 
-@pytest.fixture
-def candidates(tmp_path: Path) -> pa.Table:
-    """Two images and a broken file between them."""
-    rng = np.random.default_rng(0)
-    for name, size in (("a.png", (30, 40, 3)), ("c.png", (50, 20, 3))):
-        Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(tmp_path / name)
-    (tmp_path / "b.png").write_bytes(b"no image")
-    return read_images(planned_rows(str(tmp_path), [0, 0, 7]), SETTINGS)
-
-
-def test_rows_keep_their_place_and_carry_the_models_boxes(
-    candidates: pa.Table, tiny_checkpoint: Path
-) -> None:
-    results = Detector(tiny_checkpoint, run_id="r1", precision="float32")(candidates)
-    assert results.schema == RESULT
-    rows = results.to_pylist()
-    assert [row["status"] for row in rows] == ["ok", "undecodable", "ok"]
-    assert [row["shard"] for row in rows] == [0, 0, 7]
-    assert (rows[1]["detections"], rows[1]["num_detections"], rows[1]["num_proposals"]) == (
-        None, None, None,
-    )  # fmt: skip
-    checkpoint = load_checkpoint(tiny_checkpoint)
-    assert {(row["run_id"], row["model_id"]) for row in rows} == {("r1", checkpoint.model_id)}
-    for row, candidate in zip(rows, candidates.to_pylist(), strict=True):
-        if row["status"] != "ok":
-            continue
-        boxes = np.frombuffer(candidate["proposals"], np.float32).reshape(-1, 4).copy()
-        pixels = np.asarray(Image.open(row["image_uri"])).copy()
-        (expected,) = detect(checkpoint.model, [pixels], [boxes])
-        assert row["num_proposals"] == len(boxes)
-        assert row["num_detections"] == len(row["detections"]) == len(expected.scores) > 0
-        found = row["detections"]
-        torch.testing.assert_close(
-            torch.tensor([[d["x_min"], d["y_min"], d["x_max"], d["y_max"]] for d in found]),
-            expected.boxes,
-        )
-        assert [d["label"] for d in found] == [("cat", "dog")[k - 1] for k in expected.labels]
-        scores = [d["score"] for d in found]
-        assert scores == sorted(scores, reverse=True)
-
-
 def test_a_list_of_images_gives_the_boxes_that_a_scoring_run_writes(
     candidates: pa.Table, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    detector = Detector(tiny_checkpoint)
+    detector = Detector(tiny_checkpoint, min_score=0)
     first = tmp_path / "a.png"
     pixels = np.asarray(Image.open(tmp_path / "c.png")).copy()
-    own = [np.frombuffer(candidates["proposals"][i].as_py(), np.float32) for i in (0, 2)]
-    proposals = [boxes.reshape(-1, 4).copy() for boxes in own]
+    given = [np.frombuffer(candidates["proposals"][i].as_py(), np.float32) for i in (0, 2)]
+    proposals = [boxes.reshape(-1, 4).copy() for boxes in given]
     found = detector.detect([str(first), pixels], proposals)
-    rows = detector(candidates).to_pylist()
+    rows = DetectorActor(tiny_checkpoint)(candidates).to_pylist()
     assert [row["detections"] for row in rows] == [found[0], None, found[1]]
     assert found[0]
-    assert detector([]) == []
-    by_itself = detector([first, first.read_bytes(), pixels] * 4)
+    by_itself = detector.detect([first, first.read_bytes(), pixels] * 4)
     assert len(by_itself) == 12
     assert by_itself[0] == by_itself[1] == by_itself[3] == by_itself[10]
     assert {box["label"] for boxes in by_itself for box in boxes} <= set(detector.classes)
+    detections = detector(first, proposals[0])
+    assert detections.scores.tolist() == [box["score"] for box in found[0]]
+    assert detector([first, pixels], proposals)[0] == detections
 
 
-def test_an_rpns_detector_needs_no_proposals_and_says_how_many_it_made(
-    candidates: pa.Table, rpn_checkpoint: Path, tmp_path: Path
-) -> None:
-    settings = ReadSettings(proposals=ProposalConfig(name="rpn", max_boxes=30))
-    bare = read_images(planned_rows(str(tmp_path), [0, 0, 7]), settings)
-    assert bare["status"].to_pylist() == ["ok", "undecodable", "ok"]
-    assert bare["proposals"].to_pylist() == [None] * 3
-    assert bare.drop_columns("proposals").equals(candidates.drop_columns("proposals"))
-    detector = Detector(rpn_checkpoint, run_id="r1")
-    results = detector(bare)
-    assert results.schema == RESULT
-    rows = results.to_pylist()
-    model = scoring_form(load_checkpoint(rpn_checkpoint).model)
-    for row in (rows[0], rows[2]):
-        pixels = np.asarray(Image.open(row["image_uri"])).copy()
-        (own,) = propose_learned(model, [pixels])
-        assert row["num_proposals"] == len(own.boxes) > 0
-        (expected,) = detect(model, [pixels], [own.boxes])
-        assert row["num_detections"] == len(row["detections"]) == len(expected.scores) > 0
-        assert [row["detections"]] == detector.detect([pixels])
-        assert [box["score"] for box in row["detections"]] == expected.scores.tolist()
-    assert (rows[1]["num_proposals"], rows[1]["detections"]) == (None, None)
-
-
-def test_an_rpns_detector_takes_proposals_where_they_are_given(
-    candidates: pa.Table, rpn_checkpoint: Path
-) -> None:
-    detector = Detector(rpn_checkpoint)
-    given = len(candidates["proposals"][0].as_py()) // 16
-    assert detector(candidates)["num_proposals"].to_pylist()[0] == given
-
-
-def test_a_list_of_images_that_cannot_be_had_raises(
+def test_an_image_that_cannot_be_had_raises_and_says_which(
     candidates: pa.Table, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     detector = Detector(tiny_checkpoint)
-    with pytest.raises(ImageError):
-        detector([tmp_path / "b.png"])
-    with pytest.raises(ObjectMissing):
-        detector([tmp_path / "no.png"])
-    with pytest.raises(ValueError, match="1 images, but proposals for 2"):
-        detector.detect([tmp_path / "a.png"], [np.zeros((0, 4), np.float32)] * 2)
+    good, broken, missing = (tmp_path / name for name in ("a.png", "b.png", "no.png"))
+    with pytest.raises(ImageError, match=rf"^image 9: {broken}: ") as caught:
+        detector([good] * 9 + [broken])
+    assert caught.value.status == "undecodable"
+    with pytest.raises(ImageError, match=rf"^{broken}: "):
+        detector(broken)
+    with pytest.raises(ImageError, match=r"^image 1: no image format that is supported$"):
+        detector([good, b"no image"])
+    with pytest.raises(ObjectMissing, match=rf"^image 1: {missing}: "):
+        detector([good, missing])
+    with pytest.raises(ObjectMissing, match=rf"^{missing}: "):
+        detector.detect([missing])
 
 
-def test_the_threshold_replaces_the_checkpoints(
-    candidates: pa.Table, tiny_checkpoint: Path
+def test_what_is_no_image_is_refused_by_kind_and_position_before_any_is_read(
+    tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    rows = Detector(tiny_checkpoint, score_threshold=1.0)(candidates).to_pylist()
-    assert [row["num_detections"] for row in rows] == [0, None, 0]
-    assert rows[0]["detections"] == []
+    detector = Detector(tiny_checkpoint)
+    images: list[Any] = [tmp_path / "no.png", PIXELS, np.zeros((480, 640, 3), np.float32)]
+    text = r"^image 2 is a float32 array \(480, 640, 3\): expected uint8 .* multiply by 255 and convert"
+    for call in (detector, detector.detect, detector.propose):
+        with pytest.raises(TypeError, match=text):
+            call(images)
+    with pytest.raises(TypeError, match=r"^the image is a dict: expected .* several images as a"):
+        detector({})  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("proposals", "text"),
+    [
+        ([np.zeros((0, 4), np.float32)] * 2, "1 images, but proposals for 2"),
+        ([np.zeros((4, 9), np.float32)], r"the proposals of image 0 are of shape \(4, 9\): expec"),
+        ([[]], "the proposals of image 0 are list: expected"),
+    ],
+)
+def test_proposals_that_do_not_fit_are_refused(
+    tiny_checkpoint: Path, proposals: Any, text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        Detector(tiny_checkpoint).detect([PIXELS], proposals)
+
+
+def test_an_image_too_large_for_the_gpu_raises_and_says_which(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Detector._detect
+
+    def detect(self: Detector, pixels: Sequence[Any], proposals: Any) -> list[Scored]:
+        if any(len(one) == 99 for one in pixels):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return real(self, pixels, proposals)
+
+    monkeypatch.setattr(Detector, "_detect", detect)
+    detector = Detector(tiny_checkpoint)
+    large = np.zeros((99, 40, 3), np.uint8)
+    with pytest.raises(RuntimeError, match=r"^image 1: CUDA out of memory"):
+        detector([PIXELS, large])
+    with pytest.raises(RuntimeError, match=r"^CUDA out of memory"):
+        detector(large)
+
+
+def test_an_rpn_proposes_the_same_for_every_kind_of_image(rpn_checkpoint: Path) -> None:
+    detector = Detector(rpn_checkpoint)
+    kinds: list[Any] = [PIXELS, Image.fromarray(PIXELS)] * 5
+    proposed = detector.propose(kinds)
+    assert len(proposed) == 10
+    for boxes, scores in proposed:
+        assert boxes.tolist() == proposed[0][0].tolist()
+        assert len(boxes) == len(scores) > 0
+        assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+
+
+def test_names_are_imported_from_the_package_when_they_are_asked_for() -> None:
+    code = "import sys, pipeline; assert 'torch' not in sys.modules; pipeline.Detections; " + (
+        "assert 'torch' not in sys.modules; from pipeline import Detector; "
+        "import pipeline.detector; assert Detector is pipeline.detector.Detector"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    with pytest.raises(ImportError, match="cannot import name 'Detektor'"):
+        from pipeline import Detektor  # type: ignore[attr-defined]  # noqa: F401
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32"])
@@ -161,30 +269,6 @@ def test_float32_stays_float32_on_any_machine(
     assert {p.dtype for p in detector._model.backbone.parameters()} == {expected}
 
 
-def test_a_batch_of_broken_images_needs_no_model_pass(
-    candidates: pa.Table, tiny_checkpoint: Path
-) -> None:
-    (row,) = Detector(tiny_checkpoint)(candidates.slice(1, 1)).to_pylist()
-    assert row["status"] == "undecodable"
-
-
-def test_a_checkpoint_written_anew_since_the_start_is_refused(tiny_checkpoint: Path) -> None:
-    with pytest.raises(RuntimeError, match="was 0123 when the job started"):
-        Detector(tiny_checkpoint, model_id="0123")
-
-
-def test_an_image_that_killed_three_detectors_is_a_row(
-    candidates: pa.Table, tiny_checkpoint: Path
-) -> None:
-    poison = candidates["image_uri"][2].as_py()
-    log = AttemptLog()
-    for key in (f"detect 3 {candidates['image_uri'][0]}", *[f"detect alone {poison}"] * 2):
-        log.begin(key)
-    rows = Detector(tiny_checkpoint, attempts=log)(candidates).to_pylist()
-    assert [row["status"] for row in rows] == ["ok", "undecodable", "failed"]
-    assert "died each of 3 times" in rows[2]["error"]
-
-
 class SmallGpu:
     """Fits `room` images; one of 99 rows never."""
 
@@ -192,12 +276,12 @@ class SmallGpu:
         self.room = room
         self.calls: list[int] = []
 
-    def __call__(self, pixels: Sequence[Any], proposals: Sequence[Any]) -> list[Detections]:
+    def __call__(self, pixels: Sequence[Any], proposals: Sequence[Any]) -> list[Found]:
         self.calls.append(len(pixels))
         if len(pixels) > self.room or any(len(p) == 99 for p in pixels):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
         empty = torch.zeros(0)
-        return [Detections(empty, empty, torch.tensor([float(len(p))])) for p in pixels]
+        return [Found(empty, empty, torch.tensor([float(len(p))])) for p in pixels]
 
 
 def test_a_batch_too_large_for_the_gpu_is_halved() -> None:

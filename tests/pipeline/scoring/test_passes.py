@@ -10,8 +10,8 @@ from PIL import Image
 
 from fastrcnn.config import ProposalConfig
 from fastrcnn.upload import Uploads
-from pipeline.detector import Detector
 from pipeline.scoring.candidates import ReadSettings, read_images
+from pipeline.scoring.detector import DetectorActor
 from pipeline.scoring.passes import passes
 from tests.pipeline.record_cases import planned_rows
 
@@ -58,7 +58,7 @@ def test_a_detectors_rows_are_the_same_in_few_passes_and_many(
     candidates: pa.Table, tiny_checkpoint: Path
 ) -> None:
     whole, parts = (
-        Detector(tiny_checkpoint, images_per_pass=size)(candidates) for size in (None, 2)
+        DetectorActor(tiny_checkpoint, images_per_pass=size)(candidates) for size in (None, 2)
     )
     timed = ["scored_at", "detect_s"]
     assert parts.drop_columns(timed).equals(whole.drop_columns(timed))

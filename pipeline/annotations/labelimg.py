@@ -1,0 +1,41 @@
+"""PASCAL VOC's XML beside the images, as LabelImg writes it.
+
+train/x.xml  train/x.jpg  test/...
+"""
+
+from __future__ import annotations
+
+import posixpath
+
+from pipeline.annotations.labelled import Annotations, Format
+from pipeline.annotations.tree import Tree
+from pipeline.annotations.voc import ALL, by_name, read_all
+
+
+def _looks_like(tree: Tree) -> bool:
+    """Whether there is an XML file with an image of its stem beside it."""
+    images = tree.images_by_stem("")
+    return any(posixpath.splitext(path)[0] in images for path in tree.below("", (".xml",)))
+
+
+def _splits(tree: Tree) -> tuple[str, ...]:
+    """The top folders with XML in them; a data set without folders has the split `all`."""
+    tops = {path.partition("/")[0] if "/" in path else ALL for path in tree.below("", (".xml",))}
+    return tuple(sorted(tops))
+
+
+def _read(tree: Tree, split: str, limit: int | None) -> Annotations:
+    """The XML files below the folder `split`, each with the image beside it."""
+    folder = split if any(path.startswith(f"{split}/") for path in tree.paths) else ""
+    annotations = by_name(tree.below(folder, (".xml",)), "")
+    return read_all(tree, annotations, tree.images_by_stem(folder), limit)
+
+
+LABELIMG = Format(
+    name="labelimg",
+    description="LabelImg (XML beside the images)",
+    looks_like=_looks_like,
+    splits=_splits,
+    read=_read,
+    declares_classes=False,
+)

@@ -1,0 +1,191 @@
+"""The detections of one image: what the library's `Detector` gives.
+
+Legend: D detections, by falling score. Boxes are xyxy in pixels of the image frame, with continuous edges:
+the width is x_max - x_min. The image frame is the image after its EXIF orientation is applied.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PILImage
+
+from pipeline.image_inputs import check_image, read_pixels
+from pipeline.pictures import draw_boxes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.image_inputs import Image
+
+_CLASSES_SHOWN = 5
+
+
+class Detection(NamedTuple):
+    """One detection, in plain Python values."""
+
+    label: str
+    """The name of its class."""
+    label_id: int
+    """The number of its class, 1..K; 0 would be the background."""
+    score: float
+    box: tuple[float, float, float, float]
+    """(x_min, y_min, x_max, y_max), image frame."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Detections:
+    """The detections of one image, as arrays of the same length D.
+
+    `len(detections)` counts them, and iteration gives one `Detection` after the other. An integer index gives
+    a `Detection`; a slice, a mask or a list of integers gives `Detections`:
+
+        detections[:10]
+        detections[detections.labels == "cat"]
+    """
+
+    labels: npt.NDArray[np.str_]
+    """(D,) names of the classes."""
+    label_ids: npt.NDArray[np.int64]
+    """(D,) numbers of the classes, 1..K in the order of `Detector.classes`."""
+    scores: npt.NDArray[np.float32]
+    """(D,) by falling score where a `Detector` made them."""
+    boxes: npt.NDArray[np.float32]
+    """(D, 4) xyxy, image frame."""
+
+    def __post_init__(self) -> None:
+        """Turn lists into arrays of the right type. ValueError: they do not fit each other."""
+        for name, dtype in (
+            ("labels", np.str_),
+            ("label_ids", np.int64),
+            ("scores", np.float32),
+            ("boxes", np.float32),
+        ):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
+        if self.boxes.size == 0 and len(self.scores) == 0:
+            object.__setattr__(self, "boxes", self.boxes.reshape(0, 4))
+        for name in ("labels", "label_ids", "boxes"):
+            shape = getattr(self, name).shape
+            expected = (*self.scores.shape[:1], *((4,) if name == "boxes" else ()))
+            if self.scores.ndim != 1 or shape != expected:
+                raise ValueError(
+                    f"{name} has shape {shape} and scores {self.scores.shape}: expected labels, label_ids"
+                    " and scores of shape (D,), and boxes of shape (D, 4)"
+                )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Detection]:
+        columns = (self.labels.tolist(), self.label_ids.tolist(), self.scores.tolist())
+        for label, label_id, score, box in zip(*columns, self.boxes.tolist(), strict=True):
+            yield Detection(label, label_id, score, tuple(box))
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | npt.NDArray[Any]) -> Detections: ...
+
+    def __getitem__(
+        self, index: int | slice | Sequence[int] | npt.NDArray[Any]
+    ) -> Detection | Detections:
+        """Take one detection by its place, or several by a slice, a mask (D,) or a list of places."""
+        if isinstance(index, int | np.integer) and not isinstance(index, bool):
+            return next(iter(self._take([int(index)])))
+        if isinstance(index, slice):
+            return self._take(index)
+        places = np.asarray(index)
+        if places.ndim != 1:
+            raise TypeError(
+                f"the index is {index!r}: expected an integer, a slice, a mask of shape ({len(self)},) or"
+                " a list of integers"
+            )
+        return self._take(places if len(places) else places.astype(np.int64))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        names = ("labels", "label_ids", "scores", "boxes")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "Detections(none)"
+        counts = Counter(self.labels.tolist()).most_common()
+        shown = [f"{count} {label}" for label, count in counts[:_CLASSES_SHOWN]]
+        if len(counts) > _CLASSES_SHOWN:
+            shown.append(f"{sum(count for _, count in counts[_CLASSES_SHOWN:])} of other classes")
+        scores = f"scores {self.scores.min():.2f} to {self.scores.max():.2f}"
+        return f"Detections({len(self)}: {', '.join(shown)}; {scores})"
+
+    def above(self, score: float) -> Detections:
+        """Keep the detections whose score is `score` or more."""
+        return self[self.scores >= score]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Make a table of D rows: label, label_id, score, x_min, y_min, x_max, y_max, as the table
+        `detections` of a scoring job names them."""
+        import pandas as pd
+
+        edges = dict(zip(("x_min", "y_min", "x_max", "y_max"), self.boxes.T, strict=True))
+        labels = self.labels.astype(object)  # plain str in each cell
+        columns = {"label": labels, "label_id": self.label_ids, "score": self.scores}
+        return pd.DataFrame(columns | edges)
+
+    def to_supervision(self) -> Any:
+        """Make a `supervision.Detections`.
+
+        Its class_id counts from 0, as supervision's lists of classes do: it is label_id - 1. The names are in
+        data["class_name"].
+
+        Raises:
+            ModuleNotFoundError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:
+            if error.name != "supervision":
+                raise
+            raise ModuleNotFoundError(
+                "to_supervision needs the package supervision, which is not installed:"
+                " pip install supervision",
+                name="supervision",
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.label_ids - 1,
+            data={"class_name": self.labels.copy()},
+        )
+
+    def draw(self, image: Image) -> PILImage.Image:
+        """Draw the boxes with their labels and scores on a copy of the image.
+
+        Args:
+            image: the one that was given to the `Detector`, of any kind that it takes.
+
+        Raises:
+            TypeError, ValueError: it is no image.
+            StorageError, ImageError: it cannot be read or decoded.
+        """
+        check_image(image)
+        ids = self.label_ids.tolist()
+        names = [""] * max(ids, default=0)  # label k is names[k - 1]
+        for label_id, label in zip(ids, self.labels.tolist(), strict=True):
+            names[label_id - 1] = label
+        pixels = read_pixels(image)
+        return PILImage.fromarray(draw_boxes(pixels, self.boxes, ids, self.scores.tolist(), names))
+
+    def _take(self, places: slice | Sequence[int] | npt.NDArray[Any]) -> Detections:
+        return Detections(
+            labels=self.labels[places],
+            label_ids=self.label_ids[places],
+            scores=self.scores[places],
+            boxes=self.boxes[places],
+        )

@@ -1,0 +1,165 @@
+"""What the library takes as an image, and its pixels: upright, uint8, RGB.
+
+    path or URI, encoded bytes     read and decoded as a scoring job does (`pipeline.images`)
+    PIL image                      EXIF orientation applied, converted to RGB by the decoder's rules
+    array (H, W, 3) or (H, W)      uint8; RGB, or gray
+    torch tensor (3, H, W)         uint8, RGB
+
+Everything else is refused in one line that names its kind and its position. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PILImage
+
+from pipeline import images as decoder
+from pipeline import storage
+from pipeline.decoding.pillow import pixels_of_image
+from pipeline.images import MAX_PIXELS, ImageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Image: TypeAlias = "str | Path | bytes | PILImage.Image | npt.NDArray[np.uint8] | Tensor"
+Pixels = npt.NDArray[np.uint8]
+"""(H, W, 3) RGB, C-contiguous."""
+
+_ARRAY = "uint8 (H, W, 3) in RGB, or (H, W) in gray"
+_TENSOR = "uint8 (3, H, W) in RGB"
+
+
+def check_images(images: Sequence[object]) -> None:
+    """Refuse the first of several images that is of no known kind, before any is read.
+
+    Raises:
+        TypeError, ValueError: as `check_image`, with the image's position in the list, from 0.
+    """
+    for index, image in enumerate(images):
+        check_image(image, f"image {index}")
+
+
+def check_image(image: object, name: str = "the image") -> None:
+    """Refuse what is no image. Reads nothing.
+
+    Args:
+        image: what the caller gave.
+        name: what to call it in an error.
+
+    Raises:
+        TypeError: no known kind of image, or an array or tensor of another type than uint8.
+        ValueError: an array or tensor of another shape, or an image without pixels.
+    """
+    if isinstance(image, str | Path | bytes):
+        return
+    if isinstance(image, PILImage.Image):
+        if 0 in image.size:
+            raise ValueError(f"{name} is a PIL image of size {image.size}: it has no pixels.")
+    elif isinstance(image, np.ndarray):
+        _check_array(image, name)
+    elif _is_tensor(image):
+        _check_tensor(image, name)
+    else:
+        raise TypeError(
+            f"{name} is {_a(type(image).__name__)}: expected a path, URI, bytes, PIL image, uint8 array"
+            " or torch uint8 tensor. Give several images as a list."
+        )
+
+
+def read_pixels(image: Image, *, max_pixels: int = MAX_PIXELS, place: str = "") -> Pixels:
+    """Read one image that `check_image` accepts.
+
+    Args:
+        image: of any of the kinds above.
+        max_pixels: larger files and PIL images are refused before they are decoded.
+        place: what an error begins with, e.g. ``image 3: ``.
+
+    Raises:
+        StorageError: the path or URI cannot be read.
+        ImageError: the file or the PIL image cannot be decoded.
+    """
+    if isinstance(image, np.ndarray):
+        rgb = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
+        return np.ascontiguousarray(rgb)
+    if _is_tensor(image):
+        pixels: Pixels = image.detach().cpu().permute(1, 2, 0).contiguous().numpy()
+        return pixels
+    kind = ""
+    try:
+        if isinstance(image, PILImage.Image):
+            kind = f"PIL image of mode {image.mode}: "
+            return pixels_of_image(image, max_pixels)
+        if isinstance(image, bytes):
+            return decoder.decode(image, max_pixels=max_pixels).pixels
+        data = storage.read_bytes(str(image))
+        kind = f"{image}: "
+        return decoder.decode(data, max_pixels=max_pixels).pixels
+    except storage.StorageError as error:  # its text begins with the URI
+        raise type(error)(f"{place}{error}") from error
+    except ImageError as error:
+        raise ImageError(error.status, f"{place}{kind}{error}") from error
+
+
+def _check_array(image: npt.NDArray[Any], name: str) -> None:
+    given = f"{name} is {_a(str(image.dtype))} array {image.shape}: expected {_ARRAY}."
+    if image.dtype != np.uint8:
+        raise TypeError(f"{given} {_to_uint8(image.dtype.kind, '.astype(np.uint8)')}")
+    shape = image.shape
+    if len(shape) == 4:
+        raise ValueError(f"{given} Give several images as a list: list(images).")
+    if not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
+        hint = "Give one image of that shape."
+        if len(shape) == 3 and shape[2] in (1, 4):
+            hint = {1: "Take image[:, :, 0].", 4: "Take image[:, :, :3]."}[shape[2]]
+        elif len(shape) == 3 and shape[0] == 3:
+            hint = "Put the channels last: image.transpose(1, 2, 0)."
+        raise ValueError(f"{given} {hint}")
+    if 0 in shape:
+        raise ValueError(f"{given} This one has no pixels.")
+
+
+def _check_tensor(image: Tensor, name: str) -> None:
+    shape, dtype = tuple(image.shape), str(image.dtype).removeprefix("torch.")
+    given = f"{name} is {_a(dtype)} tensor {shape}: expected {_TENSOR}."
+    if dtype != "uint8":
+        kind = "f" if image.is_floating_point() else "b" if dtype == "bool" else "i"
+        raise TypeError(f"{given} {_to_uint8(kind, '.to(torch.uint8)')}")
+    if len(shape) == 4:
+        raise ValueError(f"{given} Give several images as a list: list(images).")
+    if len(shape) != 3 or shape[0] != 3:
+        hint = "Give one image of that shape."
+        if len(shape) == 2 or (len(shape) == 3 and shape[0] == 1):
+            hint = "Repeat the gray channel: image.expand(3, -1, -1)."
+        elif len(shape) == 3 and shape[2] == 3:
+            hint = "Put the channels first: image.permute(2, 0, 1)."
+        elif len(shape) == 3 and shape[0] == 4:
+            hint = "Take image[:3]."
+        raise ValueError(f"{given} {hint}")
+    if 0 in shape:
+        raise ValueError(f"{given} This one has no pixels.")
+
+
+def _to_uint8(kind: str, convert: str) -> str:
+    """What to do with values of another type; `kind` as in `numpy.dtype.kind`."""
+    if kind == "f":
+        return f"If its values run from 0 to 1, multiply by 255 and convert: (255 * image).round(){convert}."
+    if kind == "b":
+        return f"Multiply by 255 and convert: (255 * image){convert}."
+    if kind in "iu":
+        return f"If its values run from 0 to 255, convert: image{convert}."
+    return "Convert it to uint8."
+
+
+def _is_tensor(image: object) -> TypeGuard[Tensor]:
+    torch = sys.modules.get("torch")  # without torch there are no tensors
+    return torch is not None and isinstance(image, torch.Tensor)
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0].lower() in 'aeio' else 'a'} {noun}"

@@ -1,0 +1,140 @@
+"""The second stage of a scoring job: one model in one process, on a GPU where Ray gave it one.
+
+    candidates (schema.CANDIDATE) -> DetectorActor -> result rows (schema.RESULT), one for one
+
+A candidate whose status is not `ok` passes through. `DetectorActor` is a plain callable class, of which Ray
+makes actors.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fastrcnn.detection import Scored
+from fastrcnn.upload import Uploads
+from pipeline.attempts import AttemptLog, Attempts, attempt
+from pipeline.detector import Detector
+from pipeline.schema import CANDIDATE, RESULT
+from pipeline.scoring.passes import passes
+
+
+class DetectorActor:
+    """A loaded model that turns candidates (CANDIDATE) into result rows (RESULT).
+
+    Args:
+        checkpoint: folder or URI; the process that makes the actor downloads it.
+        run_id: goes into every row.
+        attempts: counts shared by all workers, of what was begun and not ended.
+        images_per_pass: a call takes its candidates so many at a time: the next ones are decoded and uploaded
+            while these are in the network. None: all at once.
+        settings: further arguments of `pipeline.detector.Detector`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        *,
+        run_id: str = "",
+        attempts: Attempts | None = None,
+        images_per_pass: int | None = None,
+        **settings: Any,
+    ) -> None:
+        self._detector = Detector(checkpoint, **settings)
+        self._attempts = attempts or AttemptLog()
+        self._run_id = run_id
+        self._score = partial(
+            score_candidates,
+            self._detector,
+            run_id=run_id,
+            uploads=Uploads(self._detector.device),
+            images_per_pass=images_per_pass,
+        )
+
+    def __call__(self, candidates: pa.Table) -> pa.Table:
+        """Score a batch. After it was in a process that died, its images are tried one at a time."""
+        return attempt(
+            candidates,
+            self._score,
+            self._fail,
+            stage="detect",
+            attempts=self._attempts,
+            alone=partial(self._score, fenced=True),
+        )
+
+    def _fail(self, candidate: pa.Table, cause: str) -> pa.Table:
+        row = candidate.to_pylist()[0] | {"status": "failed", "error": cause}
+        now = datetime.datetime.now(datetime.UTC)
+        result = _result(self._detector, row, None, run_id=self._run_id, now=now)
+        return pa.Table.from_pylist([result], schema=RESULT)
+
+
+def score_candidates(
+    detector: Detector,
+    candidates: pa.Table,
+    *,
+    run_id: str = "",
+    uploads: Uploads | None = None,
+    images_per_pass: int | None = None,
+    fenced: bool = False,
+) -> pa.Table:
+    """Turn candidates (CANDIDATE) into result rows (RESULT), one for one, in order.
+
+    Args:
+        detector: looks at the images.
+        candidates: of any status.
+        run_id: goes into every row.
+        uploads: copies pixels to the detector's device; kept from call to call. None: made here.
+        images_per_pass: as in `DetectorActor`.
+        fenced: decode no image in this process.
+    """
+    started = time.perf_counter()
+    results: list[dict[str, Any]] = []
+    for batch in passes(
+        candidates,
+        uploads or Uploads(detector.device),
+        images_per_pass=images_per_pass,
+        max_pixels=detector.max_pixels,
+        fenced=fenced,
+    ):
+        outcomes = iter(detector.score(batch.images.wait(), batch.proposals))
+        now = datetime.datetime.now(datetime.UTC)
+        for row in batch.rows:
+            outcome = next(outcomes) if row["status"] == "ok" else None
+            results.append(_result(detector, row, outcome, run_id=run_id, now=now))
+    seconds_each = (time.perf_counter() - started) / max(1, len(results))
+    for result in results:
+        result["detect_s"] = seconds_each
+    return pa.Table.from_pylist(results, schema=RESULT)
+
+
+def _result(
+    detector: Detector,
+    row: dict[str, Any],
+    outcome: Scored | str | None,
+    *,
+    run_id: str,
+    now: datetime.datetime,
+) -> dict[str, Any]:
+    """One result row. A text as outcome: the reason why the image failed. None: nobody looked at it."""
+    result = {name: row[name] for name in CANDIDATE.names if name in RESULT.names}
+    result |= {
+        "model_id": detector.model_id,
+        "run_id": run_id,
+        "scored_at": now,
+        "num_proposals": len(row["proposals"]) // 16 if row["proposals"] is not None else None,
+    }
+    if isinstance(outcome, str):
+        return result | {"status": "failed", "error": outcome}
+    if outcome is None:
+        return result
+    return result | {
+        "num_proposals": outcome.num_proposals,
+        "num_detections": len(outcome.detections.scores),
+        "detections": detector.boxes(outcome),
+    }
