@@ -1,8 +1,9 @@
 """An image that kills its process is tried three times, then it is a row; the job does not loop for ever.
 
-Ray Data gives a dead worker's batch to the next worker, without end. So a worker says which batch it begins
-and when it is done, and whoever gets a batch that was begun and never done knows that it killed a process
-(or was in one when something else did): it then takes the images one at a time, each announced by itself.
+Ray Data gives a dead worker's batch to the next worker, without end. So a worker reports which batch it
+begins and when the batch is done. A worker that gets a batch which was begun and never done knows that a
+process died with it, because of the batch or of something else. It then takes the images one at a time and
+reports each of them.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ import ray
 logger = logging.getLogger(__name__)
 
 ALONE = 2
-"""Tries of an image by itself, after one in company."""
+"""Tries of an image alone, after one try in its batch."""
 _NO_MEMORY = "DefaultCPUAllocator"
-"""Torch has no class of its own for a CPU without memory: `c10/core/impl/alloc_cpu.cpp` says this."""
+"""Torch has no exception class for a CPU without memory: `c10/core/impl/alloc_cpu.cpp` writes this."""
 
 
 class Attempts(Protocol):
     """Counts how often a piece of work was begun and not ended."""
 
     def begin(self, key: str) -> int:
-        """Earlier beginnings of `key` that never ended."""
+        """Note that `key` begins; return how often it began before and did not end."""
 
     def end(self, key: str) -> None:
-        """`key` is done."""
+        """Note that `key` is done."""
 
     def out_of_memory(self, error: Exception) -> None:
-        """The process could not have the memory that a piece of work needs."""
+        """Note that the process did not get the memory that a piece of work needs."""
 
 
 class AttemptLog:
@@ -54,28 +55,28 @@ class AttemptLog:
         self._open.pop(key, None)
 
     def out_of_memory(self, error: Exception) -> None:
-        """See `Attempts`. Nothing: this process is the caller's own, who is told by the exception."""
+        """Do nothing: this is the caller's process, and the exception tells the caller."""
 
 
 class SharedAttempts:
     """The counts in an actor that outlives the workers; pickles, so that stages can carry it."""
 
     def __init__(self) -> None:
-        # Should its node die, the counts start anew: an image may then be tried more often, never for ever.
+        # If its node dies, the counts start again at 0: an image may be tried more often, but not for ever.
         survives = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
         self._actor: Any = survives(AttemptLog).remote()
 
     def begin(self, key: str) -> int:
-        """See `Attempts`. Waits for the answer: the beginning must be known before the work can kill us."""
+        """See `Attempts`. Waits for the answer: the beginning must be noted before the work can kill us."""
         return int(ray.get(self._actor.begin.remote(key)))
 
     def end(self, key: str) -> None:
-        """See `Attempts`. Nobody waits."""
+        """See `Attempts`. Does not wait."""
         self._actor.end.remote(key)
 
     def out_of_memory(self, error: Exception) -> None:
-        """See `Attempts`. Ends this worker, as the kernel would: Ray's own code needs memory too, and
-        a worker that has none may neither answer nor die (seen with `prlimit --as`).
+        """See `Attempts`. Ends this worker, as the kernel would. Ray's code needs memory too: a worker
+        without memory may neither answer nor die (seen with `prlimit --as`).
         """
         logger.error("out of memory, another process takes over: %s", error)
         os._exit(1)
@@ -90,15 +91,16 @@ def attempt(
     attempts: Attempts,
     alone: Callable[[pa.Table], pa.Table] | None = None,
 ) -> pa.Table:
-    """Do `work` on a batch; on one that was in a process when it died, image by image.
+    """Do `work` on a batch; image by image where a process died with the batch.
 
     Args:
         rows: the batch, with a column image_uri.
         work: rows -> as many result rows.
         fail: one row and a cause -> its result row, for an image that was tried `1 + ALONE` times.
-        stage: tells the batches of one stage from those of another.
+        stage: keeps the batches of two stages apart.
         attempts: the counts, shared by the workers.
-        alone: instead of `work`, with more care, for each image of a batch that was in such a process.
+        alone: what is done, with more care, to each image of a batch with which a process died. None means
+            `work`.
     """
     if rows.num_rows == 0:
         return work(rows)
@@ -119,7 +121,7 @@ def attempt(
 
 @contextmanager
 def _memory_watched(attempts: Attempts) -> Iterator[None]:
-    """Tells `attempts` where the work cannot have its memory: a worker ends itself then."""
+    """Report to `attempts` when the work does not get its memory: a worker then ends itself."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
