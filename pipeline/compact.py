@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.config.results import CompactConfig
+from pipeline.config import CompactConfig
 from pipeline.errors import JobError, UserError
 from pipeline.results.scored import RunFiles, find_run, list_runs
 from pipeline.results.tables import RunTables, load_run, work_folder

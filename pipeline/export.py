@@ -23,7 +23,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from pipeline import compact, storage
-from pipeline.config.results import CompactConfig, ExportConfig
+from pipeline.config import CompactConfig, ExportConfig
 from pipeline.drawing.pictures import PALETTE
 from pipeline.results import lake
 from pipeline.results.coco_ids import CocoIds, read_ids

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
-from pipeline.config import EvaluateConfig
-from pipeline.config.results import ReportConfig
+from pipeline.config import EvaluateConfig, ReportConfig
 from pipeline.evaluate import EvaluationResult, measure
 from pipeline.results.figures import figures
 from pipeline.results.gallery import gallery

@@ -19,8 +19,7 @@ import pytest
 
 from fastrcnn.config import ProposalConfig
 from pipeline import compact, export, report, score, storage, train
-from pipeline.config import ScoreConfig, TrainConfig
-from pipeline.config.results import CompactConfig, ExportConfig, ReportConfig
+from pipeline.config import CompactConfig, ExportConfig, ReportConfig, ScoreConfig, TrainConfig
 from pipeline.detector import Detector
 from pipeline.images import decode
 from pipeline.proposals import compute_proposals, settings_name

@@ -26,8 +26,14 @@ from pyarrow import fs
 from demo import servers
 from pipeline import compact, evaluate, export, report, storage, train
 from pipeline.annotations import read_labelled_images
-from pipeline.config import EvaluateConfig, ScoreConfig, TrainConfig
-from pipeline.config.results import CompactConfig, ExportConfig, ReportConfig
+from pipeline.config import (
+    CompactConfig,
+    EvaluateConfig,
+    ExportConfig,
+    ReportConfig,
+    ScoreConfig,
+    TrainConfig,
+)
 from pipeline.record import plan
 from pipeline.record.committer import Committer
 from pipeline.record.manifest import write_manifest

@@ -50,13 +50,15 @@ def test_the_documents_code_runs_from_images_to_a_page(
 def test_the_names_of_the_document_stay_importable() -> None:
     import pipeline.detector
     from pipeline import Detections, Detector, compact, evaluate, export, report
-    from pipeline.config import ScoreConfig
-    from pipeline.config.results import CompactConfig, ReportConfig
+    from pipeline.config import CompactConfig, ReportConfig, ScoreConfig
     from pipeline.errors import UserError
     from pipeline.images import ImageError
+    from pipeline.results import config as old_place
     from pipeline.score import run
     from pipeline.storage import StorageError
 
+    assert old_place.CompactConfig is CompactConfig
+    assert old_place.ReportConfig is ReportConfig
     assert pipeline.detector.Detector is Detector
     assert pipeline.detector.Detections is Detections
     assert all(

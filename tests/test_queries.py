@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import compact
-from pipeline.config.results import CompactConfig
+from pipeline.config import CompactConfig
 from pipeline.schema import DETECTIONS, FIRST_COLUMNS, SCORED
 from tests.pipeline.scored_runs import image, write_shard
 

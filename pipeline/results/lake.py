@@ -20,7 +20,7 @@ import ray
 from ray.data import DataContext, Dataset, SaveMode
 
 from pipeline import storage
-from pipeline.config.results import ExportConfig
+from pipeline.config import ExportConfig
 from pipeline.errors import JobError, UserError
 from pipeline.runtime import cluster
 from pipeline.schema import DETECTIONS

@@ -20,7 +20,7 @@ import pytest
 
 from demo import servers
 from pipeline import report, storage
-from pipeline.config.results import ReportConfig
+from pipeline.config import ReportConfig
 from pipeline.draw_scenes import draw_split
 from pipeline.runtime.cluster import asks_for_token
 

@@ -18,7 +18,7 @@ import s3fs
 
 from pipeline import compact, storage
 from pipeline.compact import run, table_uri
-from pipeline.config.results import CompactConfig
+from pipeline.config import CompactConfig
 from pipeline.errors import JobError, UserError
 from pipeline.schema import DETECTIONS
 from tests.pipeline.scored_runs import image, write_shard

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline import storage
-from pipeline.config.results import ExportConfig
+from pipeline.config import ExportConfig
 from pipeline.errors import UserError
 from pipeline.export import run
 from tests.pipeline.scored_runs import image, write_shard

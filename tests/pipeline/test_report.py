@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from pipeline import storage
-from pipeline.config.results import ReportConfig
+from pipeline.config import ReportConfig
 from pipeline.errors import UserError
 from pipeline.report import run
 from pipeline.results.figures import SIZE_BINS, figures

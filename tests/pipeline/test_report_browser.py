@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.config.results import ReportConfig
+from pipeline.config import ReportConfig
 from pipeline.report import run
 from tests.pipeline.chromium import NAMES, Chromium, find
 from tests.pipeline.scored_runs import image, write_shard

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from pipeline import export, storage
-from pipeline.config.results import ExportConfig
+from pipeline.config import ExportConfig
 from pipeline.errors import UserError
 from tests.pipeline.scored_runs import image, write_shard
 
