@@ -1,4 +1,4 @@
-"""The place of three configs until 2026-11-29, which docs/python.md named. They live in `pipeline.config` now."""
+"""The place of three configs until 2026-11-29. They live in `pipeline.config` now; docs/python.md names that."""
 
 from pipeline.config import CompactConfig, ExportConfig, ReportConfig
 
