@@ -1,4 +1,4 @@
-"""The place of three configs until 2026-11-29. They live in `pipeline.config` now; docs/python.md names that."""
+"""The place of three configs until 2026-11-29, still importable. They live in `pipeline.config`."""
 
 from pipeline.config import CompactConfig, ExportConfig, ReportConfig
 
