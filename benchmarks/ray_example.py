@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.transforms.functional import to_tensor
 
-from fastrcnn.backbones import Backbone
+from fastrcnn.backbones.backbone import Backbone
 from fastrcnn.config import RPNConfig
 from fastrcnn.model import FastRCNN
 from pipeline.ablation.torchvision_heads import TorchvisionHeads

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from fastrcnn.convolution import ONEDNN
+from fastrcnn.backbones.convolution import ONEDNN
 from fastrcnn.precision import multiplies_bfloat16
 
 _SIDE = 2048

@@ -20,8 +20,8 @@ from dataclasses import replace
 import torch
 
 from benchmarks.roofline import Floor, measure_peak
+from fastrcnn.backbones.convolution import FastConv2d
 from fastrcnn.config import SolverConfig
-from fastrcnn.convolution import FastConv2d
 from fastrcnn.loss import Objective
 from fastrcnn.model import FastRCNN
 from fastrcnn.proposals import prepare, propose

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastrcnn.backbones import Backbone, body_weights, fc_weights
+from fastrcnn.backbones import backbone_spec
+from fastrcnn.backbones.backbone import Backbone
+from fastrcnn.backbones.convolution import use_fast_convolutions
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.convolution import use_fast_convolutions
 from fastrcnn.pooling import pool
 from fastrcnn.rpn import RPN
 
@@ -147,7 +148,7 @@ def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[s
     Args:
         model: changed in place.
         state_dict: the weights of the classifier that the backbone was cut from: torchvision's, or those that
-            `fastrcnn.caffe_weights` reads.
+            `fastrcnn.backbones.caffe` reads.
 
     Returns:
         The names of the parts that were loaded: `backbone`, and `fc6`, `fc7` where they fit.
@@ -155,8 +156,8 @@ def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[s
     Raises:
         ValueError: a backbone weight is missing or has another shape.
     """
-    body = model.backbone.body
-    given = body_weights(model.config.backbone, state_dict)
+    body, spec = model.backbone.body, backbone_spec(model.config.backbone)
+    given = spec.body_weights(state_dict)
     wanted = body.state_dict()
     wrong = [
         key
@@ -171,7 +172,7 @@ def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[s
         )
     body.load_state_dict({k: v for k, v in given.items() if k in wanted}, strict=False)
     loaded = ["backbone"]
-    fc = fc_weights(model.config.backbone, state_dict)
+    fc = spec.fc_weights(state_dict)
     for name, layer in (("fc6", model.head.fc6), ("fc7", model.head.fc7)):
         weight = fc.get(f"{name}.weight", torch.empty(0))
         if isinstance(layer, nn.Linear) and weight.shape == layer.weight.shape:

@@ -2,8 +2,8 @@
 
 Norm layers that keep their statistics are a factor and a summand a channel: they go into the weights of the
 convolution before them for good, where training folds the frozen ones in at every step
-(`fastrcnn.convolution`). On a CPU fc6 and fc7 are kept in oneDNN's layout: torch would give them to its BLAS,
-which takes twice as long on AMD EPYC (Zen 5).
+(`fastrcnn.backbones.convolution`). On a CPU fc6 and fc7 are kept in oneDNN's layout: torch would give them to
+its BLAS, which takes twice as long on AMD EPYC (Zen 5).
 
 Where the device multiplies bfloat16 (`fastrcnn.precision`), convolutions, fc6 and fc7 are kept in it. What is
 read off them is not: proposals, pooling, the two sibling outputs and all boxes stay float32.
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
-from fastrcnn.convolution import ONEDNN, FastConv2d
+from fastrcnn.backbones.convolution import ONEDNN, FastConv2d
 from fastrcnn.model import FastRCNN
 from fastrcnn.precision import multiplies_bfloat16
 
@@ -75,7 +75,7 @@ def _packed(layer: nn.Module) -> nn.Module:
 @torch.no_grad()
 def fold_norms(net: nn.Module) -> None:
     """Move each norm that keeps its statistics into the convolution registered right before it, which in all
-    of `fastrcnn.bodies` is the one whose output it takes."""
+    of `fastrcnn.backbones` is the one whose output it takes."""
     for parent in list(net.modules()):
         children = list(parent.named_children())
         for (_, conv), (name, norm) in zip(children, children[1:], strict=False):

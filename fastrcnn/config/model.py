@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from fastrcnn.backbones import BACKBONE_SPECS
+from fastrcnn.backbones.spec import Preset
 from fastrcnn.config.growth import as_tuples, filled
 from fastrcnn.config.ranges import (
     BelowOne,
@@ -28,19 +30,8 @@ Pooling = Literal["max", "align"]
 Classifier = Literal["softmax", "svm"]
 PYRAMID, PYRAMID_MAX_SIZE = (480, 576, 688, 864, 1200), 2000
 """Paper, section 4 (F experiments/cfgs/multiscale.yml)."""
-BACKBONES = (
-    "caffenet",
-    "vgg_m",
-    "vgg16",
-    "resnet50",
-    "resnet50_fpn",
-    "mobilenet_v2",
-    "squeezenet1_0",
-    "squeezenet1_1",
-    "tiny",
-)
-_PAPER_FROZEN_STAGES = {"caffenet": 1, "vgg_m": 1, "vgg16": 2}
-"""Paper, section 4.5: conv1 of S and M, conv1_1 to conv2_2 of L are not trained."""
+BACKBONES = tuple(BACKBONE_SPECS)
+"""The names of the backbones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,8 +134,8 @@ class FastRCNNConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.backbone not in BACKBONES:
-            raise FieldError({"backbone": self.backbone}, f"one of {', '.join(BACKBONES)}")
+        if self.backbone not in BACKBONE_SPECS:
+            raise FieldError({"backbone": self.backbone}, f"one of {', '.join(BACKBONE_SPECS)}")
         low, high = self.bg_iou
         if not low < high <= self.fg_iou:
             raise self._together("low < high <= fg_iou", "bg_iou", "fg_iou")
@@ -184,12 +175,7 @@ class FastRCNNConfig:
     def paper(cls, num_classes: int, *, backbone: str = "vgg16", **changes: Any) -> FastRCNNConfig:
         """The reference implementation's numbers. Where paper and code differ the code is followed, but
         boxes are continuous (F adds 1 to every width) and NMS suppresses only IoU *above* its threshold."""
-        numbers: dict[str, Any] = {
-            "pool_size": 6 if backbone in ("caffenet", "vgg_m") else 7,
-            "fc_dim": 4096 if backbone in _PAPER_FROZEN_STAGES else 1024,
-            "fc7_dim": 1024 if backbone == "vgg_m" and "fc_dim" not in changes else None,
-            "frozen_stages": _PAPER_FROZEN_STAGES.get(backbone, 2),
-        }
+        numbers: dict[str, Any] = {"fc_dim": 1024, **_spec_numbers(backbone, "paper", changes)}
         return cls(num_classes=num_classes, backbone=backbone, **(numbers | changes))
 
     @classmethod
@@ -199,22 +185,18 @@ class FastRCNNConfig:
         """What is trained today: TV's and D2's numbers (RoIAlign, 512 RoIs, no background floor)."""
         numbers: dict[str, Any] = {
             "pooling": "align",
-            "pool_size": 6 if backbone in ("caffenet", "vgg_m") else 7,
-            "fc_dim": 4096 if backbone in _PAPER_FROZEN_STAGES else 1024,
-            "fc7_dim": 1024 if backbone == "vgg_m" and "fc_dim" not in changes else None,
-            "frozen_stages": 0 if backbone == "tiny" else 2,
+            "fc_dim": 1024,
             "dropout": 0.0,
             "rois_per_image": 512,
             "bg_iou": (0.0, 0.5),
             "delta_std": (0.1, 0.1, 0.2, 0.2),
-            "scale": 800 if backbone == "resnet50_fpn" else 600,
-            "max_size": 1333 if backbone == "resnet50_fpn" else 1000,
             "beta": 1 / 9,
             "proposal_nms": 0.8,
             "score_threshold": 0.05,
             "nms_threshold": 0.5,
             "detections_per_class": None,
             "detections_per_image": 100,
+            **_spec_numbers(backbone, "modern", changes),
         }
         return cls(num_classes=num_classes, backbone=backbone, **(numbers | changes))
 
@@ -229,3 +211,9 @@ class FastRCNNConfig:
             rpn = filled(RPNConfig, known["rpn"])
             known["rpn"] = RPNConfig(**{k: as_tuples(v) for k, v in rpn.items()})
         return cls(**known)
+
+
+def _spec_numbers(backbone: Any, preset: Preset, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that the backbone's spec sets; none for an unknown name, which `FastRCNNConfig` refuses."""
+    spec = BACKBONE_SPECS.get(backbone) if isinstance(backbone, str) else None
+    return {} if spec is None else spec.preset_numbers(preset, changes)

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastrcnn.backbones import imagenet_weights
-from fastrcnn.caffe_weights import caffe_state_dict
+from fastrcnn.backbones import backbone_spec
+from fastrcnn.backbones.caffe import caffe_state_dict
 from fastrcnn.checkpoint import CONFIG, CheckpointError
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.loss import delta_statistics
@@ -110,7 +110,7 @@ def _take_over(model: FastRCNN, uri: str, classes: tuple[str, ...]) -> None:
 
 def _imagenet(backbone: str) -> Mapping[str, Tensor]:
     try:
-        return imagenet_weights(backbone)
+        return backbone_spec(backbone).imagenet_weights()
     except ValueError as error:
         raise UserError("--weights imagenet", str(error), MEND) from error
     except (URLError, OSError, RuntimeError) as error:  # RuntimeError: torch.hub's hash check

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastrcnn.anchors import fit_anchors, fit_grid
-from fastrcnn.backbones import strides_of
+from fastrcnn.backbones import backbone_spec
 from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig, RPNConfig, SolverConfig
 from fastrcnn.transform import scale_factor
 from pipeline.annotations import LabelledImage
@@ -95,7 +95,7 @@ def fit_anchors_to(model: FastRCNNConfig, images: Sequence[LabelledImage]) -> Fa
     if not sizes:
         logger.warning("no image with boxes says its size: standard anchors, fitted to nothing")
         return model
-    sides, ratios = fit_anchors(np.concatenate(sizes), len(strides_of(model.backbone)))
+    sides, ratios = fit_anchors(np.concatenate(sizes), len(backbone_spec(model.backbone).strides))
     return replace(model, rpn=replace(rpn, sides=rpn.sides or sides, ratios=rpn.ratios or ratios))
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torchvision
 
-from fastrcnn.backbones import Backbone
+from fastrcnn.backbones.backbone import Backbone
+from fastrcnn.backbones.convolution import FrozenNorm
 from fastrcnn.config import BACKBONES, FastRCNNConfig
-from fastrcnn.convolution import FrozenNorm
 from fastrcnn.model import FastRCNN, load_pretrained
 
 ROIS = torch.tensor([[0.0, 0, 0, 50, 60], [0.0, 20, 10, 90, 100], [0.0, 5, 5, 9, 9]])

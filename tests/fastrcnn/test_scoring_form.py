@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from fastrcnn.backbones.convolution import ONEDNN
 from fastrcnn.config import BACKBONES, FastRCNNConfig, RPNConfig
-from fastrcnn.convolution import ONEDNN
 from fastrcnn.detection import detect, propose_learned
 from fastrcnn.model import FastRCNN
 from fastrcnn.scoring_form import PackedLinear, fold_norms, scoring_form
@@ -32,9 +32,7 @@ def trained(backbone: str, **changes: object) -> FastRCNN:
 
 
 @pytest.mark.parametrize("frozen_norm", [True, False])
-@pytest.mark.parametrize(
-    "backbone", ["mobilenet_v2", "resnet50", "resnet50_fpn", "squeezenet1_1", "tiny"]
-)
+@pytest.mark.parametrize("backbone", BACKBONES)
 @torch.inference_mode()
 def test_the_outputs_are_those_of_the_model(backbone: str, frozen_norm: bool) -> None:
     model = trained(backbone, frozen_norm=frozen_norm)

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from fastrcnn.backbones import Backbone
-from fastrcnn.config import FastRCNNConfig
-from fastrcnn.convolution import ONEDNN, FastConv2d, FrozenNorm, use_fast_convolutions
+from fastrcnn.backbones.backbone import Backbone
+from fastrcnn.backbones.convolution import ONEDNN, FastConv2d, FrozenNorm, use_fast_convolutions
+from fastrcnn.config import BACKBONES, FastRCNNConfig
 from fastrcnn.model import FastRCNN
 
 
@@ -92,7 +92,13 @@ def test_backbone_pyramid_and_rpn_have_them() -> None:
     assert sum(len(layer.norm) for layer in fast.values()) == 51, "each has its own in the body"
 
 
-@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50"])
+def backbones_with_norms() -> list[str]:
+    with torch.device("meta"):
+        networks = [Backbone(name) for name in BACKBONES]
+    return [n.name for n in networks if any(isinstance(m, FrozenNorm) for m in n.modules())]
+
+
+@pytest.mark.parametrize("backbone", backbones_with_norms())
 def test_frozen_norms_go_into_the_weights_and_loss_and_gradients_stay(
     one_thread: None, backbone: str
 ) -> None:

@@ -1,5 +1,8 @@
-"""Convolutions that take less of a CPU's time for the same results: frozen norms inside their weights, and
-1 x 1 ones as fast on one thread as on many."""
+"""Convolutions that take less CPU time for the same results.
+
+A frozen norm is multiplied into the weights of the convolution before it. On one thread, a 1 x 1 convolution
+uses oneDNN's kernel.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,21 @@ from torchvision.ops import FrozenBatchNorm2d
 ONEDNN = (
     platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 )
-"""oneDNN's own kernels; elsewhere torch's other ways to multiply are no slower, or the only ones."""
+"""Whether torch has oneDNN's kernels for this CPU. Elsewhere its other kernels are no slower, or the only
+ones."""
 
 
 class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is untyped
-    """torchvision's, in one pass over the map instead of two, and half the maps kept for the gradient."""
+    """torchvision's frozen batch norm in one pass over the map instead of two.
+
+    It keeps half as many maps for the gradient.
+    """
 
     folded = False
-    """The convolution before it does its work (`FastConv2d`): what comes in goes out."""
+    """The convolution before it does its work (`FastConv2d`), and it returns its input."""
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(C,) each: what the map is multiplied by, and what is then added."""
+        """Return scale and shift, (C,) each: the map is multiplied by one, then the other is added."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -38,27 +45,31 @@ class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is unt
 
 
 class FastConv2d(nn.Conv2d):
-    """A convolution with the frozen norm that follows it, where one does.
+    """A convolution that includes the frozen norm after it, if there is one.
 
     The norm multiplies the weights instead of the map, in training too: the gradient reaches the weights
     through the product. That saves a pass over every map forward and one backward: a seventh of the time of
     mobilenet_v2's training step on a CPU (docs/benchmarks.md).
 
     With one thread and fewer than 16 images torch hands 1 x 1 convolutions to its BLAS (`use_mkldnn` in
-    aten/src/ATen/native/Convolution.cpp), unless they are dilated, which to a 1 x 1 kernel means nothing.
-    oneDNN takes half of that time, forward and backward (AMD EPYC, Zen 5), and every Detector, trial and
-    training worker on a CPU of its own has one thread.
+    aten/src/ATen/native/Convolution.cpp), unless they are dilated, which changes nothing for a 1 x 1 kernel.
+    oneDNN takes half of that time, forward and backward (AMD EPYC, Zen 5). Every Detector, trial and training
+    worker that has one CPU has one thread.
     """
 
     norm: tuple[FrozenNorm, ...] = ()
-    """None or one. A tuple, for it is registered where it was: its numbers keep their names."""
+    """Empty, or the one norm. In a tuple torch does not register it a second time, so its numbers keep their
+    names in the state_dict."""
 
     @classmethod
     def like(cls, conv: nn.Conv2d, norm: FrozenNorm | None) -> Self:
-        """The same weights; `norm` does nothing from now on."""
-        # On "meta" nothing is drawn: the random numbers of what is built next stay as they were.
+        """Build one with the weights of `conv`; from now on `norm` returns its input."""
+        # On "meta" no random number is drawn: modules that are built later start as they did.
         same = cls(
-            *(conv.in_channels, conv.out_channels, _pair(conv.kernel_size), _pair(conv.stride)),
+            conv.in_channels,
+            conv.out_channels,
+            _pair(conv.kernel_size),
+            _pair(conv.stride),
             padding=conv.padding if isinstance(conv.padding, str) else _pair(conv.padding),
             dilation=_pair(conv.dilation),
             groups=conv.groups,
@@ -85,8 +96,8 @@ class FastConv2d(nn.Conv2d):
 def use_fast_convolutions(net: nn.Module) -> None:
     """Replace the convolutions of `net` that can be faster; weights, their names and the results stay.
 
-    A norm belongs to the convolution registered right before it, which in all of `fastrcnn.bodies` is the one
-    whose output it takes.
+    A frozen norm must take the output of the convolution that is registered right before it in the same
+    module. That holds for all of torchvision's networks here; tests compare the results of every backbone.
     """
     for parent in list(net.modules()):
         children = list(parent.named_children())
@@ -105,6 +116,6 @@ def _is_pointwise(conv: nn.Conv2d) -> bool:
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    """nn.Conv2d's numbers, which torch types as those of any nn.ConvNd."""
+    """Two of nn.Conv2d's numbers, which torch types as those of any nn.ConvNd."""
     height, width = values
     return height, width

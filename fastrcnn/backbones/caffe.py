@@ -1,14 +1,14 @@
-"""The published Caffe weights of the paper's networks M and L, read without Caffe.
+"""Reads published Caffe weights without Caffe, such as those of the paper's networks M and L.
 
     VGG_CNN_M_1024.caffemodel         vgg_m   Chatfield et al. 2014
     VGG_ILSVRC_16_layers.caffemodel   vgg16   Simonyan and Zisserman 2015
 
-`--weights` takes such a file as it is. To keep a converted copy, which any machine reads without this module:
+`--weights` takes such a file. To keep a converted copy, which needs no such reader:
 
     safetensors.torch.save_file(caffe_state_dict(path.read_bytes(), "vgg_m"), "vgg_m.safetensors")
 
 A .caffemodel is one NetParameter message in protobuf's wire format (caffe.proto of caffe-fast-rcnn). Only
-names and weights of layers are looked at, in each of the three generations of that format.
+the names and weights of layers are read, in each of the three generations of that format.
 """
 
 from __future__ import annotations
@@ -21,54 +21,42 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fastrcnn.backbones import BACKBONE_SPECS, backbone_spec
 from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD
 
 CAFFE_MEAN_BGR = (102.9801, 115.9465, 122.7717)
-"""What the reference subtracts from pixels 0..255 for all of S, M and L (fast-rcnn config.py)."""
-
-_VGG16_CONVS = (
-    *("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3"),
-    *("conv4_1", "conv4_2", "conv4_3", "conv5_1", "conv5_2", "conv5_3"),
-)
-_VGG16_MODULES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-_MODULES: dict[str, dict[str, str]] = {
-    "vgg_m": {
-        layer: layer for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
-    },
-    "vgg16": {layer: f"features.{n}" for layer, n in zip(_VGG16_CONVS, _VGG16_MODULES, strict=True)}
-    | {"fc6": "classifier.0", "fc7": "classifier.3"},
-}
-"""Caffe's layer -> module of the classifier that `fastrcnn.model.load_pretrained` expects; conv1 first."""
+"""The reference code subtracts it from pixels 0..255, for S, M and L alike (fast-rcnn config.py)."""
 
 
 def caffe_state_dict(data: bytes, backbone: str) -> dict[str, Tensor]:
-    """Weights for `fastrcnn.model.load_pretrained` from a .caffemodel's bytes.
+    """Read the weights for `fastrcnn.model.load_pretrained` from a .caffemodel's bytes.
 
     Caffe's network takes BGR pixels p in 0..255 minus their mean m, ours RGB x = (p / 255 - mean) / std. With
     p = 255 (std x + mean) put in, the first layer's weights w become 255 std w with their channels reversed,
-    its bias b grows by the sum of w (255 mean - m): the same function of the image. Where a convolution reads
-    beyond the image it is not: Caffe pads with its mean colour, we with ours, .3 to .9 grey levels lighter.
-    That is the rim of vgg16's conv1_1, and for both the padding on the right and below that takes an image to
-    its batch's size. Trained at rate r, a folded weight moves as Caffe's would at r / (255 std)^2, r / 3300:
-    as good as not at all. The paper keeps conv1 as it is.
+    and its bias b grows by the sum of w (255 mean - m): the same function of the image. The two differ where
+    a convolution reads beyond the image: Caffe pads with its mean colour, we with ours, .3 to .9 grey levels
+    lighter. That is the rim of vgg16's conv1_1, and for both networks the padding on the right and below that
+    brings an image to the size of its batch. Trained at rate r, a folded weight moves as Caffe's would at
+    r / (255 std)^2, which is r / 3300: hardly at all. The paper keeps conv1 as it is.
 
     Args:
-        data: of the file.
-        backbone: `vgg_m` or `vgg16`.
+        data: the bytes of the file.
+        backbone: one whose spec has `caffe_layers`.
 
     Returns:
-        float32 tensors; layers after fc7 are left out.
+        float32 tensors, without the layers after fc7.
 
     Raises:
-        ValueError: the file is damaged or no .caffemodel, lacks a layer, or the backbone has no Caffe twin.
+        ValueError: the file is damaged or is no .caffemodel, or lacks a layer, or the spec has no
+            `caffe_layers`.
     """
-    if backbone not in _MODULES:
-        raise ValueError(
-            f"no Caffe weights are known for {backbone}, only for {', '.join(_MODULES)}"
-        )
+    modules = backbone_spec(backbone).caffe_layers
+    if not modules:
+        known = [name for name, spec in BACKBONE_SPECS.items() if spec.caffe_layers]
+        raise ValueError(f"no Caffe weights are known for {backbone}, only for {', '.join(known)}")
     layers = read_caffemodel(data)
     state_dict: dict[str, Tensor] = {}
-    for number, (layer, module) in enumerate(_MODULES[backbone].items()):
+    for number, (layer, module) in enumerate(modules.items()):
         if len(layers.get(layer, ())) != 2:
             raise ValueError(f"has no layer {layer!r} of weights and biases: not a {backbone}")
         weight, bias = layers[layer][0], layers[layer][1].flatten()
@@ -87,7 +75,7 @@ def caffe_state_dict(data: bytes, backbone: str) -> dict[str, Tensor]:
 
 
 def _for_normalised_rgb(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The first layer (O, 3, k, k), (O,) of a net of mean-free BGR, as one of `transform`'s RGB."""
+    """Turn the first layer (O, 3, k, k), (O,) of a network on BGR minus a mean into one on our RGB."""
     rgb = weight.double().flip(1)
     step = 255 * rgb.new_tensor(IMAGE_STD)
     lighter = 255 * rgb.new_tensor(IMAGE_MEAN) - rgb.new_tensor(CAFFE_MEAN_BGR).flip(0)
@@ -96,7 +84,7 @@ def _for_normalised_rgb(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_caffemodel(data: bytes) -> dict[str, list[Tensor]]:
-    """The blobs, float32 and in their stored shapes, of each layer that has any.
+    """Read the blobs of each layer that has some: float32, in their stored shapes.
 
     Raises:
         ValueError: the bytes are not a whole NetParameter, or hold no layer with weights.
@@ -118,11 +106,11 @@ def read_caffemodel(data: bytes) -> dict[str, list[Tensor]]:
 
 
 _Value = int | memoryview
-"""Of a field: an integer, or the bytes of a number, string, packed list or message."""
+"""What a field holds: an integer, or the bytes of a number, string, packed list or message."""
 
 
 def _blob(fields: dict[int, list[_Value]]) -> Tensor:
-    """A BlobProto: data (5) or double_data (8) in a shape (7), or num, channels, height, width."""
+    """Read a BlobProto: data (5) or double_data (8) in a shape (7), or num, channels, height, width."""
     if 7 in fields:
         shape = [dim for value in _message(fields[7][0]).get(1, []) for dim in _integers(value)]
     else:
@@ -143,7 +131,7 @@ def _message(value: _Value) -> dict[int, list[_Value]]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, _Value]]:
-    """(field number, value) of each field of a message (protobuf's encoding guide), without copies."""
+    """Yield (field number, value) for each field of a message (protobuf's encoding guide), without copies."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
@@ -165,7 +153,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, _Value]]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """An integer of 7 bits a byte, lowest first, and where it ends."""
+    """Read an integer of 7 bits a byte, lowest first; return it and where it ends."""
     result = 0
     for shift in range(0, 70, 7):
         if at == len(message):
@@ -179,7 +167,7 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def _integers(value: _Value) -> list[int]:
-    """A repeated integer field, packed or not."""
+    """Read a repeated integer field, packed or not."""
     if isinstance(value, int):
         return [value]
     numbers, at = [], 0

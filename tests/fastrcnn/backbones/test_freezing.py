@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastrcnn.backbones import Backbone
+from fastrcnn.backbones.backbone import Backbone
 from fastrcnn.config import FastRCNNConfig, SolverConfig
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer

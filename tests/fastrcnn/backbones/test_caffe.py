@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastrcnn.caffe_weights import CAFFE_MEAN_BGR, caffe_state_dict, read_caffemodel
+from fastrcnn.backbones.caffe import CAFFE_MEAN_BGR, caffe_state_dict, read_caffemodel
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.model import FastRCNN, load_pretrained
 from fastrcnn.pooling import roi_max_pool
