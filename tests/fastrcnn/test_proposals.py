@@ -50,7 +50,7 @@ def test_the_same_image_gives_the_same_boxes_in_the_same_order(name: str) -> Non
 def test_fewer_boxes_are_the_first_of_more_or_a_sparser_grid(name: str) -> None:
     few = propose(picture(), ProposalConfig(name=name, max_boxes=10))
     many = propose(picture(), ProposalConfig(name=name, max_boxes=60))
-    assert len(few) == 10
+    assert len(few) == min(10, len(many))
     if name != "grid":
         assert np.array_equal(many[:10], few)
 

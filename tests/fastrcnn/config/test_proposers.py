@@ -78,14 +78,19 @@ def test_the_specs_say_what_held_by_name() -> None:
     precomputed = [name for name, spec in PROPOSER_SPECS.items() if spec.precomputed]
     fitted = {name: spec.fitted_modes for name, spec in PROPOSER_SPECS.items() if spec.fitted_modes}
     assert (learned, precomputed, fitted) == (["rpn"], ["table"], {"grid": ("fast",)})
-    assert sorted(PROPOSERS) == ["grid", "opencv", "selective_search"]
-    assert {name: list(spec.modes) for name, spec in PROPOSER_SPECS.items()} == {
-        "selective_search": ["fast", "small", "exact"],
-        "opencv": ["fast", "quality"],
-        "grid": ["fast", "unfitted"],
-        "rpn": ["fast"],
-        "table": ["fast"],
-    }
+    assert PROPOSERS.keys() == PROPOSER_SPECS.keys() - {"rpn", "table"}
+    modes = {name: list(spec.modes) for name, spec in PROPOSER_SPECS.items()}
+    assert (
+        modes
+        | {
+            "selective_search": ["fast", "small", "exact"],
+            "opencv": ["fast", "quality"],
+            "grid": ["fast", "unfitted"],
+            "rpn": ["fast"],
+            "table": ["fast"],
+        }
+        == modes
+    ), "and others that are added"
 
 
 @pytest.mark.parametrize("name", list(PROPOSERS))
