@@ -61,13 +61,16 @@ def caffe_state_dict(data: bytes, backbone: str) -> dict[str, Tensor]:
             raise ValueError(f"has no layer {layer!r} of weights and biases: not a {backbone}")
         weight, bias = layers[layer][0], layers[layer][1].flatten()
         if weight.ndim not in (2, 4):
-            raise ValueError(f"layer {layer!r} has weights of shape {tuple(weight.shape)}")
+            raise ValueError(
+                f"layer {layer!r} has weights of shape {tuple(weight.shape)}; expected 2 or 4 dimensions"
+            )
         if layer.startswith("fc"):
             weight = weight.flatten(0, -2)  # older files: (1, 1, outputs, inputs)
         if number == 0:
             if weight.shape[1:2] != (3,) or weight.shape[:1] != bias.shape:
                 raise ValueError(
-                    f"layer {layer!r} has weights {tuple(weight.shape)}, not of colours"
+                    f"layer {layer!r} has weights {tuple(weight.shape)} and biases {tuple(bias.shape)};"
+                    " expected 3 colours and a bias for each output"
                 )
             weight, bias = _for_normalised_rgb(weight, bias)
         state_dict |= {f"{module}.weight": weight, f"{module}.bias": bias}

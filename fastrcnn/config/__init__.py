@@ -3,10 +3,12 @@
 model       FastRCNNConfig     the checkpoint stores it; scoring reads it from there
 rpn         RPNConfig          a region proposal network, part of the model
 proposals   ProposalConfig     the proposer and its settings, stored likewise
-proposers   ProposerSpec       what depends on a proposer's name
+proposers   ProposerSpec       everything that depends on a proposer's name
 solver      SolverConfig       training
 ranges      the values that a field takes
-growth      how configs gain fields, and the hashes of old ones stay
+growth      how configs gain fields without changing old hashes
+
+What depends on a backbone's name stands in `fastrcnn.backbones`.
 """
 
 from fastrcnn.config.growth import FIRST, LATER, hashed

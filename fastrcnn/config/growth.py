@@ -1,9 +1,9 @@
-"""Configs gain fields, and what was hashed before stays as it was.
+"""How configs gain fields without changing the hashes of configs that lack them.
 
 A config's numbers are hashed into the names of runs and caches. Every field that stood in a config on
 2026-11-29 is hashed, whatever its value. A field that came later is hashed only where its value differs from
-the one that means "as before". That value is written down here once. It never changes, even if the field's
-default does.
+the value that means "as before". That value is written down here once. It never changes, even if the
+default of the field does.
 """
 
 from __future__ import annotations
@@ -49,31 +49,32 @@ LATER: Mapping[str, Mapping[str, Any]] = {
 
 
 def hashed(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is hashed of a config, and of the configs in it.
+    """Select what is hashed of a config and of the configs in it.
 
     Args:
-        config: its class, e.g. `FastRCNNConfig`.
-        values: `dataclasses.asdict` of one, or the JSON object that a checkpoint holds. A field that is
+        config: the class of the config, e.g. `FastRCNNConfig`.
+        values: `dataclasses.asdict` of a config, or the JSON object that a checkpoint holds. A field that is
             missing there stays missing.
 
     Example:
         Had `ProposalConfig` a later field `overlap` with "as before" 0, hashed(ProposalConfig, {"name":
         "grid", "overlap": 0}) would be {"name": "grid"}.
     """
-    own = kept(values, FIRST[config.__name__], {**_defaults(config), **LATER[config.__name__]})
+    neutral = {**_defaults(config), **LATER[config.__name__]}
+    selected = kept(values, FIRST[config.__name__], neutral)
     for name, kind in _nested(config).items():
-        if isinstance(own.get(name), Mapping):
-            own[name] = hashed(kind, own[name])
-    return own
+        if isinstance(selected.get(name), Mapping):
+            selected[name] = hashed(kind, selected[name])
+    return selected
 
 
 def kept(
     values: Mapping[str, Any], first: Collection[str], neutral: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The values without those that mean "as before".
+    """Drop the values that mean "as before".
 
     Args:
-        values: by name.
+        values: the values by name.
         first: names that are kept in any case.
         neutral: the value of each other name that means "as before". A name without one is kept.
     """
@@ -85,23 +86,23 @@ def kept(
 
 
 def filled(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that an earlier version wrote, with each later field set to what means "as before"."""
+    """Add each later field, set to "as before", to the values that an earlier version wrote."""
     return {**LATER[config.__name__], **values}
 
 
 def as_tuples(value: Any) -> Any:
-    """The value with its lists made tuples, which JSON does not have."""
+    """Turn the lists in a value into tuples, which JSON does not have."""
     return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _defaults(config: type) -> dict[str, Any]:
-    """A field that is not registered: its default means "as before"."""
+    """The default means "as before" for a field that is in neither table above."""
     return {f.name: f.default for f in fields(config) if f.default is not MISSING}
 
 
 @cache
 def _nested(config: type) -> dict[str, type]:
-    """The fields that hold another config."""
+    """Find the fields that hold another config, and its class."""
     return {
         name: kind
         for name, hint in get_type_hints(config).items()

@@ -36,101 +36,108 @@ BACKBONES = tuple(BACKBONE_SPECS)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FastRCNNConfig:
-    """The model's numbers. Use `.paper` or `.modern`; the bare defaults are `paper` with VGG16."""
+    """The model's numbers. Use `.paper` or `.modern`; the defaults are `paper` with VGG16."""
 
     num_classes: Count
-    """K, without background."""
+    """Number of classes K, without the background."""
     backbone: str = "vgg16"
     """Network that makes the feature maps, one of `BACKBONES` (paper, section 4.1: S is caffenet, M vgg_m, L
     vgg16)."""
     frozen_stages: CountOrZero = 2
-    """Leading stages of the backbone that keep their weights (paper, section 4.5; Table 5)."""
+    """First stages of the backbone that keep their weights (paper, section 4.5; Table 5)."""
     frozen_norm: bool = True
-    """Batch norms keep their statistics and affine part: a few images a step estimate neither."""
+    """Batch norms keep their statistics, scale and shift: a few images a step are too few to estimate
+    them."""
     pooling: Pooling = "max"
     """How an RoI is pooled: `max` (paper, section 2.1) or `align` (He et al. 2017; TV, D2)."""
     pool_size: Count = 7
-    """Side of the pooled map: 6 for S and M, 7 for L (F models/*/train.prototxt)."""
+    """Side of the pooled map, cells: 6 for S and M, 7 for L (F models/*/train.prototxt)."""
     fc_dim: Count = 4096
     """Width of fc6, and of fc7 where `fc7_dim` is null."""
     fc7_dim: Count | None = None
     """Width of fc7: 1024 for M, as its name VGG_CNN_M_1024 says (F models/VGG_CNN_M_1024). null: `fc_dim`."""
     fc6_rank: Count | None = None
-    """Rank of fc6 after truncation (`fastrcnn.svd`). null: the whole layer."""
+    """Rank of fc6 after truncation (`fastrcnn.svd`). null: the layer is not truncated."""
     fc7_rank: Count | None = None
-    """Rank of fc7 after truncation (`fastrcnn.svd`). null: the whole layer."""
+    """Rank of fc7 after truncation (`fastrcnn.svd`). null: the layer is not truncated."""
     dropout: BelowOne = 0.5
-    """Share of the units after fc6 and fc7 that are dropped, in training (F train.prototxt)."""
+    """Share of the units after fc6 and fc7 that are dropped in training (F train.prototxt)."""
 
     scale: Count = 600
     """Length of the shorter image side, pixels (paper, section 4)."""
     max_size: Count = 1000
-    """Longest side, pixels: caps the scale (paper, section 4)."""
+    """Upper limit of the longer image side, pixels. Images that would exceed it are scaled to it instead
+    (paper, section 4)."""
     pyramid: tuple[Count, ...] = ()
-    """Scales of an image pyramid, instead of `scale`; `PYRAMID` is the paper's. In training each image has
-    a random one; at test each RoI goes to the level where its area is nearest 224^2 (section 2.4)."""
+    """Scales of an image pyramid, instead of `scale`; `PYRAMID` is the paper's. In training each image gets a
+    random one of them. At test each RoI is pooled from the scale where its area is nearest 224^2 (paper,
+    section 2.4)."""
 
     rois_per_image: Count = 64
-    """RoIs sampled from each image of a step: R / N = 128 / 2 (paper, section 2.3)."""
+    """RoIs sampled from each image in training: R / N = 128 / 2 (paper, section 2.3)."""
     train_scales: tuple[Count, ...] = ()
-    """In training each image has a random one of them instead of `scale` (D2 INPUT.MIN_SIZE_TRAIN)."""
+    """In training each image gets a random one of these instead of `scale` (D2 INPUT.MIN_SIZE_TRAIN)."""
     vertical_flips: bool = False
-    """In training every second image is turned upside down too: for what has no up, as cells or aerial
-    photographs. Left to right every second one is in any case (paper, section 4)."""
+    """In training a random half of the images is also turned upside down. It suits images without an up, such
+    as cells or aerial photographs. A random half is always mirrored left to right (paper, section 4)."""
     quarter_turns: bool = False
-    """In training every second image's rows and columns are swapped too: with `vertical_flips`, without which
-    it is refused, all eight symmetries of a square are seen. Images of 4:3 that go through the network
-    with turned ones are padded by a third: `images_per_pass=1` saves that."""
+    """In training rows and columns of a random half of the images are also swapped. It needs
+    `vertical_flips`; the two together give all eight symmetries of a square. Where images of 4:3 share a
+    batch with turned ones, each is padded by a third: `images_per_pass=1` avoids that."""
     color_jitter: BelowOne = 0.0
-    """In training brightness, contrast and saturation of each image are multiplied by random numbers between
-    1 - it and 1 + it: for lamps and stains that differ."""
+    """In training brightness, contrast and saturation of each image are multiplied by random numbers from
+    1 - color_jitter to 1 + color_jitter. It suits images whose light or stain differs."""
     train_nms: PositiveShare | None = None
-    """In training, a proposal whose IoU with a better-ranked one is above it is no candidate: else those of
-    large objects crowd the others out (docs/ablations.md: .7 gives bccd 1.5 points). null: all are (F)."""
+    """In training, a proposal is left out if its IoU with a better-ranked one is above this. Otherwise
+    proposals on large objects take most of the sample (docs/ablations.md: .7 raises bccd by 1.5 points).
+    null: all are kept (F)."""
     fg_fraction: PositiveShare = 0.25
-    """Largest share of foreground in the sampled RoIs (paper, section 2.3)."""
+    """Largest share of foreground among the sampled RoIs (paper, section 2.3)."""
     fg_iou: Share = 0.5
     """An RoI is foreground from this IoU with an object (paper, section 2.3)."""
     bg_iou: tuple[Share, Share] = (0.1, 0.5)
     """Background is IoU in [low, high) (paper, section 2.3)."""
 
     beta: NotNegative = 1.0
-    """Where smooth L1 turns linear (paper, equation 3; F). TV 1/9, D2 0."""
+    """Error at which smooth L1 turns linear (paper, equation 3; F). TV 1/9, D2 0."""
     box_weight: NotNegative = 1.0
     """Weight of the box loss, lambda of equation 1; 0 trains the classifier alone (Table 6)."""
     class_agnostic: bool = False
-    """One box for all classes, instead of one a class."""
+    """Predict one box for all classes, instead of one for each class."""
     delta_std: tuple[Positive, Positive, Positive, Positive] | None = None
-    """Box targets are divided by it. null: by the mean and deviation of each class, measured on the training
-    set, as F does (roidb.py). TV and D2 fix (.1, .1, .2, .2)."""
+    """Box targets are divided by these. null: they are normalised by the mean and deviation of each class,
+    measured on the training set, as in F (roidb.py). TV and D2 have (.1, .1, .2, .2)."""
 
     test_flips: bool = False
-    """At test the image is looked at mirrored too, upside down where `vertical_flips` is set, and on its side
-    where `quarter_turns` is: of each proposal the heads' outputs are averaged. Two, four or eight times the
-    work."""
+    """At test the network also runs on the mirrored image, with `vertical_flips` also on the image upside
+    down, and with `quarter_turns` also on the image on its side. The outputs for each proposal are averaged.
+    Scoring takes two, four or eight times as long."""
     test_scales: tuple[Count, ...] = ()
-    """At test the proposals are looked at on these scales too, as well as on `scale`, and the heads' outputs
-    averaged likewise. An RPN proposes on `scale` alone. With `test_flips` each scale has all the mirrors."""
+    """At test the network also runs on these scales, besides `scale`, and the outputs for each proposal are
+    averaged. An RPN proposes on `scale` alone. With `test_flips`, each scale has all the mirror images."""
     box_regression: bool = True
-    """Boxes are moved by the regressed deltas. False: proposals are the boxes (Table 6)."""
+    """Move the proposals by the predicted deltas. False: the proposals are the boxes (paper, Table 6)."""
     classifier: Classifier = "softmax"
-    """`svm`: class_logits are the margins of `fastrcnn.svm`, which are the scores as they are (Table 8)."""
+    """`softmax`: scores are probabilities. `svm`: class_logits are the margins of `fastrcnn.svm`, and
+    these are the scores (paper, Table 8)."""
     proposal_nms: PositiveShare | None = None
-    """At test, a proposal whose IoU with a better-ranked one is above it is not scored. null: all are (F).
-    At .8 a fifth goes and mAP stays (docs/ablations.md)."""
+    """At test, a proposal is not scored if its IoU with a better-ranked one is above this. null: all are
+    scored (F). At .8 a fifth of them is left out and mAP stays (docs/ablations.md)."""
     score_threshold: Margin = 0.0
     """Lowest score of a detection (F test.py: 0; TV, D2: .05). An SVM's scores are margins and may be below
     0."""
     nms_threshold: Share = 0.3
-    """Suppresses a detection whose IoU with a better one of its class is above it (F test.py; its compiled
-    code suppresses at the threshold too)."""
+    """A detection is suppressed if its IoU with a better one of its class is above this (F test.py; its
+    compiled code also suppresses at exactly the threshold)."""
     detections_per_class: Count | None = 100
-    """Best of each class kept before suppression (F test.py). null: all."""
+    """Detections of each class that are kept before suppression, best first (F test.py). null: all."""
     detections_per_image: Count | None = None
-    """Best of an image kept after suppression (py-faster-rcnn, TV, D2: 100). null: all (F)."""
+    """Detections of an image that are kept after suppression, best first (py-faster-rcnn, TV, D2: 100). null:
+    all (F)."""
 
     rpn: RPNConfig | None = None
-    """A region proposal network on the backbone's maps, trained jointly. null: proposals are given."""
+    """A region proposal network on the backbone's maps, trained with the heads. null: there is none, and
+    proposals are given."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -140,7 +147,7 @@ class FastRCNNConfig:
         if not low < high <= self.fg_iou:
             raise self._together("low < high <= fg_iou", "bg_iou", "fg_iou")
         if self.quarter_turns and not self.vertical_flips:
-            expected = "vertical_flips too: what may lie on its side may stand on its head"
+            expected = "vertical_flips=true with quarter_turns"
             raise self._together(expected, "quarter_turns", "vertical_flips")
         if self.classifier == "softmax" and self.score_threshold > 1:
             raise self._together("a probability, up to 1", "score_threshold")
@@ -152,29 +159,29 @@ class FastRCNNConfig:
             if (name != "scale" or not self.pyramid) and max(scales, default=0) > self.max_size:
                 raise self._together("scales up to max_size", name, "max_size")
         if self.train_scales and self.pyramid:
-            expected = "one of them: a pyramid is trained on its scales"
+            expected = "only one of them: with a pyramid, training uses its scales"
             raise self._together(expected, "train_scales", "pyramid")
         if self.test_scales and self.pyramid:
-            expected = "one of them: a pyramid is tested on its scales"
+            expected = "only one of them: with a pyramid, tests use its scales"
             raise self._together(expected, "test_scales", "pyramid")
         if len({self.scale, *self.test_scales}) <= len(self.test_scales):
-            expected = "each scale once, and scale not among test_scales: it counts in any case"
+            expected = "each scale once, and test_scales without scale, which is always used"
             raise self._together(expected, "test_scales", "scale")
         if self.rpn is not None and self.pyramid:
-            raise self._together("no pyramid with an RPN, which looks at one scale", "pyramid")
+            raise self._together("no pyramid with an RPN, which uses one scale", "pyramid")
 
     def _together(self, expected: str, *names: str) -> FieldError:
         return FieldError({name: getattr(self, name) for name in names}, expected)
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """The pyramid's scales, or the only one."""
+        """The scales of the pyramid, or `scale` alone."""
         return self.pyramid or (self.scale,)
 
     @classmethod
     def paper(cls, num_classes: int, *, backbone: str = "vgg16", **changes: Any) -> FastRCNNConfig:
-        """The reference implementation's numbers. Where paper and code differ the code is followed, but
-        boxes are continuous (F adds 1 to every width) and NMS suppresses only IoU *above* its threshold."""
+        """Give the reference code's numbers, also where the paper has others. Two things differ from F: boxes
+        are continuous (F adds 1 to every width), and NMS suppresses only IoU *above* its threshold."""
         numbers: dict[str, Any] = {"fc_dim": 1024, **_spec_numbers(backbone, "paper", changes)}
         return cls(num_classes=num_classes, backbone=backbone, **(numbers | changes))
 
@@ -182,7 +189,7 @@ class FastRCNNConfig:
     def modern(
         cls, num_classes: int, *, backbone: str = "resnet50_fpn", **changes: Any
     ) -> FastRCNNConfig:
-        """What is trained today: TV's and D2's numbers (RoIAlign, 512 RoIs, no background floor)."""
+        """Give the numbers of TV and D2: RoIAlign, 512 RoIs, background from IoU 0."""
         numbers: dict[str, Any] = {
             "pooling": "align",
             "fc_dim": 1024,
@@ -202,7 +209,7 @@ class FastRCNNConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FastRCNNConfig:
-        """Inverse of `dataclasses.asdict` after a round through JSON; unknown names raise ValueError."""
+        """Read what `dataclasses.asdict` and JSON made of a config. ValueError: unknown names."""
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"unknown model settings: {', '.join(sorted(unknown))}")
@@ -214,6 +221,7 @@ class FastRCNNConfig:
 
 
 def _spec_numbers(backbone: Any, preset: Preset, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that the backbone's spec sets; none for an unknown name, which `FastRCNNConfig` refuses."""
+    """Give the numbers that the backbone's spec sets. An unknown name has none: `FastRCNNConfig` refuses
+    it."""
     spec = BACKBONE_SPECS.get(backbone) if isinstance(backbone, str) else None
     return {} if spec is None else spec.preset_numbers(preset, changes)

@@ -16,30 +16,30 @@ class ProposalConfig:
     """How candidate boxes are made. The checkpoint stores it, and scoring makes the same boxes."""
 
     name: str = "selective_search"
-    """`selective_search` (ours), `opencv` (its selective search), `grid`, `table` (precomputed), or `rpn`
-    (the model's)."""
+    """The proposer, a name of `PROPOSER_SPECS`."""
     mode: str = "fast"
-    """`selective_search`: `fast`, `small` or `exact`. `opencv`: `fast` or `quality`. `grid`: `fast` or
-    `unfitted`."""
+    """One of the proposer's modes, which its spec lists."""
     max_boxes: Count = 2000
     """Boxes kept in each image, best first (paper, section 4: about 2000)."""
     min_size: CountOrZero | None = None
-    """Shortest side of a proposal, pixels of the image. Default: the mode's, else 20
+    """Shortest side of a proposal, pixels of the image. Default: the mode's value, else 20
     (selective_search_boxes.m of R-CNN)."""
     seed: Seed = 0
     """Seed of the random part of the order."""
     max_side: Count | None = None
-    """`selective_search`: longer images are shrunk to it first, pixels. Default: the mode's."""
+    """`selective_search`: longer images are shrunk to it first, pixels. Default: the mode's
+    value."""
     k: tuple[Count, ...] | None = None
-    """`selective_search`: scales of the segmentation, grey levels. Default: the mode's."""
+    """`selective_search`: scales of the segmentation, grey levels. Default: the mode's value."""
     strategies: tuple[str, ...] | None = None
-    """`selective_search`: one grouping each, see `SelectiveSearchMode`. Default: the mode's."""
+    """`selective_search`: one grouping each, see `SelectiveSearchMode`. Default: the
+    mode's value."""
     shapes: tuple[tuple[Length, Length], ...] | None = None
     """Fitted `grid`: (height, width) of its boxes, as shares of the image's shorter side
     (`fastrcnn.anchors`)."""
 
     def __post_init__(self) -> None:
-        """Fill in what the mode says: a checkpoint keeps it even if a later version's modes are others."""
+        """Fill in the mode's values: a checkpoint keeps them even if a later version changes the mode."""
         modes = self.spec.modes
         if any(modes.values()) and self.mode not in modes:
             raise FieldError({"mode": self.mode}, f"{', '.join(modes)}, the modes of {self.name}")
@@ -52,17 +52,17 @@ class ProposalConfig:
 
     @property
     def spec(self) -> ProposerSpec:
-        """What depends on the proposer's name. A name that is unknown here has a spec without a function."""
+        """The spec of the proposer. An unknown name has a spec without a function."""
         return PROPOSER_SPECS.get(self.name, ProposerSpec())
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `dataclasses.asdict` after a round through JSON. TypeError: unknown names."""
+        """Read what `dataclasses.asdict` and JSON made of a config. TypeError: unknown names."""
         return cls(**filled(cls, values))
 
     def settings(self) -> dict[str, Any]:
-        """What is hashed into the names of runs and caches."""
+        """The values that are hashed into the names of runs and caches."""
         settings = hashed(type(self), asdict(self))
         if not self.shapes:
-            del settings["shapes"]  # the one field that had come later before `FIRST` was written
+            del settings["shapes"]  # it came before `FIRST` was written, and old hashes lack it
         return settings

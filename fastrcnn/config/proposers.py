@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectiveSearchMode:
-    """What a mode of our selective search is made of."""
+    """The numbers of one mode of our selective search."""
 
     max_side: int
     """Longer images are shrunk to it first, pixels."""
@@ -25,7 +25,7 @@ class SelectiveSearchMode:
     min_region: int
     """Smallest region, pixels of the shrunk image."""
     max_regions: int
-    """Regions of one segmentation: what grouping costs grows faster than they do."""
+    """Most regions of one segmentation. The time that grouping takes grows faster than their number."""
     min_size: int
     """Shortest side of a proposal, pixels of the image."""
 
@@ -61,7 +61,7 @@ SELECTIVE_SEARCH_MODES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProposerSpec:
-    """Where a proposer's boxes come from, and what that means for those who use it."""
+    """Everything that depends on a proposer's name: the source of its boxes, its modes and its settings."""
 
     function: str | None = None
     """``module:name`` of the function that makes boxes from an image; None: boxes come from elsewhere."""
@@ -72,13 +72,13 @@ class ProposerSpec:
     modes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"fast": {}})
     """Mode -> the fields of `ProposalConfig` that it fills in where they are None."""
     settings: tuple[str, ...] = ()
-    """Fields of `ProposalConfig` that the function takes besides those that all take."""
+    """Fields of `ProposalConfig` that the function takes besides mode, max_boxes, min_size and seed."""
     fitted_modes: tuple[str, ...] = ()
     """Modes that need the training boxes: `shapes` is fitted to them (`fastrcnn.anchors.fit_grid`)."""
     prepare: str | None = None
-    """``module:name`` of a function that makes a process ready, so that its first image takes no longer."""
+    """``module:name`` of a function that prepares a process, so that its first image takes no longer."""
     images_per_task: int = 64
-    """Images that one task of a cluster proposes on; fewer where an image takes seconds."""
+    """Images in one task on a cluster; fewer where an image takes seconds."""
 
 
 def _filled_in(mode: SelectiveSearchMode) -> dict[str, Any]:

@@ -21,9 +21,9 @@ class Range:
     low: float
     high: float = math.inf
     above: bool = False
-    """The lower limit itself is outside."""
+    """The range excludes its lower limit."""
     below: bool = False
-    """The upper limit itself is outside."""
+    """The range excludes its upper limit."""
 
     def __contains__(self, value: float) -> bool:
         high_enough = self.low < value if self.above else self.low <= value
@@ -52,15 +52,15 @@ Margin = Annotated[float, Range(-1e30, 1e30)]
 
 
 class FieldError(ValueError):
-    """Fields of a config have values that cannot be.
+    """Fields of a config have values that are not allowed.
 
     Args:
-        values: the fields concerned, by name.
-        expected: what is expected of them, as in "expected ...".
+        values: the values, by name of the field.
+        expected: the rest of "expected ...".
     """
 
     def __init__(self, values: Mapping[str, object], expected: str) -> None:
-        super().__init__(dict(values), expected)  # the arguments themselves, so that it pickles
+        super().__init__(dict(values), expected)  # unchanged arguments, so that the error pickles
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,10 +80,10 @@ def check_fields(config: Any, prefix: str = "") -> None:
 
     Args:
         config: a dataclass.
-        prefix: stands before the field's name in an error.
+        prefix: what an error writes before the field's name.
 
     Raises:
-        FieldError: the first field that has another value.
+        FieldError: a value is not allowed. It names the first such field.
 
     Example:
         SolverConfig(momentum=7) raises "momentum=7: expected a number from 0 to below 1".
@@ -122,7 +122,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def describe(hint: Any) -> str:
-    """What is expected of a value, in words: "a number above 0"."""
+    """Say in words which values a type allows: "a number above 0"."""
     kind, parts = get_origin(hint), get_args(hint)
     if kind is Annotated:
         number, limits = parts

@@ -1,4 +1,4 @@
-"""The numbers of SGD: rates, schedule, decay and momentum, of the reference code and of today.
+"""The numbers of SGD: rates, schedule, decay and momentum; those of the reference code and those of today.
 
 F = rbgirshick/fast-rcnn (solver.prototxt, train.prototxt), C = its Caffe, D2 = detectron2's 1x schedule.
 """
@@ -29,48 +29,52 @@ class SolverConfig:
     """How the model is trained. The bare defaults are `paper`."""
 
     learning_rate: Positive = 0.001
-    """Rate of weights, at `batch_size` (F). Biases have `bias_rate` times it."""
+    """Learning rate of weights, for a step of `batch_size` images (F). That of biases is `bias_rate` times as
+    large."""
     batch_size: Count = 2
     """Images a step, over all workers (paper, section 2.3: N)."""
     iterations: Count | None = 40_000
-    """SGD steps (F). null: as many as `epochs` takes."""
+    """SGD steps (F). null: `epochs` says how long."""
     epochs: Positive | None = None
     """Passes over the training images, where `iterations` is null."""
     schedule: Schedule = "step"
-    """How the rate falls: `step` at `drops` (F), `cosine` all the time."""
+    """How the learning rate falls: `step` at `drops` (F), `cosine` smoothly to 0."""
     drops: tuple[Share, ...] = (0.75,)
-    """`step`: shares of the run after which the rate is multiplied by `gamma` (F: 30k of 40k)."""
+    """`step`: shares of the run after which the learning rate is multiplied by `gamma` (F: 30k of 40k)."""
     gamma: PositiveShare = 0.1
-    """`step`: factor of each drop of the rate (F)."""
+    """`step`: factor of each drop of the learning rate (F)."""
     momentum: BelowOne = 0.9
     """Share of the last step's velocity that is kept (F)."""
     caffe_momentum: bool = True
-    """V <- mu V + lr g (C solver.cpp): a drop of the rate takes ten steps to arrive. torch drops at once."""
+    """V <- mu V + lr g (C solver.cpp): a drop of the learning rate takes effect over about ten steps.
+    False: at once, as in torch."""
     weight_decay: NotNegative = 0.0005
     """L2 penalty of weights (F)."""
     bias_rate: NotNegative = 2.0
-    """Factor of the rate, for biases (F lr_mult 2)."""
+    """Factor of the learning rate, for biases (F lr_mult 2)."""
     bias_decay: NotNegative = 0.0
-    """Factor of the decay, for biases (F decay_mult 0; the paper's text says 1)."""
+    """Factor of the weight decay, for biases (F decay_mult 0; the paper's text says 1)."""
     warmup: CountOrZero = 0
-    """Steps over which the rate grows linearly from a thousandth."""
+    """Steps over which the learning rate grows linearly from a thousandth of its value."""
     max_grad_norm: Positive | None = None
-    """Longer gradients are shortened to it: one odd batch then cannot end a run."""
+    """Largest norm of the gradient; longer gradients are scaled down, so that one unusual batch cannot ruin a
+    run. null: no limit."""
     mixed_precision: bool = False
-    """bfloat16 autocast where the device has instructions for it (`fastrcnn.precision`): two images of 480 px
-    with an RPN (mobilenet_v2, a thread of AMD EPYC, Zen 5) took .55 s a step instead of .93."""
+    """bfloat16 autocast, on devices with instructions for it (`fastrcnn.precision`). A step on two images of
+    480 px with an RPN took .55 s instead of .93 (mobilenet_v2, one thread of AMD EPYC, Zen 5)."""
     images_per_pass: Count | None = None
-    """Images of a worker's share that go through the network at once. The gradients of the passes are added
-    up: a step is the same and needs less memory. null: all of them."""
+    """Images of a worker's share that go through the network at once. The gradients of the passes are added:
+    the step is the same and needs less memory. null: all of the share."""
     compile: bool = False
-    """torch.compile of the backbone, on GPUs; not measured there. On a CPU it would cost: mobilenet_v2, two
-    images of 240 px, .26 s of a core a step against .17, after four minutes of compiling."""
+    """Compile the backbone with torch.compile, on GPUs alone; not measured there. On a CPU it would cost
+    time: a step on two images of 240 px took .26 s of a core instead of .17, after four minutes of compiling
+    (mobilenet_v2)."""
     deterministic: bool = False
-    """Only algorithms that add up in one order: the same run bit for bit on the same kind of GPU, more slowly
-    (poolings have such paths, `fastrcnn.pooling`). CPUs give that anyway."""
+    """Use only algorithms that add in a fixed order: two runs on the same kind of GPU are equal bit for bit,
+    and slower (`fastrcnn.pooling` has such a path). On CPUs runs are equal in any case."""
     trained: Trained = "all"
-    """What is trained. `bbox_pred`: all else keeps its weights, the second stage of stage-wise training
-    (paper, Table 6)."""
+    """The layers that are trained. `bbox_pred`: all other layers keep their weights, as in the second stage
+    of stage-wise training (paper, Table 6)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -80,12 +84,12 @@ class SolverConfig:
 
     @classmethod
     def paper(cls, **changes: Any) -> SolverConfig:
-        """F's numbers for VOC 2007."""
+        """Give F's numbers for VOC 2007."""
         return cls(**changes)
 
     @classmethod
     def modern(cls, **changes: Any) -> SolverConfig:
-        """D2's 1x: .02 at 16 images, 12 epochs; here with a cosine, which needs no places for drops."""
+        """Give D2's 1x schedule: .02 at 16 images, 12 epochs; with a cosine, which needs no `drops`."""
         numbers: dict[str, Any] = {
             "learning_rate": 0.02,
             "batch_size": 16,
@@ -102,7 +106,7 @@ class SolverConfig:
         return cls(**(numbers | changes))
 
     def num_iterations(self, num_images: int) -> int:
-        """Steps of the whole run, at least one."""
+        """Number of steps of the whole run, at least one."""
         if self.iterations is not None:
             return self.iterations
         assert self.epochs is not None

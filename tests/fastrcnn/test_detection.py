@@ -328,7 +328,7 @@ def test_other_scales_look_at_the_proposals_of_the_first_and_outputs_are_average
         ({"scale": 48, "test_scales": (48,)}, "scale=48: expected each scale once"),
         ({"scale": 48, "test_scales": (64, 64)}, "expected each scale once"),
         ({"scale": 48, "test_scales": (64,), "max_size": 50}, "max_size"),
-        ({"pyramid": (48, 64), "test_scales": (96,)}, "a pyramid is tested on its scales"),
+        ({"pyramid": (48, 64), "test_scales": (96,)}, "with a pyramid, tests use its scales"),
     ],
 )
 def test_test_scales_that_say_nothing_new_are_refused(

@@ -90,7 +90,7 @@ def test_training_draws_a_scale_an_image_from_its_seed(
 
 
 def test_a_pyramid_and_training_scales_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="a pyramid is trained on its scales"):
+    with pytest.raises(ValueError, match="with a pyramid, training uses its scales"):
         pyramid_model(train_scales=(64, 96))
 
 

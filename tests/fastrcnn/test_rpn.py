@@ -302,7 +302,7 @@ def test_an_rpn_that_gives_no_finite_numbers_is_found_out() -> None:
         ({"nms": 0.0}, r"rpn\.nms=0\.0: expected a number above 0, up to 1"),
         ({"fg_fraction": 0.0}, "fg_fraction"),
         ({"anchors_per_image": 0}, "at least 1"),
-        ({"sides": ((8.0,), (16.0, 32.0))}, "as many for each"),
+        ({"sides": ((8.0,), (16.0, 32.0))}, "the same number of sides for each"),
         ({"ratios": (-1.0,)}, "above 0"),
     ],
 )

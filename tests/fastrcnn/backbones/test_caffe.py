@@ -209,7 +209,10 @@ def test_another_networks_file_is_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match="no layer 'conv1' of weights and biases: not a vgg_m"):
         caffe_state_dict(caffemodel(vgg16_layers()), "vgg_m")
     grey = network({"conv1": (96, 1, 7, 7)})
-    with pytest.raises(ValueError, match=r"\(96, 1, 7, 7\), not of colours"):
+    with pytest.raises(
+        ValueError,
+        match=r"'conv1' has weights \(96, 1, 7, 7\) and biases \(96,\); expected 3 colours",
+    ):
         caffe_state_dict(caffemodel(grey), "vgg_m")
     with pytest.raises(ValueError, match=r"weights of shape \(2,\)"):
         caffe_state_dict(caffemodel({"conv1": (ones, ones)}), "vgg_m")
