@@ -292,9 +292,9 @@ def test_what_lies_in_the_output_is_ours_or_refused(
 
 
 TRAIN_OUTPUTS = {
-    "run.json garbage": ("run.json", "{", "is not JSON"),
+    "run.json garbage": ("run.json", "{", "is not valid JSON"),
     "run.json another's": ("run.json", "[]", "no JSON object"),
-    "run.json of other flags": ("run.json", "{}", "holds another run"),
+    "run.json of other flags": ("run.json", "{}", "holds a run with other flags"),
 }
 
 

@@ -188,7 +188,7 @@ def test_a_further_test_needs_no_further_training(scenes: str, tmp_path: Path) -
 
 def test_an_output_of_other_flags_is_refused(scenes: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"scale": 97}')
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="holds a run with other flags"):
         ablate.run(config(scenes, tmp_path, dry_run=True))
 
 
