@@ -353,9 +353,9 @@ def test_a_flag_that_means_nothing_is_refused(
     [
         ("--images", "", "--images"),
         ("--output", "", "--output"),
-        ("--output", "s3://", "names no place"),
-        ("--output", "s3:/bucket", "names no place"),
-        ("--checkpoint", "gs:", "names no place"),
+        ("--output", "s3://", "expected a path or a URI"),
+        ("--output", "s3:/bucket", "expected a path or a URI"),
+        ("--checkpoint", "gs:", "expected a path or a URI"),
         ("--output", "images/out", "lies inside"),
         ("--images", "nowhere", "nowhere"),
         ("--images", "gopher://x/y", "gopher"),

@@ -108,7 +108,7 @@ def test_vertical_flips_turn_some_images_upside_down(
         height = batch.images[0].shape[0]
         (x1, y1, x2, y2) = sideways.targets[0].gt_boxes[0].tolist()
         box = batch.targets[0].gt_boxes[0].tolist()
-        turned = flipped != [x1, y1, x2, y2]
+        turned = box != [x1, y1, x2, y2]
         if turned:
             assert box == [x1, height - y2, x2, height - y1]
             (px1, py1, px2, py2) = sideways.targets[0].proposals[0].tolist()

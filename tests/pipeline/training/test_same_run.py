@@ -186,7 +186,7 @@ def test_a_later_version_resumes_outputs_of_this_version(
     ("flags", "line"),
     [
         ({"tile": 640, "numbers": "one door"}, "another version, with tile in its run.json"),
-        ({"set": ["shear=0.5"]}, "cannot read .*no number of model or solver is called shear"),
+        ({"set": ["shear=0.5"]}, "cannot read .*there is no number called shear"),
         ({"model": [480]}, "cannot read"),
         ({"numbers": "one door", "solver": {"shear": 2}}, r"solver\.shear was 2, is not given"),
     ],
