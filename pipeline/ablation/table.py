@@ -138,9 +138,9 @@ def _sampling_note(config: AblateConfig, rows: Sequence[Mapping[str, Any]]) -> s
     return (
         f"With the same number of RoIs, a step of RoI-centric sampling took {max(steps) / min(steps):.0f}"
         f" times as long. It runs {config.rois_per_image} times as many images through the convolutional"
-        " layers, one RoI from each; the work of the head is the same. (The trials ran at different times, so other"
-        " work on the machine changes the ratio.) Both rows used every image equally often, so RoI-centric"
-        f" sampling took {config.rois_per_image} times fewer steps."
+        " layers, one RoI from each; the work of the head is the same. (The trials ran at different times, so"
+        " other work on the machine changes the ratio.) Both rows used every image equally often, so"
+        f" RoI-centric sampling took {config.rois_per_image} times fewer steps."
     )
 
 
