@@ -117,7 +117,7 @@ def test_a_huge_picture_is_a_small_file_with_a_valid_header() -> None:
 
 
 def test_fewer_than_no_images_are_refused() -> None:
-    with pytest.raises(UserError, match="--val -1: is a number of images. Give 0 or more."):
+    with pytest.raises(UserError, match="--val -1: expected 0 or more. Give another number."):
         DrawConfig(output="unused", val=-1)
 
 

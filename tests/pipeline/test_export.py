@@ -117,7 +117,7 @@ def test_ids_that_do_not_fit_are_named(scored: str) -> None:
         export(scored, "coco", ids=ids(images=images, categories=categories))
     with pytest.raises(UserError, match=r"nothing.json"):
         export(scored, "coco", ids=f"{scored}/nothing.json")
-    with pytest.raises(UserError, match="means nothing to fiftyone"):
+    with pytest.raises(UserError, match="has no effect with --format fiftyone"):
         export(scored, "fiftyone", ids="x.json")
 
 
@@ -178,7 +178,10 @@ def test_the_job_says_in_one_line_what_to_mend(
     assert os.access(JOB, os.X_OK)
     write_shard(str(tmp_path), image("1.jpg", ("cat", 0.5, A)))
     for flags, message in (
-        (("--format", "coco", "--min-score", "2"), "error: --min-score 2.0: is no score"),
+        (
+            ("--format", "coco", "--min-score", "2"),
+            "error: --min-score 2.0: expected a score from 0 to 1",
+        ),
         (("--format", "yolo"), "yolo"),
         (("--format", "coco", "--run-id", "r9"), "error: --run-id r9: is not under"),
     ):

@@ -292,9 +292,9 @@ def test_what_lies_in_the_output_is_ours_or_refused(
 
 
 TRAIN_OUTPUTS = {
-    "run.json garbage": ("run.json", "{", "is not JSON"),
+    "run.json garbage": ("run.json", "{", "is not valid JSON"),
     "run.json another's": ("run.json", "[]", "no JSON object"),
-    "run.json of other flags": ("run.json", "{}", "holds another run"),
+    "run.json of other flags": ("run.json", "{}", "holds a run with other flags"),
 }
 
 
@@ -353,9 +353,9 @@ def test_a_flag_that_means_nothing_is_refused(
     [
         ("--images", "", "--images"),
         ("--output", "", "--output"),
-        ("--output", "s3://", "names no place"),
-        ("--output", "s3:/bucket", "names no place"),
-        ("--checkpoint", "gs:", "names no place"),
+        ("--output", "s3://", "expected a path or a URI"),
+        ("--output", "s3:/bucket", "expected a path or a URI"),
+        ("--checkpoint", "gs:", "expected a path or a URI"),
         ("--output", "images/out", "lies inside"),
         ("--images", "nowhere", "nowhere"),
         ("--images", "gopher://x/y", "gopher"),

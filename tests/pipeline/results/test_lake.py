@@ -96,7 +96,7 @@ def test_mistakes_are_said_before_anything_is_read(
     for output in ("s3://bucket/table", "boxes", ".boxes"):
         with pytest.raises(UserError, match=r"NAMESPACE\.TABLE"):
             export.run(ExportConfig(scored=results, output=output, format="iceberg"))
-    with pytest.raises(UserError, match="--limit: means nothing to delta"):
+    with pytest.raises(UserError, match="--limit: has no effect with --format delta"):
         ExportConfig(scored=results, output="x", format="delta", limit=1)
     monkeypatch.setitem(sys.modules, "deltalake", None)
     with pytest.raises(UserError, match=r"fastrcnn-ray\[delta\]"):

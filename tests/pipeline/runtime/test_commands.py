@@ -31,7 +31,7 @@ def test_help_lists_each_job_with_a_line(
     assert lines[0] == "usage: fastrcnn-ray COMMAND [flags]"
     for command in COMMANDS:
         assert sum(line.startswith(f"  {command.name} ") for line in lines) == 1
-    assert "  report            Make one HTML page of a scoring run." in lines
+    assert "  report            Write one HTML page about a scoring run." in lines
 
 
 def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
