@@ -280,7 +280,7 @@ def test_a_checkpoint_that_promises_an_rpn_and_has_none_is_refused(tmp_path: Pat
     model = FastRCNN(config(rpn=None))
     proposals = ProposalConfig(name="rpn")
     save_checkpoint(tmp_path, model, classes=("a", "b"), proposals=proposals, training={})
-    with pytest.raises(CheckpointError, match="model without one"):
+    with pytest.raises(CheckpointError, match="but its model has no RPN"):
         load_checkpoint(tmp_path)
 
 
