@@ -49,7 +49,7 @@ def scene(seed: int) -> tuple[Tensor, Target]:
 
 
 def test_anchors_lie_on_the_cells_that_the_stride_says() -> None:
-    anchors = Anchors(((8.0,), (32.0,)), (1.0, 4.0), (4, 16)).of(
+    anchors = Anchors(((8.0,), (32.0,)), (1.0, 4.0), (4, 16)).on_maps(
         [(1, 2), (1, 1)], torch.device("cpu")
     )
     assert anchors[0].tolist() == [
@@ -59,7 +59,7 @@ def test_anchors_lie_on_the_cells_that_the_stride_says() -> None:
 
 
 def test_small_anchors_keep_their_shape() -> None:
-    (cell,) = Anchors(((1.0,),), (16.0,), (8,)).of([(1, 1)], torch.device("cpu"))
+    (cell,) = Anchors(((1.0,),), (16.0,), (8,)).on_maps([(1, 1)], torch.device("cpu"))
     assert cell.tolist() == [[-0.125, -2, 0.125, 2]]  # torchvision's rounding makes it no box
 
 
@@ -95,7 +95,7 @@ def test_anchors_and_outputs_are_in_torchvisions_order() -> None:
     objectness, deltas = concat_box_prediction_layers(*rpn.head(maps))
     torch.testing.assert_close(torch.cat([p.objectness for p in predictions]), objectness.flatten())
     torch.testing.assert_close(torch.cat([p.deltas for p in predictions]), deltas)
-    own = torch.cat(rpn.anchor_generator.of([(8, 12), (4, 6)], torch.device("cpu")))
+    own = torch.cat(rpn.anchor_generator.on_maps([(8, 12), (4, 6)], torch.device("cpu")))
     assert torch.equal(predictions[1].anchors, own)
     assert predictions[0].level_counts == [8 * 12 * 4, 4 * 6 * 4]
 
@@ -280,7 +280,7 @@ def test_a_checkpoint_that_promises_an_rpn_and_has_none_is_refused(tmp_path: Pat
     model = FastRCNN(config(rpn=None))
     proposals = ProposalConfig(name="rpn")
     save_checkpoint(tmp_path, model, classes=("a", "b"), proposals=proposals, training={})
-    with pytest.raises(CheckpointError, match="model without one"):
+    with pytest.raises(CheckpointError, match="but its model has no RPN"):
         load_checkpoint(tmp_path)
 
 
@@ -314,5 +314,5 @@ def test_numbers_that_make_no_sense_are_refused(changes: dict[str, object], reas
 def test_an_rpn_looks_at_one_scale_and_at_every_map() -> None:
     with pytest.raises(ValueError, match="one scale"):
         config(pyramid=(64, 96))
-    with pytest.raises(ValueError, match="sides of 2 maps, the backbone has 1"):
+    with pytest.raises(ValueError, match="sides for 2 maps: expected 1, one for each"):
         FastRCNN(config(rpn=RPNConfig(sides=((8.0,), (16.0,)))))

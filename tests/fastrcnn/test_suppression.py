@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrcnn.suppression import choose, distinct, suppress, suppress_together
+from fastrcnn.suppression import distinct, suppress, suppress_together, true_indices
 
 IMAGES = st.lists(st.integers(0, 40), min_size=1, max_size=4)
 """How many boxes each image has."""
@@ -50,6 +50,6 @@ def test_no_images_and_images_without_boxes_are_no_special_case() -> None:
 
 
 def test_choosing_says_how_many_each_image_has() -> None:
-    index, counts = choose(torch.tensor([True, False, True, True, False]), [2, 0, 3])
+    index, counts = true_indices(torch.tensor([True, False, True, True, False]), [2, 0, 3])
     assert (index.tolist(), counts) == ([0, 2, 3], [1, 0, 2])
-    assert choose(torch.zeros(0, dtype=torch.bool), [])[1] == []
+    assert true_indices(torch.zeros(0, dtype=torch.bool), [])[1] == []

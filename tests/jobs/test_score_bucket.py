@@ -79,7 +79,7 @@ def zero_batch(tmp_path: Path, checkpoint: Path) -> list[str]:
 
 
 MISTAKES: dict[Callable[[Path, Path], list[str]], str] = {
-    truncated: "truncated or altered",
+    truncated: "the file is truncated or modified",
     missing_bucket: "s3://no-such-bucket",
     empty_prefix: "holds no image",
     unknown_flag: "--bach: no such flag. Did you mean --batch-size?",
