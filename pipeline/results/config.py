@@ -1,4 +1,4 @@
-"""The place of three configs until 2026-11-29, which docs/python.md named. They live in `pipeline.config` now."""
+"""Keeps three import paths that docs/python.md named until 2026-11-29; see `pipeline.config`."""
 
 from pipeline.config import CompactConfig, ExportConfig, ReportConfig
 

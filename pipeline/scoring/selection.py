@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES
-from pipeline.record.listed import Listed
+from pipeline.record.listed import ListedImages
 from pipeline.runtime.progress import Progress
 from pipeline.schema import in_tables_of
 from pipeline.storage.uris import compile_pattern, is_pattern
@@ -41,7 +41,7 @@ class Filter:
 class Selection:
     """The images a command names, each once."""
 
-    listed: Listed
+    listed: ListedImages
     num_images: int
     size_bytes: int
     """As far as sizes are known."""
@@ -66,7 +66,7 @@ def select(images: str, limit: int | None = None, keep: Filter | None = None) ->
     """
     left_out: Counter[str] = Counter()
     judge = _judge(images, keep or Filter())
-    listed = Listed()
+    listed = ListedImages()
     manifest = is_manifest(images)
     tables = storage.iter_manifest(images) if manifest else _listing(images, limit)
     in_order = limit is not None and not manifest and storage.lists_in_order(images)
@@ -83,7 +83,7 @@ def select(images: str, limit: int | None = None, keep: Filter | None = None) ->
             if in_order and limit is not None and kept >= limit:
                 break
     look_up = manifest and not storage.is_inventory(images)
-    listed.keep_once(limit, look_up=look_up)
+    listed.deduplicate(limit, look_up=look_up)
     num_images, size_bytes = listed.size()
     said = ", ".join(f"{count} {cause}" for cause, count in left_out.items())
     if said:
