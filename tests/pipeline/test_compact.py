@@ -121,7 +121,7 @@ def test_each_run_gets_its_table(tmp_path: Path) -> None:
     summaries = run(config(output))
     assert [(s.run_id, s.written) for s in summaries] == [("r1", True), ("r2", False)]
     assert [boxes(output, run)[0][0] for run in ("r1", "r2")] == ["cat", "dog"]
-    with pytest.raises(UserError, match="--run-id r9: is not under .* There is: r1, r2"):
+    with pytest.raises(UserError, match="--run-id r9: is not under .* Give one of: r1, r2"):
         run(config(output, run_id="r9"))
 
 
@@ -210,7 +210,7 @@ def test_an_object_that_is_no_table_of_ours_stays(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), foreign)
     for data in (b"something else", foreign.getvalue()):
         storage.write_bytes(table_uri(output, "r1"), data)
-        with pytest.raises(UserError, match=r"r1.parquet: is no table of this job"):
+        with pytest.raises(UserError, match=r"r1.parquet: is not a table of this job"):
             run(config(output))
         assert storage.read_bytes(table_uri(output, "r1")) == data
 
@@ -246,7 +246,9 @@ def test_a_broken_shard_and_a_missing_folder_are_named(tmp_path: Path) -> None:
 def test_shards_of_two_detectors_are_refused(tmp_path: Path) -> None:
     write_shard(str(tmp_path), image("a.jpg"))
     write_shard(str(tmp_path), image("b.jpg"), shard=1, classes=("dog", "cat"))
-    with pytest.raises(UserError, match="00000001.parquet: is of a detector with other classes"):
+    with pytest.raises(
+        UserError, match="00000001.parquet: comes from a detector with other classes"
+    ):
         run(config(str(tmp_path)))
 
 

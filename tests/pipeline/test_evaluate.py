@@ -189,7 +189,7 @@ def test_an_image_that_was_not_looked_at_has_no_detections_and_is_counted(
         result = run(_config(work))
     assert result.images_by_status == {"ok": 2, "undecodable": 1}
     assert result.voc10.ap == pytest.approx([0.5, 1])
-    assert "1 of 3 images were not looked at (undecodable: 1)" in caplog.text
+    assert "1 of 3 images have no result (undecodable: 1)" in caplog.text
 
 
 def test_difficult_objects_are_left_out_of_account(bucket: str) -> None:
@@ -241,19 +241,23 @@ def test_the_table_has_a_line_a_class_and_their_means(work: str) -> None:
 
 def test_an_image_of_the_split_without_a_row_is_named(work: str) -> None:
     _write_labels(f"{work}/data", {**LABELS, "d.jpg": []})
-    with pytest.raises(UserError, match=r"d.jpg: has no row in run r1, as 1 of the 4 labelled"):
+    with pytest.raises(UserError, match=r"d.jpg: has no row in run r1; 1 of the 4 labelled"):
         run(_config(work))
 
 
 def test_a_class_that_the_detector_does_not_know_is_named_with_its_file(work: str) -> None:
     _write_labels(f"{work}/data", {**LABELS, "c.jpg": [("star", LEFT)]})
-    with pytest.raises(UserError, match=r"class 'star' in .*c.xml: .* knows only ring, cross"):
+    with pytest.raises(
+        UserError, match=r"class 'star' in .*c.xml: .* has only the classes ring, cross"
+    ):
         run(_config(work))
     assert run(_config(work, classes=DETECTOR_CLASSES)).voc10.ap == pytest.approx([RING_AREA, 1])
 
 
 def test_asking_for_a_class_that_the_detector_does_not_know_is_refused(work: str) -> None:
-    with pytest.raises(UserError, match=r"--classes star: .* It knows: ring, cross"):
+    with pytest.raises(
+        UserError, match=r"--classes star: .* Expected some of its classes: ring, cross"
+    ):
         run(_config(work, classes=("ring", "star")))
 
 

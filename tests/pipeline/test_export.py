@@ -108,7 +108,7 @@ def test_ids_that_do_not_fit_are_named(scored: str) -> None:
         return f"{scored}/ids.json"
 
     categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES)]
-    with pytest.raises(UserError, match=r"ids.json: is no COCO file"):
+    with pytest.raises(UserError, match=r"ids.json: is not a COCO file"):
         export(scored, "coco", ids=ids(images=[]))
     with pytest.raises(UserError, match="has no category called 'cat'"):
         export(scored, "coco", ids=ids(images=[], categories=categories[1:]))

@@ -100,7 +100,8 @@ def test_a_detector_without_an_rpn_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [("table", "another detector's proposals"), ("text", "no part of this")]
+    ("content", "reason"),
+    [("table", "proposals of another detector"), ("text", "not a part of this")],
 )
 def test_a_folder_with_something_else_is_refused(
     images: Path, rpn_checkpoint: Path, tmp_path: Path, content: str, reason: str

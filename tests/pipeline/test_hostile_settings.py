@@ -256,16 +256,20 @@ def parquet(table: pa.Table) -> bytes:
 LACKING = parquet(pa.table({"image_uri": ["a"]}))
 PLAN, SHARD = "plans/000001.json", "scored/{run}/00000000.parquet"
 OUTPUTS: dict[str, tuple[str, bytes, str]] = {
-    "empty plan": (PLAN, b"", "no generation of a plan"),
-    "garbage plan": (PLAN, b"PAR1" * 100, "no generation of a plan"),
-    "plan with a field less": (PLAN, b'{"format_version": 1}', "no generation of a plan"),
-    "a plan's second generation alone": ("plans/000002.json", b"", "not generations 1 to n"),
-    "foreign object among the plans": ("plans/notes.txt", b"hello", "not generations 1 to n"),
-    "foreign object among the shards": ("scored/{run}/notes.txt", b"hello", "no shard of the plan"),
-    "empty shard": (SHARD, b"", "shard 0 is no Parquet of ours"),
-    "garbage shard": (SHARD, b"PAR1" * 100, "shard 0 is no Parquet of ours"),
-    "shard with a column less": (SHARD, LACKING, "shard 0 is no Parquet of ours"),
-    "shard of no rows": (SHARD, parquet(SCORED.empty_table()), "not the 1 of the plan"),
+    "empty plan": (PLAN, b"", "not a generation of a plan"),
+    "garbage plan": (PLAN, b"PAR1" * 100, "not a generation of a plan"),
+    "plan with a field less": (PLAN, b'{"format_version": 1}', "not a generation of a plan"),
+    "a plan's second generation alone": ("plans/000002.json", b"", "expected 000001.json to"),
+    "foreign object among the plans": ("plans/notes.txt", b"hello", "expected 000001.json to"),
+    "foreign object among the shards": (
+        "scored/{run}/notes.txt",
+        b"hello",
+        "is not a shard of the plan",
+    ),
+    "empty shard": (SHARD, b"", "shard 0 is not a Parquet file of this job"),
+    "garbage shard": (SHARD, b"PAR1" * 100, "shard 0 is not a Parquet file of this job"),
+    "shard with a column less": (SHARD, LACKING, "shard 0 is not a Parquet file of this job"),
+    "shard of no rows": (SHARD, parquet(SCORED.empty_table()), "not the 1 planned images"),
 }
 
 

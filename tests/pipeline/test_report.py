@@ -23,7 +23,7 @@ from pipeline.config import ReportConfig
 from pipeline.errors import UserError
 from pipeline.report import run
 from pipeline.results.figures import SIZE_BINS, figures
-from pipeline.results.gallery import choose, gallery
+from pipeline.results.gallery import gallery, select_rows
 from pipeline.results.page import page
 from pipeline.results.scored import find_run
 from pipeline.results.tables import RunTables, load_run
@@ -141,15 +141,15 @@ def many(tmp_path: Path) -> Iterator[RunTables]:
 def test_pictures_show_every_class_the_surest_and_the_least_sure_and_nothing(
     many: RunTables,
 ) -> None:
-    chosen = choose(many, 16)
+    chosen = select_rows(many, 16)
     assert len(chosen) == len(set(chosen)) == 16
     assert 200 in chosen  # the only dog
     cats = [row for row in chosen if row < 200]
     assert {row // 20 for row in cats} == set(range(10))  # each tenth of the score
     assert sum(row > 200 for row in chosen) == 2  # one in eight
-    assert choose(many, 16) == chosen
-    assert choose(many, 0) == []
-    assert len(choose(many, 1000)) == 8 * 10 + 1 + 20
+    assert select_rows(many, 16) == chosen
+    assert select_rows(many, 0) == []
+    assert len(select_rows(many, 1000)) == 8 * 10 + 1 + 20
 
 
 def test_pictures_are_small_upright_and_bounded_in_bytes(many: RunTables) -> None:
@@ -169,7 +169,7 @@ def test_pictures_are_small_upright_and_bounded_in_bytes(many: RunTables) -> Non
 
 
 def test_a_picture_that_is_gone_is_named_and_no_more(many: RunTables) -> None:
-    for row in choose(many, 3)[:2]:
+    for row in select_rows(many, 3)[:2]:
         (tuple_,) = many.rows("SELECT image_uri FROM images WHERE row = $1", (row,))
         Path(tuple_[0]).unlink()
     found = gallery(many, count=3, side=100, max_bytes=10**6)
@@ -213,7 +213,7 @@ def test_a_run_of_broken_images_alone_gives_a_page(tmp_path: Path) -> None:
     write_shard(str(tmp_path), row)
     summary = run(ReportConfig(scored=str(tmp_path), output=str(tmp_path)))
     assert (summary.images, summary.boxes) == (1, 0)
-    assert b"no cause was written down" in Path(summary.uri).read_bytes()
+    assert b"no cause was recorded" in Path(summary.uri).read_bytes()
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_two_images_never_share_a_row() -> None:
 
 
 def test_an_image_that_was_not_scored_is_named_and_counted() -> None:
-    with pytest.raises(UserError, match=r"/l/3.jpg: has no row in run r, as 2 of the 3 labelled"):
+    with pytest.raises(UserError, match=r"/l/3.jpg: has no row in run r; 2 of the 3 labelled"):
         match_images(["/l/1.jpg", "/l/3.jpg", "/l/4.jpg"], ["s3://b/1.jpg"], "run r")
 
 

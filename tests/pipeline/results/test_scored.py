@@ -59,7 +59,7 @@ def test_several_runs_are_listed_and_one_is_chosen(bucket: str) -> None:
     with pytest.raises(UserError, match="holds 2 runs. Give --run-id: r1, r2"):
         find_run(bucket)
     assert find_run(bucket, "r2").uris == (f"{bucket}/scored/r2/0.parquet",)
-    with pytest.raises(UserError, match="--run-id r3: is not under .* There is: r1, r2"):
+    with pytest.raises(UserError, match="--run-id r3: is not under .* Give one of: r1, r2"):
         find_run(bucket, "r3")
 
 
@@ -147,5 +147,5 @@ def test_files_that_are_no_tables_of_a_run_are_named(bucket: str) -> None:
 def test_a_shard_of_another_detector_is_refused(bucket: str) -> None:
     _shard(f"{bucket}/scored/r/0.parquet", _row("s3://x/1.jpg"))
     _shard(f"{bucket}/scored/r/1.parquet", _row("s3://x/2.jpg"), classes=("cross", "ring"))
-    with pytest.raises(UserError, match="1.parquet: is of a detector with other classes"):
+    with pytest.raises(UserError, match="1.parquet: comes from a detector with other classes"):
         read_run(find_run(bucket), {"1.jpg"})
