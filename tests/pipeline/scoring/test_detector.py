@@ -104,8 +104,8 @@ def test_a_batch_of_broken_images_skips_the_model(
     assert row["status"] == "undecodable"
 
 
-def test_a_checkpoint_that_was_replaced_since_the_start_is_refused(tiny_checkpoint: Path) -> None:
-    with pytest.raises(RuntimeError, match="was 0123 when the job started"):
+def test_a_checkpoint_written_anew_since_the_start_is_refused(tiny_checkpoint: Path) -> None:
+    with pytest.raises(RuntimeError, match="expected 0123, as when the job started"):
         DetectorActor(tiny_checkpoint, model_id="0123")
 
 
