@@ -68,7 +68,7 @@ def select(images: str, limit: int | None = None, keep: Filter | None = None) ->
     judge = _judge(images, keep or Filter())
     listed = Listed()
     manifest = is_manifest(images)
-    tables = storage.iter_manifest(images) if manifest else _listing(images, limit)
+    tables = storage.iter_image_list(images) if manifest else _listing(images, limit)
     in_order = limit is not None and not manifest and storage.lists_in_order(images)
     kept = 0
     with Progress("listing", None, "images") as progress:
@@ -120,7 +120,7 @@ def check_apart(images: str, output: str) -> None:
 
 def is_manifest(images: str) -> bool:
     """Whether `images` names a list and not images."""
-    return storage.is_manifest(images) and not is_pattern(images)
+    return storage.is_image_list(images) and not is_pattern(images)
 
 
 def _listing(images: str, limit: int | None) -> Iterator[pa.Table]:
