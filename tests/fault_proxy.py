@@ -73,7 +73,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.rates = dict(rates or {})
         self.seed = seed
         self.dropped_headers: set[str] = set()
-        """Of requests, in lower case: as a store that does not know them."""
+        """Headers that are taken off requests, in lower case: the store acts as if it did not know them."""
         self.without_checksums = False
         """Answer as for objects that were put without a checksum."""
         self.requests: list[str] = []

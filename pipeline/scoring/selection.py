@@ -69,7 +69,7 @@ def select(images: str, limit: int | None = None, keep: Filter | None = None) ->
     cause_to_leave_out = _filter_function(images, keep or Filter())
     listed = ListedImages()
     is_list = names_a_list(images)
-    tables = storage.iter_manifest(images) if is_list else _listing(images, limit)
+    tables = storage.iter_image_list(images) if is_list else _listing(images, limit)
     in_order = limit is not None and not is_list and storage.lists_in_order(images)
     kept = 0
     with Progress("listing", None, "images") as progress:
@@ -121,7 +121,7 @@ def check_apart(images: str, output: str) -> None:
 
 def names_a_list(images: str) -> bool:
     """Return whether `images` names a list of images, not the images themselves."""
-    return storage.is_manifest(images) and not is_pattern(images)
+    return storage.is_image_list(images) and not is_pattern(images)
 
 
 def _listing(images: str, limit: int | None) -> Iterator[pa.Table]:

@@ -99,7 +99,7 @@ def test_its_detector_is_torchvisions_on_our_backbone() -> None:
 
 
 def test_the_examples_stages_give_a_row_an_image(tmp_path: Path) -> None:
-    """Of a model without an RPN, and two sizes: Ray gives such a batch as objects."""
+    """A batch for a model without an RPN, of two sizes: Ray gives such a batch as objects."""
     model = FastRCNN(FastRCNNConfig.modern(2, backbone="tiny", scale=64, fc_dim=16))
     save_checkpoint(
         tmp_path / "model", model, classes=("a", "b"), proposals=ProposalConfig(), training={}

@@ -33,6 +33,6 @@ def scene(height: int = 240, width: int = 320, seed: int = 0) -> Image:
 
 
 def digest() -> str:
-    """Of the default proposals of three scenes."""
+    """Recall of the default proposals of three scenes."""
     boxes = [propose(scene(480, 640, seed), ProposalConfig()).tobytes() for seed in range(3)]
     return hashlib.sha256(b"".join(boxes)).hexdigest()

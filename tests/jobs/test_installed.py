@@ -77,7 +77,7 @@ def run(command: list[object], cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def address(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of the GCS of a cluster that the environment's `ray start` began outside the checkout."""
+    """The address of the GCS of a cluster that the environment's `ray start` began outside the checkout."""
     logs = tmp_path_factory.mktemp("logs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(logs)

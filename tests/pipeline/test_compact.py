@@ -268,7 +268,7 @@ def test_the_job_writes_the_table_or_says_in_one_line_what_to_mend(
     assert os.access(JOB, os.X_OK)
     places = ("--scored", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
     assert _job(monkeypatch, *places) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/in: nothing is there")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/in: names no object")
     assert _job(monkeypatch, *places, "--runid", "r1") == 2
     assert "--runid" in capsys.readouterr().err
     assert _job(monkeypatch, *places, "--memory-gib", "0") == 2

@@ -302,7 +302,7 @@ def test_the_job_prints_the_table_and_exits_with_zero(work: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--scored": "{work}/nothing"}, "error: {work}/nothing: nothing is there"),
+        ({"--scored": "{work}/nothing"}, "error: {work}/nothing: names no object"),
         ({"--split": "empty"}, "empty.txt: lists no image"),
         ({"--split": "star"}, "class 'star' in"),
     ],

@@ -260,7 +260,7 @@ def test_the_job_says_in_one_line_what_to_mend(
     assert os.access(JOB, os.X_OK)
     write_shard(str(tmp_path), image("1.jpg"))
     for flags, message in (
-        (("--scored", f"{tmp_path}/no"), f"error: {tmp_path}/no: nothing is there"),
+        (("--scored", f"{tmp_path}/no"), f"error: {tmp_path}/no: names no object"),
         (("--scored", f"{tmp_path}", "--gallery", "-1"), "error: --gallery -1: expected 0 or more"),
         (("--scored", f"{tmp_path}", "--data", f"{tmp_path}/no"), f"error: {tmp_path}/no"),
     ):

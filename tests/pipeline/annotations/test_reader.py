@@ -167,7 +167,7 @@ def test_a_folder_without_labels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(UserError, match="known layout"):
         read_labelled_images(str(tmp_path), "train")
-    with pytest.raises(UserError, match="nothing is there"):
+    with pytest.raises(UserError, match="names no object"):
         splits(str(tmp_path / "none"))
 
 

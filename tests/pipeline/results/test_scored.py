@@ -64,7 +64,7 @@ def test_several_runs_are_listed_and_one_is_chosen(bucket: str) -> None:
 
 
 def test_an_output_without_shards_is_refused(bucket: str) -> None:
-    with pytest.raises(UserError, match="nothing is there"):
+    with pytest.raises(UserError, match="names no object"):
         find_run(bucket)
     storage.write_bytes(f"{bucket}/plans/g1/0.parquet", b"no table of ours")
     with pytest.raises(UserError, match="holds no scored/<run_id>"):
