@@ -1,4 +1,4 @@
-"""Every command in the README and in docs/ has flags that exist and values that are accepted."""
+"""Tests of the commands in the README and in docs/: all flags exist and all values are accepted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Words of each command in the page's code blocks that runs a job."""
-    found = []
+    """Give the words of each command that runs a job, from the code blocks of a page."""
+    result = []
     for block in BLOCK.findall(page.read_text()):
         for line in block.replace("\\\n", " ").splitlines():
             if re.search(r"\bjobs/\w+\.py\b", line) and not line.lstrip().startswith("#"):
-                found.append(shlex.split(line, comments=True))
-    return found
+                result.append(shlex.split(line, comments=True))
+    return result
 
 
 CASES = [
@@ -54,7 +54,7 @@ def test_every_job_is_in_the_docs() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_inside_the_checkout_lead_somewhere(page: Path) -> None:
+def test_links_to_files_of_the_checkout_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
