@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit
 	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := .venv
-.PHONY: .venv help demo test long fuzz soak lint format lock licences clean audit
+.PHONY: .venv help demo test long fuzz soak lint format lock licences api clean audit
 
 .venv: $(STAMP) ## the environment, from the hash-pinned lock (done again only when that changes)
 
@@ -62,6 +62,8 @@ lint: $(STAMP) ## format, lint and types
 	@$(BIN)/ruff check .
 	@echo "==> types"
 	@$(BIN)/mypy
+	@echo "==> language"
+	@$(BIN)/python -m tests.language
 
 format: $(STAMP) ## put the code in ruff's format and order
 	@$(BIN)/ruff check --select I --fix .
@@ -74,6 +76,9 @@ lock: $(STAMP) ## name and hash again every package, at its newest version that 
 
 audit: $(STAMP) ## the lock against PyPI's known vulnerabilities; needs PyPI's own index, mirrors know of none
 	@$(UV) tool run pip-audit --disable-pip --require-hashes -r requirements.lock
+
+api: $(STAMP) ## docs/api.md, the public functions and classes, from their docstrings
+	@$(BIN)/python docs/make_api.py
 
 licences: $(STAMP) ## docs/licences.md, after a new lock: every package and its licence
 	@$(BIN)/python requirements/licences.py

@@ -200,7 +200,7 @@ def configure_ray_data() -> None:
 
 
 def is_checkout() -> bool:
-    """Return whether the packages lie in a checkout (or a copy of one), beside jobs/, and are not installed."""
+    """Return whether the packages lie in a checkout or a copy of one, beside jobs/."""
     return (CHECKOUT / "jobs" / "score_bucket.py").is_file()
 
 
