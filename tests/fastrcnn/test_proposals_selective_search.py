@@ -198,7 +198,7 @@ def test_settings_reach_the_kernel() -> None:
 def test_compiled_code_is_not_loaded_from_a_folder_that_others_can_write(tmp_path: Path) -> None:
     _check_private(tmp_path)
     tmp_path.chmod(0o777)
-    with pytest.raises(PermissionError, match="not this user's alone"):
+    with pytest.raises(PermissionError, match="expected a folder that only this user"):
         _check_private(tmp_path)
 
 
