@@ -18,8 +18,8 @@ from pipeline.storage.folders import download_folder, upload_folder
 from pipeline.storage.listing import as_named, is_marker, iter_pages, list_objects, lists_in_order
 from pipeline.storage.lists import (
     LIST_SUFFIXES,
-    is_inventory,
     is_image_list,
+    is_inventory,
     iter_image_list,
 )
 from pipeline.storage.objects import (
