@@ -193,7 +193,7 @@ def test_a_cache_of_proposals_is_used(golden: Golden, caplog: pytest.LogCaptureF
     before = storage.list_objects("s3://golden/trained/paper/proposals")
     with caplog.at_level("INFO", logger="pipeline.proposals"):
         boxes, errors = compute_proposals(images, config, "s3://golden/trained/paper/proposals")
-    assert f"all {len(images)} images are in" in caplog.text
+    assert f"has all {len(images)} images" in caplog.text
     assert (len(boxes), errors) == (len(images), {})
     assert storage.list_objects("s3://golden/trained/paper/proposals") == before
 

@@ -165,7 +165,7 @@ def check_exclusive_create(uri: str) -> None:
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Return the file system of `uri` and the path in it; for pyarrow.dataset and Ray's storage_filesystem."""
+    """Return the file system of `uri` and the path in it, for pyarrow.dataset and for Ray's storage."""
     location = parse(uri)
     if location.is_local:
         return pafs.LocalFileSystem(), location.path
