@@ -51,7 +51,7 @@ def run(config: TrainBenchmarkConfig) -> None:
 
 def _by_workers(config: TrainBenchmarkConfig, workers: int) -> list[dict[str, float]]:
     """The history of a run, on a cluster of its own with a CPU a worker, real or not."""
-    cluster.ask_for_own_token()
+    cluster.set_random_token()
     ray.init(
         address="local",
         num_cpus=max(workers, 2),

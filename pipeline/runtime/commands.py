@@ -1,6 +1,7 @@
-"""The jobs: name, config, work and words of each, for `jobs/X.py`, `python -m pipeline` and `fastrcnn-ray`.
+"""Lists the jobs, and starts them for `jobs/X.py`, `python -m pipeline` and `fastrcnn-ray`.
 
-A job's modules are named by strings: they are imported when it runs, its config when its flags are read.
+Strings name the modules of a job, so that they are imported only when they are needed: the config when its
+flags are read, the rest when the job runs.
 """
 
 from __future__ import annotations
@@ -27,94 +28,95 @@ class Command:
     """One job."""
 
     name: str
-    """As `fastrcnn-ray NAME`."""
+    """NAME in `fastrcnn-ray NAME`."""
     config: str
-    """MODULE:CLASS of its flags."""
+    """MODULE:CLASS of the config, whose fields are the flags."""
     run: str
-    """MODULE:FUNCTION that takes the config."""
+    """MODULE:FUNCTION that takes the config and does the work."""
     summary: str
-    """What it does, in one line."""
+    """Says in one line what the job does."""
     description: str = ""
-    """More for --help: paragraphs."""
+    """Further paragraphs for --help."""
     script: str = ""
-    """The file in jobs/, without .py, where its name is another one."""
+    """Name of the file in jobs/, without .py, if it differs from `name`."""
     on_ray: bool = True
-    """Whether it may be submitted to a Ray cluster."""
+    """Whether the job can be submitted to a Ray cluster."""
 
     @property
     def file(self) -> str:
+        """The path of the file in jobs/."""
         return f"jobs/{self.script or self.name.replace('-', '_')}.py"
 
 
 _TRAIN = """
-Run again with the same --output, it continues where it stopped.
+The data set is recognised by its files: VOC, LabelImg, COCO or YOLO. Proposals are computed once across the
+cluster and cached. The output holds checkpoints, metrics and curves.
 
-What is learned: a VOC, LabelImg, COCO or YOLO data set, recognised by its files. Proposals are computed
-once across the cluster and cached. The output gets checkpoints, metrics and curves.
+If the same command runs again, it continues where it stopped.
 """
 _SCORE = """
 Writes one row per image to OUTPUT/scored/<run_id>/*.parquet: its boxes, or a status that says why there are
-none. Run the same command again and it continues, or scores what is new or changed since. Another
-checkpoint's results are written beside these.
+none. If the same command runs again, it continues, or scores the images that are new or changed. The results
+of another checkpoint are written into another <run_id>.
 
-A prefix takes the objects whose names end in an image suffix (in any case) and counts the others; a glob
-takes what it matches; a list (.txt, .csv, .parquet of URIs) takes every URI it names. S3 endpoint, region
-and credentials come from the AWS variables on every worker. Broken images are rows, not failures of the
-job.
+A prefix selects the objects whose names end in an image suffix (in any case) and counts the others. A glob
+selects the objects that it matches. A list (.txt, .csv, .parquet of URIs) selects every URI in it. S3
+endpoint, region and credentials come from the AWS variables on every worker. A broken image gets a row with
+its status; the job does not fail.
 """
 _COMPACT = """
-Makes OUTPUT/detections/<run_id>.parquet of each scoring run: one row per box, sorted by label and falling
-score, so that a question about one class reads little of it. Of an image that was scored again only the
-newest row counts. Readers see the old table until the new one is complete. Run again, it does nothing, or
-adds what was scored since.
+Makes OUTPUT/detections/<run_id>.parquet from each scoring run: one row per box, sorted by label and falling
+score, so that a query for one class reads only a small part. If an image was scored several times, only its
+newest row counts. Readers see the old table until the new one is complete. If the same command runs again,
+it adds what was scored since, or does nothing.
 
-Sorting uses this machine's disk (--temp-folder), whatever the size of the run; memory is bounded
+Sorting uses this machine's disk (--temp-folder), so the run may be larger than memory. The memory is limited
 (--memory-gib).
 """
 _REPORT = """
-The page is OUTPUT/report/<run_id>.html, or OUTPUT itself where it ends in .html. It shows images by status,
-boxes by class, scores, sizes, throughput, failures with examples, pictures with their boxes, and accuracy
-where --data has the truth. It holds all it needs, loads nothing, and opens from a disk or a bucket.
+The page is OUTPUT/report/<run_id>.html, or OUTPUT itself if it ends in .html. It shows images by status,
+boxes by class, scores, sizes, throughput, failures with examples, pictures with their boxes, and the accuracy
+if --data gives labels. It is one file that loads nothing, and it opens from a disk or a bucket.
 
-The pictures are small copies of the images: everybody who may read the page sees them.
+The pictures are small copies of the images: everybody who can read the page can see them.
 """
 _EXPORT = """
-coco: a results file for pycocotools, with --ids in the ids of an annotation file. fiftyone: a
+coco: a results file for pycocotools; with --ids, it has the ids of an annotation file. fiftyone: a
 FiftyOneImageDetectionDataset. labelstudio: tasks with the boxes as predictions, and the labelling
 interface. Images that could not be read are left out; images without boxes are not.
 
-iceberg, delta: one row per box in a lake's table, replaced in one commit by Ray Data's writers (needs the
-extra of that name). --output is then NAMESPACE.TABLE of pyiceberg's catalogue "default", or the folder of
-the Delta table.
+iceberg, delta: one row per box in a table of a data lake. Ray Data's writers replace the table in one commit
+(needs the extra of the same name). --output is then NAMESPACE.TABLE in pyiceberg's catalogue "default", or
+the folder of the Delta table.
 
-FiftyOne needs local paths and Label Studio needs URLs that a browser can open: --image-root says where the
-images are.
+FiftyOne needs local paths, and Label Studio needs URLs that a browser can open. --image-root gives the folder
+or URL of the images.
 """
 _COMPRESS = """
 Keeps the largest singular values of fc6 and fc7, without training again (Fast R-CNN, section 3.1: VGG16
-detects in .22 s instead of .32 s and loses .3 points of mAP). The new checkpoint is scored like any other.
+takes .22 s per image instead of .32 s and loses .3 points of mAP). The new checkpoint is used like any other.
 """
 _ABLATE = """
-One trial per training and slot of the cluster (Ray Tune), one table with the paper's numbers beside.
-Comparisons: sampling, multi_task, scales, svd, svm, proposals, layers, class_agnostic. Only where they are
-named: roi_heads (torchvision's on the same proposals), proposers (opencv, selective_search, grid, rpn; with
-the recall of their best 300) and faster_rcnn (torchvision's by its recipe beside ours with
-selective_search, grid and rpn).
+Runs one trial per training, as many at once as the cluster has room for (Ray Tune), and writes one table with
+the paper's numbers. Comparisons: sampling, multi_task, scales, svd, svm, proposals, layers, class_agnostic.
+Three more run only if they are named: roi_heads (torchvision's heads on the same proposals), proposers
+(opencv, selective_search, grid, rpn; with the recall of their best 300) and faster_rcnn (torchvision's
+detector by its recipe, and ours with selective_search, grid and rpn).
 
-Run again with the same --output, it continues where it stopped.
+If the same command runs again, it continues where it stopped.
 """
 _DRAW = """
 OUTPUT/shapes is a VOC folder: circles, crosses, rings, squares and triangles on textured backgrounds.
 OUTPUT/inbox holds files to score, a tenth of them broken on purpose. Needs no Ray.
 """
 _IMPORT = """
-Reads fast-rcnn's .mat, detectron2's and mmdetection's .pkl, and writes a table that --proposals reads.
-Proposals are matched by the images' names, never by order; a pickle is read without running it. Needs no
-Ray.
+Reads a .mat of fast-rcnn or a .pkl of detectron2 or mmdetection, and writes a table that --proposals reads.
+Proposals are matched by the names of the images, never by their order. A pickle is read without running its
+code. Needs no Ray.
 """
 _EXPORT_PROPOSALS = """
-The detector was trained with --proposals rpn; the table is one that --proposals of train and score reads,
-for other detectors. Run again, it continues.
+The detector must have been trained with --proposals rpn. The jobs train and score read the table with
+--proposals, for other detectors. If the same command runs again, it continues.
 """
 
 COMMANDS = (
@@ -137,14 +139,14 @@ COMMANDS = (
         name="evaluate",
         config="pipeline.config:EvaluateConfig",
         run="pipeline.evaluate:run",
-        summary="Measure the boxes of a scoring run against the truth: VOC07, VOC10, COCO.",
-        description="Average precision over all classes and of each, with precision-recall curves.",
+        summary="Measure the boxes of a scoring run against labels: VOC07, VOC10, COCO.",
+        description="Writes the average precision of each class, its mean, and precision-recall curves.",
     ),
     Command(
         name="compact",
         config="pipeline.config.results:CompactConfig",
         run="pipeline.compact:run",
-        summary="Make one flat table of boxes of each scoring run, sorted for queries.",
+        summary="Make one flat table of boxes for each scoring run, sorted for queries.",
         description=_COMPACT,
     ),
     Command(
@@ -187,7 +189,7 @@ COMMANDS = (
         name="import-proposals",
         config="pipeline.config.tools:ImportConfig",
         run="pipeline.import_proposals:run",
-        summary="Turn other programs' proposals into a table.",
+        summary="Turn the proposals of other programs into a table.",
         description=_IMPORT,
         on_ray=False,
     ),
@@ -195,21 +197,21 @@ COMMANDS = (
         name="export-proposals",
         config="pipeline.config.tools:ExportProposalsConfig",
         run="pipeline.export_proposals:run",
-        summary="Write a detector's proposals as a table for other detectors.",
+        summary="Write the proposals of a detector as a table for other detectors.",
         description=_EXPORT_PROPOSALS,
     ),
 )
 
 
 def run_file(name: str) -> None:
-    """Do what jobs/X.py does: the job of this name with the flags of `sys.argv`."""
+    """Run the job of this name with the flags in `sys.argv`. Every jobs/X.py calls this."""
     command = find(COMMANDS, name)
     assert command is not None, name
     start(command, f"python {command.file}", sys.argv[1:])
 
 
 def run_package() -> None:
-    """Do what `fastrcnn-ray` and `python -m pipeline` do: the first word names the job."""
+    """Run the job that `sys.argv[1]` names. `fastrcnn-ray` and `python -m pipeline` call this."""
     program = PACKAGE if sys.argv[0].endswith(PACKAGE) else "python -m pipeline"
     dispatch(
         COMMANDS,
@@ -222,7 +224,7 @@ def run_package() -> None:
 def dispatch(
     commands: Sequence[Command], program: str, description: str, words: Sequence[str]
 ) -> None:
-    """Run the command that the first word names, or list them all for --help."""
+    """Run the command that the first word names, or list all commands for --help."""
     first = words[0] if words else ""
     if first in ("-h", "--help", "--help-all"):
         sys.stdout.write(_listing(commands, program, description))
@@ -242,7 +244,7 @@ def dispatch(
 
 
 def find(commands: Sequence[Command], name: str) -> Command | None:
-    """The command of this name, or of its file's: score, score_bucket and score-bucket are one."""
+    """Find a command by its name or its file's name: score, score_bucket and score-bucket are the same."""
     plain = name.replace("-", "_")
     for command in commands:
         if plain in (command.name.replace("-", "_"), PurePath(command.file).stem):
@@ -251,7 +253,7 @@ def find(commands: Sequence[Command], name: str) -> Command | None:
 
 
 def start(command: Command, program: str, arguments: Sequence[str]) -> None:
-    """Parse the flags, import the job's work, run it."""
+    """Parse the flags, import the modules of the job, and run it."""
     description = f"{command.summary}\n\n{command.description.strip()}"
     if command.on_ray:
         options = "--working-dir . " if program.startswith("python jobs/") else ""
@@ -266,7 +268,7 @@ def start(command: Command, program: str, arguments: Sequence[str]) -> None:
 
 
 def load(path: str) -> Any:
-    """What MODULE:NAME names."""
+    """Import and return the object that MODULE:NAME names."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 
