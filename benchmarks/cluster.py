@@ -26,7 +26,7 @@ def cluster_of(nodes: int) -> Iterator[None]:
         yield
         ray.shutdown()
         return
-    cluster.ask_for_own_token()
+    cluster.set_random_token()
     ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
     try:
         for _ in range(nodes):

@@ -53,7 +53,7 @@ def run(config: TrainBenchmarkConfig) -> None:
 
 def _by_workers(config: TrainBenchmarkConfig, workers: int) -> list[dict[str, float]]:
     """Train on a new cluster with one (logical) CPU per worker; give the history."""
-    cluster.ask_for_own_token()
+    cluster.set_random_token()
     ray.init(
         address="local",
         num_cpus=max(workers, 2),

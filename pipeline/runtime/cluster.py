@@ -75,7 +75,7 @@ def connect(*, allow_open: bool = False) -> None:
     if ray.is_initialized():
         return
     if not _joins():
-        ask_for_own_token()
+        set_random_token()
     try:
         context = ray.init(
             runtime_env=_runtime_env(), log_to_driver=True, logging_level=logging.WARNING
@@ -98,7 +98,7 @@ def connect(*, allow_open: bool = False) -> None:
     logger.info("Ray cluster: %g CPUs, %g GPUs", total.get("CPU", 0), total.get("GPU", 0))
 
 
-def ask_for_own_token() -> None:
+def set_random_token() -> None:
     """Set a random token, so that the Ray that this process starts requires it. Call before `ray.init`."""
     # Without it Ray 2.60 writes a token to ~/.ray/auth_token, and later clusters then require it.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

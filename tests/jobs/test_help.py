@@ -87,7 +87,7 @@ def test_every_flag_is_in_one_group_and_has_a_help_text(words: list[str], comman
     flags, _ = read_flags(config)
     grouped = [name for group in config.GROUPS for name in (*group.common, *group.more)]
     assert sorted(grouped) == sorted(flag.field for flag in flags if not flag.required)
-    wordless = [flag.name for flag in all_flags(config).values() if len(flag.words) < 10]
+    wordless = [flag.name for flag in all_flags(config).values() if len(flag.help_text) < 10]
     assert wordless == []
 
 

@@ -1,4 +1,4 @@
-"""Other programs' files of proposals: matched by name, read without running them."""
+"""Proposals of other programs are matched by name; pickles are read without running their code."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class InstanceData:
 
 
 def imported(labelled: Path, source: Path) -> dict[str, list[list[float]]]:
-    """Boxes by the image's letter, read back as training reads them."""
+    """Import the file; return the boxes by the letter of the image, read as training reads them."""
     output = labelled.parent / "proposals.parquet"
     run(ImportConfig(source=str(source), data=str(labelled), output=str(output)))
     table = ProposalsTable.read(str(output), str(labelled))
@@ -135,7 +135,7 @@ def mat(**content: Any) -> bytes:
     return stream.getvalue()
 
 
-def test_mat_files_are_matched_by_name_and_turned_from_rows_first_and_counted_from_one(
+def test_mat_files_are_matched_by_name_and_their_one_based_y_first_corners_are_converted(
     labelled: Path, tmp_path: Path
 ) -> None:
     # y1, x1, y2, x2 of pixels from 1 on: rows 21 to 50, columns 11 to 30.
@@ -168,13 +168,13 @@ def test_other_pickles_are_refused_with_the_reason(content: Any, reason: str) ->
 
 
 @pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps(BOX)[:-20], b"\x80\x04\x95"])
-def test_what_is_no_pickle_or_cut_short_is_refused(data: bytes) -> None:
+def test_a_truncated_pickle_or_another_file_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="is not a readable pickle"):
         read_pickle(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"no matlab file at all" * 20, mat(boxes=cells(BOX))])
-def test_what_is_no_mat_file_with_names_is_refused(data: bytes) -> None:
+def test_a_mat_file_without_names_or_another_file_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a MATLAB file|no names to match"):
         read_mat(data)
 
