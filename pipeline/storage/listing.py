@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.errors import ObjectDenied, ObjectMissing, UserError
 from pipeline.schema import NAMED
-from pipeline.storage.objects import S3_SCHEMES, driver_errors, store_of
+from pipeline.storage.objects import driver_errors, store_of
 from pipeline.storage.retry import DRIVER_DEADLINE_S
 from pipeline.storage.uris import (
     Location,
@@ -119,7 +119,7 @@ def _pages(location: Location, deadline_s: float, ordered: bool) -> Iterator[lis
 
 def lists_in_order(uri: str) -> bool:
     """Whether `iter_pages(uri, ordered=True)` yields the keys in order, so the first need not the rest."""
-    return parse(uri).scheme in S3_SCHEMES
+    return store_of(parse(uri)).lists_in_order
 
 
 def as_named(objects: Sequence[ObjectInfo]) -> pa.Table:

@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import pyarrow.fs as pafs
+
 from pipeline.errors import (
     ObjectChanged,
     ObjectDenied,
@@ -30,6 +32,9 @@ there is no /proc through which such a file gets its name."""
 
 class LocalStore:
     """The store for local files. Paths are absolute; `root` precedes them in URIs (empty, or ``file://``)."""
+
+    lists_in_order = False
+    denied_advice = unreachable_advice = "Check the name and the permissions"
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -58,6 +63,12 @@ class LocalStore:
             paths = [os.path.join(folder, name) for name in names if not _TEMPORARY.fullmatch(name)]
             infos = [self._info_of_entry(path) for path in paths if path.startswith(prefix)]
             yield [info for info in infos if info is not None]
+
+    def check_bucket(self, path: str, *, deadline_s: float) -> None:
+        """A disk has no buckets."""
+
+    def arrow_filesystem(self) -> pafs.FileSystem:
+        return pafs.LocalFileSystem()
 
     def read(
         self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float

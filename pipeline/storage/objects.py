@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -15,20 +15,35 @@ from typing import Protocol
 import pyarrow.fs as pafs
 
 from pipeline.errors import ObjectDenied, ObjectMissing, StorageError, UserError
-from pipeline.storage import other, s3
 from pipeline.storage.local import LocalStore
 from pipeline.storage.other import FsspecStore
 from pipeline.storage.retry import DEADLINE_S, DRIVER_DEADLINE_S
 from pipeline.storage.s3 import S3Store
 from pipeline.storage.uris import Location, ObjectInfo, join, parse
 
-S3_SCHEMES = ("s3", "s3a")
+STORES: Mapping[str, Callable[[str, str], Store]] = {
+    "file": lambda scheme, root: LocalStore(root),
+    "s3": lambda scheme, root: S3Store(root),
+    "s3a": lambda scheme, root: S3Store(root),
+}
+"""Scheme -> a function of (scheme, root) that makes the store. Every other scheme gets an `FsspecStore`."""
 _PROBE = "exclusive-create-probe"
 
 
 class Store(Protocol):
     """The methods that each kind of storage has. A path is `Location.path`."""
 
+    lists_in_order: bool
+    """Whether `iter_pages(..., ordered=True)` gives the keys in order."""
+    denied_advice: str
+    """What a user checks if access is denied."""
+    unreachable_advice: str
+    """What a user checks if there is no answer."""
+
+    def check_bucket(self, path: str, *, deadline_s: float) -> None:
+        """Raise ObjectMissing if what holds the path does not exist, and `stat` cannot tell."""
+
+    def arrow_filesystem(self) -> pafs.FileSystem: ...
     def stat(self, path: str, *, deadline_s: float) -> ObjectInfo: ...
     def iter_pages(
         self, prefix: str, *, deadline_s: float, ordered: bool = False
@@ -60,8 +75,7 @@ def exists(uri: str) -> bool:
         try:
             store.stat(location.path, deadline_s=DRIVER_DEADLINE_S)
         except ObjectMissing:
-            if isinstance(store, S3Store):
-                store.check_bucket(location.path, deadline_s=DRIVER_DEADLINE_S)
+            store.check_bucket(location.path, deadline_s=DRIVER_DEADLINE_S)
             return False
     return True
 
@@ -167,13 +181,7 @@ def check_exclusive_create(uri: str) -> None:
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """Return the file system of `uri` and the path in it, for pyarrow.dataset and for Ray's storage."""
     location = parse(uri)
-    if location.is_local:
-        return pafs.LocalFileSystem(), location.path
-    if location.scheme in S3_SCHEMES:
-        filesystem = s3.filesystem()
-    else:
-        filesystem = other.filesystem(location.scheme)
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), location.path
+    return store_of(location).arrow_filesystem(), location.path
 
 
 @contextmanager
@@ -184,34 +192,27 @@ def driver_errors(uri: str) -> Iterator[None]:
     except ObjectMissing as error:
         raise UserError(uri, "does not exist", f"Check the name ({error}).") from error
     except StorageError as error:
-        denied = isinstance(error, ObjectDenied)
-        why = "access is denied" if denied else "cannot be reached"
-        if parse(uri).scheme not in S3_SCHEMES:
-            advice = f"Check the name and the permissions ({error})."
-        elif denied:
-            advice = (
-                f"Check AWS_ACCESS_KEY_ID and the other credentials, or the permissions ({error})."
-            )
+        store = store_of(parse(uri))
+        if isinstance(error, ObjectDenied):
+            why, advice = "access is denied", store.denied_advice
         else:
-            advice = f"Check the URI and AWS_ENDPOINT_URL ({error})."
-        raise UserError(uri, why, advice) from error
+            why, advice = "cannot be reached", store.unreachable_advice
+        raise UserError(uri, why, f"{advice} ({error}).") from error
 
 
 _lock = threading.Lock()
 
 
 def store_of(location: Location) -> Store:
-    """Return the store of a location. A remote store is made once a process."""
-    if location.is_local:
-        return LocalStore(location.root)
+    """Return the store of a location. It is made once a process."""
     # It is made again if an AWS variable changes, because the variables configure its client.
     environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
     with _lock:
-        return _remote_store(os.getpid(), environment, location.scheme, location.root)
+        return _make_store(os.getpid(), environment, location.scheme, location.root)
 
 
 @functools.lru_cache(maxsize=8)
-def _remote_store(
+def _make_store(
     pid: int, environment: tuple[tuple[str, str], ...], scheme: str, root: str
 ) -> Store:
-    return S3Store(root) if scheme in S3_SCHEMES else FsspecStore(scheme, root)
+    return STORES.get(scheme, FsspecStore)(scheme, root)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow.fs as pafs
 
 from pipeline.errors import (
     ObjectChanged,
@@ -47,6 +48,9 @@ def filesystem(scheme: str) -> Any:
 class FsspecStore:
     """The store for a scheme of fsspec. A path is what follows ``scheme://``."""
 
+    lists_in_order = False
+    denied_advice = unreachable_advice = "Check the name and the permissions"
+
     def __init__(self, scheme: str, root: str) -> None:
         self._root = root
         self._fs = filesystem(scheme)
@@ -70,6 +74,12 @@ class FsspecStore:
             for _, _, files in self._fs.walk(self._key(folder), detail=True, on_error="raise"):
                 infos = [self._info(info) for info in files.values()]
                 yield [info for info in infos if info.uri.startswith(self._root + prefix)]
+
+    def check_bucket(self, path: str, *, deadline_s: float) -> None:
+        """`stat` raises ObjectMissing for a missing bucket too."""
+
+    def arrow_filesystem(self) -> pafs.FileSystem:
+        return pafs.PyFileSystem(pafs.FSSpecHandler(self._fs))
 
     def read(
         self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow.fs as pafs
 import s3fs
 from botocore import exceptions as boto
 
@@ -68,6 +69,10 @@ def filesystem(**config: Any) -> s3fs.S3FileSystem:
 class S3Store:
     """The store for S3. Paths are ``bucket/key``, the key byte for byte; `root` precedes them in URIs."""
 
+    lists_in_order = True
+    denied_advice = "Check AWS_ACCESS_KEY_ID and the other credentials, or the permissions"
+    unreachable_advice = "Check the URI and AWS_ENDPOINT_URL"
+
     def __init__(self, root: str) -> None:
         self._root = root
         self._fs = filesystem(retries={"total_max_attempts": 1, "mode": "standard"})
@@ -116,6 +121,9 @@ class S3Store:
         """Raise ObjectMissing if the bucket does not exist. HEAD on a key cannot tell."""
         bucket, _ = _split(path)
         self._call(bucket, deadline_s, "head_bucket", Bucket=bucket)
+
+    def arrow_filesystem(self) -> pafs.FileSystem:
+        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem()))
 
     def read(
         self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
