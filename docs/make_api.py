@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,7 +88,8 @@ def signature(member: object) -> str:
     """The arguments of a function; nothing for a class, whose docstring names them."""
     if inspect.isclass(member) or not callable(member):
         return ""
-    return f"`{inspect.signature(member)}`".replace("`(self, ", "`(").replace("`(self)", "`()")
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(member)))
+    return f"`{text}`".replace("`(self, ", "`(").replace("`(self)", "`()")
 
 
 def quoted(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,12 @@ from pipeline.runtime.arguments import parse_arguments
 from pipeline.runtime.commands import COMMANDS, find, load
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+API = CHECKOUT / "docs" / "api.md"
+PAGES = [
+    CHECKOUT / "README.md",
+    CHECKOUT / "CONTRIBUTING.md",
+    *sorted(set((CHECKOUT / "docs").glob("*.md")) - {API}),
+]
 BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -58,3 +65,19 @@ def test_links_to_files_of_the_checkout_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_api_page_is_that_of_the_docstrings() -> None:
+    """`make api` writes it."""
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.path.insert(0, 'docs'); import make_api; print(make_api.page())",
+        ],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.rstrip("\n") == (CHECKOUT / "docs" / "api.md").read_text().rstrip("\n")

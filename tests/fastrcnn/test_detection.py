@@ -41,7 +41,7 @@ def postprocess(
     rules: FastRCNNConfig,
     score_threshold: float,
 ) -> Detections:
-    """Of one image."""
+    """Postprocess the outputs of one image."""
     (found,) = detection.postprocess([boxes], logits, deltas, [size], rules, score_threshold)
     return found
 

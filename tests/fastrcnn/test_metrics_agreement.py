@@ -86,7 +86,7 @@ class WithDifficult(COCOeval):  # type: ignore[misc]
 def pycocotools_evaluation(
     truth: Sequence[ImageGroundTruth], found: Sequence[ImageDetections], thresholds: list[float]
 ) -> COCOeval:
-    """Of every detection, however many, at these IoUs."""
+    """Evaluate every detection, however many, at these IoUs."""
 
     def rows(images: Sequence[Any]) -> COCO:
         data = COCO()

@@ -191,7 +191,7 @@ def test_a_run_larger_than_memory_is_sorted_on_disk(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["detections", "scored"]
 
 
-# --- what a person can mend ----------------------------------------------------------------------
+# --- mistakes of the user ------------------------------------------------------------------------
 
 
 def test_a_full_disk_or_too_little_memory_leaves_the_old_table(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_the_table_has_one_line_per_class_and_the_means(work: str) -> None:
     assert lines[3].split()[1] == "3"
 
 
-# --- what a person can mend ----------------------------------------------------------------------
+# --- mistakes of the user ------------------------------------------------------------------------
 
 
 def test_an_image_of_the_split_without_a_row_is_named(work: str) -> None:
