@@ -276,11 +276,9 @@ def match_anchors(
     """Label each anchor as foreground, background or neither, in bounded memory.
 
     The rules are those of torchvision's Matcher with low-quality matches (_utils.py). An anchor is foreground
-    if its IoU with some object is at least `fg_iou`. It is also foreground if it is the nearest anchor of
-    some
+    if its IoU with some object is at least `fg_iou`. It is also foreground if it is the nearest anchor of an
     object: no anchor has a higher IoU with that object, and the IoU is above 0. Any other anchor is
-        background
-    if its IoU with every object is below `bg_iou`.
+    background if its IoU with every object is below `bg_iou`.
 
     Args:
         anchors: (A, 4).

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or refused with the reason."""
+"""Checkpoints: a complete one is loaded, any other is refused with the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "c"
 
 
-def test_what_is_saved_is_what_is_loaded(folder: Path) -> None:
+def test_a_loaded_checkpoint_equals_the_saved_one(folder: Path) -> None:
     torch.manual_seed(0)
     expected = FastRCNN(CONFIG).state_dict()
     checkpoint = load_checkpoint(folder)
@@ -44,14 +44,14 @@ def test_what_is_saved_is_what_is_loaded(folder: Path) -> None:
         assert torch.equal(value, expected[name])
 
 
-def test_a_checkpoint_older_than_a_setting_has_its_default(folder: Path) -> None:
+def test_a_setting_that_an_old_checkpoint_lacks_has_its_default(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["model"]["fc7_dim"]
     (folder / "config.json").write_text(json.dumps(config))
     assert load_checkpoint(folder).model.config == CONFIG
 
 
-def test_other_weights_have_another_id(folder: Path, tmp_path: Path) -> None:
+def test_different_weights_have_different_ids(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     save_checkpoint(
         tmp_path / "d", FastRCNN(CONFIG), classes=CLASSES, proposals=ProposalConfig(), training={}
@@ -128,7 +128,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-def test_class_names_must_be_as_many_as_classes(tmp_path: Path) -> None:
+def test_each_class_needs_a_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 class names for 2"):
         save_checkpoint(
             tmp_path, FastRCNN(CONFIG), classes=("cat",), proposals=ProposalConfig(), training={}
