@@ -302,7 +302,7 @@ def detect_halving(
         return list(network(pixels, proposals))
     except torch.cuda.OutOfMemoryError as error:
         cause = one_line(error)
-    # Not inside the handler: there the traceback keeps the tensors of the failed batch alive.
+    # Not inside the handler, where the traceback keeps the tensors of the failed batch alive.
     torch.cuda.empty_cache()
     if len(pixels) == 1:
         return [cause]

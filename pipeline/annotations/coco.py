@@ -125,7 +125,7 @@ def _locate(tree: Tree, path: str, split: str, entries: list[dict[str, Any]]) ->
             raise UserError(
                 f"image id {image_id} in {tree.uri(path)}",
                 "is used twice",
-                "Give each image an id of its own.",
+                "Give each image a different id.",
             )
         name = entry.get("file_name", "")
         if not isinstance(name, str):
@@ -243,7 +243,7 @@ def _check_once(values: Iterable[object], what: str, uri: str) -> None:
     for value in values:
         if value in seen:
             raise UserError(
-                f"{what} {value} in {uri}", "is used twice", "Give each entry a value of its own."
+                f"{what} {value} in {uri}", "is used twice", "Give each entry a different value."
             )
         seen.add(value)
 

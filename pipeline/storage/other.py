@@ -149,7 +149,7 @@ class FsspecStore:
             raise ObjectMissing(f"{uri}: {error}") from error
         except PermissionError as error:
             raise ObjectDenied(f"{uri}: {error}") from error
-        except Exception as error:  # each driver has exception classes of its own, unknown here
+        except Exception as error:  # each driver has different exception classes
             raise ObjectUnreadable(f"{uri}: {type(error).__name__}: {error}") from error
 
 

@@ -271,7 +271,7 @@ def test_several_runs_need_a_run_id(work: str) -> None:
 def test_a_missing_data_set_split_or_run_is_refused(work: str) -> None:
     with pytest.raises(UserError, match="s3://no-such-bucket/data"):
         run(EvaluateConfig(scored=f"{work}/out", data="s3://no-such-bucket/data"))
-    with pytest.raises(UserError, match=r"split 'holdout' of .* There are: test"):
+    with pytest.raises(UserError, match=r"split 'holdout' of .* Its splits are: test"):
         run(_config(work, split="holdout"))
     with pytest.raises(UserError, match="--run-id r9: is not under"):
         run(_config(work, run_id="r9"))

@@ -61,9 +61,9 @@ def test_the_fence_gives_the_same_pixels_as_the_fast_path() -> None:
     }
     images |= {f"turned {n}": encode(photo(20, 50), exif=exif(n)) for n in range(10)}
     for name, data in images.items():
-        here, fenced = decode(data), decode(data, fenced=True)
-        np.testing.assert_array_equal(here.pixels, fenced.pixels, err_msg=name)
-        assert here.warning == fenced.warning
+        plain, fenced = decode(data), decode(data, fenced=True)
+        np.testing.assert_array_equal(plain.pixels, fenced.pixels, err_msg=name)
+        assert plain.warning == fenced.warning
 
 
 def test_only_plain_jpegs_are_decoded_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,6 @@ def test_an_image_that_kills_its_worker_is_an_error_after_three_tries(
     assert errors == {
         str(tmp_path / "47.jpg"): "failed: its process died each of 3 times at stage 'read'"
     }
-    assert {uri: own[0].tolist() for uri, own in boxes.items()} == {
+    assert {uri: rows[0].tolist() for uri, rows in boxes.items()} == {
         str(tmp_path / f"{width}.jpg"): [0, 0, width, 60] for width in (44, 45, 46, 48, 49)
     }

@@ -65,13 +65,13 @@ def test_every_bad_image_is_a_row_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "5.jpg").unlink()
     (tmp_path / "6.jpg").write_bytes(good.getvalue() + b"more")
     settings = ReadSettings(proposals=SETTINGS.proposals, max_bytes=3000, max_pixels=10_000)
-    found = read_images(rows, settings).to_pylist()
-    assert [Path(row["image_uri"]).name for row in found] == [*contents, "8.png"]
-    assert [row["status"] for row in found] == [
+    results = read_images(rows, settings).to_pylist()
+    assert [Path(row["image_uri"]).name for row in results] == [*contents, "8.png"]
+    assert [row["status"] for row in results] == [
         *("ok", "undecodable", "undecodable", "undecodable", "too_large"),
         *("missing", "changed", "ok", "too_large"),
     ]
-    for row in found:
+    for row in results:
         assert (row["image"] is None) == (row["proposals"] is None) == (row["status"] != "ok")
         assert (row["error"] is None) == (row["status"] == "ok")
 
@@ -92,9 +92,9 @@ def test_an_image_that_did_not_exist_when_planned_is_missing_or_changed(tmp_path
     write_image(tmp_path / "late.png")
     uris = [str(tmp_path / "gone.png"), str(tmp_path / "late.png")]
     rows = pa.Table.from_pylist([{"image_uri": uri, "shard": 0} for uri in uris], schema=PLAN)
-    found = read_images(rows, SETTINGS).to_pylist()
-    assert [row["status"] for row in found] == ["missing", "changed"]
-    assert "run again" in found[1]["error"]
+    results = read_images(rows, SETTINGS).to_pylist()
+    assert [row["status"] for row in results] == ["missing", "changed"]
+    assert "run the command again" in results[1]["error"]
 
 
 def test_no_rows_give_no_rows(tmp_path: Path) -> None:
@@ -121,17 +121,17 @@ def test_a_table_gives_the_proposals_and_a_missing_row_is_a_failure(
         table=str(tmp_path / "table.parquet"),
         table_root=str(folder),
     )
-    found = {
+    results = {
         row["image_uri"].removeprefix(f"{folder}/"): row
         for row in read_images(planned(folder), settings).to_pylist()
     }
-    assert {name: row["status"] for name, row in found.items()} == {
+    assert {name: row["status"] for name, row in results.items()} == {
         "deep/a.png": "ok", "b.png": "ok", "c.png": "failed", "d.png": "failed",
     }  # fmt: skip
-    assert np.frombuffer(found["deep/a.png"]["proposals"], np.float32).tolist() == list(range(8))
-    assert found["b.png"]["proposals"] == b""
-    assert "no row" in found["c.png"]["error"]
-    assert "x1 <= x2" in found["d.png"]["error"]
+    assert np.frombuffer(results["deep/a.png"]["proposals"], np.float32).tolist() == list(range(8))
+    assert results["b.png"]["proposals"] == b""
+    assert "no row" in results["c.png"]["error"]
+    assert "x1 <= x2" in results["d.png"]["error"]
 
 
 def test_a_lot_is_limited_in_bytes() -> None:
@@ -175,9 +175,9 @@ def test_an_image_that_kills_a_process_is_good_behind_the_fence_only_if_that_is_
     log, deaths, rows = AttemptLog(), 0, planned(tmp_path)
     while True:  # Ray Data also gives the same batch again after each death
         try:
-            found = read_images(rows, settings, log)
+            results = read_images(rows, settings, log)
             break
         except Died:
             deaths += 1
-    assert found["status"].to_pylist() == ["ok", outcome, "ok"]
+    assert results["status"].to_pylist() == ["ok", outcome, "ok"]
     assert deaths == (1 if fence_is_enough else 3)

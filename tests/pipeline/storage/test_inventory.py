@@ -69,12 +69,12 @@ def publish(bucket: str, kind: str, **changes: Any) -> str:
 
 @pytest.mark.parametrize("kind", ["CSV", "Parquet", "ORC"])
 def test_the_newest_versions_are_selected_with_etag_and_size(bucket: str, kind: str) -> None:
-    found = select(publish(bucket, kind))
-    assert found.listed.first(9).to_pylist() == [
+    selection = select(publish(bucket, kind))
+    assert selection.listed.first(9).to_pylist() == [
         {"image_uri": "s3://photos/a b+c.jpg", "etag": "e1", "size_bytes": 5},
         {"image_uri": "s3://photos/caf\u00e9/100%.JPG", "etag": "e2", "size_bytes": 7},
     ]
-    assert found.left_out == {"without an image suffix": 1}
+    assert selection.left_out == {"without an image suffix": 1}
 
 
 def test_a_data_file_with_another_md5_than_in_the_manifest_is_refused(bucket: str) -> None:

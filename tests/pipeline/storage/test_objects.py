@@ -127,12 +127,12 @@ def test_an_object_that_was_replaced_after_listing_is_changed(folder: str) -> No
 
 
 def test_a_missing_object_is_missing(folder: str) -> None:
-    storage.write_bytes(storage.join(folder, "there"), b"")
+    storage.write_bytes(storage.join(folder, "existing"), b"")
     with pytest.raises(storage.ObjectMissing) as caught:
-        storage.read_bytes(storage.join(folder, "not there"))
+        storage.read_bytes(storage.join(folder, "missing"))
     assert caught.value.status == "missing"
-    assert storage.exists(storage.join(folder, "there"))
-    assert not storage.exists(storage.join(folder, "not there"))
+    assert storage.exists(storage.join(folder, "existing"))
+    assert not storage.exists(storage.join(folder, "missing"))
 
 
 def test_an_object_above_max_bytes_is_too_large(folder: str) -> None:
@@ -211,16 +211,16 @@ def test_a_glob_matches_within_folders_and_two_stars_across(folder: str) -> None
     for name in ("a1.jpg", "a2.png", "b1.jpg", "sub/a3.jpg", "sub/deep/a4.jpg"):
         storage.write_bytes(storage.join(folder, name), b"x")
 
-    def found(pattern: str) -> list[str]:
+    def matches(pattern: str) -> list[str]:
         infos = storage.list_objects(storage.join(folder, pattern), missing_ok=True)
         return [info.uri.removeprefix(f"{folder}/") for info in infos]
 
-    assert found("*.jpg") == ["a1.jpg", "b1.jpg"]
-    assert found("a?.*") == ["a1.jpg", "a2.png"]
-    assert found("[b-z]*.jpg") == ["b1.jpg"]
-    assert found("**/*.jpg") == ["a1.jpg", "b1.jpg", "sub/a3.jpg", "sub/deep/a4.jpg"]
-    assert found("*/a3.jpg") == ["sub/a3.jpg"]
-    assert found("c*") == []
+    assert matches("*.jpg") == ["a1.jpg", "b1.jpg"]
+    assert matches("a?.*") == ["a1.jpg", "a2.png"]
+    assert matches("[b-z]*.jpg") == ["b1.jpg"]
+    assert matches("**/*.jpg") == ["a1.jpg", "b1.jpg", "sub/a3.jpg", "sub/deep/a4.jpg"]
+    assert matches("*/a3.jpg") == ["sub/a3.jpg"]
+    assert matches("c*") == []
 
 
 def test_a_folder_does_not_include_folders_whose_names_begin_alike(bucket: str) -> None:
@@ -234,8 +234,8 @@ def test_a_folder_does_not_include_folders_whose_names_begin_alike(bucket: str) 
 def test_suffixes_are_compared_without_regard_to_case(folder: str) -> None:
     for name in ("a.JPG", "b.jpg", "c.txt", "jpg"):
         storage.write_bytes(storage.join(folder, name), b"x")
-    found = storage.list_objects(folder, suffixes=(".jpg",))
-    assert [storage.basename(info.uri) for info in found] == ["a.JPG", "b.jpg"]
+    objects = storage.list_objects(folder, suffixes=(".jpg",))
+    assert [storage.basename(info.uri) for info in objects] == ["a.JPG", "b.jpg"]
     (named,) = storage.list_objects(storage.join(folder, "c.txt"), suffixes=(".jpg",))
     assert storage.basename(named.uri) == "c.txt", "who names one object means that one"
 

@@ -35,10 +35,10 @@ class Bucket:
             self.most_at_once = max(self.most_at_once, self.at_once)
         threading.Event().wait(0.0005)
         first = bisect.bisect_right(self.keys, after)
-        found = self.keys[first : first + self.page]
+        keys = self.keys[first : first + self.page]
         with self.lock:
             self.at_once -= 1
-        return [(key, ObjectInfo(key, "e", 1)) for key in found], first + self.page < len(self.keys)
+        return [(key, ObjectInfo(key, "e", 1)) for key in keys], first + self.page < len(self.keys)
 
 
 def listed(bucket: Bucket, listers: int = 8, start: str = "") -> list[str]:
