@@ -144,8 +144,8 @@ def work(
 ) -> pa.Table:
     """Cut the images of some shards into tasks (schema.TASK).
 
-    There are about 20 tasks for each CPU, so that all CPUs are busy until the end. There are not many more,
-    because Ray's scheduler starts only a few hundred tasks a second.
+    A small job gets about 20 tasks for each CPU, so that all CPUs are busy until the end. A large job gets
+    larger tasks, because Ray's scheduler starts only some hundred tasks a second.
     """
     total = sum(map(planned.num_rows, shards))
     batches = int(total / (20 * resources.cpus * batch_size))

@@ -136,7 +136,7 @@ def test_a_pattern_that_the_shell_expanded_is_recognised(
         Path(name).touch()
     said = refused("--images", "a.jpg", "b.jpg", "c.jpg", "--output", "out")
     assert said.startswith("--images: 3 values were given, expected one, URI.")
-    assert said.endswith("put it in quotes, as in --images '*.jpg'")
+    assert said.endswith("Put the pattern in quotes, as in --images '*.jpg'")
     assert "quotes" not in refused("--images", "a.jpg", "other", "--output", "out")
 
 
