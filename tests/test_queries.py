@@ -130,22 +130,22 @@ def ask_polars(code: str) -> Answer:
 
 
 ANSWERS: dict[str, Answer] = {
-    "What are the surest boxes of a rare class?": [
+    "Which boxes of a rare class have the highest scores?": [
         ("a.jpg", 0.625, 0, 0, 640, 400),
         ("e.jpg", 0.9375, *SMALL),
     ],
-    "How many boxes has each class, in how many images, how sure?": [
+    "How many boxes and images has each class, and what is the mean score?": [
         ("cat", 7, 2, 0.6071),  # (.875 + .8125 + .75 + .6875 + .5 + .375 + .25) / 7
         ("dog", 2, 2, 0.7812),  # (.625 + .9375) / 2
     ],
     "Which images show at least three cats?": [("a.jpg", 4)],
-    "Which images show nothing?": [("c.jpg",)],
+    "Which images have no detections?": [("c.jpg",)],
     "What failed, and why?": [
         ("missing", "no such key", 1, "f.jpg"),
         ("undecodable", "cut short", 1, "d.jpg"),
         ("unreadable", "no such key", 1, "g.jpg"),
     ],
-    "Which classes are seen together?": [("cat", "dog", 1)],
+    "Which classes occur together?": [("cat", "dog", 1)],
     "How many boxes and images are left above a threshold?": [
         (0.1, 9, 3),
         (0.2, 9, 3),
