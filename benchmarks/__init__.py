@@ -1,1 +1,1 @@
-"""The tasks of `jobs/benchmark.py`, a module each, and what they share."""
+"""The tasks of `jobs/benchmark.py`, one module each, and shared helpers."""

@@ -1,6 +1,6 @@
-"""`jobs/benchmark.py accuracy`: puts a labelled data set into an S3 bucket of its own on this machine, trains
-on its training images, scores its test images out of the bucket, evaluates, for each seed, and prints one
-table: average precision, and the time of each step.
+"""Run `jobs/benchmark.py accuracy`: train, score and evaluate with each seed on an S3 server of this machine.
+
+Prints one table: average precision, and the time of each job.
 """
 
 from __future__ import annotations
@@ -20,19 +20,28 @@ from pipeline import storage
 from pipeline.annotations import read_labelled_images
 
 BUCKET = "s3://benchmark"
-DATA, MANIFEST = f"{BUCKET}/data", f"{BUCKET}/test.txt"
+DATA, TEST_LIST = f"{BUCKET}/data", f"{BUCKET}/test.txt"
 TRAINING = (
-    *("weights", "backbone", "proposals", "max_proposals", "scale", "fc_dim"),
-    *("rois_per_image", "batch_size", "learning_rate", "epochs", "split"),
+    "weights",
+    "backbone",
+    "proposals",
+    "max_proposals",
+    "scale",
+    "fc_dim",
+    "rois_per_image",
+    "batch_size",
+    "learning_rate",
+    "epochs",
+    "split",
 )
-"""Flags that go to `jobs/train.py` as they are."""
+"""Flags that are passed to `jobs/train.py` unchanged."""
 
 
 def run(config: AccuracyConfig) -> None:
-    """Train, score and evaluate as processes of their own, as a person would; nothing is left running."""
+    """Run the jobs as processes, as a person would, and print the table. At the end no process is left."""
     processes.end_on_signals()
     processes.adopt_orphans()
-    servers.own_environment()
+    servers.use_demo_environment()
     logs = config.output / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     try:
@@ -40,7 +49,9 @@ def run(config: AccuracyConfig) -> None:
             servers.create_bucket("benchmark")
             storage.upload_folder(config.data, DATA)
             test = read_labelled_images(DATA, config.test_split)
-            storage.write_bytes(MANIFEST, "".join(f"{i.image_uri}\n" for i in test.images).encode())
+            storage.write_bytes(
+                TEST_LIST, "".join(f"{i.image_uri}\n" for i in test.images).encode()
+            )
             rows = [_measure(config, seed) for seed in config.seeds]
     except processes.CommandError as error:
         sys.exit(f"benchmark: {error}")
@@ -50,10 +61,13 @@ def run(config: AccuracyConfig) -> None:
 
 
 def _measure(config: AccuracyConfig, seed: int) -> dict[str, float]:
-    """A row of the table; what the jobs wrote goes to the output, the detector as soon as it is trained: the
-    bucket ends with this process, and training is the part that takes hours."""
+    """Train, score and evaluate with one seed; give the row of the table.
+
+    The files of the jobs are copied to the output, because the bucket is gone when this process ends. The
+    detector is copied right after the training, which takes hours.
+    """
     folder = config.output / f"seed-{seed}"
-    shutil.rmtree(folder, ignore_errors=True)  # an earlier run's
+    shutil.rmtree(folder, ignore_errors=True)  # from an earlier benchmark
     folder.mkdir()
     model, results = f"{BUCKET}/model-{seed}", f"{BUCKET}/results-{seed}"
     flags = [
@@ -65,11 +79,18 @@ def _measure(config: AccuracyConfig, seed: int) -> dict[str, float]:
         flags += ["--set", *config.set]
     commands = {
         "train": ["--data", DATA, "--output", model, *flags, "--seed", str(seed)],
-        # Average precision asks for all boxes, however unsure (F test.py: thresh=0.). At .01 instead of 0 one
-        # of 69 platelets was not found, and VOC07 counts recall 1 as an eleventh of it (docs/benchmarks.md).
+        # Average precision needs all boxes, also those with low scores (fast-rcnn's test.py: thresh=0.). With
+        # .01 instead of 0, one of 69 platelets was missed, and recall 1 is an eleventh of VOC07
+        # (docs/benchmarks.md).
         "score_bucket": [
-            *("--images", MANIFEST, "--checkpoint", model, "--output", results),
-            *("--score-threshold", "0"),
+            "--images",
+            TEST_LIST,
+            "--checkpoint",
+            model,
+            "--output",
+            results,
+            "--score-threshold",
+            "0",
         ],
         "evaluate": ["--scored", results, "--data", DATA, "--split", config.test_split],
     }
@@ -81,11 +102,11 @@ def _measure(config: AccuracyConfig, seed: int) -> dict[str, float]:
         processes.run(command, log, cwd=CHECKOUT)
         row[f"{job}, s"] = time.monotonic() - started
         if job == "train":
-            _keep_training(folder, model)
+            _copy_training(folder, model)
     return row | _average_precision(folder, results)
 
 
-def _keep_training(folder: Path, model: str) -> None:
+def _copy_training(folder: Path, model: str) -> None:
     for name in ("curves.png", "metrics.json"):
         (folder / f"train_{name}").write_bytes(storage.read_bytes(f"{model}/{name}"))
     storage.download_folder(f"{model}/checkpoint", folder / "checkpoint")
@@ -94,14 +115,14 @@ def _keep_training(folder: Path, model: str) -> None:
 def _average_precision(folder: Path, results: str) -> dict[str, float]:
     storage.download_folder(f"{results}/evaluation", folder / "evaluation")
     (metrics,) = (folder / "evaluation").glob("*/metrics.json")
-    found = json.loads(metrics.read_text())
-    return {"mAP": found["voc07"]["mean_ap"], **found["voc07"]["ap"]} | {
-        "COCO AP": found["coco"]["ap"]
+    values = json.loads(metrics.read_text())
+    return {"mAP": values["voc07"]["mean_ap"], **values["voc07"]["ap"]} | {
+        "COCO AP": values["coco"]["ap"]
     }
 
 
 def table(rows: Sequence[Mapping[str, float]]) -> list[str]:
-    """A line a figure, a column a seed, and their mean."""
+    """Write one line per number: one column per seed, and the mean."""
     heads = [*(f"seed {row['seed']:.0f}" for row in rows), "mean"]
     lines = [" " * 24 + "".join(f"{head:>10}" for head in heads)]
     for name in [name for name in rows[0] if name != "seed"]:

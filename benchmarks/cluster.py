@@ -1,4 +1,4 @@
-"""Ray clusters of several nodes on one machine, for `jobs/benchmark.py`."""
+"""Start Ray clusters of several nodes on one machine, for `jobs/benchmark.py`."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 @contextlib.contextmanager
 def cluster_of(nodes: int) -> Iterator[None]:
-    """One for a run, ended after it: the next has the machine to itself. The job itself starts one of one
-    node."""
+    """Start a cluster for one measurement and stop it after, so that the next has the whole machine.
+
+    With one node, the job starts the cluster itself.
+    """
     if nodes == 1:
         yield
         ray.shutdown()
         return
-    cluster.ask_for_own_token()
-    several = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
+    cluster.set_random_token()
+    ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
     try:
         for _ in range(nodes):
-            several.add_node(num_cpus=max(1, (os.cpu_count() or 1) // nodes), num_gpus=0)
+            ray_cluster.add_node(num_cpus=max(1, (os.cpu_count() or 1) // nodes), num_gpus=0)
         ray.init(
-            address=several.address,
+            address=ray_cluster.address,
             logging_level=logging.WARNING,
             runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT)}},
         )
         yield
     finally:
         ray.shutdown()
-        several.shutdown()  # type: ignore[no-untyped-call]  # Ray's own
+        ray_cluster.shutdown()  # type: ignore[no-untyped-call]  # Ray's method has no types

@@ -1,4 +1,4 @@
-"""Flags of the benchmarks, a class each. They import nothing heavy, so that --help is quick."""
+"""Flags of the benchmarks, one class each. This module imports nothing heavy, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ OUTPUT = CHECKOUT / "benchmark-output"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccuracyConfig:
-    """Flags of `jobs/benchmark.py accuracy`; the defaults are for bccd on two cores."""
+    """Flags of `jobs/benchmark.py accuracy`. The defaults are for the data set bccd on two cores."""
 
     data: Path
-    """Local labelled data set."""
+    """Local folder of labelled images."""
     weights: str = "imagenet"
     """Initial weights, as for `jobs/train.py`."""
     output: Path = OUTPUT
-    """Local folder for the tables, curves, logs and trained detectors."""
+    """Local folder for tables, curves, logs and trained detectors."""
     split: str = "trainval"
-    """Labelled images to train on."""
+    """Split to train on."""
     test_split: str = "test"
-    """Labelled images to score and evaluate."""
+    """Split to score and evaluate."""
     backbone: str = "mobilenet_v2"
     """Backbone, as for `jobs/train.py`."""
     proposals: str = "grid"
-    """Where candidate boxes come from, as for `jobs/train.py`."""
+    """Proposer, as for `jobs/train.py`."""
     max_proposals: int = 4000
-    """Candidate boxes per image."""
+    """Proposals per image."""
     scale: int = 480
-    """Shorter side of the image in the model, in pixels."""
+    """Length of the shorter image side in the model, in pixels."""
     fc_dim: int = 1024
     """Width of fc6 and fc7."""
     rois_per_image: int = 256
-    """RoIs sampled from each image of a step."""
+    """RoIs sampled per image in a step."""
     batch_size: int = 2
     """Images per step."""
     learning_rate: float = 0.01
-    """Learning rate of the first steps after the warm-up."""
+    """Base learning rate, reached after the warm-up."""
     epochs: float = 12
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     set: tuple[str, ...] = ()
     """Other numbers of model and solver as NAME=VALUE, as for `jobs/train.py`."""
     seeds: tuple[int, ...] = (3,)
-    """Seeds of sampling, shuffling and flips: one training each."""
+    """Seeds for sampling, shuffling and flips. One training per seed."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Output", common=("output",)),
@@ -76,7 +76,7 @@ class ProposalsConfig:
     """Flags of `jobs/benchmark.py proposals`."""
 
     data: tuple[Uri, ...]
-    """Labelled data sets: folders or URIs."""
+    """Folders or URIs of labelled images."""
     proposers: tuple[str, ...] = (
         "selective_search",
         "selective_search,max_side=256",
@@ -85,19 +85,19 @@ class ProposalsConfig:
         "selective_search,mode=exact,min_size=0",
         "grid",
     )
-    """Proposers as NAME[,SETTING=VALUE...], with the settings of a checkpoint's config.json."""
+    """Proposers as NAME[,SETTING=VALUE...]. The settings are those in a checkpoint's config.json."""
     split: str = "test"
-    """Images to measure on."""
+    """Split to measure on."""
     limit: int | None = 30
-    """Images of each data set, spread over the split."""
+    """Number of images of each data set, spread over the split."""
     mosaic: int = 3
-    """Adds a set of pictures made of this many images squared: small objects where data has none. 0: none."""
+    """Adds a data set of small objects: each picture is a grid of N x N shrunken images. 0: none."""
     reference: bool = True
-    """Leave out the comparison with OpenCV's fast mode, which takes one to three seconds an image."""
+    """Compare with OpenCV's fast mode, which takes one to three seconds per image."""
     price_per_core_hour: float = 0.04
-    """Price in dollars, for the cost of 100 million images."""
+    """Price of a core in dollars, for the cost of 100 million images."""
     output: Path = OUTPUT / "proposals"
-    """Local folder for the table, the plot and results.json."""
+    """Local folder for table, plot and results.json."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Output", common=("output",)),
@@ -108,28 +108,29 @@ class ProposalsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProposersConfig:
-    """Flags of `jobs/benchmark.py proposers`; the defaults are for two cores."""
+    """Flags of `jobs/benchmark.py proposers`. The defaults are for two cores."""
 
     data: tuple[Uri, ...]
-    """Labelled data sets, tested on `test`; trained on is `trainval`, or `train` where there is none."""
+    """Folders or URIs of labelled images. Training uses `trainval`, or `train` if there is none; tests use
+    `test`."""
     weights: str = "imagenet"
     """Initial weights, as for `jobs/train.py`."""
     backbone: str = "mobilenet_v2"
     """Backbone, as for `jobs/train.py`."""
     scale: int = 240
-    """Shorter side of the image in the model, in pixels."""
+    """Length of the shorter image side in the model, in pixels."""
     fc_dim: int = 256
     """Width of fc6 and fc7."""
     max_proposals: int = 2000
-    """Proposals per image; of an RPN the best 1000 at test (torchvision's number)."""
+    """Proposals per image. An RPN gives at most 1000 in tests (torchvision's number)."""
     rois_per_image: int = 64
-    """RoIs sampled from each image of a step."""
+    """RoIs sampled per image in a step."""
     epochs: float = 4
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     learning_rate: float = 0.005
-    """Learning rate of our trainings; torchvision's recipe has half of it for two images a step."""
+    """Learning rate. torchvision's recipe has half of it, for two images per step."""
     seeds: tuple[int, ...] = (3, 4, 5)
-    """Seeds: one training each."""
+    """Seeds. One training per seed."""
     limit: int | None = None
     """Use only the first N images of each split."""
     output: Path = OUTPUT / "proposers"
@@ -151,13 +152,13 @@ class DecodeConfig:
     """Flags of `jobs/benchmark.py decode`."""
 
     data: tuple[Uri, ...]
-    """Folders or URIs; only their plain JPEGs are used."""
+    """Folders or URIs of images. Only plain JPEGs are used."""
     limit: int = 100
-    """Images of each folder, spread over it."""
+    """Number of images of each folder, spread over it."""
     rounds: int = 7
-    """How often each decoder gets each image; the median time counts."""
+    """Number of times that each decoder decodes each image. The median time is used."""
     output: Path = OUTPUT / "decode"
-    """Local folder for the table and results.json."""
+    """Local folder for table and results.json."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Output", common=("output",)),
@@ -172,21 +173,21 @@ class DetectorBenchmarkConfig:
     images: Path
     """Local folder of images."""
     checkpoint: Uri | None = None
-    """A trained detector. Without one its weights are random, nothing is found, and suppression is free."""
+    """A trained detector. Without one, weights are random: nothing is detected, and NMS takes no time."""
     backbone: str = "mobilenet_v2"
-    """Backbone of a detector without a checkpoint, as for `jobs/train.py`."""
+    """Backbone if there is no checkpoint, as for `jobs/train.py`."""
     scale: int = 480
-    """Shorter side of the image in a detector without a checkpoint, in pixels."""
+    """Length of the shorter image side in the model if there is no checkpoint, in pixels."""
     proposals: str = "selective_search"
-    """Where candidate boxes come from: selective_search or grid."""
+    """Proposer: selective_search or grid."""
     max_proposals: tuple[int, ...] = (300, 1000)
-    """Proposals per image: one table each."""
+    """Numbers of proposals per image. One table for each."""
     batch_size: int = 8
     """Images per forward pass."""
     count: int = 48
-    """Images per round."""
+    """Number of images per round."""
     rounds: int = 3
-    """How often each side is measured; the median counts."""
+    """Number of times that each detector is measured. The median is used."""
     output: Path = OUTPUT / "detector"
     """Local folder for results.json."""
 
@@ -204,29 +205,29 @@ class ScoreBenchmarkConfig:
     images: Path
     """Local folder of images."""
     weights: str = "none"
-    """Weights of the backbone, as for `jobs/train.py`; the time does not depend on them."""
+    """Weights of the backbone, as for `jobs/train.py`. The time does not depend on them."""
     backbone: str = "mobilenet_v2"
     """Backbone, as for `jobs/train.py`."""
     scale: int = 480
-    """Shorter side of the image in the model, in pixels."""
+    """Length of the shorter image side in the model, in pixels."""
     proposals: str = "selective_search"
-    """selective_search, grid, or rpn: the detector's RPN, with random weights like the rest."""
+    """Proposer: selective_search, grid, or rpn (with random weights, like the heads)."""
     max_proposals: int = 1000
     """Proposals per image."""
     count: int = 300
-    """Images per round; where the folder holds fewer, its images are repeated."""
+    """Number of images per round. If the folder holds fewer, its images are repeated."""
     counts: tuple[int, ...] = ()
-    """Measure the whole job alone on these numbers of images, once each, instead of the comparison."""
+    """Measure only the scoring job, once for each of these numbers of images."""
     nodes: int = 1
-    """Nodes of the Ray cluster, all on this machine, which share its cores."""
+    """Number of nodes of the Ray cluster. All run on this machine and share its cores."""
     bucket: bool = False
-    """Read from and write to an S3 server on this machine, which uses some of the cores; else folders."""
+    """Read from and write to an S3 server on this machine, which uses some of its cores. Default: folders."""
     rounds: int = 3
-    """How often the bare Detector, the job and the example take turns; the medians count."""
+    """Number of times that detector, job and example are measured in turn. The medians are used."""
     num_workers: int | None = None
-    """Detectors of the job, and of the example."""
+    """Number of detector actors of the job, and of the example."""
     batch_size: int = 8
-    """Images per forward pass, on all sides."""
+    """Images per forward pass, for all three."""
     output: Path = OUTPUT / "score"
     """Local folder for results.json."""
 
@@ -246,12 +247,12 @@ class ScoreBenchmarkConfig:
         check_above_zero(
             self, "count", "rounds", "num_workers", "batch_size", "max_proposals", "nodes"
         )
-        # A rate is measured between batches.
+        # A rate is measured between batches, so two are needed.
         fewest = 2 * self.batch_size
         for flag, count in (("--count", self.count), *(("--counts", c) for c in self.counts)):
             if count < fewest:
                 raise UserError(
-                    f"{flag} {count}", "is less than two batches", f"Give at least {fewest}."
+                    f"{flag} {count}", "expected at least two batches", f"Give at least {fewest}."
                 )
 
 
@@ -260,11 +261,11 @@ class ScaleConfig:
     """Flags of `jobs/benchmark.py scale`."""
 
     keys: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
-    """Numbers of keys: one bucket each."""
+    """Numbers of keys. One bucket for each."""
     shard_size: int = 1000
     """Rows per Parquet file, as for `jobs/score_bucket.py`."""
     output: Path = OUTPUT / "scale"
-    """Local folder for the tables (removed again) and results.json; ten million keys take 1 GB."""
+    """Local folder for results.json and the tables, which are deleted again. Ten million keys need 1 GB."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Output", common=("output",)),
@@ -277,51 +278,51 @@ class MemoryConfig:
     """Flags of `jobs/benchmark.py memory`."""
 
     image: Path
-    """A photograph."""
+    """An image file."""
     checkpoint: Uri
-    """A detector; a small one leaves more of the time to what is measured."""
+    """A detector. With a small one, less of the time is spent on detection."""
     keys: tuple[int, ...] = (10_000, 100_000, 1_000_000)
-    """Lengths of the lists: one job each."""
+    """Lengths of the lists. One job for each."""
     output: Path = OUTPUT / "memory"
-    """Local folder for the tables (removed again) and results.json."""
+    """Local folder for results.json and the tables, which are deleted again."""
 
     GROUPS: ClassVar[Groups] = (Group(title="Measurement", common=("keys", "output")),)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainBenchmarkConfig:
-    """Flags of `jobs/benchmark.py train`; the defaults are for two cores."""
+    """Flags of `jobs/benchmark.py train`. The defaults are for two cores."""
 
     data: Uri
-    """Labelled data set, local or any URI."""
+    """Folder or URI of labelled images."""
     weights: str = "none"
-    """Weights of the backbone, as for `jobs/train.py`; the time does not depend on them."""
+    """Weights of the backbone, as for `jobs/train.py`. The time does not depend on them."""
     split: str = "train"
-    """Images to train on."""
+    """Split to train on."""
     backbone: str = "mobilenet_v2"
     """Backbone, as for `jobs/train.py`."""
     proposals: str = "grid"
-    """Proposals as for `jobs/train.py`, but not rpn; computed before the clock runs."""
+    """Proposer, as for `jobs/train.py`, except rpn. Proposals are computed before the time is measured."""
     max_proposals: int = 1000
     """Proposals per image."""
     scale: int = 240
-    """Shorter side of the image in the model, in pixels."""
+    """Length of the shorter image side in the model, in pixels."""
     fc_dim: int = 256
     """Width of fc6 and fc7."""
     rois_per_image: int = 64
-    """RoIs sampled from each image of a step."""
+    """RoIs sampled per image in a step."""
     batch_size: int = 4
     """Images per step, over all workers."""
     iterations: int = 20
-    """Steps of each run."""
+    """Number of steps of each training."""
     learning_rate: float = 0.005
-    """Learning rate; small enough for any weights, since only the time and equal losses matter."""
+    """Learning rate. Only time and equal losses are measured, so it is small enough for any weights."""
     seed: int = 3
-    """Seed of order, flips, samples and initialisation."""
+    """Seed for order, flips, samples and initialisation."""
     workers: tuple[int, ...] = (1, 2, 4)
-    """Numbers of workers; the others are compared with the first."""
+    """Numbers of workers. The first is the base of the comparison."""
     limit: int | None = 64
-    """Number of images used."""
+    """Use only the first N images."""
     output: Path = OUTPUT / "train"
     """Local folder for results.json."""
 
@@ -346,12 +347,12 @@ class TrainBenchmarkConfig:
         if self.proposals == LEARNED:
             raise UserError(
                 f"--proposals {LEARNED}",
-                "torchvision's RoIHeads, the other side, are given their proposals",
-                "Give another proposer, or jobs/ablate.py --comparisons faster_rcnn.",
+                "is not possible, because torchvision's RoIHeads needs given proposals",
+                "Give another proposer, or run jobs/ablate.py --comparisons faster_rcnn.",
             )
 
     def training(self, output: str, num_workers: int) -> TrainConfig:
-        """The flags of `jobs/train.py` for a run with so many workers."""
+        """Give the flags of `jobs/train.py` for a training with this number of workers."""
         numbers = asdict(self)
         for name in ("workers", "output"):
             del numbers[name]
@@ -360,6 +361,6 @@ class TrainBenchmarkConfig:
             output=output,
             num_workers=num_workers,
             validate_every=self.iterations,
-            # Else each worker's norms see its share alone, and gradients are rounded by each worker.
+            # Otherwise norms use only the share of their worker, and each worker rounds its gradients.
             set=("frozen_norm=true", "mixed_precision=false"),
         )

@@ -1,9 +1,9 @@
-"""`jobs/benchmark.py decode`: what the guard costs on good JPEGs, beside every decoder that is installed.
+"""Run `jobs/benchmark.py decode`: measure the cost of the guard on valid JPEGs, compared with other decoders.
 
-Each image goes through all decoders in turn, in another order each time, in one thread of one process; times
-are that thread's CPU time, ratios are taken image by image, and medians of both: what else runs on the
-machine slows all sides alike. PyTurboJPEG is measured where it and its library are installed; no job needs
-it.
+Each image is decoded by all decoders in turn, in a random order, in one thread of one process. Times are CPU
+times of that thread. Ratios are computed per image, so other work on the machine slows all decoders alike.
+The table has medians of times and ratios. PyTurboJPEG is measured if it and its library are installed; no job
+needs it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Decoder = Callable[[bytes], Any]
 
 
 def run(config: DecodeConfig) -> None:
-    """Measure, and write table.txt and results.json."""
+    """Measure, print the table, and write table.txt and results.json."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     calls = decoders()
@@ -50,11 +50,11 @@ def run(config: DecodeConfig) -> None:
         images = list(plain_jpegs(uri, config.limit))
         if not images:
             raise UserError(
-                f"--data {uri}", "no plain JPEG lies there", "Give a folder of photographs."
+                f"--data {uri}", "no plain JPEG in this folder", "Give a folder of photographs."
             )
         logger.info("%s: %d images", uri, len(images))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torchvision's, at every image
+            warnings.simplefilter("ignore", DeprecationWarning)  # torchvision warns at every image
             seconds = measure(images, calls, config.rounds)
         rows += summary(storage.basename(uri.rstrip("/")), images, seconds)
     table = "\n".join(lines(rows))
@@ -65,19 +65,23 @@ def run(config: DecodeConfig) -> None:
 
 
 def plain_jpegs(uri: str, limit: int) -> Iterator[bytes]:
-    """Files that take the fast path; others are decoded in another process, whose time is not ours."""
-    found = [o for o in storage.list_objects(uri) if o.uri.lower().endswith((".jpg", ".jpeg"))]
-    for item in found[:: max(1, len(found) // limit)][:limit]:
+    """Read JPEGs that are decoded in this process. Others are decoded in another process, which is not
+    measured."""
+    jpegs = [o for o in storage.list_objects(uri) if o.uri.lower().endswith((".jpg", ".jpeg"))]
+    for item in jpegs[:: max(1, len(jpegs) // limit)][:limit]:
         data = storage.read_bytes(item.uri)
         try:
             if sniff(data) == "JPEG" and read_jpeg(data).odd is None:
                 yield data
         except ImageError as error:
-            logger.warning("left out: %s: %s", item.uri, error)
+            logger.warning("image left out: %s: %s", item.uri, error)
 
 
 def decoders() -> dict[str, Decoder]:
-    """Name and version -> encoded bytes to RGB pixels, each as its documentation says for the same pixels."""
+    """Give the decoders by name and version: functions from bytes to RGB pixels.
+
+    Each is called as its documentation says for the same pixels.
+    """
     rgb = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     mode = torchvision.io.ImageReadMode.RGB
 
@@ -98,14 +102,14 @@ def decoders() -> dict[str, Decoder]:
         turbo = importlib.import_module("turbojpeg")
         jpeg = turbo.TurboJPEG()
     except (ImportError, RuntimeError) as error:
-        logger.info("without PyTurboJPEG: %s", error)
+        logger.info("PyTurboJPEG is not measured: %s", error)
     else:
         calls["PyTurboJPEG"] = lambda data: jpeg.decode(data, pixel_format=turbo.TJPF_RGB)
     return calls
 
 
 def measure(images: list[bytes], calls: dict[str, Decoder], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each decoder on each image: medians over the rounds."""
+    """Measure the seconds of each decoder on each image: medians over the rounds."""
     order = random.Random(0)
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -117,7 +121,7 @@ def measure(images: list[bytes], calls: dict[str, Decoder], rounds: int) -> dict
                 started = time.thread_time()
                 pixels = calls[name](data)
                 taken[name].append(time.thread_time() - started)
-                del pixels  # not within the next one's time
+                del pixels  # so that the next decoder's time does not include freeing it
         for name, times in taken.items():
             seconds[name].append(float(np.median(times)))
     return seconds
@@ -126,7 +130,10 @@ def measure(images: list[bytes], calls: dict[str, Decoder], rounds: int) -> dict
 def summary(
     data: str, images: list[bytes], seconds: dict[str, list[float]]
 ) -> list[dict[str, Any]]:
-    """One row a decoder: ms an image, and our speed as a share of its own (medians over images)."""
+    """Give one row per decoder: ms per image, and this project's speed as a share of the decoder's speed.
+
+    Both are medians over images.
+    """
     ours = np.array(seconds[OURS])
     return [
         {
@@ -142,8 +149,8 @@ def summary(
 
 
 def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The table, and our speed beside the fastest."""
-    yield f"{'data':<16}{'decoder':<28}{'ms an image':>12}{'ours, of its speed':>20}"
+    """Write the table, and this project's speed compared with the fastest decoder."""
+    yield f"{'data':<16}{'decoder':<28}{'ms/image':>12}{'our share of speed':>20}"
     for row in rows:
         share = "" if row["decoder"] in (OURS, GUARD) else f"{row['ours']:.3f}"
         yield f"{row['data']:<16}{row['decoder']:<28}{row['ms']:>12.3f}{share:>20}"

@@ -1,15 +1,15 @@
-"""`jobs/benchmark.py detector`: images a second of `detect`, beside its peers and the floor under it.
+"""Run `jobs/benchmark.py detector`: images per second of `detect`, compared with torchvision and the floor.
 
-The same images, decoded, and the same proposals, all in memory, in batches that each is given in turn:
+All get the same decoded images and the same proposals, in memory, in batches, in turn:
 
-    ours                  `fastrcnn.detection.detect`, of the model as a Detector holds it (`scoring_form`)
-    ... float32           the same where it would be bfloat16 otherwise
-    ... all proposals     ours without `proposal_nms`: as many RoIs as the peers have
-    ... one at a time     the same, an image a call
+    ours                  `fastrcnn.detection.detect`, with the model as the scoring job uses it
+    (`scoring_form`) ... float32           the same in float32 instead of bfloat16
+    ... all proposals     ours without `proposal_nms`: as many RoIs as torchvision
+    ... one at a time     ours with one image per call
     torchvision           its transform and its RoIHeads, on the same backbone, with the same weights
 
-The floor is what convolutions and matrix products must take at this machine's measured peak, in bfloat16
-where ours computes in it.
+The floor is the minimum time of all convolutions and matrix products at the measured peak of this machine, in
+bfloat16 if `ours` uses it.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ Scorer = Callable[[Batch], Sequence[Any]]
 
 
 class Measured(NamedTuple):
-    """Of one way to score."""
+    """The speed of one detector."""
 
     images_per_second: float
     beside_ours: float
-    """Median over the batches of its time by ours."""
+    """Its time divided by the time of `ours`: median over batches."""
 
 
 def run(config: DetectorBenchmarkConfig) -> None:
-    """Measure, print a table a number of proposals, and write results.json."""
+    """Measure, print one table per number of proposals, and write results.json."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = _model(config).to(device).eval()
     peak = measure_peak(device)
@@ -82,7 +82,7 @@ def run(config: DetectorBenchmarkConfig) -> None:
 
 
 def table(numbers: dict[str, Any], most: int) -> list[str]:
-    """Lines to print."""
+    """Write the lines of one table."""
     speeds, floor = numbers["images_per_second"], numbers["floor_images_per_second"]
     lines = [
         f"{f'{most} proposals':<26}{'images/s':>10}{'of the floor':>14}{'ours is faster by':>19}"
@@ -93,7 +93,7 @@ def table(numbers: dict[str, Any], most: int) -> list[str]:
     gflop = numbers["gflop_an_image"]
     return [
         *lines,
-        f"{'floor':<26}{floor:>10.2f}   ({gflop:.1f} GFLOP an image)",
+        f"{'floor':<26}{floor:>10.2f}   ({gflop:.1f} GFLOP per image)",
         f"ours: {share_line(numbers['shares'])}",
     ]
 
@@ -148,15 +148,18 @@ def _torchvision(model: FastRCNN) -> Scorer:
     def score(batch: Batch) -> Sequence[Any]:
         pixels, boxes = batch
         images = [torch.tensor(p).permute(2, 0, 1).to(device).float() / 255 for p in pixels]
-        found: Sequence[Any]
-        found, _ = peer(images, [torch.tensor(b).to(device) for b in boxes])
-        return found
+        detections: Sequence[Any]
+        detections, _ = peer(images, [torch.tensor(b).to(device) for b in boxes])
+        return detections
 
     return score
 
 
 def _floor(model: FastRCNN, batch: Batch, peak: Peak) -> Floor:
-    """Of a full batch, with the RoIs that ours scores; of a model whose products torch can count."""
+    """Measure the floor of a full batch, with the RoIs that `ours` scores.
+
+    The model is a copy whose matrix products torch can count.
+    """
     model = copy.deepcopy(model)
     if multiplies_bfloat16(model.head.delta_mean.device):
         to_bfloat16(model)
@@ -169,12 +172,14 @@ def _floor(model: FastRCNN, batch: Batch, peak: Peak) -> Floor:
 def measure(
     scorers: dict[str, Scorer], batches: Sequence[Batch], rounds: int, device: torch.device
 ) -> dict[str, Measured]:
-    """Every batch by each in turn, in another order each time; the first named is what the others are held
-    against."""
+    """Measure all detectors on every batch, in turn, in another order each time.
+
+    The first detector is the base of `beside_ours`.
+    """
     names = list(scorers)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
-        scorers[name](batches[0])  # torch's first call makes plans and buffers
+        scorers[name](batches[0])  # not measured: torch's first call makes plans and buffers
     for turn in range(rounds * len(batches)):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
@@ -186,8 +191,8 @@ def measure(
     images = rounds * sum(len(pixels) for pixels, _ in batches)
     return {
         name: Measured(
-            images / sum(own),
-            statistics.median(b / a for a, b in zip(seconds[names[0]], own, strict=True)),
+            images / sum(times),
+            statistics.median(b / a for a, b in zip(seconds[names[0]], times, strict=True)),
         )
-        for name, own in seconds.items()
+        for name, times in seconds.items()
     }

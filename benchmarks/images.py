@@ -1,4 +1,4 @@
-"""The images of `jobs/benchmark.py`: photographs of a folder, labelled ones, and pictures made of many."""
+"""Read the images of the benchmarks: photographs, labelled images, and mosaics of labelled images."""
 
 from __future__ import annotations
 
@@ -23,41 +23,43 @@ Image = npt.NDArray[np.uint8]
 
 
 def photographs(folder: Path, count: int) -> list[Path]:
-    """So many images of a local folder and those below it, by name; taken again where there are fewer.
+    """List `count` images in a local folder and its subfolders, by name. Fewer images are repeated.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder holds no image.
     """
-    found = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES))
-    if not found:
+    paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(IMAGE_SUFFIXES))
+    if not paths:
         raise UserError(f"--images {folder}", "holds no image", "Give a folder of photographs.")
-    return [found[number % len(found)] for number in range(count)]
+    return [paths[number % len(paths)] for number in range(count)]
 
 
-def put(paths: Sequence[Path], uri: str) -> str:
-    """Lay the images there, each by a name of its own; gives the URI."""
+def upload(paths: Sequence[Path], uri: str) -> str:
+    """Upload the images under new names, or link them if the target is a local folder. Gives the target
+    URI."""
     bucket = uri.startswith("s3://")
     if not bucket:
         Path(uri).mkdir()
     for number, path in enumerate(paths):
-        own = storage.join(uri, f"{number:06d}{path.suffix}")
+        target = storage.join(uri, f"{number:06d}{path.suffix}")
         if bucket:
-            storage.upload_file(path, own)
+            storage.upload_file(path, target)
         else:
-            Path(own).symlink_to(path.resolve())
+            Path(target).symlink_to(path.resolve())
     return uri
 
 
 def read(
     data: Sequence[str], split: str, limit: int | None, side: int
 ) -> dict[str, list[tuple[Image, Boxes]]]:
-    """Images (H, W, 3) and their objects (G, 4), by data set; images without objects tell nothing.
+    """Read images (H, W, 3) and their ground-truth boxes (G, 4), by data set. Images without boxes are left
+    out.
 
     Args:
-        data: labelled data sets.
-        split: of each.
-        limit: images of each, spread over the split; None: all.
-        side: of the mosaics in images; 0: none.
+        data: folders or URIs of labelled images.
+        split: the split of each data set.
+        limit: number of images of each data set, spread over the split. None: all.
+        side: a mosaic has `side` x `side` images. 0: no mosaics.
     """
     sets: dict[str, list[tuple[Image, Boxes]]] = {}
     for uri in data:
@@ -78,11 +80,12 @@ def _decoded(pairs: list[tuple[str, Boxes]]) -> Iterator[tuple[Image, Boxes]]:
         try:
             yield decode(storage.read_bytes(uri)).pixels, gt_boxes
         except ImageError as error:
-            logger.warning("left out: %s: %s", uri, error)
+            logger.warning("image left out: %s: %s", uri, error)
 
 
 def mosaic(images: list[tuple[Image, Boxes]], side: int, size: tuple[int, int] = (480, 640)) -> Any:
-    """One picture of `side` x `side` shrunk ones, and their objects of at least 8 px."""
+    """Make one picture of `side` x `side` shrunken images, and give their boxes with sides of at least 8
+    px."""
     picture = np.zeros((*size, 3), np.uint8)
     objects = []
     for tile, (pixels, gt_boxes) in enumerate(images):

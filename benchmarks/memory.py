@@ -1,8 +1,8 @@
-"""`jobs/benchmark.py memory`: the memory of a scoring job's driver and workers for buckets of growing size.
+"""Run `jobs/benchmark.py memory`: memory of driver and workers of a scoring job, for lists of growing size.
 
-The whole of `jobs/score_bucket.py` on a Ray cluster of its own, over a list of keys of which one in a
-hundred is a photograph and the others are not there: a row each, at the rate of Ray and of the record
-instead of the detector.
+Runs `jobs/score_bucket.py` completely, on a separate Ray cluster. One key in a hundred is a photograph; the
+other keys have no object. Every key gets a row, so the rate is limited by Ray and the record, not by the
+detector.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def run(config: MemoryConfig) -> None:
         folder = config.output / f"{keys}"
         shutil.rmtree(folder, ignore_errors=True)
         _make_list(folder, config.image.resolve(), keys)
-        # A process of its own: what is asked for is its peak.
+        # Another process, because its peak memory is measured.
         command = [sys.executable, "-m", "benchmarks.memory", str(folder), config.checkpoint]
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-        said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
-        found = json.loads(said.splitlines()[-1])
-        results.append({"keys": keys, **found})
+        output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
+        measured = json.loads(output.splitlines()[-1])
+        results.append({"keys": keys, **measured})
         print(
-            f"{keys:>10}{found['rows_per_second']:>10.0f}{found['driver_mb']:>11.0f}"
-            f"{found['largest_worker_mb']:>19.0f}{found['workers_mb']:>16.0f}"
+            f"{keys:>10}{measured['rows_per_second']:>10.0f}{measured['driver_mb']:>11.0f}"
+            f"{measured['largest_worker_mb']:>19.0f}{measured['workers_mb']:>16.0f}"
         )
         shutil.rmtree(folder)
     write_results(config, results)
@@ -59,22 +59,22 @@ def _make_list(folder: Path, image: Path, keys: int) -> None:
     names = [str(images / f"{number:09d}.jpg") for number in range(keys)]
     for name in names[::_ONE_IN]:
         Path(name).symlink_to(image)
-    there = [number % _ONE_IN == 0 for number in range(keys)]
-    # Those with an ETag are not looked up; those without are, and are there.
-    etags = [None if real else "0-0" for real in there]
+    exists = [number % _ONE_IN == 0 for number in range(keys)]
+    # A key with an ETag in the list is not looked up, so only existing keys are.
+    etags = [None if real else "0-0" for real in exists]
     table = pa.table([names, etags, [None] * keys], schema=NAMED)
     pq.write_table(table, folder / "list.parquet")
 
 
 def measure(folder: str, checkpoint: str) -> dict[str, float]:
-    """Score the list; rows a second, and peak memory of each kind of process in MB."""
+    """Score the list; give rows per second, and the peak memory of each kind of process in MB."""
     summary = score.run(
         ScoreConfig(
             images=f"{folder}/list.parquet", checkpoint=checkpoint, output=f"{folder}/results"
         )
     )
     if not summary.complete:
-        raise RuntimeError("not every key has its row")
+        raise RuntimeError("the job is not complete: some keys have no row")
     workers = [peak_mb(pid) for pid in ray_processes()]
     ray.shutdown()
     return {
@@ -86,7 +86,7 @@ def measure(folder: str, checkpoint: str) -> dict[str, float]:
 
 
 def ray_processes() -> list[int]:
-    """Worker processes of this one's cluster that have run something: Ray gives them its own titles."""
+    """Give the ids of Ray's worker processes below this process that have run a task: Ray renames them."""
     return [
         pid
         for pid, _ in processes.descendants(os.getpid())
@@ -95,11 +95,11 @@ def ray_processes() -> list[int]:
 
 
 def peak_mb(pid: int) -> float:
-    """Most memory that a process has had, in MB (Linux)."""
+    """Give the peak memory of a process in MB (Linux only)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
-    raise RuntimeError(f"process {pid} says nothing of its memory")
+    raise RuntimeError(f"/proc/{pid}/status has no line VmHWM")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The plot of `jobs/benchmark.py proposals`."""
+"""Draw the plot of `jobs/benchmark.py proposals`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from matplotlib.figure import Figure
 
 
 def recall_against_time(rows: list[dict[str, Any]]) -> bytes:
-    """PNG: recall at 2000 boxes against ms an image, one panel a data set, one marker a proposer.
+    """Draw recall at 2000 boxes against ms per image: one panel per data set, one colour per proposer.
 
     Args:
-        rows: of `proposals.summary`.
+        rows: from `proposals.summary`.
+
+    Returns:
+        A PNG file.
     """
     sets = list(dict.fromkeys(row["data"] for row in rows))
     proposers = list(dict.fromkeys(row["proposer"] for row in rows))
@@ -28,7 +31,7 @@ def recall_against_time(rows: list[dict[str, Any]]) -> bytes:
             axes.plot([row["ms"]] * 2, heights, color=f"C{number}", linewidth=1)
             axes.plot(row["ms"], best["r50"], "o", color=f"C{number}", label=proposer)
             axes.plot(row["ms"], best["r70"], "v", color=f"C{number}")
-        axes.set(title=data, xscale="log", xlabel="ms an image and core", ylim=(0, 1.02))
+        axes.set(title=data, xscale="log", xlabel="ms per image on one core", ylim=(0, 1.02))
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("recall at 2000 boxes: IoU .5 (dots), .7 (triangles)")
     handles, labels = panels[0].get_legend_handles_labels()

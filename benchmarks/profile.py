@@ -1,4 +1,4 @@
-"""Where the time of a computation goes, by torch's profiler: convolutions, products, suppression, copies."""
+"""Measure which kinds of operators take the time, with torch's profiler."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ KINDS = {
     "suppression": ("nms",),
     "copies": ("copy", "to_mkldnn", "to_dense", "memcpy", "pin_memory", "clone"),
 }
-"""Words in the names of torch's operators; the first kind with one that occurs has it."""
+"""Kind -> parts of operator names. An operator belongs to the first kind with a match."""
 
 
 def shares(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
-    """The part of each kind, and of the rest, in the time that operators take on `device`; their sum is 1.
+    """Give the share of each kind, and of the rest, in the time of all operators. The shares add up to 1.
 
-    On a GPU that is its kernels' time, on a CPU the threads' that call them.
+    On a GPU this is the time of the kernels, on a CPU the time of the threads that call the operators.
     """
     gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
@@ -32,16 +32,16 @@ def shares(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
             torch.cuda.synchronize()
     spent: Counter[str] = Counter()
     for event in profiled.key_averages():
-        # Of operators; a GPU's kernels are counted with the one that started them.
+        # Count operators only: their time includes the GPU kernels that they start.
         if event.device_type.name == "CPU":
-            own = event.self_device_time_total if gpu else event.self_cpu_time_total
-            spent[kind_of(event.key)] += own
+            time = event.self_device_time_total if gpu else event.self_cpu_time_total
+            spent[kind_of(event.key)] += time
     total = sum(spent.values()) or 1
     return {kind: spent[kind] / total for kind in (*KINDS, "rest")}
 
 
 def kind_of(operator: str) -> str:
-    """Of an operator's name, as `aten::mkldnn_convolution`."""
+    """Give the kind of an operator by its name, for example `aten::mkldnn_convolution`."""
     name = operator.lower()
     for kind, words in KINDS.items():
         if any(word in name for word in words):
@@ -49,6 +49,6 @@ def kind_of(operator: str) -> str:
     return "rest"
 
 
-def share_line(found: dict[str, float], kinds: Sequence[str] = (*KINDS, "rest")) -> str:
-    """To print."""
-    return ", ".join(f"{kind} {found[kind]:.0%}" for kind in kinds)
+def share_line(by_kind: dict[str, float], kinds: Sequence[str] = (*KINDS, "rest")) -> str:
+    """Write the shares as one line."""
+    return ", ".join(f"{kind} {by_kind[kind]:.0%}" for kind in kinds)

@@ -1,7 +1,8 @@
-"""`jobs/benchmark.py proposals`: recall, number and time of every proposer's boxes on labelled images.
+"""Run `jobs/benchmark.py proposals`: recall, number and time of the boxes of each proposer on labelled
+images.
 
-Each image goes through all proposers in turn, in one thread of one process, and ratios are taken image by
-image: what else runs on the machine slows both sides alike. Times are CPU time, without decoding.
+Each image is given to all proposers in turn, in one thread of one process. Ratios are computed per image, so
+other work on the machine slows all proposers alike. Times are CPU times without decoding.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ from pipeline.errors import UserError
 logger = logging.getLogger(__name__)
 
 REFERENCE = "opencv-fast"
-"""OpenCV's fast mode as it comes, in its own order and with boxes of any size."""
+"""OpenCV's fast mode without changes: its order of boxes, and boxes of any size."""
 CUTS = (100, 300, 1000, 2000)
 SIZES = {"<32": (0, 32), "32-96": (32, 96), ">96": (96, 1e9)}
-"""Of objects: the root of their area, pixels (COCO's small, medium, large)."""
+"""Object sizes: the square root of the area in pixels (COCO's small, medium, large)."""
 
 
 @dataclass(slots=True)
 class Measured:
-    """What one proposer did on one data set, image by image."""
+    """Boxes and times of one proposer on one data set, one entry per image."""
 
     boxes: list[Boxes] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
 
 def run(config: ProposalsConfig) -> None:
-    """Measure, and write table.txt, recall.png and results.json."""
+    """Measure, print the table, and write table.txt, recall.png and results.json."""
     settings = {text: parse(text) for text in config.proposers}
     for proposals in settings.values():
         prepare(proposals)
@@ -58,8 +59,8 @@ def run(config: ProposalsConfig) -> None:
         logger.info("%s: %d images", name, len(images))
         measured = measure(images, settings, reference=config.reference)
         rows += [
-            summary(name, text, found, [gt for _, gt in images], measured.get(REFERENCE))
-            for text, found in measured.items()
+            summary(name, text, result, [gt for _, gt in images], measured.get(REFERENCE))
+            for text, result in measured.items()
         ]
     rows += macro(rows)
     table = "\n".join(lines(rows, memory, config.price_per_core_hour))
@@ -71,18 +72,18 @@ def run(config: ProposalsConfig) -> None:
 
 
 def parse(text: str) -> ProposalConfig:
-    """`NAME[,SETTING=VALUE...]`.
+    """Read a proposer given as `NAME[,SETTING=VALUE...]`.
 
     Raises:
-        UserError: no such proposer, setting or value.
+        UserError: an unknown proposer or setting, or a wrong value.
     """
     name, *settings = text.split(",")
     try:
         values = dict(setting.split("=") for setting in settings)
         changes: dict[str, Any] = {k: int(v) if v.isdigit() else v for k, v in values.items()}
         if name not in PROPOSERS:
-            raise ValueError(f"proposers are {', '.join(PROPOSERS)}")
-        for key in ("k", "strategies"):  # of several: parts with a slash between them
+            raise ValueError(f"expected one of {', '.join(PROPOSERS)}")
+        for key in ("k", "strategies"):  # several values, with slashes between
             if key in changes:
                 parts = str(changes[key]).split("/")
                 changes[key] = tuple(int(p) if p.isdigit() else p for p in parts)
@@ -94,30 +95,30 @@ def parse(text: str) -> ProposalConfig:
 def measure(
     images: list[tuple[Image, Boxes]], settings: dict[str, ProposalConfig], *, reference: bool
 ) -> dict[str, Measured]:
-    """Every proposer on every image, the images outermost."""
+    """Run every proposer on every image. The outer loop is over images."""
     names = [*([REFERENCE] if reference else []), *settings]
     measured = {name: Measured() for name in names}
     for pixels, _ in images:
-        for name, found in measured.items():
+        for name, result in measured.items():
             started = time.thread_time()
             boxes = opencv_fast(pixels) if name == REFERENCE else propose(pixels, settings[name])
-            found.seconds.append(time.thread_time() - started)
-            found.boxes.append(boxes)
+            result.seconds.append(time.thread_time() - started)
+            result.boxes.append(boxes)
     return measured
 
 
 def opencv_fast(image: Image) -> Boxes:
-    """OpenCV's boxes, all of them, in its own (unseeded) order: small ones first."""
+    """Give all boxes of OpenCV's fast mode, in its (unseeded) order: small boxes first."""
     rects = opencv_rects(image, "fast").astype(np.float32)
     return np.concatenate([rects[:, :2], rects[:, :2] + rects[:, 2:]], axis=1)
 
 
 def summary(
-    data: str, proposer: str, found: Measured, gt_boxes: list[Boxes], reference: Measured | None
+    data: str, proposer: str, measured: Measured, gt_boxes: list[Boxes], reference: Measured | None
 ) -> dict[str, Any]:
-    """One row of the table: times are medians over images."""
+    """Give one row of the table. Times are medians over images."""
     ratios = (
-        [theirs / own for theirs, own in zip(reference.seconds, found.seconds, strict=True)]
+        [theirs / ours for theirs, ours in zip(reference.seconds, measured.seconds, strict=True)]
         if reference
         else [float("nan")]
     )
@@ -125,37 +126,40 @@ def summary(
         "data": data,
         "proposer": proposer,
         "images": len(gt_boxes),
-        "ms": 1000 * float(np.median(found.seconds)),
+        "ms": 1000 * float(np.median(measured.seconds)),
         "times_faster": float(np.median(ratios)),
-        "boxes": float(np.mean([min(len(b), CUTS[-1]) for b in found.boxes])),
-        "at": {cut: _recall([b[:cut] for b in found.boxes], gt_boxes) for cut in CUTS},
+        "boxes": float(np.mean([min(len(b), CUTS[-1]) for b in measured.boxes])),
+        "at": {cut: _recall([b[:cut] for b in measured.boxes], gt_boxes) for cut in CUTS},
         "sizes": {},
     }
     for size, (low, high) in SIZES.items():
         sides = [np.sqrt((gt[:, 2] - gt[:, 0]) * (gt[:, 3] - gt[:, 1])) for gt in gt_boxes]
-        own = [gt[(low <= s) & (s < high)] for gt, s in zip(gt_boxes, sides, strict=True)]
-        row["sizes"][size] = _recall([b[: CUTS[-1]] for b in found.boxes], own)
+        of_size = [gt[(low <= s) & (s < high)] for gt, s in zip(gt_boxes, sides, strict=True)]
+        row["sizes"][size] = _recall([b[: CUTS[-1]] for b in measured.boxes], of_size)
     return row
 
 
 def _recall(boxes: list[Boxes], gt_boxes: list[Boxes]) -> dict[str, float]:
-    found: ProposalRecall = proposal_recall(boxes, gt_boxes, (0.5, 0.7))
-    half, strict = found.recalls
-    return {"r50": half, "r70": strict, "ar": found.average_recall, "objects": found.num_gt}
+    measured: ProposalRecall = proposal_recall(boxes, gt_boxes, (0.5, 0.7))
+    half, strict = measured.recalls
+    return {"r50": half, "r70": strict, "ar": measured.average_recall, "objects": measured.num_gt}
 
 
 def macro(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The mean over the data sets, each as heavy as the others; mosaics stand apart."""
+    """Give the mean over the data sets, all with the same weight. Mosaics are left out."""
     real = [row for row in rows if row["data"] != "mosaic"]
     means = []
     for proposer in dict.fromkeys(row["proposer"] for row in real):
-        own = [row for row in real if row["proposer"] == proposer]
+        of_proposer = [row for row in real if row["proposer"] == proposer]
         mean: dict[str, Any] = {"data": "macro", "proposer": proposer, "sizes": {}}
-        mean["images"] = sum(row["images"] for row in own)
+        mean["images"] = sum(row["images"] for row in of_proposer)
         for key in ("ms", "times_faster", "boxes"):
-            mean[key] = float(np.mean([row[key] for row in own]))
+            mean[key] = float(np.mean([row[key] for row in of_proposer]))
         mean["at"] = {
-            cut: {k: float(np.mean([row["at"][cut][k] for row in own])) for k in own[0]["at"][cut]}
+            cut: {
+                k: float(np.mean([row["at"][cut][k] for row in of_proposer]))
+                for k in of_proposer[0]["at"][cut]
+            }
             for cut in CUTS
         }
         means.append(mean)
@@ -163,7 +167,7 @@ def macro(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def lines(rows: list[dict[str, Any]], memory: dict[str, float], price: float) -> Iterator[str]:
-    """The table, and what the times mean for a cluster."""
+    """Write the table, and what the times mean for a cluster."""
     cells = "".join(f"{f'@{cut}':>21}" for cut in CUTS) + "".join(f"{s:>14}" for s in SIZES)
     yield "recall at IoU .5 / at .7 / average recall; by size at 2000: recall at .5 / at .7"
     yield f"{'data':<14}{'proposer':<40}{'ms':>8}{'x':>7}{'boxes':>7}{cells}"
@@ -186,14 +190,14 @@ def lines(rows: list[dict[str, Any]], memory: dict[str, float], price: float) ->
             )
 
 
-def _three(found: dict[str, float]) -> str:
-    return " / ".join(f"{found[k]:.3f}".lstrip("0") for k in ("r50", "r70", "ar"))
+def _three(recall: dict[str, float]) -> str:
+    return " / ".join(f"{recall[k]:.3f}".lstrip("0") for k in ("r50", "r70", "ar"))
 
 
-def _two(found: dict[str, float] | None) -> str:
-    if found is None or not found["objects"]:
+def _two(recall: dict[str, float] | None) -> str:
+    if recall is None or not recall["objects"]:
         return "-"
-    return " / ".join(f"{found[k]:.2f}".lstrip("0") for k in ("r50", "r70"))
+    return " / ".join(f"{recall[k]:.2f}".lstrip("0") for k in ("r50", "r70"))
 
 
 _WORKER = """
@@ -211,7 +215,10 @@ print(int(peak.split()[1]) / 1024)
 
 
 def worker_memory(proposals: ProposalConfig) -> float:
-    """Peak megabytes of a process that proposes for one 640 x 480 picture of noise, the worst there is."""
+    """Measure the peak memory in MB of a process that runs the proposer on 640 x 480 pixels of noise.
+
+    Noise needs the most memory.
+    """
     command = [sys.executable, "-c", _WORKER, json.dumps(asdict(proposals))]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
     return float(done.stdout)

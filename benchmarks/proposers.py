@@ -1,8 +1,8 @@
-"""`jobs/benchmark.py proposers`: what a detector learns from each proposer, on several data sets.
+"""Run `jobs/benchmark.py proposers`: the accuracy of a detector with each proposer, on several data sets.
 
-Selective search, the fitted grid and a region proposal network under the same backbone, weights, solver and
-seeds, beside torchvision's Faster R-CNN by its own recipe: `jobs/ablate.py --comparisons faster_rcnn` on each
-data set. Run again with the same --output it goes on where it stopped.
+Selective search, the fitted grid and an RPN are used with the same backbone, weights, solver and seeds, and
+compared with torchvision's Faster R-CNN by its recipe. This is `jobs/ablate.py --comparisons faster_rcnn` on
+each data set. Run again with the same --output, it continues.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pipeline.annotations import splits
 
 
 def run(config: ProposersConfig) -> None:
-    """Train, measure, print the table, and write it and results.json."""
+    """Train, measure, print the table, and write proposers.md and results.json."""
     results: dict[str, list[dict[str, Any]]] = {}
     for data in config.data:
         name = data.rstrip("/").rpartition("/")[2]
-        own = ablate.run(ablation(config, data, str(config.output / name)))
-        assert own is not None  # as for a dry run
-        results[name] = own
+        rows = ablate.run(ablation(config, data, str(config.output / name)))
+        assert rows is not None  # only a dry run gives None
+        results[name] = rows
     lines = table(results)
     write_results(config, results)
     (config.output / "proposers.md").write_text("\n".join(lines) + "\n")
@@ -34,7 +34,7 @@ def run(config: ProposersConfig) -> None:
 
 
 def ablation(config: ProposersConfig, data: str, output: str) -> AblateConfig:
-    """The flags of `jobs/ablate.py` for one data set."""
+    """Give the flags of `jobs/ablate.py` for one data set."""
     given = asdict(config)
     del given["data"], given["output"]
     return AblateConfig(
@@ -48,7 +48,7 @@ def ablation(config: ProposersConfig, data: str, output: str) -> AblateConfig:
 
 
 def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Lines of Markdown: of each data set a line a setting, its seeds as mean and range."""
+    """Write the table in Markdown: one line per data set and setting, with mean and range over the seeds."""
     lines = [
         "| data | detector and its proposals | VOC07 mAP | recall of the best 300, IoU .5 | average recall"
         " | image, ms |",
@@ -56,12 +56,12 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     ]
     for data, rows in results.items():
         for setting in dict.fromkeys(row["setting"] for row in rows):
-            own = [row for row in rows if row["setting"] == setting]
+            seeds = [row for row in rows if row["setting"] == setting]
             cells = [
-                spread([100 * row["map"] for row in own], 1),
-                spread([row["recall"] for row in own]),
-                spread([row["average_recall"] for row in own]),
-                f"{1000 * min(row['image_seconds'] for row in own):.0f}",
+                spread([100 * row["map"] for row in seeds], 1),
+                spread([row["recall"] for row in seeds]),
+                spread([row["average_recall"] for row in seeds]),
+                f"{1000 * min(row['image_seconds'] for row in seeds):.0f}",
             ]
             lines.append(f"| {data} | {setting} | {' | '.join(cells)} |")
     return lines

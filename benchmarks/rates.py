@@ -1,4 +1,4 @@
-"""Rates of scored rows for `jobs/benchmark.py score`, and the tables of them."""
+"""Compute rates of scored rows for `jobs/benchmark.py score`, and write its tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline import storage
 
 
 def scored_at(uri: str) -> npt.NDArray[np.int64]:
-    """When each row of the Parquet files below a URI was made, sorted, microseconds."""
+    """Read `scored_at` of all rows in the Parquet files below a URI: sorted, in microseconds."""
     files = [i.uri for i in storage.list_objects(uri) if i.uri.endswith(".parquet")]
     tables = [
         pq.read_table(io.BytesIO(storage.read_bytes(file)), columns=["scored_at"]) for file in files
@@ -25,10 +25,10 @@ def scored_at(uri: str) -> npt.NDArray[np.int64]:
 
 
 def middle_rate(times: npt.NDArray[np.int64]) -> float:
-    """Rows a second after the first tenth of them and before the last twentieth.
+    """Give rows per second, without the first tenth and the last twentieth of the rows.
 
     Args:
-        times: sorted, microseconds; of a batch all are one.
+        times: sorted, in microseconds. All rows of a batch have the same time.
     """
     first, last = np.quantile(times, [0.1, 0.95], method="nearest")
     rows = int(((times > first) & (times <= last)).sum())
@@ -36,18 +36,18 @@ def middle_rate(times: npt.NDArray[np.int64]) -> float:
 
 
 def median_ratio(one: Sequence[float], other: Sequence[float]) -> float:
-    """Of rates that were measured in turn: the median of the rounds' ratios."""
+    """Give the median over the rounds of the ratio of two rates."""
     return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
 def comparison_lines(results: dict[str, Any]) -> list[str]:
-    """Of the table to print."""
-    lines = [f"{'':<50}{'images/s':>10}{'of the Detector':>18}"]
+    """Write the table that compares detector, scoring job and Ray's example."""
+    lines = [f"{'':<50}{'images/s':>10}{'of the detector':>18}"]
     for name, rates, ratio in (
-        ("bare Detector, images in memory", "bare", 1),
-        ("chain, images to Parquet", "chain", results["ratio"]),
+        ("detector alone, images in memory", "bare", 1),
+        ("scoring job, images to Parquet", "chain", results["ratio"]),
         (
-            "Ray's example, images to Parquet, its own RPN",
+            "Ray's example, images to Parquet, with an RPN",
             "ray_example",
             results["ray_example_ratio"],
         ),
@@ -59,7 +59,7 @@ def comparison_lines(results: dict[str, Any]) -> list[str]:
 
 
 def growth_lines(results: dict[str, Any]) -> list[str]:
-    """Of the table to print."""
+    """Write the table of the scoring job for growing numbers of images."""
     rates = results["chain_images_per_second"]
     lines = [f"{'images':>9}{'images/s':>10}{'of the first':>14}{'s, start to end':>17}"]
     for count, rate, seconds in zip(results["counts"], rates, results["seconds"], strict=True):

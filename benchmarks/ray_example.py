@@ -1,13 +1,15 @@
-"""Ray's documented object detection, for `jobs/benchmark.py score` to stand beside: its shape, our words.
+"""Ray's documented object detection, rewritten to compare it with the scoring job in `jobs/benchmark.py
+score`.
 
-"Object Detection Batch Inference with PyTorch" of Ray Data's examples (docs.ray.io, data/examples/
-batch_inference_object_detection): `read_images`, a `map` that makes a float tensor of each image, a
-`map_batches` over a pool of actors that hold torchvision's Faster R-CNN, `write_parquet`.
+The original is "Object Detection Batch Inference with PyTorch" in Ray Data's examples (docs.ray.io,
+data/examples/ batch_inference_object_detection): `read_images`, a `map` that makes a float tensor of each
+image, a `map_batches` on actors with torchvision's Faster R-CNN, and `write_parquet`.
 
-What differs from it is in its favour, so that no more than the pipelines and the detectors are compared.
-Backbone, scale, number of proposals, batch size, actors and their CPUs are those of our chain. No gradients
-are kept. Pixels neither go to the actors a second time nor into the results, as the example lets them. Its
-detector makes its proposals itself, so beside a grid or selective search it has an RPN that gives as many.
+All differences make the example faster, so that only pipelines and detectors are compared. Backbone, scale,
+number of proposals, batch size, actors and their CPUs are those of the scoring job. No gradients are kept. In
+the original, pixels are sent to the actors twice and written into the results; here they are not. The
+detector of the example always uses an RPN; compared with grid or selective search, the RPN gives the same
+number of proposals.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ RESULT = pa.schema(
         pa.field("scored_at", pa.timestamp("us", tz="UTC")),
     ]
 )
-"""Fixed: where a first block has no boxes Ray would guess another type than in the next."""
+"""The schema is fixed, because Ray would infer another type from a first block without boxes."""
 
 
 def detect_all(
@@ -55,17 +57,17 @@ def detect_all(
     batch_size: int,
     resources: Resources,
 ) -> None:
-    """The example's pipeline: a folder of images -> Parquet (RESULT), on the cluster that is joined.
+    """Run the example: detect in a folder of images and write Parquet (`RESULT`), on the connected cluster.
 
     Args:
-        images, output: folders, or prefixes of S3.
-        checkpoint: of ours; its backbone and heads are used.
-        max_proposals: of an image, where the checkpoint has no RPN that says it.
-        score_threshold: lowest score written.
-        batch_size: images a call.
-        resources: of the chain that it stands beside.
+        images, output: folders, or S3 prefixes.
+        checkpoint: a checkpoint of this project. Its backbone and heads are used.
+        max_proposals: proposals per image, if the checkpoint has no RPN.
+        score_threshold: minimum score of a written box.
+        batch_size: images per call.
+        resources: the resources of the scoring job, used here too.
     """
-    # The chain has set blocks of its own size: the example has Ray's.
+    # The scoring job has changed the block size. The example uses Ray's default.
     context = DataContext()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -76,7 +78,7 @@ def detect_all(
             include_paths=True,
             num_cpus=resources.read_cpus,
         )
-        found = dataset.map(transformed, num_cpus=resources.read_cpus).map_batches(
+        detected = dataset.map(transformed, num_cpus=resources.read_cpus).map_batches(
             ObjectDetector,
             fn_constructor_kwargs={
                 "checkpoint": checkpoint,
@@ -90,23 +92,23 @@ def detect_all(
             num_cpus=resources.detector_cpus,
             num_gpus=resources.detector_gpus,
         )
-        # The actors hold nearly all CPUs until the end: a task that asked for one would wait for ever.
-        found.write_parquet(output, ray_remote_args={"num_cpus": 0})
+        # The actors use nearly all CPUs until the end. A task that requests a CPU would wait for ever.
+        detected.write_parquet(output, ray_remote_args={"num_cpus": 0})
 
 
 def transformed(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `read_images` with its image as (3, H, W) float32 from 0 to 1, as torchvision takes it."""
-    pixels = np.array(row["image"])  # a copy: Ray's are read-only, which torch warns of
+    """Turn a row of `read_images` into torchvision's input: an image (3, H, W) float32 from 0 to 1."""
+    pixels = np.array(row["image"])  # copied, because torch warns about Ray's read-only arrays
     return {"path": row["path"], "transformed": to_tensor(pixels).numpy()}
 
 
 class ObjectDetector:
-    """What the example's actors hold: a batch of `transformed` rows to a table (RESULT).
+    """The actor of the example: turns a batch of `transformed` rows into a table (`RESULT`).
 
     Args:
         checkpoint, max_proposals, score_threshold: as for `faster_rcnn`.
-        gpu: whether to use one.
-        num_threads: of torch on the CPU.
+        gpu: True to use a GPU.
+        num_threads: threads of torch on the CPU.
     """
 
     def __init__(
@@ -125,25 +127,25 @@ class ObjectDetector:
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
-        # (N, 3, H, W) where all are of one size, else N objects (3, H, W); copies, as above.
+        # (N, 3, H, W) if all images have the same size, else N objects (3, H, W); copied as above.
         images = [torch.tensor(np.asarray(image, np.float32)) for image in batch["transformed"]]
-        found = self._model([image.to(self._device) for image in images])
+        results = self._model([image.to(self._device) for image in images])
         columns: dict[str, list[Any]] = {
-            name: [result[name].cpu().tolist() for result in found]
+            name: [result[name].cpu().tolist() for result in results]
             for name in ("labels", "scores", "boxes")
         }
         columns["path"] = batch["path"].tolist()
-        columns["scored_at"] = [datetime.datetime.now(datetime.UTC)] * len(found)
+        columns["scored_at"] = [datetime.datetime.now(datetime.UTC)] * len(results)
         return pa.Table.from_pydict(columns, schema=RESULT)
 
 
 def faster_rcnn(model: FastRCNN, max_proposals: int, score_threshold: float) -> GeneralizedRCNN:
-    """torchvision's Faster R-CNN on the backbone of a model, with its heads' weights.
+    """Make torchvision's Faster R-CNN on the backbone of a model, with the weights of its heads.
 
     Args:
-        model: of ours; its config is changed.
-        max_proposals: of an image, where it has no RPN of its own that says it.
-        score_threshold: lowest score of a box.
+        model: a model of this project; its config is changed.
+        max_proposals: proposals per image, if the model has no RPN.
+        score_threshold: minimum score of a box.
     """
     rpn = model.config.rpn or RPNConfig(max_proposals_test=max_proposals)
     model.config = replace(model.config, rpn=rpn, score_threshold=score_threshold)
@@ -154,7 +156,7 @@ def faster_rcnn(model: FastRCNN, max_proposals: int, score_threshold: float) -> 
 
 
 class _Maps(nn.Module):
-    """A backbone whose maps have names, as torchvision's have."""
+    """A backbone that gives feature maps by name, like torchvision's backbones."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

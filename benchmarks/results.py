@@ -1,4 +1,4 @@
-"""results.json of `jobs/benchmark.py`: what a task found, what it was told, and on which machine."""
+"""Write results.json of a benchmark: results, flags, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PACKAGES = ("ray", "torch", "torchvision", "numpy", "simplejpeg", "opencv-contri
 
 
 def write_results(config: Any, results: Any) -> None:
-    """Replace results.json in `config.output`.
+    """Write or replace results.json in `config.output`.
 
     Args:
-        config: a task's dataclass with a field `output`.
-        results: of JSON types.
+        config: the flags of the benchmark, a dataclass with a field `output`.
+        results: values of JSON types.
     """
     described = {
         "results": results,
@@ -36,7 +36,7 @@ def write_results(config: Any, results: Any) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Hardware and versions."""
+    """Describe hardware and versions."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "processor": _processor(),
@@ -50,7 +50,7 @@ def machine() -> dict[str, Any]:
 
 def _versions() -> Iterator[tuple[str, str]]:
     for package in PACKAGES:
-        with suppress(PackageNotFoundError):  # a machine with a GPU may have torch and no Ray
+        with suppress(PackageNotFoundError):  # a GPU machine may have torch but no Ray
             yield package, version(package)
 
 

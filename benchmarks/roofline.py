@@ -1,8 +1,9 @@
-"""The floor under a computation: the time its convolutions and matrix products must take on this machine.
+"""Compute the floor of a computation: the minimum time of its convolutions and matrix products on this
+machine.
 
-Each costs its floating-point operations at the measured peak, or its bytes at the measured bandwidth,
-whichever takes longer; the rest (norms, activations, pooling, suppression, copies) is counted as free. An
-algorithm that needs fewer multiplications than a plain convolution (Winograd's) could pass below it.
+The time of each is its floating-point operations at the measured peak, or its bytes at the measured
+bandwidth: the longer of the two. Everything else (norms, activations, pooling, NMS, copies) counts as zero.
+An algorithm with fewer multiplications than a plain convolution (Winograd's) can be faster than this floor.
 """
 
 from __future__ import annotations
@@ -28,18 +29,19 @@ _ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """What the machine does at the best, with torch's threads as they are."""
+    """The measured peak of the machine, with torch's current number of threads."""
 
     flops: float
-    """A second, of a matrix product: in bfloat16 where the machine multiplies it, else in float32."""
+    """Operations per second of a matrix product, in bfloat16 if the machine multiplies it, else in
+    float32."""
     bandwidth: float
-    """Bytes a second, of a copy: those read and those written."""
+    """Bytes per second of a copy; read and written bytes both count."""
 
 
 def measure_peak(device: torch.device) -> Peak:
-    """Of several tries the best, each of some 50 ms on a CPU core.
+    """Measure the peak: the best of several tries, each about 50 ms on a CPU core.
 
-    torch's BLAS is not the best everywhere: on AMD EPYC (Zen 5) oneDNN multiplies twice as fast.
+    torch's BLAS is not the fastest on every CPU: on AMD EPYC (Zen 5), oneDNN multiplies twice as fast.
     """
     dtype = torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     square = torch.rand(_SIDE, _SIDE, device=device, dtype=dtype)
@@ -66,8 +68,8 @@ def _least_seconds(work: Callable[[], Any], device: torch.device) -> float:
     return min(seconds)
 
 
-class Floor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
-    """Sums the floor of everything that torch does inside it."""
+class Floor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no types
+    """A context that sums the floor of all torch operations within it."""
 
     def __init__(self, peak: Peak) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -84,7 +86,7 @@ class Floor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     ) -> Any:
         keywords = dict(kwargs or {})
         count = flop_registry.get(func._overloadpacket)
-        if count is None:  # maybe made of others, as `linear` is
+        if count is None:  # it may consist of other operations, like `linear`
             with self:
                 made = func.decompose(*args, **keywords)
             return func(*args, **keywords) if made is NotImplemented else made
@@ -100,8 +102,12 @@ class Floor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
 
 
 def _convolution_backward(*args: Any) -> float:
-    """Of each gradient asked for what the forward pass costs, but of a bias: torch's own count takes the
-    weights' for that of a convolution without groups, for depthwise ones some hundred times too much."""
+    """Count the operations of a convolution's backward pass: the forward pass once per gradient, without the
+    bias.
+
+    torch counts the gradient of the weights as for a convolution without groups. For depthwise convolutions
+    that is about a hundred times too much.
+    """
     grad_output, _, weight, *_, transposed, _, _, wanted = args
     if transposed:
         raise NotImplementedError("transposed convolutions are not counted")

@@ -1,9 +1,9 @@
-"""`jobs/benchmark.py scale`: a bucket of ten million keys, and what the driver needs for it.
+"""Run `jobs/benchmark.py scale`: memory and time of the driver for buckets of up to ten million keys.
 
-A server on loopback answers S3's list requests for keys that it computes. A process of its own lists it,
-plans, and is given a row for every key as Ray would bring them, in blocks out of order, by a stand-in for
-the Detector; a second process resumes when all is done. Each step's time, the peak memory so far, and what
-was written. Images are neither read nor scored: this is about keys.
+A server on loopback answers S3 list requests for keys that it computes. A process lists the bucket and plans.
+Then it gets a row for every key from a replacement of the detector, in blocks out of order, as from Ray. A
+second process runs the same command when all is finished. The table has the time of each step, the peak
+memory so far, and what was written. No image is read or scored.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pipeline.scoring.selection import select
 
 _PAGE = 1000
 _BLOCK = 128
-"""Rows that come together."""
+"""Rows per block."""
 _SHARDS_UNDER_WAY = 32
 _BOXES = 3
 _RUN = "0" * 16
@@ -52,8 +52,9 @@ class Step:
     step: str
     seconds: float
     peak_mb: float
-    """Of the process, since it began."""
-    said: str
+    """Peak memory of the process since its start."""
+    note: str
+    """What was written, for the last column."""
 
 
 def run(config: ScaleConfig) -> None:
@@ -68,32 +69,32 @@ def run(config: ScaleConfig) -> None:
                 command = [sys.executable, "-m", "benchmarks.scale", part, str(keys)]
                 command += [str(folder), str(config.shard_size)]
                 environment = {**os.environ, **_client(endpoint), "PYTHONPATH": str(CHECKOUT)}
-                said = subprocess.run(
+                output = subprocess.run(
                     command, env=environment, check=True, stdout=subprocess.PIPE
                 ).stdout
-                steps += [Step(**step) for step in json.loads(said)]
+                steps += [Step(**step) for step in json.loads(output)]
         shutil.rmtree(folder)
     lines = [f"{'keys':>10}  {'step':<34}{'s':>8}{'keys/s':>10}{'peak MB':>9}  "]
     for step in steps:
         rate = step.keys / max(step.seconds, 1e-3)
         lines.append(
             f"{step.keys:>10}  {step.step:<34}{step.seconds:>8.1f}{rate:>10.0f}{step.peak_mb:>9.0f}  "
-            f"{step.said}"
+            f"{step.note}"
         )
     print("\n".join(lines))
     write_results(config, [asdict(step) for step in steps])
 
 
 def first_command(keys: int, folder: str, shard_size: int) -> list[Step]:
-    """List, plan, commit a row for every key."""
+    """List, plan, and commit a row for every key."""
     steps: list[Step] = []
     with _step(steps, keys, "list, 16 requests at a time"):
         listed = select("s3://photos/images").listed
     with _step(steps, keys, "plan"):
         planned = plan.extend(folder, listed, shard_size=shard_size)
     plan_bytes, plan_files = _size(Path(folder) / "plans")
-    said = f"{plan_files} objects, {plan_bytes / keys:.1f} bytes a key"
-    steps[-1] = replace(steps[-1], said=said)
+    note = f"{plan_files} objects, {plan_bytes / keys:.1f} bytes a key"
+    steps[-1] = replace(steps[-1], note=note)
     listed.close()
     with _step(steps, keys, "commit rows in blocks, out of order"):
         committer = Committer(
@@ -109,12 +110,12 @@ def first_command(keys: int, folder: str, shard_size: int) -> list[Step]:
     with _step(steps, keys, "manifest"):
         manifest = write_manifest(folder, _RUN, planned, committer.shards)
     scored_bytes, files = _size(Path(folder) / "scored")
-    said = f"{manifest.rows} rows, {files} objects, {scored_bytes / keys:.0f} bytes a key"
-    return [*steps[:-1], replace(steps[-1], said=said)]
+    note = f"{manifest.rows} rows, {files} objects, {scored_bytes / keys:.0f} bytes a key"
+    return [*steps[:-1], replace(steps[-1], note=note)]
 
 
 def second_command(keys: int, folder: str, shard_size: int) -> list[Step]:
-    """The same command again, when all is done."""
+    """Run the same command again, when all is finished."""
     steps: list[Step] = []
     with _step(steps, keys, "again: list, compare, what is done"):
         listed = select("s3://photos/images").listed
@@ -122,8 +123,8 @@ def second_command(keys: int, folder: str, shard_size: int) -> list[Step]:
         done = record.done_shards(folder, _RUN, planned)
         left = record.to_do(planned, done)
         listed.close()
-    said = f"{len(planned.generations)} generation, {len(left)} shards to do"
-    return [replace(steps[-1], said=said)]
+    note = f"{len(planned.generations)} generation, {len(left)} shards to do"
+    return [replace(steps[-1], note=note)]
 
 
 @contextmanager
@@ -132,7 +133,7 @@ def _step(steps: list[Step], keys: int, name: str) -> Iterator[None]:
     yield
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    steps.append(Step(keys=keys, step=name, seconds=round(seconds, 2), peak_mb=peak, said=""))
+    steps.append(Step(keys=keys, step=name, seconds=round(seconds, 2), peak_mb=peak, note=""))
 
 
 def _size(folder: Path) -> tuple[int, int]:
@@ -150,7 +151,7 @@ def _client(endpoint: str) -> dict[str, str]:
 
 
 def blocks(planned: plan.Plan, seed: int = 0) -> Iterator[pa.Table]:
-    """A result row for every planned image, in blocks of some shards at a time, shuffled."""
+    """Yield a result row for every planned image, in shuffled blocks; a few shards are open at a time."""
     shuffle = random.Random(seed)
     for first in range(0, planned.num_shards, _SHARDS_UNDER_WAY):
         last = min(first + _SHARDS_UNDER_WAY, planned.num_shards)
@@ -165,7 +166,7 @@ def blocks(planned: plan.Plan, seed: int = 0) -> Iterator[pa.Table]:
 
 
 def _scored(rows: pa.Table) -> pa.Table:
-    """What a Detector would make of planned images: some boxes each."""
+    """Make result rows for planned images, with `_BOXES` boxes each, as the detector would."""
     count = rows.num_rows
     detections = RESULT.field("detections").type
     box = detections.value_type
@@ -206,8 +207,7 @@ def _scored(rows: pa.Table) -> pa.Table:
 
 @contextmanager
 def bucket_of(keys: int) -> Iterator[str]:
-    """A server of one bucket with so many objects, all under images/; its URL. It lists, and holds
-    nothing."""
+    """Start a server with one bucket of `keys` objects, all under images/; give its URL. It only lists."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -227,7 +227,7 @@ def bucket_of(keys: int) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """A line a page is too many."""
+            """Log nothing: a line per page would be too many."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -240,7 +240,7 @@ def bucket_of(keys: int) -> Iterator[str]:
 
 
 def list_page(keys: int, after: str) -> bytes:
-    """S3's answer to ListObjectsV2 behind a key."""
+    """Write S3's answer to ListObjectsV2 after a key."""
     low, high = 0, keys
     while low < high:
         middle = (low + high) // 2
@@ -264,7 +264,7 @@ def _key(number: int) -> str:
     return f"images/{number // 10_000:05d}/{number % 10_000:04d}.jpg"
 
 
-if __name__ == "__main__":  # a process that holds nothing but what a driver needs
+if __name__ == "__main__":  # a process that loads only what a driver needs
     PARTS = {"first": first_command, "second": second_command}
-    made = PARTS[sys.argv[1]](int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
-    print(json.dumps([asdict(step) for step in made]))
+    measured = PARTS[sys.argv[1]](int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    print(json.dumps([asdict(step) for step in measured]))

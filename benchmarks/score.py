@@ -1,13 +1,14 @@
-"""`jobs/benchmark.py score`: the scoring chain beside the bare `Detector` and Ray's example, in one run.
+"""Run `jobs/benchmark.py score`: the scoring job compared with the detector alone and with Ray's example.
 
-The bare Detector is a loop in one process with every core: it decodes, proposes and detects images that lie
-in memory already. The chain reads them from a folder, does the same, checks, writes Parquet and a manifest.
-Ray's documented example reads the same folder and writes Parquet too (`benchmarks/ray_example.py`); its
-detector is torchvision's Faster R-CNN, whatever proposes here, with as many proposals. All are taken in turn,
-several times; the rate of the two that Ray runs is that of their middle rows, for a Ray cluster and a
-Detector take seconds to start whatever the number of images.
+The detector alone is a loop in one process with all cores: it decodes, proposes and detects images in memory.
+The scoring job reads the same images from a folder, does the same work, checks, and writes Parquet and a
+manifest. Ray's documented example reads the same folder and writes Parquet too (`benchmarks/ray_example.py`).
+Its detector is torchvision's Faster R-CNN with the same number of proposals. All three run in turn, several
+times. The rates of the job and the example are those of their middle rows, because the start of Ray and of
+the detector takes seconds for any number of images.
 
-With --counts the chain alone, once for each number of images: what it costs grows as they do, or not.
+With --counts, only the scoring job is measured, once for each number of images: its rate should stay the
+same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import ray
 from benchmarks import ray_example
 from benchmarks.cluster import cluster_of
 from benchmarks.config import ScoreBenchmarkConfig
-from benchmarks.images import photographs, put
+from benchmarks.images import photographs, upload
 from benchmarks.rates import (
     comparison_lines,
     growth_lines,
@@ -44,17 +45,17 @@ from pipeline.scoring.preflight import size_cluster
 from pipeline.training.initial_weights import initial_model
 
 _CLASSES = ("one", "two", "three")
-# Random heads find nothing sure: the suppression of boxes is left out on every side.
 _SCORE_THRESHOLD = 0.9
+"""With random heads no box has this score, so NMS takes no time in all three."""
 
 
-class Chained(NamedTuple):
-    """A run of the chain."""
+class JobSpeed(NamedTuple):
+    """The speed of one scoring job."""
 
     images_per_second: float
-    """Between its middle rows."""
+    """Rate of the middle rows."""
     seconds: float
-    """From start to end, of Ray too."""
+    """Time from start to end, with the start of Ray."""
 
 
 def run(config: ScoreBenchmarkConfig) -> None:
@@ -68,7 +69,7 @@ def run(config: ScoreBenchmarkConfig) -> None:
 
 def _comparison(config: ScoreBenchmarkConfig, checkpoint: Path, place: str) -> dict[str, Any]:
     paths = photographs(config.images, config.count)
-    images = put(paths, storage.join(place, "images"))
+    images = upload(paths, storage.join(place, "images"))
     bare, chained, example = [], [], []
     for round_ in range(config.rounds):
         bare.append(_bare(config, checkpoint, paths))
@@ -89,7 +90,7 @@ def _comparison(config: ScoreBenchmarkConfig, checkpoint: Path, place: str) -> d
 def _growth(config: ScoreBenchmarkConfig, checkpoint: Path, place: str) -> dict[str, Any]:
     chained = []
     for count in config.counts:
-        images = put(photographs(config.images, count), storage.join(place, f"images-{count}"))
+        images = upload(photographs(config.images, count), storage.join(place, f"images-{count}"))
         results = storage.join(place, f"results-{count}")
         chained.append(_chain(config, checkpoint, images, results, count))
     return {
@@ -101,23 +102,23 @@ def _growth(config: ScoreBenchmarkConfig, checkpoint: Path, place: str) -> dict[
 
 @contextlib.contextmanager
 def _place(config: ScoreBenchmarkConfig, folder: Path) -> Iterator[str]:
-    """Where images and results lie: the folder, or a bucket of a server that runs meanwhile."""
+    """Give the place for images and results: the folder, or a bucket on a server that runs meanwhile."""
     if not config.bucket:
         yield str(folder)
         return
-    servers.own_store()
+    servers.use_demo_credentials()
     with servers.s3_server(folder):
         servers.create_bucket("benchmark")
         yield "s3://benchmark"
 
 
 def _make_checkpoint(config: ScoreBenchmarkConfig, folder: Path) -> Path:
-    own = RPNConfig(max_proposals_test=config.max_proposals)
+    rpn = RPNConfig(max_proposals_test=config.max_proposals)
     numbers = FastRCNNConfig.modern(
         len(_CLASSES),
         backbone=config.backbone,
         scale=config.scale,
-        rpn=own if config.proposals == LEARNED else None,
+        rpn=rpn if config.proposals == LEARNED else None,
     )
     model = initial_model(numbers, config.weights, 0, _CLASSES)
     proposals = ProposalConfig(name=config.proposals, max_boxes=config.max_proposals)
@@ -126,7 +127,7 @@ def _make_checkpoint(config: ScoreBenchmarkConfig, folder: Path) -> Path:
 
 
 def _bare(config: ScoreBenchmarkConfig, checkpoint: Path, images: list[Path]) -> float:
-    """Images a second of a plain loop."""
+    """Measure images per second of the detector alone."""
     data = [path.read_bytes() for path in images]
     detector = Detector(checkpoint, score_threshold=_SCORE_THRESHOLD)
     detector.detect(data[: config.batch_size])
@@ -138,21 +139,21 @@ def _bare(config: ScoreBenchmarkConfig, checkpoint: Path, images: list[Path]) ->
 
 def _chain(
     config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output: str, count: int
-) -> Chained:
-    """The whole job, on a cluster of its own."""
+) -> JobSpeed:
+    """Run the whole scoring job on a new cluster."""
     started = time.perf_counter()
     with cluster_of(config.nodes):
         summary = score.run(_score_config(config, checkpoint, images, output))
     seconds = time.perf_counter() - started
     if summary.statuses != {"ok": count}:
-        raise RuntimeError(f"rows are not what they should be: {summary.statuses}")
-    return Chained(middle_rate(scored_at(record.scored_uri(output, summary.run_id))), seconds)
+        raise RuntimeError(f"expected {count} rows with status ok, got {summary.statuses}")
+    return JobSpeed(middle_rate(scored_at(record.scored_uri(output, summary.run_id))), seconds)
 
 
 def _example(config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output: str) -> float:
-    """Images a second of Ray's example, on a cluster of its own."""
+    """Measure images per second of Ray's example on a new cluster."""
     cluster.connect()
-    own = _score_config(config, checkpoint, images, output)
+    score_config = _score_config(config, checkpoint, images, output)
     ray_example.detect_all(
         images,
         str(checkpoint),
@@ -160,12 +161,12 @@ def _example(config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output
         max_proposals=config.max_proposals,
         score_threshold=_SCORE_THRESHOLD,
         batch_size=config.batch_size,
-        resources=size_cluster(own, cluster.resources(), cluster.node_cpus()),
+        resources=size_cluster(score_config, cluster.resources(), cluster.node_cpus()),
     )
     ray.shutdown()
     times = scored_at(output)
     if len(times) != config.count:
-        raise RuntimeError(f"{len(times)} rows of {config.count} images")
+        raise RuntimeError(f"expected {config.count} rows, got {len(times)}")
     return middle_rate(times)
 
 

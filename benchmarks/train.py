@@ -1,9 +1,11 @@
-"""`jobs/benchmark.py train`: what more workers give, and our training step beside torchvision's.
+"""Run `jobs/benchmark.py train`: the speed-up with more workers, and the training step compared with
+torchvision's.
 
-Workers: the same run by 1, 2 and 4 Ray Train workers of one CPU each, at the same global batch. The losses
-are the same, in float32; images a second should grow with the workers while there are cores for them.
+Workers: the same training with 1, 2 and 4 Ray Train workers of one CPU each and the same global batch, in
+float32. The losses must be equal. Images per second should grow with the workers while there are cores for
+them.
 
-torchvision: `benchmarks.train_loops`.
+torchvision: see `benchmarks.train_loops`.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ def run(config: TrainBenchmarkConfig) -> None:
 
 
 def _by_workers(config: TrainBenchmarkConfig, workers: int) -> list[dict[str, float]]:
-    """The history of a run, on a cluster of its own with a CPU a worker, real or not."""
-    cluster.ask_for_own_token()
+    """Train on a new cluster with one (logical) CPU per worker; give the history."""
+    cluster.set_random_token()
     ray.init(
         address="local",
         num_cpus=max(workers, 2),
@@ -59,7 +61,7 @@ def _by_workers(config: TrainBenchmarkConfig, workers: int) -> list[dict[str, fl
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        # Several logical CPUs would let a lone worker use several threads.
+        # With several logical CPUs, a single worker would use several threads.
         runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}},
     )
     try:
@@ -73,7 +75,10 @@ def _by_workers(config: TrainBenchmarkConfig, workers: int) -> list[dict[str, fl
 
 
 def scaling_lines(runs: dict[int, list[dict[str, float]]], batch_size: int) -> list[str]:
-    """A line a number of workers. Efficiency: speed-up over the workers there are cores for."""
+    """Write one line per number of workers.
+
+    Efficiency is the speed-up divided by the number of workers, or of cores if there are fewer.
+    """
     cores = os.cpu_count() or 1
     lines = [
         f"{'workers':<9}{'images/s':>10}{'speed-up':>10}{'efficiency':>12}{'waiting':>9}"

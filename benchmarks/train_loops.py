@@ -1,10 +1,11 @@
-"""The training step of `jobs/benchmark.py train` beside torchvision's loop, in one process.
+"""Compare the training step with torchvision's loop, in one process, for `jobs/benchmark.py train`.
 
-The steps of torchvision's detection references (engine.py) with its own transform and RoIHeads, on the same
-batches, proposals, backbone and initial weights; ours in bfloat16 where the machine multiplies it, as
-`jobs/train.py` has it, and in float32, as torchvision's is. In both the backbone's norms are inside its
-convolutions, and in ours once more as passes of their own. All in turn, by the clock. The floor is what a
-step's convolutions and matrix products, forth and back, take at this machine's peak.
+torchvision's loop is that of its detection references (engine.py), with its transform and RoIHeads, on the
+same batches, proposals, backbone and initial weights, in float32. Ours is measured three times: in bfloat16
+if the machine multiplies it (as in `jobs/train.py`), in float32, and in float32 with norms as separate
+passes. In all others the norms of the backbone are folded into its convolutions. All loops take a step in
+turn; times are wall-clock times. The floor is the minimum time of a step's convolutions and matrix products,
+forward and backward, at the peak of the machine.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ from pipeline.training.plan import TrainPlan
 from pipeline.training.step import StepSettings, train_step
 
 WARM = 3
-"""First steps that are not timed."""
+"""Number of first steps that are not measured."""
 
 
 def beside_torchvision(flags: TrainConfig, iterations: int) -> tuple[dict[str, list[float]], Floor]:
-    """Seconds of each step after the first ones, by training loop, ours first; and the floor of ours."""
+    """Measure the seconds of each step after the first `WARM`, by training loop, and the floor of ours.
+
+    Ours is the first loop.
+    """
     assert flags.batch_size is not None
     training, _ = read_data(flags)
     plan = TrainPlan.of(flags, training.classes).fitted(training.images)
@@ -74,11 +78,11 @@ def beside_torchvision(flags: TrainConfig, iterations: int) -> tuple[dict[str, l
     floor = Floor(measure_peak(torch.device(device)))
     with floor:
         loops["ours"](batch)
-    return {name: own[WARM:] for name, own in seconds.items()}, floor
+    return {name: times[WARM:] for name, times in seconds.items()}, floor
 
 
 def _norms_apart(model: FastRCNN) -> FastRCNN:
-    """In place: each norm a pass of its own over the map, as it is built."""
+    """Change the model in place: norms are separate passes over the map, not folded into convolutions."""
     for conv in model.modules():
         if isinstance(conv, FastConv2d):
             for norm in conv.norm:
@@ -101,13 +105,14 @@ def _our_step(
 
 
 def torchvision_step(peer: TorchvisionHeads, solver: SolverConfig) -> Callable[[Batch], float]:
-    """The steps of torchvision's references/detection/engine.py, on our batches; each gives the loss."""
+    """Give a function that takes a step like torchvision's references/detection/engine.py and gives the
+    loss."""
     optimizer = build_optimizer(peer, solver)
     device = next(peer.parameters()).device
 
     def step(batch: Batch) -> float:
         peer.train()
-        # The loader's ToTensor, and .to(device) of every image and target.
+        # Like the ToTensor of its loader, and the .to(device) of its loop.
         images = [image.permute(2, 0, 1).to(device).float() / 255 for image in batch.images]
         targets = [
             {"boxes": t.gt_boxes.to(device), "labels": t.gt_labels.to(device)}
@@ -127,17 +132,18 @@ def torchvision_step(peer: TorchvisionHeads, solver: SolverConfig) -> Callable[[
 
 
 def peer_lines(seconds: Mapping[str, Sequence[float]], floor: Floor, batch_size: int) -> list[str]:
-    """Images a second of each and of the floor, and the median of the ratios to ours, step by step."""
+    """Write images per second of each loop and of the floor, and the median over steps of the ratio to
+    ours."""
     ours = next(iter(seconds.values()))
     lines = [f"{'training loop':<24}{'images/s':>10}{'of the floor':>14}{'ours is faster by':>19}"]
-    for name, own in seconds.items():
-        step = statistics.median(own)
-        ratio = statistics.median(b / a for a, b in zip(ours, own, strict=True))
+    for name, times in seconds.items():
+        step = statistics.median(times)
+        ratio = statistics.median(b / a for a, b in zip(ours, times, strict=True))
         lines.append(
             f"{name:<24}{batch_size / step:>10.2f}{floor.seconds / step:>14.0%}{ratio:>19.2f}"
         )
     gflop = floor.flops / batch_size / 1e9
     return [
         *lines,
-        f"{'floor':<24}{batch_size / floor.seconds:>10.2f}   ({gflop:.1f} GFLOP an image)",
+        f"{'floor':<24}{batch_size / floor.seconds:>10.2f}   ({gflop:.1f} GFLOP per image)",
     ]

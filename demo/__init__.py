@@ -1,1 +1,1 @@
-"""What `jobs/demo.py` is made of: servers, processes, steps, pictures and questions."""
+"""The parts of `jobs/demo.py`: servers, processes, steps, pictures and queries."""

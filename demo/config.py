@@ -16,23 +16,23 @@ class DemoConfig:
     """Flags of `jobs/demo.py`."""
 
     output: Path = CHECKOUT / "demo-output"
-    """Local folder for what stays: boxes.png, results/, models/, logs/."""
+    """Local folder for the results: boxes.png, results/, logs/."""
     train: int = 300
-    """Labelled images to train on."""
+    """Number of labelled images to train on."""
     val: int = 40
-    """Labelled images to validate on."""
+    """Number of labelled images to validate on."""
     test: int = 90
-    """Labelled images to evaluate on."""
+    """Number of labelled images to evaluate on."""
     score: int = 110
-    """Files in the bucket to score: the test images, others, and a tenth broken on purpose."""
+    """Number of files to score: the test images and others. A tenth is broken on purpose."""
     iterations: int = 1500
-    """SGD steps."""
+    """Number of SGD steps."""
     seed: int = 0
-    """Seed of the scenes."""
+    """Seed for drawing the images."""
     expected_map: float = 0.6
-    """The demo fails when the VOC07 mAP on the test images is below this."""
+    """The demo fails if the VOC07 mAP on the test images is below this."""
     stay: bool = False
-    """When done, keep bucket, cluster and dashboard until Ctrl-C."""
+    """At the end, keep bucket, cluster and dashboard running until Ctrl-C."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Run", common=("output", "stay", "seed")),

@@ -1,6 +1,6 @@
-"""Processes the demo starts, each ended with every process that came from it.
+"""Start processes and end them with all their descendants.
 
-Only processes that descend from ours are ever signalled, by their id and start time: never by name.
+Only descendants of this process get signals. They are identified by process id and start time, never by name.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 class CommandError(Exception):
-    """A command of the demo failed; the text says which, how, and where its output is."""
+    """A command of the demo failed. The message says which command, how, and where its output is."""
 
 
 def end_on_signals() -> None:
-    """Let Ctrl-C, SIGTERM and SIGHUP unwind the stack once, so that every `finally` is run."""
+    """Let the first Ctrl-C, SIGTERM or SIGHUP raise SystemExit, so that every `finally` runs."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         for other in SIGNALS:
-            signal.signal(other, signal.SIG_IGN)  # cleaning up is not to be interrupted
+            signal.signal(other, signal.SIG_IGN)  # further signals must not interrupt the clean-up
         raise SystemExit(128 + number)
 
     for number in SIGNALS:
@@ -40,13 +40,13 @@ def end_on_signals() -> None:
 
 
 def adopt_orphans() -> None:
-    """Make processes below this one ours when their parent dies, so that `descendants` sees them."""
+    """Adopt descendants whose parent dies, so that `descendants` still finds them (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def free_port() -> int:
-    """A loopback TCP port that nothing listens on just now."""
+    """Give a loopback TCP port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -55,9 +55,10 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def background(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server with its output in `log`, ended with all its descendants on leaving the context.
+    """Run a server with its output in `log`; end it with all its descendants when the context ends.
 
-    It has a session of its own: Ctrl-C in the terminal reaches only the demo, which then ends it.
+    It runs in a new session, so that Ctrl-C in the terminal reaches only the demo, which then ends the
+    server.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -76,13 +77,13 @@ def background(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[b
 def run(
     command: Sequence[str], log: Path, *, cwd: Path, leave_out: re.Pattern[str] | None = None
 ) -> None:
-    """Run a command as a person would type it: shown, its output shown and kept in `log`.
+    """Print a command, run it, print its output and write it to `log`.
 
     Args:
-        leave_out: lines that it matches are kept in `log` only.
+        leave_out: lines that match are written to `log` only.
 
     Raises:
-        CommandError: it exited with another code than 0.
+        CommandError: the exit code is not 0.
     """
     print(f"  $ {shlex.join(command)}", flush=True)
     with subprocess.Popen(
@@ -109,7 +110,7 @@ def run(
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
-    """Return when something listens on the loopback port.
+    """Wait until something listens on the loopback port.
 
     Raises:
         CommandError: the process ended, or the time is over.
@@ -125,7 +126,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path, second
 
 
 def end(process: subprocess.Popen[bytes] | subprocess.Popen[str], patience: float = 15) -> None:
-    """End a child and its descendants: politely, and by SIGKILL what is there `patience` s later."""
+    """End a child process and its descendants: by SIGTERM, and after `patience` seconds by SIGKILL."""
     family = descendants(process.pid)
     if process.poll() is None:
         process.terminate()
@@ -138,7 +139,7 @@ def end(process: subprocess.Popen[bytes] | subprocess.Popen[str], patience: floa
 
 
 def end_all(family: set[tuple[int, str]]) -> None:
-    """End processes, given as `descendants` gives them; return when they are gone."""
+    """End the processes of a set from `descendants`, and wait until they are gone."""
     for number, seconds in ((None, 2.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 10.0)):
         for pid, _ in _alive(family):
             if number is not None:
@@ -148,18 +149,18 @@ def end_all(family: set[tuple[int, str]]) -> None:
         while _alive(family) and time.monotonic() < deadline:
             time.sleep(0.1)
     if left := _alive(family):
-        raise CommandError(f"processes {sorted(pid for pid, _ in left)} could not be ended")
+        raise CommandError(f"processes {sorted(pid for pid, _ in left)} still run after SIGKILL")
 
 
 def descendants(pid: int) -> set[tuple[int, str]]:
-    """(process id, start time) of every running process below `pid`, without itself."""
+    """Give (process id, start time) of every running descendant of `pid`."""
     table = _process_table()
-    found: set[int] = set()
+    pids: set[int] = set()
     layer = {pid}
     while layer:
-        layer = {child for child, (parent, _) in table.items() if parent in layer} - found
-        found |= layer
-    return {(child, table[child][1]) for child in found}
+        layer = {child for child, (parent, _) in table.items() if parent in layer} - pids
+        pids |= layer
+    return {(child, table[child][1]) for child in pids}
 
 
 def _alive(family: set[tuple[int, str]]) -> set[tuple[int, str]]:
@@ -167,7 +168,7 @@ def _alive(family: set[tuple[int, str]]) -> set[tuple[int, str]]:
 
 
 def _process_table() -> dict[int, tuple[int, str]]:
-    """Process id -> (its parent's, start time), of all running processes; zombies left out."""
+    """Give the table: process id -> (parent id, start time) of all running processes, without zombies."""
     if not Path("/proc/self/stat").exists():
         return _process_table_of_ps()
     table = {}
@@ -175,8 +176,9 @@ def _process_table() -> dict[int, tuple[int, str]]:
         try:
             text = path.read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended since the listing
-        # proc(5): after the name, which may hold anything, come state, parent, .. and 22, the start.
+            continue  # the process has ended meanwhile
+        # proc(5): the name, in parentheses, may hold any text. After it come state, parent, ...; field 22 is
+        # the start time.
         fields = text.rpartition(")")[2].split()
         if fields[0] != "Z":
             table[int(path.parent.name)] = (int(fields[1]), fields[19])

@@ -1,4 +1,4 @@
-"""What a person does with the record: query the Parquet in the bucket, and look at the boxes."""
+"""Query the Parquet in the bucket, and draw boxes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _NUM_PICTURES = 12
 _SHOWN_SCORE = 0.7
 
 QUERIES = {
-    "Was every file looked at, and if not, why?": """
+    "Was every file scored, and if not, why?": """
         SELECT status, count(*) AS files, any_value(error) AS for_example
         FROM '{scored}'
         GROUP BY status ORDER BY files DESC""",
-    "What is there to be seen, and how sure is the detector?": """
+    "Which classes were detected, and with which scores?": """
         SELECT box.label, count(*) AS boxes, count(DISTINCT image_uri) AS images,
                round(avg(box.score), 3) AS mean_score
         FROM (SELECT image_uri, unnest(detections) AS box FROM '{scored}')
@@ -34,27 +34,27 @@ QUERIES = {
         WHERE list_has_all([b.label FOR b IN found], ['ring', 'cross'])
         ORDER BY percent_covered DESC LIMIT 5""",
 }
-"""Question -> DuckDB's SQL; {scored} is the glob of the shards."""
+"""Question -> SQL for DuckDB. {scored} is replaced by the glob of the shards."""
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """DuckDB that reads s3:// through fsspec, so by the AWS variables and without its own download."""
+    """Open a DuckDB that reads s3:// through fsspec. It uses the AWS variables and downloads no extension."""
     connection = duckdb.connect()
     connection.register_filesystem(s3fs.S3FileSystem())
     return connection
 
 
 def answer(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
-    """The answer as a table to be printed."""
+    """Run a query and give the answer as a printed table."""
     return str(connection.sql(sql)).rstrip()
 
 
 def draw_results(results: str, target: Path) -> int:
-    """Draw the first images' detections into one picture; return on how many images.
+    """Draw the detections of the first images into one picture; give the number of images.
 
     Args:
-        results: URI of what score_bucket wrote.
-        target: the PNG file.
+        results: the --output of the scoring job.
+        target: the PNG file to write.
     """
     rows = (
         connect()
@@ -65,20 +65,20 @@ def draw_results(results: str, target: Path) -> int:
         )
         .fetchall()
     )
-    names = {box["label_id"]: box["label"] for _, found in rows for box in found}
+    names = {box["label_id"]: box["label"] for _, boxes in rows for box in boxes}
     classes = [names.get(label, "") for label in range(1, max(names, default=0) + 1)]
     pictures = [
         draw_boxes(
             images.decode(storage.read_bytes(uri)).pixels,
-            [[box[side] for side in ("x_min", "y_min", "x_max", "y_max")] for box in found],
-            [box["label_id"] for box in found],
-            [box["score"] for box in found],
+            [[box[side] for side in ("x_min", "y_min", "x_max", "y_max")] for box in boxes],
+            [box["label_id"] for box in boxes],
+            [box["score"] for box in boxes],
             classes,
             zoom=2,
         )
-        for uri, found in rows
+        for uri, boxes in rows
     ]
-    captions = [f"{storage.basename(uri)}: {len(found)} found" for uri, found in rows]
+    captions = [f"{storage.basename(uri)}: {len(boxes)} boxes" for uri, boxes in rows]
     if pictures:
         Image.fromarray(contact_sheet(pictures, captions, cell=400)).save(target)
     return len(pictures)

@@ -1,4 +1,4 @@
-"""The two servers of the demo, on this machine only: an S3 store and a Ray cluster."""
+"""Start the two servers of the demo on this machine: an S3 server and a Ray cluster."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ import boto3
 from demo.processes import CommandError, background, free_port, wait_for_port
 
 
-def own_environment() -> None:
-    """Change this process' environment, which every other one inherits, to that of the demo.
+def use_demo_environment() -> None:
+    """Set the environment variables of the demo; all its processes inherit them.
 
-    Nothing of a person's own AWS account or Ray cluster stays; the servers' addresses come later.
+    Variables of the user's AWS account or Ray cluster are removed. The addresses of the servers are set
+    later.
     """
-    own_store()
+    use_demo_credentials()
     _forget("RAY_")
     os.environ.update(
-        # Ray listens on every interface, and who may submit a job may run anything: ask for a token.
+        # Ray listens on all network interfaces, and a submitted job can run any code. So a token is required.
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=secrets.token_hex(32),
         RAY_USAGE_STATS_ENABLED="0",
         RAY_COLOR_PREFIX="0",
-        RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE="1",  # containers with a small /dev/shm
+        RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE="1",  # for containers with a small /dev/shm
         RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
-        # The job's `python` is to be this one.
+        # The jobs must use this Python.
         PATH=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
     )
 
 
-def own_store() -> None:
-    """The part of `own_environment` that is of S3: of a process that has Ray loaded Ray's stays as it is."""
+def use_demo_credentials() -> None:
+    """Set only the S3 variables, for a process that has already imported Ray."""
     _forget("AWS_")
     os.environ.update(
         AWS_ACCESS_KEY_ID="demo",
@@ -55,13 +56,14 @@ def own_store() -> None:
 
 
 def _forget(prefix: str) -> None:
+    """Remove all environment variables with this prefix."""
     for name in [name for name in os.environ if name.startswith(prefix)]:
         del os.environ[name]
 
 
 @contextlib.contextmanager
 def s3_server(logs: Path) -> Iterator[str]:
-    """moto's S3 server, its objects in its memory; gives the endpoint, which it also exports."""
+    """Run moto's S3 server, with objects in memory. Sets AWS_ENDPOINT_URL and gives its value."""
     port, log = free_port(), logs / "s3-server.log"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with background(command, log) as process:
@@ -71,16 +73,16 @@ def s3_server(logs: Path) -> Iterator[str]:
 
 
 def create_bucket(name: str) -> None:
-    """Make a bucket in the server of `s3_server`."""
+    """Create a bucket on the server of `s3_server`."""
     boto3.client("s3").create_bucket(Bucket=name)
 
 
 @contextlib.contextmanager
 def ray_cluster(logs: Path) -> Iterator[str]:
-    """A Ray head with the dashboard on loopback, on ports of its own; gives the dashboard's URL.
+    """Run a Ray head with its dashboard on loopback, on free ports; give the URL of the dashboard.
 
-    Ray's agent now and then misses its start on a busy machine, or loses a port to somebody, and the head
-    gives up: then another is started, on other ports, once.
+    On a busy machine Ray's agent sometimes starts too late, or another process takes one of its ports. Then
+    the head ends, and it is started once more on other ports.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -93,19 +95,25 @@ def ray_cluster(logs: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def _ray_head(log: Path) -> Iterator[str]:
     port = free_port()
-    # Some of Ray's own actors look for "the" cluster of the machine, which may have several.
+    # Some of Ray's actors look for the cluster of this machine, and there may be several.
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    # Not in $TMPDIR: the paths of Ray's sockets may have no more than 107 characters.
+    # In /tmp and not in $TMPDIR, because paths of Ray's sockets may have at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temp:
         command = [
-            *("ray", "start", "--head", "--block"),
-            *("--temp-dir", temp, "--disable-usage-stats"),
-            # One for the job, one for its worker.
-            *("--num-cpus", str(max(2, os.cpu_count() or 1))),
-            *("--object-store-memory", str(400_000_000)),
-            *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(port)),
-            *("--port", str(free_port()), "--ray-client-server-port", str(free_port())),
-            *("--dashboard-agent-listen-port", str(free_port())),
+            "ray",
+            "start",
+            "--head",
+            "--block",
+            f"--temp-dir={temp}",
+            "--disable-usage-stats",
+            # At least two: one for the job, one for its worker.
+            f"--num-cpus={max(2, os.cpu_count() or 1)}",
+            "--object-store-memory=400000000",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={port}",
+            f"--port={free_port()}",
+            f"--ray-client-server-port={free_port()}",
+            f"--dashboard-agent-listen-port={free_port()}",
         ]
         with background(command, log) as process:
             wait_for_port(port, process, log, 120)
@@ -114,7 +122,7 @@ def _ray_head(log: Path) -> Iterator[str]:
 
 
 def _wait_for_node(dashboard: str, log: Path, seconds: float) -> None:
-    """The dashboard answers before the head can take jobs: wait until it lists a living node."""
+    """Wait until the dashboard lists a living node. Before that, the head cannot run jobs."""
     request = urllib.request.Request(
         f"{dashboard}/nodes?view=summary",
         headers={"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"},

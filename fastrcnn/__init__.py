@@ -1,6 +1,6 @@
-"""Fast R-CNN (Girshick, ICCV 2015) as plain functions on tensors. Imports no Ray and no storage.
+"""Fast R-CNN (Girshick, ICCV 2015) as plain functions on tensors, without Ray and without storage.
 
-What `__all__` names is imported when it is asked for: importing the package imports no torch.
+The names of `__all__` are imported when they are first used. So `import fastrcnn` does not import torch.
 """
 
 from __future__ import annotations

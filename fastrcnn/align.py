@@ -1,10 +1,13 @@
-"""RoIAlign as a weighted sum of map cells: one gather over all pyramid levels.
+"""RoIAlign as a weighted sum of feature map cells: one gather over all pyramid levels.
 
-N images, C channels, R RoIs, P bins a side, S = 2 samples a bin and side, so 16 cells a bin (4 an axis).
+It is faster than torchvision's CPU kernel, which runs channel by channel and computes its gradient on one
+thread. Here each cell is a contiguous row of C numbers. On 2 cores, for 512 RoIs x 7 x 7 bins x 128 channels,
+the forward pass takes 6 ms instead of 27 ms, and the backward pass 18 ms instead of 131 ms
+(`tests/fastrcnn/test_align.py` compares them). It uses no atomic additions, so it is deterministic on any
+device.
 
-torchvision's CPU kernel walks channel by channel and passes its gradient on one thread; here each cell is a
-contiguous row of C numbers. On 2 cores, 512 RoIs x 7 x 7 x 128 channels: forward 27 -> 6 ms, backward
-131 -> 18 ms (`tests/fastrcnn/test_align.py` compares them). No atomics, so it is deterministic on any device.
+Legend: N images; C channels; R RoIs; P bins per side of a pooled RoI; S = 2 samples per bin and axis. One bin
+reads 2 S = 4 cells per axis, so 16 cells.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SAMPLES = 2
-"""A bin and side (torchvision and detectron2 choose 2 for their box heads)."""
+"""S: samples per bin and axis. torchvision and detectron2 use 2 for their box heads."""
 
 
 def roi_align_levels(
@@ -26,22 +29,26 @@ def roi_align_levels(
     strides: Sequence[int],
     output_size: int,
 ) -> Tensor:
-    """Each RoI averaged from its own level: torchvision's roi_align(sampling_ratio=2, aligned=True).
+    """Pool each RoI from its level by RoIAlign.
+
+    The values are those of torchvision's roi_align(sampling_ratio=2, aligned=True).
 
     Args:
-        features: one map (N, C, H_l, W_l) a level, float32 or float64; fastest in channels-last layout.
+        features: maps (N, C, H_l, W_l), one for each level, float32 or float64. The channels-last layout is
+            fastest.
         rois: (R, 5), model frame.
         levels: (R,) int64 indices into `features`.
-        strides: of each level, pixels.
+        strides: stride of each level in pixels.
+        output_size: P.
 
     Returns:
-        (R, C, P, P), laid out (R, P, P, C) in memory.
+        (R, C, P, P). In memory the order is (R, P, P, C).
     """
     maps = [feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in features]  # (N * H_l * W_l, C)
     sizes = torch.tensor([f.shape[-2:] for f in features], device=rois.device)[levels]  # (R, 2)
     firsts = torch.tensor([0, *(len(rows) for rows in maps)], device=rois.device).cumsum(0)
     height, width = sizes.unbind(dim=1)
-    # Cell centres lie at whole numbers.
+    # In these coordinates the centres of cells are whole numbers.
     corners = rois[:, 1:] / rois.new_tensor(strides)[levels, None] - 0.5
     rows, row_weights = _cells(corners[:, 1], corners[:, 3], height, output_size)  # (R, P, 4)
     columns, column_weights = _cells(corners[:, 0], corners[:, 2], width, output_size)
@@ -61,15 +68,19 @@ def roi_align_levels(
 
 
 def _cells(low: Tensor, high: Tensor, length: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """One axis: the cells that each bin reads, and how much of each.
+    """Compute, along one axis, the cells that each bin reads and their weights.
+
+    As in torchvision's kernel, a sample more than one cell outside the map has weight 0. A sample less than
+    one cell outside reads the cell at the edge.
 
     Args:
-        low, high: (R,) ends of the RoIs, in cells.
-        length: (R,) int64, cells of the map along this axis.
+        low, high: (R,) start and end of the RoIs, in cells.
+        length: (R,) int64, number of cells of the map along this axis.
+        bins: P.
 
     Returns:
-        (R, P, 2 S) int64 cells and weights. A sample more than one cell outside the map weighs nothing, one
-        at the rim reads the last cell, as the kernel does.
+        cells: (R, P, 2 S) int64.
+        weights: (R, P, 2 S), like `low`.
     """
     places = (torch.arange(bins * SAMPLES, device=low.device, dtype=low.dtype) + 0.5) / SAMPLES
     at = low[:, None] + (high - low)[:, None] / bins * places  # (R, P * S)
@@ -77,7 +88,7 @@ def _cells(low: Tensor, high: Tensor, length: Tensor, bins: int) -> tuple[Tensor
     inside = (at >= -1) & (at <= length[:, None])
     at = torch.minimum(at.clamp(min=0), last)
     first = at.floor()
-    share = at - first  # of the second cell; 0 in the last one
+    share = at - first  # weight of the second cell; 0 if the first is the last of the map
     cells = torch.stack([first, torch.minimum(first + 1, last)], dim=-1).long()
     weights = torch.stack([1 - share, share], dim=-1) * inside[..., None] / SAMPLES
     shape = (len(low), bins, 2 * SAMPLES)

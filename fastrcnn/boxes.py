@@ -1,7 +1,8 @@
 """Box geometry: the paper's regression targets, clipping and flipping.
 
-N boxes, C classes. Boxes are (x1, y1, x2, y2), float32, absolute pixels, continuous edges: width is
-x2 - x1, with no "+1" anywhere. Deltas are (dx, dy, dw, dh) of Girshick et al. 2014, appendix C.
+Legend: N boxes; C classes. Boxes are (x1, y1, x2, y2), float32, in absolute pixels with continuous edges: the
+width is x2 - x1, without the "+1" of older code. Deltas are (dx, dy, dw, dh) as in Girshick et al. 2014,
+appendix C.
 """
 
 from __future__ import annotations
@@ -13,22 +14,23 @@ import torch
 from torch import Tensor
 
 MAX_LOG_RATIO = math.log(1000 / 16)
-"""Upper clamp of dw and dh: a 16 px proposal grows to 1000 px at most, the longest side of the paper's
-input (torchvision and detectron2 use the same number). Keeps exp() finite on untrained weights."""
+"""Upper limit of dw and dh. A 16 px proposal then grows to at most 1000 px, the longest side of the paper's
+input. torchvision and detectron2 use the same number. It keeps exp() finite for untrained weights."""
 
 
 def encode(
     proposals: Tensor, gt_boxes: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
 ) -> Tensor:
-    """Regression targets that take each proposal to its ground truth; `decode` inverts it.
+    """Compute the deltas that turn each proposal into its ground-truth box. `decode` is the inverse.
 
     Args:
         proposals: (N, 4) with positive width and height.
         gt_boxes: (N, 4), same frame, with positive width and height.
-        weights: multiply dx, dy, dw, dh.
+        weights: factors of dx, dy, dw, dh.
 
     Returns:
-        (N, 4) deltas: ((gx - px) / pw, (gy - py) / ph, ln(gw / pw), ln(gh / ph)), where x, y are centres.
+        (N, 4) deltas: ((gx - px) / pw, (gy - py) / ph, ln(gw / pw), ln(gh / ph)), multiplied by `weights`.
+        p is the proposal, g the ground truth; x, y are centres.
     """
     size = proposals[:, 2:] - proposals[:, :2]  # (N, 2) width, height
     gt_size = gt_boxes[:, 2:] - gt_boxes[:, :2]
@@ -45,8 +47,8 @@ def decode(
 
     Args:
         proposals: (N, 4).
-        deltas: (N, 4 * C), class by class; dw and dh are clamped at `MAX_LOG_RATIO`.
-        weights: those given to `encode`.
+        deltas: (N, 4 * C), class by class. dw and dh are limited to `MAX_LOG_RATIO`.
+        weights: the weights given to `encode`.
 
     Returns:
         (N, C, 4) boxes in the proposals' frame, not clipped.
@@ -60,8 +62,12 @@ def decode(
 
 
 def clip(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
-    """Clip boxes (..., 4) to an image of `size` (height, width), or each to its own of `size` (..., 2): x in
-    [0, width], y in [0, height]."""
+    """Clip boxes to their image: x to [0, width], y to [0, height].
+
+    Args:
+        boxes: (..., 4).
+        size: (height, width) of the one image; or a tensor (..., 2) with the (height, width) for each box.
+    """
     if isinstance(size, Tensor):
         limit = size.to(boxes)[..., [1, 0, 1, 0]]
     else:
@@ -71,8 +77,11 @@ def clip(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
 
 
 def flip(boxes: Tensor, length: float, *, vertically: bool = False) -> Tensor:
-    """Mirror boxes (..., 4) left to right in an image `length` pixels wide, or upside down in one `length`
-    pixels high; twice is the identity."""
+    """Mirror boxes (..., 4) left to right, or top to bottom if `vertically`. Mirroring twice is the identity.
+
+    Args:
+        length: width of the image in pixels; its height if `vertically`.
+    """
     x1, y1, x2, y2 = boxes.unbind(-1)
     if vertically:
         return torch.stack([x1, length - y2, x2, length - y1], dim=-1)
@@ -80,5 +89,5 @@ def flip(boxes: Tensor, length: float, *, vertically: bool = False) -> Tensor:
 
 
 def transpose(boxes: Tensor) -> Tensor:
-    """Boxes (..., 4) of an image whose rows and columns are swapped; twice is the identity."""
+    """Swap x and y of boxes (..., 4): those of an image whose rows and columns are swapped."""
     return boxes[..., [1, 0, 3, 2]]

@@ -1,4 +1,7 @@
-"""A test image that every detector must score with finite numbers: finite weights may still give NaN."""
+"""A check of a loaded detector: its outputs for a small test image must be finite.
+
+Finite weights can still give outputs that are NaN or infinite. (A canary is a test that warns early.)
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,22 @@ from fastrcnn.model import FastRCNN
 from fastrcnn.transform import batch_images, to_rois
 
 _SIDE = 64
-"""Pixels: two cells of the coarsest feature map; any backbone takes a few milliseconds."""
+"""Side of the test image in pixels: two cells of the coarsest feature map. Any backbone takes a few ms."""
 
 
 def canary_outputs(model: FastRCNN) -> dict[str, torch.Tensor]:
-    """Run the network on four boxes in an image of ramps, and give its raw outputs by name.
+    """Run the network on four boxes in an image of grey ramps, and return its raw outputs by name.
 
-    A box whose score is NaN fails every comparison with a threshold. So a detector with damaged weights would
-    find nothing in any image and report no error.
+    A NaN score is above no threshold. So without this check, a detector with damaged weights would detect
+    nothing in any image and report no error.
 
     Args:
         model: in eval mode, on any device.
 
     Returns:
-        scores (4, K + 1) logits and boxes (4, 4 * (K + 1)) deltas; with an RPN also objectness (A,) logits
-        and proposals (A, 4) deltas.
+        `scores`: (4, K + 1) logits, for K classes.
+        `boxes`: (4, 4 * (K + 1)) deltas.
+        With an RPN also `objectness`: (A,) logits, and `proposals`: (A, 4) deltas, for A anchors.
     """
     ramp = torch.arange(_SIDE, dtype=torch.uint8)
     image = torch.stack(
@@ -43,7 +47,7 @@ def canary_outputs(model: FastRCNN) -> dict[str, torch.Tensor]:
 
 
 def check_canary(model: FastRCNN) -> None:
-    """Raise ValueError if one of the outputs for the test image is not finite."""
+    """Raise ValueError if an output for the test image is not finite."""
     for name, values in canary_outputs(model).items():
         if not bool(torch.isfinite(values).all()):
-            raise ValueError(f"gives {name} that are not finite on a test image")
+            raise ValueError(f"the detector gives {name} that are not finite on a test image")

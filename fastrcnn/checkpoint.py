@@ -1,16 +1,18 @@
-"""A detector as a folder: model.safetensors and config.json. Never a pickle.
+"""Checkpoints: a trained detector as a folder of two files, without pickle.
 
-    model.safetensors   the weights, their metadata naming the format
+    model.safetensors   the weights; the file's metadata names the format
     config.json         format_version, model, classes, preprocessing, proposals, training, weights_sha256
 
-config.json is written last and holds the weights' hash, so a half-written or mixed folder is found out.
-Shapes are compared before any memory is taken: a config may claim a layer of a terabyte.
+config.json is written last and holds the SHA-256 of the weights. So loading refuses a folder that is half
+written or mixed from two checkpoints. Shapes are compared before memory is allocated, because a damaged
+config may describe a layer of a terabyte.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,20 +31,23 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 class CheckpointError(ValueError):
-    """The folder is not a whole checkpoint of this program; the text says what is wrong."""
+    """The folder is not a complete checkpoint of this program. The message says what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
+    """A loaded checkpoint."""
+
     model: FastRCNN
     """In eval mode, on the CPU."""
     classes: tuple[str, ...]
-    """Label k is classes[k - 1]."""
+    """K names. Label k is classes[k - 1]."""
     proposals: ProposalConfig
+    """The proposals of the training. Scoring makes the same ones."""
     model_id: str
-    """First 16 hex digits of the weights' sha256."""
+    """The first 16 hex digits of the SHA-256 of the weights."""
     config: dict[str, Any]
-    """All of config.json."""
+    """The whole content of config.json."""
 
 
 def save_checkpoint(
@@ -53,15 +58,19 @@ def save_checkpoint(
     proposals: ProposalConfig,
     training: dict[str, Any],
 ) -> None:
-    """Write `model` to `folder`, which is made.
+    """Write a model to a folder. The folder is created if it does not exist.
 
     Args:
-        classes: K names, in label order.
-        proposals: what the model was trained on; scoring makes the same.
-        training: provenance: data, split, seed, steps, metrics, versions; JSON values.
+        classes: K names, in the order of the labels.
+        proposals: the proposals that the model was trained on. Scoring makes the same ones.
+        training: where the model comes from: data, split, seed, steps, metrics, versions. JSON values.
+
+    Raises:
+        ValueError: there are not K names.
     """
-    if len(classes) != model.config.num_classes:
-        raise ValueError(f"{len(classes)} class names for {model.config.num_classes} classes")
+    num_classes = model.config.num_classes
+    if len(classes) != num_classes:
+        raise ValueError(f"{len(classes)} class names for {num_classes} classes: give one for each")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -78,11 +87,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a folder that `save_checkpoint` wrote, and prove it whole.
+    """Read a folder that `save_checkpoint` wrote, and check that it is complete and unmodified.
 
     Raises:
-        CheckpointError: a file is missing, truncated or altered, the format is newer, a tensor has another
-            shape than the config says, or a weight is not finite.
+        CheckpointError: a file is missing, truncated or modified; or the format is another one; or a tensor
+            has another shape than the config says; or a weight is not finite.
     """
     config = _read_config(folder / CONFIG)
     try:
@@ -91,22 +100,25 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         classes = _class_names(config["classes"])
         expected = config["weights_sha256"]
     except ValueError as error:
-        raise CheckpointError(f"{CONFIG} is not one of ours: {error}") from error
+        raise CheckpointError(f"{CONFIG} is not the config of a checkpoint: {error}") from error
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{CONFIG} is not one of ours: {error!r}") from error
+        raise CheckpointError(f"{CONFIG} is not the config of a checkpoint: {error!r}") from error
     if len(classes) != model_config.num_classes:
         raise CheckpointError(
-            f"{CONFIG}: {len(classes)} classes, model of {model_config.num_classes}"
+            f"{CONFIG} names {len(classes)} classes, but its model has {model_config.num_classes}"
         )
     if proposals.spec.learned and model_config.rpn is None:
-        raise CheckpointError(f"{CONFIG}: proposals of the model's RPN, and a model without one")
+        raise CheckpointError(
+            f"{CONFIG} says that an RPN makes the proposals, but its model has no RPN"
+        )
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{WEIGHTS} is missing")
     digest = _sha256(folder / WEIGHTS)
     if digest != expected:
         size = (folder / WEIGHTS).stat().st_size
         raise CheckpointError(
-            f"{WEIGHTS} ({size} bytes) is truncated or altered: its hash is another"
+            f"the SHA-256 of {WEIGHTS} ({size} bytes) does not match {CONFIG}: the file is truncated or"
+            " modified"
         )
     _check_tensors(model_config, folder / WEIGHTS)
     model = FastRCNN(model_config)
@@ -121,6 +133,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    """Read config.json and check that this program knows its format."""
     if not path.is_file():
         raise CheckpointError(f"{path.name} is missing")
     try:
@@ -129,60 +142,67 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(config, dict) or "format_version" not in config:
         raise CheckpointError(
-            f"{path.name} has no format_version: not a checkpoint of this program"
+            f"{path.name} has no format_version: it is not a checkpoint of this program"
         )
     if config["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path.name} has format_version {config['format_version']!r},"
-            f" this program reads {FORMAT_VERSION}"
+            f"{path.name} has format_version {config['format_version']!r}, but this program reads"
+            f" {FORMAT_VERSION}"
         )
     return config
 
 
 def _class_names(names: object) -> tuple[str, ...]:
+    """Check that the classes are a list of different names."""
     if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
-        raise ValueError("classes are no list of names")
+        raise ValueError(f"classes={repr(names)[:100]}: expected a list of names")
     if len(set(names)) < len(names):
-        raise ValueError("a class is there twice")
+        twice = Counter(names).most_common(1)[0][0]
+        raise ValueError(f"classes hold {twice!r} twice: expected each name once")
     return tuple(names)
 
 
 def _check_tensors(config: FastRCNNConfig, path: Path) -> None:
-    """Names, shapes and types in the file's header against the config's, in no memory.
+    """Compare the names and shapes in the file's header with those of the config's model.
+
+    No memory is allocated for the weights.
 
     Raises:
-        CheckpointError: the first that differs, by name.
+        CheckpointError: a tensor is missing, is not part of the model, or has another shape. The message
+            names the first one.
     """
     try:
         with torch.device("meta"):
             wanted = FastRCNN(config).state_dict()
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{CONFIG}: no such model ({str(error)[:200]})") from error
+        raise CheckpointError(
+            f"{CONFIG} describes a model that cannot be built: {str(error)[:200]}"
+        ) from error
     try:
         with safe_open(path, framework="pt") as file:
-            there = {name: file.get_slice(name) for name in file.keys()}
-            for name in sorted(set(wanted) | set(there)):
-                if name not in there or name not in wanted:
-                    what = "is not in it" if name in wanted else "is not the config's"
-                    raise CheckpointError(
-                        f"{path.name} does not fit its config: tensor {name!r} {what}"
-                    )
-                shape, of = there[name].get_shape(), tuple(wanted[name].shape)
-                if tuple(shape) != of:
-                    raise CheckpointError(
-                        f"{path.name} does not fit its config: tensor {name!r} is {shape}, not {list(of)}"
-                    )
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except SafetensorError as error:
         raise CheckpointError(f"{path.name} cannot be read: {error}") from error
+    for name in sorted(set(wanted) | set(stored)):
+        if name not in stored:
+            problem = "is missing"
+        elif name not in wanted:
+            problem = "is not part of the config's model"
+        elif stored[name] != tuple(wanted[name].shape):
+            problem = f"has shape {list(stored[name])}, expected {list(wanted[name].shape)}"
+        else:
+            continue
+        raise CheckpointError(f"{path.name} does not match {CONFIG}: tensor {name!r} {problem}")
 
 
 def _load_weights(model: FastRCNN, path: Path) -> None:
+    """Load the weights into the model, and check that their types are the model's and all are finite."""
     tensors = load_file(path)
     wanted = model.state_dict()
     for name, tensor in tensors.items():
         if tensor.dtype != wanted[name].dtype:
             raise CheckpointError(
-                f"{path.name}: tensor {name!r} is {tensor.dtype}, not {wanted[name].dtype}"
+                f"{path.name}: tensor {name!r} is {tensor.dtype}, expected {wanted[name].dtype}"
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path.name}: tensor {name!r} has values that are not finite")

@@ -1,7 +1,7 @@
-"""From images and proposals to detections: the order of the steps at test, and the rules for the output.
+"""Inference: from images and proposals to detections. `_detect_in_group` shows the order of the steps.
 
-N images, P proposals of one image, R proposals of all images, K classes, D detections of one image.
-Proposals and detections are in the image frame.
+Legend: N images; P proposals of one image, Q of them after suppression; R proposals of all images; K classes;
+D detections of one image. Proposals and detections are in the image frame.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from fastrcnn.boxes import clip, decode
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.rpn import RPN, Proposed
-from fastrcnn.suppression import choose, distinct, suppress
+from fastrcnn.suppression import distinct, suppress, true_indices
 from fastrcnn.transform import group_by_shape, scaled_size
 from fastrcnn.views import (
     Features,
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class Detections(NamedTuple):
-    """The objects detected in one image, by falling score, on the CPU."""
+    """The detected objects of one image, highest score first, on the CPU."""
 
     boxes: Tensor
-    """(D, 4) float32 xyxy, image frame."""
+    """(D, 4) float32 (x1, y1, x2, y2), image frame."""
     labels: Tensor
     """(D,) int64, 1..K."""
     scores: Tensor
@@ -44,10 +44,11 @@ class Detections(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """The detections of one image, and the number of proposals that were scored for them."""
+    """The result of one image."""
 
     detections: Detections
     num_proposals: int
+    """P, before near-duplicates are removed."""
 
 
 Images = Sequence[Tensor | npt.NDArray[np.uint8]]
@@ -61,20 +62,21 @@ def detect(
     *,
     score_threshold: float | None = None,
 ) -> list[Detections]:
-    """Detect objects in images of any sizes. On a GPU, images of like shape go through in one pass.
+    """Detect objects in images of any sizes. On a GPU, images of similar shape share one forward pass.
 
     Args:
-        model: in eval mode. Its config has the scales and thresholds.
+        model: in eval mode. Its config holds the scales and thresholds.
         images: N arrays (H, W, 3) uint8 RGB, upright.
-        proposals: N arrays (P, 4) float32, image frame; P may be 0. None: the model's RPN makes them.
-        score_threshold: replaces the config's.
+        proposals: N arrays (P, 4) float32, image frame. P may be 0. None: the model's RPN makes the
+            proposals.
+        score_threshold: if given, used instead of the config's.
 
     Returns:
-        One `Detections` for each image, in order. They do not depend on the other images of the call, up to
-        float rounding.
+        N `Detections`, in the order of the images. The other images of the call change them by float
+        rounding only.
 
     Raises:
-        ValueError: the numbers of images and proposals differ; or there are no proposals and no RPN.
+        ValueError: there are N images but not N arrays of proposals; or there are no proposals and no RPN.
     """
     scored = detect_counting(model, images, proposals, score_threshold=score_threshold)
     return [one.detections for one in scored]
@@ -88,11 +90,13 @@ def detect_counting(
     *,
     score_threshold: float | None = None,
 ) -> list[Scored]:
-    """`detect`, with the number of proposals of each image."""
+    """Detect objects like `detect`, and also return the number of proposals of each image."""
     if proposals is None:
         _rpn_of(model)
     elif len(images) != len(proposals):
-        raise ValueError(f"{len(images)} images, but proposals for {len(proposals)}")
+        raise ValueError(
+            f"{len(images)} images, but proposals for {len(proposals)}: give one array for each image"
+        )
     threshold = model.config.score_threshold if score_threshold is None else score_threshold
     pixels = [_tensor(image) for image in images]
     results: dict[int, Scored] = {}
@@ -109,10 +113,15 @@ def detect_counting(
 def _detect_in_group(
     model: FastRCNN, images: Sequence[Tensor], given: Sequence[Tensor] | None, threshold: float
 ) -> list[Scored]:
-    """Detect in N images of like shape: features, proposals, head, output rules."""
+    """Detect objects in N images of similar shape: features, proposals, head, postprocessing.
+
+    Args:
+        given: N proposals (P, 4) on the model's device. None: the model's RPN makes them.
+        threshold: lowest score of a detection.
+    """
     config = model.config
     if config.pyramid:
-        assert given is not None  # the config refuses a pyramid with an RPN
+        assert given is not None  # FastRCNNConfig refuses a pyramid together with an RPN
         proposals = distinct(given, config.proposal_nms)
         outputs = classify_at_scales(model, images, proposals, config.pyramid)
     else:
@@ -121,7 +130,7 @@ def _detect_in_group(
             given = [proposed.boxes for proposed in _propose(_rpn_of(model), features)]
         proposals = distinct(given, config.proposal_nms)  # N of (Q, 4), Q <= P
         outputs = classify(model, features, proposals)
-        del features  # the other views need the memory
+        del features  # frees memory for the other views
     outputs = average_over_views(model, images, proposals, outputs)
     sizes = [_size(image) for image in images]
     detections = postprocess(proposals, *outputs, sizes, config, threshold)
@@ -130,11 +139,14 @@ def _detect_in_group(
 
 @torch.inference_mode()
 def propose_learned(model: FastRCNN, images: Images) -> list[Proposed]:
-    """Give the proposals, in the image frame, that `detect` makes with the model's RPN.
+    """Make the proposals that `detect` makes with the model's RPN.
 
     Args:
         model: in eval mode.
         images: N arrays (H, W, 3) uint8 RGB, upright.
+
+    Returns:
+        N `Proposed`, in the image frame.
 
     Raises:
         ValueError: the model has no RPN.
@@ -149,7 +161,7 @@ def propose_learned(model: FastRCNN, images: Images) -> list[Proposed]:
 
 
 def _propose(rpn: RPN, features: Features) -> list[Proposed]:
-    """Run the RPN on feature maps; the boxes are clipped to the images and in the image frame."""
+    """Run the RPN on feature maps. Return N `Proposed` in the image frame, clipped to the images."""
     batch = features.batch
     proposed = rpn.propose(rpn(features.maps, batch.scaled))
     each = zip(proposed, batch.factors, batch.sizes, strict=True)
@@ -157,18 +169,19 @@ def _propose(rpn: RPN, features: Features) -> list[Proposed]:
 
 
 def _rpn_of(model: FastRCNN) -> RPN:
+    """Return the model's RPN, or raise ValueError."""
     if model.rpn is None:
-        raise ValueError("the model has no RPN: give proposals for its images")
+        raise ValueError("the model has no RPN: give proposals for each image")
     return model.rpn
 
 
 def _groups(
     images: Sequence[Tensor], config: FastRCNNConfig, device: torch.device
 ) -> list[list[int]]:
-    """Split images into groups that go through the network in one pass; gives lists of indices.
+    """Split images into groups that share one forward pass. Return a list of indices for each group.
 
-    A CPU takes one image at a time. It gains nothing from a batch, whose maps do not fit its caches: eight
-    images in one pass took twice as long as in eight passes (mobilenet_v2, 480 px).
+    On a CPU each image is a group. A batch is slower there, because its feature maps do not fit into the
+    caches: eight images in one pass took twice as long as in eight passes (mobilenet_v2, 480 px).
     """
     if device.type == "cpu":
         return [[index] for index in range(len(images))]
@@ -177,13 +190,14 @@ def _groups(
 
 
 def _size(image: Tensor) -> tuple[int, int]:
+    """Return (height, width) of an image (H, W, 3)."""
     return int(image.shape[0]), int(image.shape[1])
 
 
 def _tensor(values: Tensor | npt.NDArray[Any]) -> Tensor:
-    """Make a tensor of an array, without a copy where the array may be written.
+    """Turn an array into a tensor. Copy it only if it is read-only.
 
-    Arrays from Ray's object store are read-only. They are copied, because torch warns of them.
+    Arrays from Ray's object store are read-only, and torch warns about tensors on read-only memory.
     """
     if isinstance(values, Tensor):
         return values
@@ -198,17 +212,24 @@ def postprocess(
     config: FastRCNNConfig,
     score_threshold: float,
 ) -> list[Detections]:
-    """Softmax, decode, clip, threshold, suppress per class, keep the best (paper, section 2; F test.py).
+    """Turn the head's outputs into detections (paper, section 2; fast-rcnn test.py).
 
-    Deltas are relative to the size of the proposal. So the proposals of the *image* frame are decoded, and
-    no box has to be taken back from the model frame. The host waits for a GPU a few times per call, however
-    many images there are.
+    The steps: softmax, decode, clip, threshold, suppress per class, keep the best.
+
+    Deltas are relative to the size of the proposal. So they also hold for the proposals in the image frame,
+    and no box has to be transformed from the model frame. The host waits for a GPU a few times per call,
+    however many images there are.
 
     Args:
-        proposals: N of (P, 4), image frame.
+        proposals: N tensors (P, 4), image frame.
         class_logits: (R, K + 1).
         box_deltas: (R, 4 * (K + 1)).
-        sizes: N (height, width) of the images.
+        sizes: N pairs (height, width), image frame.
+        config: holds the other thresholds and limits.
+        score_threshold: boxes with a higher score than this are kept.
+
+    Returns:
+        N `Detections`.
     """
     counts = [len(boxes) for boxes in proposals]
     boxes, scores = _decode(proposals, class_logits, box_deltas, sizes, config)  # (R, K, 4), (R, K)
@@ -218,7 +239,7 @@ def postprocess(
         keep &= torch.cat([_among_best(each, most) for each in torch.split(scores, counts)])
     keep &= (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
     num_classes = scores.shape[1]
-    index, kept = choose(keep.flatten(), [count * num_classes for count in counts])
+    index, kept = true_indices(keep.flatten(), [count * num_classes for count in counts])
     boxes, scores = boxes.reshape(-1, 4)[index], scores.reshape(-1)[index]
     labels = index % num_classes + 1
     boxes_of, scores_of, labels_of = (torch.split(v, kept) for v in (boxes, scores, labels))
@@ -240,7 +261,7 @@ def _decode(
     sizes: Sequence[tuple[int, int]],
     config: FastRCNNConfig,
 ) -> tuple[Tensor, Tensor]:
-    """Give the boxes (R, K, 4), clipped to their images, and the scores (R, K) of all proposals."""
+    """Return boxes (R, K, 4), clipped to their images, and scores (R, K), both without background."""
     all_proposals = torch.cat([*proposals])  # (R, 4)
     svm = config.classifier == "svm"
     scores = (class_logits if svm else torch.softmax(class_logits, dim=1))[:, 1:]
@@ -253,7 +274,7 @@ def _decode(
 
 
 def _among_best(scores: Tensor, most: int) -> Tensor:
-    """Mark in each column of (P, K) the `most` highest scores, and those equal to the last of them."""
+    """Mark the `most` highest scores of each column of (P, K), and all scores equal to the last of them."""
     if len(scores) <= most:
         return torch.ones_like(scores, dtype=torch.bool)
     return scores >= scores.topk(most, dim=0).values[-1]

@@ -1,7 +1,7 @@
-"""The objective, and the one place that knows the order of the training steps.
+"""The training objective: from images and targets to losses. `Objective.forward` shows the steps in order.
 
-N images, P proposals and G ground-truth boxes of one image, R sampled RoIs of all images, K classes, u the
-true class of an RoI (0: background), L feature maps.
+Legend: N images; P proposals and G ground-truth boxes of one image; R sampled RoIs of all images, F of them
+foreground; K classes; u the true class of an RoI (0 is background); L feature maps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastrcnn.transform import ImageBatch, batch_images, to_rois
 
 
 class MultiTaskLoss(NamedTuple):
-    """Scalars. total = classification + box_weight * localization."""
+    """Three scalars. total = classification + box_weight * localization."""
 
     total: Tensor
     classification: Tensor
@@ -33,7 +33,7 @@ class Target(NamedTuple):
     """The labels and proposals of one image. Boxes are in the image frame."""
 
     proposals: Tensor
-    """(P, 4) float32; P = 0 where the model has an RPN, which makes the proposals."""
+    """(P, 4) float32. P is 0 if the model has an RPN: then the RPN makes the proposals."""
     gt_boxes: Tensor
     """(G, 4) float32; G may be 0."""
     gt_labels: Tensor
@@ -41,20 +41,20 @@ class Target(NamedTuple):
 
 
 class TrainingLoss(NamedTuple):
-    """The losses of one pass over N images."""
+    """The losses of one forward pass over N images."""
 
     loss: MultiTaskLoss
-    """The head's losses, averaged over the RoIs."""
+    """The head's losses, averaged over the R RoIs."""
     num_rois: int
-    """R. Ranks weigh their gradients by it."""
+    """R. Each rank weights its gradients by this number."""
     num_fg: int
-    """RoIs that are foreground."""
+    """F, the number of foreground RoIs."""
     rpn: RPNLoss | None = None
-    """The RPN's losses, averaged over the images. None: the model has no RPN."""
+    """The RPN's losses, averaged over the N images. None: the model has no RPN."""
 
     @property
     def total(self) -> Tensor:
-        """The whole objective, as one worker that sees all images minimises it."""
+        """The whole objective: the head's total plus the RPN's losses."""
         return self.loss.total + sum(self.rpn or ())
 
 
@@ -67,21 +67,24 @@ def multi_task_loss(
     beta: float = 1.0,
     box_weight: float = 1.0,
 ) -> MultiTaskLoss:
-    """-log p_u + lambda [u >= 1] sum smooth_L1(t_u - v), averaged over the RoIs (paper, equations 1 to 3).
+    """Compute the paper's loss (equations 1 to 3), averaged over the RoIs.
 
-    Both parts are divided by R, not by the number of foreground RoIs F. So an image with one object pulls on
-    the boxes as often as that object is sampled, not as hard as an image with a crowd.
+    The loss of one RoI is -log p_u + lambda [u >= 1] sum smooth_L1(t_u - v).
+
+    Both parts are divided by R, not by F. So each foreground RoI has the same weight, however many others the
+    batch holds. Division by F would give the only foreground RoI of one batch as much weight as a hundred
+    foreground RoIs of another batch.
 
     Args:
         class_logits: (R, K + 1).
-        box_deltas: (R, 4 * (K + 1)); only the four of class u carry a loss.
+        box_deltas: (R, 4 * (K + 1)), t. Only the four values of class u enter the loss.
         labels: (R,) int64, u.
-        targets: (R, 4), v, on the same scale as `box_deltas`; ignored for background.
-        beta: where smooth L1 turns from square to linear; 0 is L1.
+        targets: (R, 4), v, normalised like `box_deltas`. Rows of background RoIs are not read.
+        beta: the absolute error at which smooth L1 changes from quadratic to linear. 0 gives the L1 loss.
         box_weight: lambda.
 
     Returns:
-        Three scalars; 0 where R is 0.
+        Three scalars. They are 0 if R is 0.
     """
     num_rois = len(labels)
     if num_rois == 0:
@@ -106,15 +109,17 @@ class _Sample(NamedTuple):
     labels: Tensor
     """(R,) int64."""
     deltas: Tensor
-    """(R, 4) from RoI to ground truth, not normalised; meaningless for background."""
+    """(R, 4) from RoI to ground truth, not normalised. Rows of background RoIs have no meaning."""
     num_fg: int
+    """F."""
 
 
 class Objective(nn.Module):
-    """What training minimises: images and targets in, losses out. It holds the model.
+    """The function that training minimises. It holds the model, takes images and targets, and returns losses.
 
-    DistributedDataParallel wraps this module, not the model: it averages gradients over the workers only when
-    the loss comes from a call of its forward. Checkpoints save the model.
+    DistributedDataParallel wraps this module, not the model. The reason: it averages gradients over the
+    workers only if the loss comes from a call of its `forward`. Checkpoints save the model, without this
+    module.
     """
 
     def __init__(self, model: FastRCNN) -> None:
@@ -127,13 +132,13 @@ class Objective(nn.Module):
         targets: Sequence[Target],
         seeds: Sequence[int] | None = None,
     ) -> TrainingLoss:
-        """Sample RoIs of each image, run the network on all of them, and give the losses.
+        """Sample RoIs of each image, run the network on all of them, and return the losses.
 
         Args:
             images: N tensors (H, W, 3) uint8 RGB.
-            targets: N, in the same order.
-            seeds: N, for what is drawn for each image: its scale, its anchors and its RoIs. An image with the
-                same seed gets the same ones on every rank. None: 0, 1, ..., N - 1.
+            targets: N targets, in the order of the images.
+            seeds: N seeds, one for each image. A seed decides the image's scale and its sampled anchors and
+                RoIs, on every rank alike. None: 0, 1, ..., N - 1.
         """
         seeds = range(len(images)) if seeds is None else seeds
         batch = self._batch(images, seeds)
@@ -156,10 +161,11 @@ class Objective(nn.Module):
         targets: Sequence[Target],
         seeds: Sequence[int],
     ) -> tuple[list[Tensor], RPNLoss | None]:
-        """Give N proposals (P, 4), image frame: the targets', or with an RPN its proposals, and its losses.
+        """Return N tensors of proposals (P, 4), image frame, and the RPN's losses.
 
-        RPN and head are trained together, approximately (Ren et al. 2015, section 3.2): no gradient flows
-        through the boxes.
+        Without an RPN, the proposals are those of the targets and there are no losses (None). With an RPN, it
+        makes the proposals. RPN and head are trained by approximate joint training (Ren et al. 2015,
+        section 3.2): no gradient flows through the boxes.
         """
         rpn = self.model.rpn
         if rpn is None:
@@ -179,6 +185,7 @@ class Objective(nn.Module):
         seeds: Sequence[int],
         batch: ImageBatch,
     ) -> _Sample:
+        """Sample RoIs of each image and concatenate them, in the model frame."""
         config = self.model.config
         each = zip(proposals, targets, seeds, strict=True)
         samples = [_sample_image(boxes, target, seed, config) for boxes, target, seed in each]
@@ -194,7 +201,7 @@ class Objective(nn.Module):
     def _head_loss(
         self, class_logits: Tensor, box_deltas: Tensor, sample: _Sample
     ) -> MultiTaskLoss:
-        """Compare the head's outputs with the sample; boxes are compared by normalised deltas."""
+        """Compute the head's losses for the sample. Outputs and targets are normalised deltas here."""
         config, labels = self.model.config, sample.labels
         mean, std = self.model.head.delta_mean, self.model.head.delta_std  # (K + 1, 4)
         return multi_task_loss(
@@ -213,13 +220,13 @@ def training_loss(
     targets: Sequence[Target],
     seeds: Sequence[int] | None = None,
 ) -> TrainingLoss:
-    """Give the losses of a model on labelled images. The arguments are those of `Objective.forward`."""
+    """Compute the losses of a model on labelled images. `Objective.forward` explains the arguments."""
     loss: TrainingLoss = Objective(model)(images, targets, seeds)
     return loss
 
 
 def _random_scale(config: FastRCNNConfig, seed: int) -> int:
-    """Draw one of `train_scales`, or of a pyramid's levels, per image and step (fast-rcnn minibatch.py)."""
+    """Draw one of `train_scales`, or one of the pyramid's levels (fast-rcnn minibatch.py)."""
     scales = config.train_scales or config.scales
     if len(scales) == 1:
         return scales[0]
@@ -229,6 +236,7 @@ def _random_scale(config: FastRCNNConfig, seed: int) -> int:
 def _sample_image(
     proposals: Tensor, target: Target, seed: int, config: FastRCNNConfig
 ) -> RoISample:
+    """Sample the RoIs of one image with the numbers of the config. Boxes are in the image frame."""
     return sample_rois(
         proposals,
         target.gt_boxes.to(proposals.device),
@@ -242,7 +250,7 @@ def _sample_image(
 
 
 def _generator(seed: int, purpose: Literal["rois", "scale", "anchors"]) -> torch.Generator:
-    """Make a generator for one purpose, so that no two of them draw the same numbers for an image."""
+    """Make a random generator. Each purpose has its own offset, so two purposes never share their numbers."""
     offset = {"rois": 0, "scale": 1, "anchors": 2}[purpose]
     return torch.Generator().manual_seed(seed + offset)
 
@@ -254,20 +262,20 @@ def delta_statistics(
     *,
     class_agnostic: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and population deviation, per class, of the deltas of foreground proposals (fast-rcnn roidb.py).
+    """Compute mean and population standard deviation of the foreground proposals' deltas, for each class.
 
-    Ground-truth boxes are counted among the proposals, as there. A class without foreground, or with perfect
-    proposals only, would have deviation 0 and so NaN targets in the reference code. Here it gets the
-    deviation over all classes.
+    Ground-truth boxes count as proposals too, as in the reference code (fast-rcnn roidb.py). In that code, a
+    class has standard deviation 0, and so NaN targets, if it has no foreground proposal or only perfect ones.
+    Here such a class gets the standard deviation over all classes.
 
     Args:
-        targets: all of the training set.
+        targets: the targets of the whole training set.
         num_classes: K.
-        fg_iou: IoU from which a proposal is foreground.
-        class_agnostic: every class gets the numbers over all classes, since one output serves them all.
+        fg_iou: a proposal with at least this IoU is foreground.
+        class_agnostic: give every class the numbers over all classes, because one output serves all classes.
 
     Returns:
-        delta_mean, delta_std: (K + 1, 4) float32; background has mean 0, deviation 1.
+        delta_mean, delta_std: (K + 1, 4) float32. Background has mean 0 and standard deviation 1.
     """
     labels, deltas = _foreground_deltas(targets, fg_iou)
     mean, std = torch.zeros(num_classes + 1, 4), torch.ones(num_classes + 1, 4)
@@ -290,7 +298,7 @@ def delta_statistics(
 
 
 def _foreground_deltas(targets: Sequence[Target], fg_iou: float) -> tuple[Tensor, Tensor]:
-    """Give labels (F,) and deltas (F, 4) float64 of the foreground proposals of all images."""
+    """Return labels (F,) int64 and deltas (F, 4) float64 of the foreground proposals of all images."""
     labels, deltas = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, 4, dtype=torch.float64)]
     for target in targets:
         fg = sample_rois(

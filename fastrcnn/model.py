@@ -1,7 +1,7 @@
-"""Fast R-CNN: one pass over the image, pooled RoIs, two fully connected layers, two sibling outputs.
+"""The Fast R-CNN network: backbone, RoI pooling, two fully connected layers and two sibling outputs.
 
-N images, R RoIs of all N images, K classes, L feature maps, C channels, P the side of a pooled RoI. RoIs are
-in the model frame. Read from small to large: `Head`, `FastRCNN`.
+Legend: N images; R RoIs of all N images; K classes; L feature maps; C channels; P bins per side of a pooled
+RoI. RoIs are in the model frame. Small parts come first: `Head`, then `FastRCNN`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from fastrcnn.rpn import RPN
 
 
 class Head(nn.Module):
-    """fc6, fc7 and the sibling outputs, over pooled features (R, C, P, P)."""
+    """The layers after RoI pooling: fc6, fc7, and the two sibling outputs `cls_score` and `bbox_pred`.
+
+    They take pooled features (R, C, P, P) and return class_logits (R, K + 1) and box_deltas
+    (R, 4 * (K + 1)), both float32.
+    """
 
     delta_mean: Tensor
     delta_std: Tensor
     hidden_dtype: torch.dtype | None = None
-    """What fc6 and fc7 compute in. None: float32. `fastrcnn.scoring_form` sets it."""
+    """The type in which fc6 and fc7 compute. None: float32. `fastrcnn.scoring_form` sets it."""
 
     def __init__(self, config: FastRCNNConfig, channels: int) -> None:
         super().__init__()
@@ -38,16 +42,16 @@ class Head(nn.Module):
         fc7_dim = config.fc7_dim or config.fc_dim
         self.fc7 = _hidden(config.fc_dim, fc7_dim, config.fc7_rank)
         self.cls_score = nn.Linear(fc7_dim, num_outputs)
-        # A class-agnostic head predicts one box, and every class gets it.
+        # A class-agnostic head predicts one box per RoI, and every class gets a copy.
         self.box_copies = num_outputs if config.class_agnostic else 1
         self.bbox_pred = nn.Linear(fc7_dim, 4 * num_outputs // self.box_copies)
         self.dropout = config.dropout
-        # Paper, section 4: zero-mean Gaussians of deviation .01 and .001, biases 0.
+        # Paper, section 4: zero-mean Gaussians with standard deviations .01 and .001; biases are 0.
         for sibling, deviation in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
             nn.init.normal_(sibling.weight, std=deviation)
             nn.init.zeros_(sibling.bias)
-        # bbox_pred learns normalised targets; these two turn its output back into deltas. The reference code
-        # folds them into the weights at each snapshot instead (train.py:48-82).
+        # bbox_pred learns normalised targets. These two buffers turn its output back into deltas. The
+        # reference code folds them into the weights at each snapshot instead (train.py:48-82).
         std = torch.tensor(config.delta_std or (1.0, 1.0, 1.0, 1.0))
         self.register_buffer("delta_mean", torch.zeros(num_outputs, 4))
         self.register_buffer("delta_std", std.repeat(num_outputs, 1))
@@ -65,7 +69,7 @@ class Head(nn.Module):
 
 
 def _hidden(inputs: int, outputs: int, rank: int | None) -> nn.Module:
-    """Build fc6 or fc7: one layer, or with a rank the two thin layers of `fastrcnn.svd`."""
+    """Build fc6 or fc7: one linear layer. With a rank, build the two thin layers of `fastrcnn.svd`."""
     if rank is not None:
         return nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs))
     linear = nn.Linear(inputs, outputs)
@@ -75,22 +79,23 @@ def _hidden(inputs: int, outputs: int, rank: int | None) -> nn.Module:
 
 
 class FastRCNN(nn.Module):
-    """The network of the paper's figure 1: backbone, RoI pooling, head, and an RPN where the config has one.
+    """The network of the paper's figure 1: backbone, RoI pooling and head. With `config.rpn` it has an RPN.
 
-    Training and scoring call its parts in order: `features`, then `rpn` where there is one, then `classify`.
-    Calling the model is `features` and `classify` in one. It returns the same in both modes.
+    Training and scoring call its parts in this order: `features`, `rpn` if there is one, `classify`. A call
+    of the model itself runs `features` and `classify`. The type of the result is the same in training and
+    eval mode.
     """
 
     rois_per_chunk = 4096
-    """RoIs in one pass of the head, in inference. It bounds memory (4096 x 25088 floats are 0.4 GB) and
-    changes no result."""
+    """The most RoIs in one pass of the head at inference. The limit saves memory (4096 x 25088 floats are
+    0.4 GB) and changes no result."""
 
     def __init__(self, config: FastRCNNConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = Backbone(config.backbone, frozen_norm=config.frozen_norm)
         self.head = Head(config, self.backbone.out_channels)
-        # Built after the head: with or without an RPN, the head starts from the same random numbers.
+        # The RPN is built after the head. So the head's initial weights do not depend on it.
         self.rpn: RPN | None = None
         if config.rpn is not None:
             self.rpn = RPN(config.rpn, self.backbone.out_channels, self.backbone.strides)
@@ -99,28 +104,29 @@ class FastRCNN(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device that holds the weights."""
         return self.head.delta_mean.device
 
     def forward(self, images: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
         """Score RoIs of a batch of images.
 
         Args:
-            images: (N, 3, H, W) float32, normalised (`fastrcnn.transform.batch_images`).
+            images: (N, 3, H, W) float32, normalised by `fastrcnn.transform.batch_images`.
             rois: (R, 5) float32, batch index first, in the frame of `images`.
 
         Returns:
-            class_logits (R, K + 1), where column 0 is background; box_deltas (R, 4 * (K + 1)), not
-            normalised, for `fastrcnn.boxes.decode`.
+            class_logits: (R, K + 1). Column 0 is background.
+            box_deltas: (R, 4 * (K + 1)), not normalised. `fastrcnn.boxes.decode` takes them.
         """
         return self.classify(self.features(images), rois)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Run the backbone: images (N, 3, H, W) to L maps (N, C, H_l, W_l), finest first."""
+        """Run the backbone on images (N, 3, H, W). Return L maps (N, C, H_l, W_l), finest first."""
         maps: list[Tensor] = self.backbone(images)
         return maps
 
     def classify(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool rois (R, 5) from the maps of `features` and run the head; gives what `forward` gives."""
+        """Pool rois (R, 5) from the maps of `features` and run the head. Return the outputs of `forward`."""
         if torch.is_grad_enabled():
             return self._classify_chunk(features, rois)
         chunks = torch.split(rois, self.rois_per_chunk)
@@ -131,30 +137,34 @@ class FastRCNN(nn.Module):
     def _classify_chunk(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         config = self.config
         pooled = pool(features, rois, self.backbone.strides, config.pool_size, config.pooling)
-        outputs: tuple[Tensor, Tensor] = self.head(pooled)  # of (R, C, P, P)
+        outputs: tuple[Tensor, Tensor] = self.head(pooled)  # pooled: (R, C, P, P)
         return outputs
 
 
 def with_config(model: FastRCNN, **changes: Any) -> FastRCNN:
-    """Give the same network, with shared weights, under a config whose test settings differ."""
+    """Return the same network, with shared weights, under a config with other test settings.
+
+    Args:
+        changes: fields of the config and their new values. They must not change the network's shape.
+    """
     other = copy.copy(model)
     other.config = replace(model.config, **changes)
     return other
 
 
 def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Start the backbone, and fc6/fc7 where shapes allow, from a classifier's weights.
+    """Load a classifier's weights into the backbone, and into fc6 and fc7 if their shapes match.
 
     Args:
         model: changed in place.
-        state_dict: the weights of the classifier that the backbone was cut from: torchvision's, or those that
-            `fastrcnn.backbones.caffe` reads.
+        state_dict: weights of the classifier that the backbone is a part of. They come from torchvision or
+            from `fastrcnn.backbones.caffe`.
 
     Returns:
-        The names of the parts that were loaded: `backbone`, and `fc6`, `fc7` where they fit.
+        The names of the loaded parts: `backbone`, and `fc6` and `fc7` if they were loaded.
 
     Raises:
-        ValueError: a backbone weight is missing or has another shape.
+        ValueError: a weight of the backbone is missing or has another shape.
     """
     body, spec = model.backbone.body, backbone_spec(model.config.backbone)
     given = spec.body_weights(state_dict)
@@ -167,8 +177,8 @@ def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[s
     ]
     if wrong:
         raise ValueError(
-            f"these are not weights of {model.config.backbone}: {len(wrong)} of {len(wanted)} tensors"
-            f" missing or of another shape, first {wrong[0]!r}"
+            f"these are not weights of {model.config.backbone}: {len(wrong)} of its {len(wanted)} tensors"
+            f" are missing or have another shape, first {wrong[0]!r}"
         )
     body.load_state_dict({k: v for k, v in given.items() if k in wanted}, strict=False)
     loaded = ["backbone"]

@@ -1,6 +1,7 @@
-"""Hierarchical mini-batch sampling: which proposals of an image are trained on, and as what.
+"""Sampling of the RoIs that a training step uses, and of their labels (the paper's hierarchical sampling).
 
-P proposals, G ground-truth boxes, R sampled RoIs. Boxes are xyxy float32, any one frame.
+Legend: P proposals and G ground-truth boxes of one image; R sampled RoIs. Boxes are (x1, y1, x2, y2) float32,
+all in the same frame.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from torchvision.ops import box_iou
 
 
 class RoISample(NamedTuple):
-    """Foreground first, then background."""
+    """The sampled RoIs of one image. Foreground comes first, then background."""
 
     rois: Tensor
     """(R, 4) boxes."""
     labels: Tensor
-    """(R,) int64, 0 is background."""
+    """(R,) int64. 0 is background."""
     gt_boxes: Tensor
-    """(R, 4) the ground truth of highest IoU; for background a regression target that is never used
-    (the RoI itself where the image has no ground truth)."""
+    """(R, 4): for each RoI the ground-truth box with the highest IoU. If the image has no ground truth, it is
+    the RoI itself. The loss does not read the rows of background RoIs."""
 
 
 def sample_rois(
@@ -37,20 +38,27 @@ def sample_rois(
 ) -> RoISample:
     """Sample RoIs of one image without replacement (paper, section 2.3; fast-rcnn minibatch.py).
 
-    Ground truth joins the proposals. Foreground is IoU >= `fg_iou`, background IoU in [low, high) of
-    `bg_iou`. round(fg_fraction * num_rois) foreground at most; where there are fewer, background fills
-    up; where background runs short the sample shrinks, foreground is not raised. Where that share is
-    less than one RoI it is drawn with that chance: `num_rois=1` from each of 128 images is how R-CNN and
-    SPPnet train (32 of 128 foreground), the paper's RoI-centric sampling.
+    The ground-truth boxes are candidates too, beside the proposals. A candidate is foreground if its IoU with
+    some ground-truth box is at least `fg_iou`. It is background if its highest IoU lies in [low, high) of
+    `bg_iou`. All others are never sampled.
+
+    At most round(fg_fraction * num_rois) RoIs are foreground. If there are fewer, more background is sampled.
+    If there is too little background, the sample is smaller; foreground does not fill it up.
+
+    If fg_fraction * num_rois is less than 1, it is the probability that one RoI is foreground. With
+    `num_rois=1` and 128 images, 32 of 128 RoIs are foreground on average. R-CNN and SPPnet train so; the
+    paper calls it RoI-centric sampling.
 
     Args:
         proposals: (P, 4) float32.
-        gt_boxes: (G, 4) float32; G may be 0.
+        gt_boxes: (G, 4) float32. G may be 0.
         gt_labels: (G,) int64, 1..K.
-        generator: a CPU generator; the draw is the same on every device.
+        num_rois: the largest R.
+        generator: a generator on the CPU, so that every device draws the same sample.
 
     Example:
-        100 foreground and 1000 background proposals give 16 + 48; 3 give 3 + 61; without background, 16.
+        With the defaults, 100 foreground and 1000 background candidates give 16 + 48 RoIs. 3 and 1000 give
+        3 + 61. 100 and 0 give 16 + 0.
     """
     candidates = torch.cat([proposals, gt_boxes])  # (P + G, 4)
     if len(gt_boxes):
@@ -62,7 +70,7 @@ def sample_rois(
     fg = (iou >= fg_iou).nonzero()[:, 0]
     num_fg = fg_fraction * num_rois
     if num_fg < 1:
-        # RoI-centric: this image's one RoI is foreground as often as one of 1 / fg_fraction.
+        # RoI-centric sampling: 1 with probability num_fg, else 0.
         num_fg = float(torch.rand((), generator=generator) < num_fg)
     bg = ((iou >= bg_iou[0]) & (iou < bg_iou[1])).nonzero()[:, 0]
     fg = draw(fg, round(num_fg), generator)
@@ -74,6 +82,6 @@ def sample_rois(
 
 
 def draw(indices: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """At most `count` of `indices` (N,), without replacement; the same on every device."""
+    """Draw at most `count` of `indices` (N,) without replacement. The result is the same on every device."""
     order = torch.randperm(len(indices), generator=generator)[:count]
     return indices[order.to(indices.device)]

@@ -1,12 +1,16 @@
-"""A trained model in the form that scores fastest: the same function, not to be trained or saved.
+"""The form of a trained model that scores fastest.
 
-Norm layers that keep their statistics are a factor and a summand a channel: they go into the weights of the
-convolution before them for good, where training folds the frozen ones in at every step
-(`fastrcnn.backbones.convolution`). On a CPU fc6 and fc7 are kept in oneDNN's layout: torch would give them to
-its BLAS, which takes twice as long on AMD EPYC (Zen 5).
+It computes the same function, but it can neither be trained nor saved.
 
-Where the device multiplies bfloat16 (`fastrcnn.precision`), convolutions, fc6 and fc7 are kept in it. What is
-read off them is not: proposals, pooling, the two sibling outputs and all boxes stay float32.
+Norm layers with fixed statistics multiply each channel by a factor and add a number. Here both are folded
+into the weights of the convolution before the layer. (In training, frozen norms are folded in again at every
+step, see `fastrcnn.backbones.convolution`.)
+
+On a CPU, fc6 and fc7 are stored in oneDNN's layout. Without it torch computes them with its BLAS, which takes
+twice as long on AMD EPYC (Zen 5).
+
+If the device has instructions for bfloat16 (`fastrcnn.precision`), convolutions, fc6 and fc7 compute in
+bfloat16. Proposals, pooling, the two sibling outputs and all boxes stay float32.
 """
 
 from __future__ import annotations
@@ -23,11 +27,14 @@ from fastrcnn.precision import multiplies_bfloat16
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weights lie in oneDNN's layout; (R, inputs) to (R, outputs), of its own type."""
+    """A linear layer whose weights are stored in oneDNN's layout: (R, inputs) to (R, outputs).
+
+    The outputs have the type of the weights.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        # No buffers: nothing that moves, casts or saves a module knows the layout.
+        # Not buffers: the methods that move, cast or save a module cannot handle this layout.
         self._weight = linear.weight.detach().to_mkldnn()
         self._bias = None if linear.bias is None else linear.bias.detach().to_mkldnn()
         self.out_features = linear.out_features
@@ -39,13 +46,13 @@ class PackedLinear(nn.Module):
 
 
 def scoring_form(model: FastRCNN, *, bfloat16: bool | None = None) -> FastRCNN:
-    """Change a model in eval mode, on the device where it is to stay, and give it back.
+    """Change a model into the form that scores fastest, and return it.
 
     Args:
-        model: changed in place.
-        bfloat16: whether to compute in it; None: where the device has instructions for it. Scores then differ
-            from float32's in the third digit, boxes by a fraction of a pixel (docs/benchmarks.md has the mAP
-            of both).
+        model: in eval mode, on the device where it scores. Changed in place.
+        bfloat16: whether to compute in bfloat16. None: only if the device has instructions for it. With
+            bfloat16 scores change in the third digit, and boxes by a fraction of a pixel (docs/benchmarks.md
+            has the mAP of both).
     """
     model.requires_grad_(False)
     fold_norms(model.backbone)
@@ -58,7 +65,7 @@ def scoring_form(model: FastRCNN, *, bfloat16: bool | None = None) -> FastRCNN:
 
 
 def to_bfloat16(model: FastRCNN) -> None:
-    """Convolutions, fc6 and fc7, in place; what comes out stays float32."""
+    """Change convolutions, fc6 and fc7 to bfloat16, in place. The model's outputs stay float32."""
     for part in (model.backbone, model.head.fc6, model.head.fc7):
         part.bfloat16()
     if model.rpn is not None:
@@ -67,15 +74,18 @@ def to_bfloat16(model: FastRCNN) -> None:
 
 
 def _packed(layer: nn.Module) -> nn.Module:
+    """Pack fc6 or fc7, which is one linear layer or the two thin ones of `fastrcnn.svd`."""
     if isinstance(layer, nn.Linear):
         return PackedLinear(layer)
-    return nn.Sequential(*(_packed(thin) for thin in layer.children()))  # of `fastrcnn.svd`
+    return nn.Sequential(*(_packed(thin) for thin in layer.children()))
 
 
 @torch.no_grad()
 def fold_norms(net: nn.Module) -> None:
-    """Move each norm that keeps its statistics into the convolution registered right before it, which in all
-    of `fastrcnn.backbones` is the one whose output it takes."""
+    """Fold each norm layer with fixed statistics into the convolution that is registered just before it.
+
+    In all networks of `fastrcnn.backbones`, this is the convolution whose output the norm layer takes.
+    """
     for parent in list(net.modules()):
         children = list(parent.named_children())
         for (_, conv), (name, norm) in zip(children, children[1:], strict=False):
@@ -86,9 +96,9 @@ def fold_norms(net: nn.Module) -> None:
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
     mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None  # the bodies' norms keep statistics
+    assert mean is not None  # all norm layers of the bodies have statistics
     assert variance is not None
-    conv.weight, conv.bias = fuse_conv_bn_weights(  # in the memory format they were in
+    conv.weight, conv.bias = fuse_conv_bn_weights(  # keeps the memory format
         conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
     )
     if isinstance(conv, FastConv2d):

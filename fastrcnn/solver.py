@@ -1,4 +1,4 @@
-"""SGD by the numbers of a `SolverConfig`: what is trained, and the rate of each step."""
+"""SGD with the numbers of a `SolverConfig`: the trained parameters, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fastrcnn.config import SolverConfig
 
 
 def learning_rate(config: SolverConfig, iteration: int, num_iterations: int) -> float:
-    """Rate of step `iteration` (from 0) of `num_iterations`.
+    """Compute the learning rate of step `iteration` (from 0) of `num_iterations`.
 
     Example:
-        `paper`: 1e-3 at iteration 29,999, 1e-4 at 30,000.
+        Preset `paper`: 1e-3 at iteration 29,999 and 1e-4 at iteration 30,000.
     """
     if config.schedule == "cosine":
         rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * iteration / num_iterations))
     else:
         passed = sum(iteration >= round(drop * num_iterations) for drop in config.drops)
         rate = config.learning_rate * config.gamma**passed
-    # A warm-up longer than a tenth of the run would be most of a short one.
+    # A warm-up takes at most a tenth of the steps. Otherwise it would be most of a short training.
     warmup = min(config.warmup, num_iterations // 10)
     if iteration < warmup:
         rate *= 0.001 + 0.999 * iteration / warmup
@@ -29,7 +29,7 @@ def learning_rate(config: SolverConfig, iteration: int, num_iterations: int) -> 
 
 
 def freeze_untrained(model: nn.Module, config: SolverConfig) -> None:
-    """Stop the gradient into the parameters that `config.trained` leaves out."""
+    """Switch off the gradient of all parameters that `config.trained` does not include."""
     if config.trained == "bbox_pred":
         for name, parameter in model.named_parameters():
             if ".bbox_pred." not in f".{name}":
@@ -37,10 +37,10 @@ def freeze_untrained(model: nn.Module, config: SolverConfig) -> None:
 
 
 def build_optimizer(model: nn.Module, config: SolverConfig) -> torch.optim.SGD:
-    """SGD over the parameters that are trained, in two groups: weights and biases.
+    """Build SGD over the trained parameters, in two groups: weights and biases.
 
-    Norm layers' affine parameters are one-dimensional like biases and are treated as such: decaying a
-    scale towards 0 is not a prior anyone holds.
+    Scales and shifts of norm layers are one-dimensional like biases, and are in their group. Weight decay
+    would pull a scale towards 0, for which there is no reason.
     """
     weights: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
@@ -59,10 +59,14 @@ def build_optimizer(model: nn.Module, config: SolverConfig) -> torch.optim.SGD:
 
 
 def set_learning_rate(optimizer: torch.optim.SGD, rate: float, *, caffe_momentum: bool) -> None:
-    """Give every group its rate. With `caffe_momentum` the velocity keeps the rates it was gathered at.
+    """Set the learning rate of every parameter group.
 
-    torch keeps V = mu V + g and steps lr V; Caffe keeps V = mu V + lr g and steps V. Scaling torch's V by
-    old / new rate at each change makes them the same run.
+    torch keeps V = mu V + g and takes the step lr V. Caffe keeps V = mu V + lr g and takes the step V. So in
+    Caffe a gradient keeps the learning rate of its step. With `caffe_momentum`, torch's V is multiplied by
+    old rate / new rate at each change of the rate. The steps are then equal to Caffe's.
+
+    Args:
+        rate: learning rate of the weights. Biases have `SolverConfig.bias_rate` times this rate.
     """
     for group in optimizer.param_groups:
         new = rate * group["rate"]

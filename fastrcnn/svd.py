@@ -1,6 +1,8 @@
-"""Truncated heads: a fully connected layer as two thin ones (paper, section 3.1).
+"""Truncated SVD: a fully connected layer is replaced by two thin ones (paper, section 3.1).
 
-W (u, v) = U S V^T is cut to its t largest singular values: t (u + v) weights instead of u v.
+The weights W = U S V^T are reduced to their t largest singular values: t (u + v) numbers instead of u v.
+
+Legend: u outputs and v inputs of the layer, W (u, v); t the rank.
 """
 
 from __future__ import annotations
@@ -15,24 +17,27 @@ from fastrcnn.model import FastRCNN
 
 
 def truncate_linear(linear: nn.Linear, rank: int) -> nn.Sequential:
-    """S_t V_t^T without a bias, then U_t with the old one; nothing in between (fast-rcnn compress_net.py).
+    """Approximate a layer by two thin layers without a nonlinearity between them (fast-rcnn compress_net.py).
 
     Args:
-        linear: W (u, v), bias (u,); left as it is.
-        rank: t, from 1 to min(u, v); the latter reproduces the layer.
+        linear: W (u, v), bias (u,). It is not changed.
+        rank: t, from 1 to min(u, v). With min(u, v) the two layers equal the given one.
 
     Returns:
-        The best approximation of rank t in the Frobenius norm: its squared error is the sum of the squares
-        of the singular values left out.
+        A layer S_t V_t^T (t, v) without bias, then a layer U_t (u, t) with the bias of `linear`. They are the
+        best approximation of rank t in the Frobenius norm: the squared error is the sum of the squares of the
+        omitted singular values.
 
     Raises:
-        ValueError: no such rank.
+        ValueError: `rank` is below 1 or above min(u, v).
     """
     if not 1 <= rank <= min(linear.weight.shape):
         shape = tuple(linear.weight.shape)
-        raise ValueError(f"rank={rank}: weights {shape} have 1 to {min(shape)} singular values")
+        raise ValueError(
+            f"rank={rank}: expected 1 to {min(shape)}, the number of singular values of weights {shape}"
+        )
     with torch.no_grad():
-        # float64: on the CPU float32's small singular vectors lose half their digits.
+        # In float32 on the CPU, the vectors of small singular values lose half their digits.
         u, s, vt = torch.linalg.svd(linear.weight.double(), full_matrices=False)
         first = nn.Linear(linear.in_features, rank, bias=False)
         second = nn.Linear(rank, linear.out_features, bias=linear.bias is not None)
@@ -44,16 +49,17 @@ def truncate_linear(linear: nn.Linear, rank: int) -> nn.Sequential:
 
 
 def compress(model: FastRCNN, fc6_rank: int = 1024, fc7_rank: int = 256) -> FastRCNN:
-    """A copy of a trained model with truncated fc6 and fc7; the ranks are the paper's for S, M and L.
+    """Return a copy of a trained model whose fc6 and fc7 are truncated.
 
-    Its config holds the ranks, so its checkpoint loads like any other.
+    The config of the copy holds the ranks, so its checkpoint loads like any other. The default ranks are
+    those of the paper for its models S, M and L.
 
     Raises:
-        ValueError: a layer has not so many singular values, or is truncated already.
+        ValueError: a rank is outside the range of `truncate_linear`, or a layer is truncated already.
     """
     for name, layer in (("fc6", model.head.fc6), ("fc7", model.head.fc7)):
         if not isinstance(layer, nn.Linear):
-            raise ValueError(f"{name} is truncated already")
+            raise ValueError(f"{name} is truncated already: give a model that is not compressed")
     layers = {
         "head.fc6": truncate_linear(cast(nn.Linear, model.head.fc6), fc6_rank),
         "head.fc7": truncate_linear(cast(nn.Linear, model.head.fc7), fc7_rank),

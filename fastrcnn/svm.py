@@ -1,7 +1,9 @@
-"""The paper's post-hoc classifier (section 5.4): one linear SVM a class on fc7, instead of the softmax.
+"""The paper's post-hoc classifier (section 5.4): for each class a linear SVM on fc7, instead of the softmax.
 
-The numbers and the mining are those of fast-rcnn train_svms.py, where Table 8's rows come from. Needs the
-extra `ablate` (scikit-learn).
+The numbers and the mining of hard negatives are those of fast-rcnn train_svms.py, which made the rows of the
+paper's Table 8. The module needs the extra `ablate` (scikit-learn).
+
+Legend: R boxes of one image; K classes.
 """
 
 from __future__ import annotations
@@ -25,33 +27,37 @@ from fastrcnn.transform import batch_images, to_rois
 Features = npt.NDArray[np.float32]
 
 FEATURE_NORM = 20.0
-"""Mean norm that fc7 features are scaled to; the other numbers hold for it alone."""
+"""Mean norm to which fc7 features are scaled. The other numbers are valid for this norm only."""
 COST, BIAS_SCALE, POSITIVE_WEIGHT = 0.001, 10.0, 2.0
+"""C of the SVM, the value of its bias feature, and the weight of a positive example."""
 NEGATIVE_IOU = 0.3
+"""A proposal is a negative of a class if its IoU with every object of the class is below this number."""
 HARD, EASY = -1.0001, -1.1
-"""A negative that scores above HARD is taken up; one that scores below EASY is dropped."""
+"""A negative with a score above HARD is added to the examples. One with a score below EASY is removed."""
 RETRAIN_AFTER = 2000
-"""Newly taken negatives after which a class is trained anew."""
+"""The SVM of a class is trained again when more than this number of negatives were added."""
 SCORE_THRESHOLD = -1.05
-"""Lowest margin detected: average precision wants the unsure ones too."""
+"""Lowest margin of a detection. Average precision needs the uncertain detections too."""
 
 
 @dataclass(slots=True)
 class _ClassSvm:
-    """One class: its examples so far, its weights, and what came since they were fitted."""
+    """The SVM of one class: its examples and its weights."""
 
     positives: list[Features]
     negatives: Features
     weight: Features
     bias: float = 0.0
-    fresh: int = 0
+    num_added: int = 0
+    """Negatives added since the last `fit`."""
 
     def score(self, features: Features) -> Features:
+        """Compute the margins (R,) of features (R, fc7)."""
         scores: Features = features @ self.weight + self.bias
         return scores
 
     def fit(self) -> None:
-        """Train on what there is, then drop the negatives that have become easy."""
+        """Train on all examples. Then remove the negatives that are easy now."""
         positives = np.concatenate(self.positives)
         svm = LinearSVC(
             C=COST,
@@ -67,33 +73,38 @@ class _ClassSvm:
         self.weight = svm.coef_[0].astype(np.float32)
         self.bias = float(svm.intercept_[0])
         self.negatives = self.negatives[self.score(self.negatives) >= EASY]
-        self.fresh = 0
+        self.num_added = 0
 
 
 def with_svms(model: FastRCNN, images: Sequence[Tensor], targets: Sequence[Target]) -> FastRCNN:
-    """A copy of a trained model that scores by SVMs trained on its own features.
+    """Train SVMs on the features of a trained model. Return a copy of the model that scores with them.
 
-    Positives are the ground-truth boxes of a class; negatives its proposals of IoU < .3 with every one of
-    them, mined hard. No flips, as in the reference code.
+    The positives of a class are its ground-truth boxes. Its negatives are proposals whose IoU with each of
+    these boxes is below .3; only hard ones are kept. Images are not flipped, as in the reference code.
 
     Args:
-        model: trained, single scale, in eval mode.
-        images: (H, W, 3) uint8 RGB.
-        targets: of the same images.
+        model: trained, with one scale, in eval mode.
+        images: tensors (H, W, 3) uint8 RGB.
+        targets: the targets of the same images.
 
     Returns:
-        A model whose class_logits are margins (`classifier="svm"`), column 0 being 0.
+        A model whose class_logits are margins (`classifier="svm"`). Column 0 is 0.
 
     Raises:
         ValueError: a class has no ground-truth box, or the model has an image pyramid.
     """
     if len(model.config.scales) > 1:
-        raise ValueError("SVMs are trained on features of one scale, the model has a pyramid")
+        raise ValueError(
+            f"the model has an image pyramid of {len(model.config.scales)} scales: SVMs need a model"
+            " with one scale"
+        )
     num_classes, width = model.config.num_classes, model.head.cls_score.in_features
     present = {int(label) for target in targets for label in target.gt_labels}
     absent = sorted(set(range(1, num_classes + 1)) - present)
     if absent:
-        raise ValueError(f"labels {absent} have no ground-truth box to train an SVM on")
+        raise ValueError(
+            f"labels {absent} have no ground-truth box: an SVM needs at least one for each class"
+        )
     empty = np.zeros((0, width), np.float32)
     svms = [_ClassSvm([], empty, np.zeros(width, np.float32)) for _ in range(num_classes)]
     scale = _feature_scale(model, images, targets)
@@ -112,19 +123,22 @@ def _mine(
     scale: float,
     svms: list[_ClassSvm],
 ) -> None:
-    """One pass over the images, as train_svms.py makes: a class is trained anew as its negatives gather."""
+    """Add hard negatives to each class in one pass over the images, and train its SVM (train_svms.py).
+
+    A class is trained again each time `RETRAIN_AFTER` negatives have been added, and once at the end.
+    """
     for image, target in zip(images, targets, strict=True):
         features = _fc7(model, image, target.proposals) * scale
         for label, svm in enumerate(svms, start=1):
-            own = target.gt_boxes[target.gt_labels == label]
+            objects = target.gt_boxes[target.gt_labels == label]
             far = torch.ones(len(features), dtype=torch.bool)
-            if len(own):
-                far = box_iou(target.proposals, own).amax(dim=1) < NEGATIVE_IOU
-            candidates = features[far.numpy()]
-            hard = candidates[svm.score(candidates) > HARD]
+            if len(objects):
+                far = box_iou(target.proposals, objects).amax(dim=1) < NEGATIVE_IOU
+            negatives = features[far.numpy()]
+            hard = negatives[svm.score(negatives) > HARD]
             svm.negatives = np.concatenate([svm.negatives, hard])
-            svm.fresh += len(hard)
-            if svm.fresh > RETRAIN_AFTER:
+            svm.num_added += len(hard)
+            if svm.num_added > RETRAIN_AFTER:
                 svm.fit()
     for svm in svms:
         svm.fit()
@@ -133,7 +147,10 @@ def _mine(
 def _feature_scale(
     model: FastRCNN, images: Sequence[Tensor], targets: Sequence[Target], sample: int = 100
 ) -> float:
-    """What brings features of this model to `FEATURE_NORM`, measured on the first images."""
+    """Compute the factor that scales this model's features to `FEATURE_NORM`.
+
+    It is measured on the first `sample` images.
+    """
     norms = [
         np.linalg.norm(_fc7(model, image, target.proposals), axis=1)
         for image, target in list(zip(images, targets, strict=True))[:sample]
@@ -141,13 +158,16 @@ def _feature_scale(
     ]
     mean = float(np.concatenate(norms).mean()) if norms else 0.0
     if not mean > 0:
-        raise ValueError("the features of every proposal are 0, or there is no proposal")
+        raise ValueError(
+            f"the features of all proposals of the first {sample} images are 0, or these images have no"
+            " proposal: SVMs need proposals and a trained model"
+        )
     return FEATURE_NORM / mean
 
 
 @torch.inference_mode()
 def _fc7(model: FastRCNN, image: Tensor, boxes: Tensor) -> Features:
-    """(R, fc7) of boxes in the image frame."""
+    """Compute the features (R, fc7) of boxes (R, 4), image frame."""
     config = model.config
     batch = batch_images([image], config.scale, config.max_size, model.device)
     rois = to_rois([boxes], batch.factors)
@@ -159,7 +179,7 @@ def _fc7(model: FastRCNN, image: Tensor, boxes: Tensor) -> Features:
 
 
 def _replace_classifier(model: FastRCNN, svms: Sequence[_ClassSvm], scale: float) -> FastRCNN:
-    """The same network with other last weights: w . (scale * x) + b is a linear layer too."""
+    """Return the network with the SVMs as its last layer: w . (scale * x) + b is a linear layer too."""
     config = replace(model.config, classifier="svm", score_threshold=SCORE_THRESHOLD)
     copy = FastRCNN(config)
     state = dict(model.state_dict())

@@ -1,7 +1,9 @@
-"""Image frame <-> model frame: resize, normalise, pad into one batch.
+"""From the image frame to the model frame: resize, normalise and pad images into one batch.
 
-The image frame is the decoded, oriented image; the model frame is what the backbone sees. Both have
-continuous pixel edges, so a box maps by one factor an axis. Sizes are (height, width).
+The image frame is the decoded, upright image. The model frame is the resized image that the backbone sees.
+Both have continuous pixel edges, so a box is transformed by one factor per axis. Sizes are (height, width).
+
+Legend: N images.
 """
 
 from __future__ import annotations
@@ -15,31 +17,38 @@ from torch.nn import functional as F
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
-"""RGB in [0, 1]; of torchvision's ImageNet weights. (The reference code subtracts Caffe's BGR means.)"""
+"""Mean and standard deviation of RGB values in [0, 1], for torchvision's ImageNet weights. (The reference
+code subtracts Caffe's BGR means.)"""
 
 PAD_MULTIPLE = 32
-"""Largest stride of a backbone: feature pyramids need sizes that halve evenly."""
+"""Padded sizes are multiples of this number, the largest stride of a backbone. Feature pyramids need sizes
+that can be halved at each level."""
 
 PADDING_WASTE = 1.25
-"""Images share a batch while the padded area is below this multiple of each one's own."""
+"""Images share a batch if the padded area is at most this many times the area of each image."""
 
 
 class ImageBatch(NamedTuple):
+    """N images in one padded tensor, and what is needed to transform their boxes."""
+
     images: Tensor
-    """(N, 3, H, W) float32, normalised, zero-padded on the right and below."""
+    """(N, 3, H, W) float32, normalised, padded with zeros at the right and at the bottom."""
     factors: Tensor
-    """(N, 4) float32: multiply a box of the image frame to get it in the model frame."""
+    """(N, 4) float32. A box of the image frame times its row gives the box of the model frame."""
     sizes: tuple[tuple[int, int], ...]
-    """Of each image, in the image frame."""
+    """N sizes in the image frame."""
     scaled: tuple[tuple[int, int], ...]
-    """Of each image, in the model frame, without padding."""
+    """N sizes in the model frame, without padding."""
 
 
 def scale_factor(size: tuple[int, int], scale: int, max_size: int) -> float:
-    """Shorter side to `scale`, unless the longer would pass `max_size` (fast-rcnn blob.py).
+    """Compute the factor from the image frame to the model frame (fast-rcnn blob.py).
+
+    The shorter side becomes `scale` pixels. If the longer side would then be above `max_size`, the longer
+    side becomes `max_size` instead.
 
     Example:
-        500 x 375 at 600/1000 gives 1.6; 1000 x 300 gives 1.0.
+        500 x 375 with scale 600 and max_size 1000 gives 1.6; 1000 x 300 gives 1.0.
     """
     factor = scale / min(size)
     if round(factor * max(size)) > max_size:
@@ -48,7 +57,7 @@ def scale_factor(size: tuple[int, int], scale: int, max_size: int) -> float:
 
 
 def scaled_size(size: tuple[int, int], scale: int, max_size: int) -> tuple[int, int]:
-    """(height, width) of an image in the model frame; each at least 1."""
+    """Compute (height, width) of an image in the model frame. Both are at least 1."""
     factor = scale_factor(size, scale, max_size)
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
@@ -63,14 +72,16 @@ def batch_images(
 
     Args:
         images: N tensors (H, W, 3) uint8 RGB, of any sizes.
-        scale, max_size: see `scale_factor`; one scale for all, or one an image.
-        device: where the pixels are copied before any arithmetic: uint8 is a quarter of the traffic.
+        scale: see `scale_factor`. One number for all images, or N numbers.
+        max_size: see `scale_factor`.
+        device: the pixels are copied there before any arithmetic, because uint8 is a quarter of the bytes of
+            float32.
     """
     resized, factors = [], []
     sizes = tuple((int(image.shape[0]), int(image.shape[1])) for image in images)
     scales = [scale] * len(images) if isinstance(scale, int) else scale
-    for image, (height, width), own in zip(images, sizes, scales, strict=True):
-        new_height, new_width = scaled_size((height, width), own, max_size)
+    for image, (height, width), image_scale in zip(images, sizes, scales, strict=True):
+        new_height, new_width = scaled_size((height, width), image_scale, max_size)
         pixels = image.to(device, non_blocking=True).permute(2, 0, 1)[None].float()
         if (new_height, new_width) != (height, width):
             pixels = F.interpolate(
@@ -90,7 +101,15 @@ def batch_images(
 
 
 def to_rois(boxes: Sequence[Tensor], factors: Tensor) -> Tensor:
-    """Boxes of each image (R_i, 4), image frame, to RoIs (sum of R_i, 5): batch index, model frame."""
+    """Turn boxes into RoIs of the model frame.
+
+    Args:
+        boxes: N tensors (R_i, 4), image frame.
+        factors: (N, 4), see `ImageBatch`.
+
+    Returns:
+        (sum of R_i, 5): batch index, x1, y1, x2, y2.
+    """
     rows = [
         torch.cat([factors.new_full((len(box), 1), index), box.to(factors) * factors[index]], dim=1)
         for index, box in enumerate(boxes)
@@ -99,17 +118,18 @@ def to_rois(boxes: Sequence[Tensor], factors: Tensor) -> Tensor:
 
 
 def _round_up(length: int) -> int:
+    """Round up to a multiple of `PAD_MULTIPLE`."""
     return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
 def group_by_shape(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Split images into batches whose padding stays below `PADDING_WASTE`.
+    """Split images into batches of similar shape, so that padding stays within `PADDING_WASTE`.
 
     Args:
-        sizes: (height, width) of each image in the model frame.
+        sizes: N sizes in the model frame.
 
     Returns:
-        Lists of indices; every index once.
+        A list of indices for each batch. Every index occurs once.
     """
     groups: list[list[int]] = []
     extents: list[tuple[int, int]] = []

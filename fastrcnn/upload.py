@@ -1,4 +1,7 @@
-"""Pixels on their way to a GPU while it computes: pinned memory, a stream of their own, no waiting host."""
+"""Copies of images to a GPU while the GPU computes.
+
+The copies use pinned memory and a separate CUDA stream. The host does not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -11,38 +14,37 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """Images that are on the device, or will be when it gets to them."""
+    """Images on the device. On a GPU the copies may still be in progress until `wait`."""
 
     images: list[Tensor]
-    """(H, W, 3) uint8."""
-    arrived: torch.cuda.Event | None
+    """Tensors (H, W, 3) uint8."""
+    copied: torch.cuda.Event | None
+    """The end of the copies. None: there is nothing to wait for."""
 
     def wait(self) -> list[Tensor]:
-        """The images, for the current stream: what it is given from now on runs after the copies. The host
-        does not wait."""
-        if self.arrived is not None:
+        """Make the current CUDA stream wait for the copies, and return the images. The host does not wait."""
+        if self.copied is not None:
             stream = torch.cuda.current_stream(self.images[0].device)
-            stream.wait_event(self.arrived)
+            stream.wait_event(self.copied)
             for image in self.images:
-                image.record_stream(
-                    stream
-                )  # else its memory is another copy's before it has been read
+                # Without this, torch could reuse the memory for another copy before the stream has read it.
+                image.record_stream(stream)
         return self.images
 
 
 class Uploads:
-    """Copies to one device; any one thread may start them while another computes."""
+    """Starts copies to one device. One thread may start copies while another thread computes."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def start(self, images: Sequence[Tensor]) -> Uploaded:
-        """Copy images (H, W, 3) uint8 to the device; on a CPU they are there."""
+        """Start to copy images (H, W, 3) uint8 to the device. If it is a CPU, no copy is made."""
         if self._stream is None or not images:
             return Uploaded(list(images), None)
         with torch.cuda.stream(self._stream):
             copies = [i.pin_memory().to(self._device, non_blocking=True) for i in images]
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's own
-            arrived.record(self._stream)
-        return Uploaded(copies, arrived)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no type for it
+            copied.record(self._stream)
+        return Uploaded(copies, copied)

@@ -1,7 +1,9 @@
-"""Views of an image at test: turned, mirrored, and at further scales. Their outputs are averaged.
+"""Test-time augmentation: the network sees each image in several views, and its outputs are averaged.
 
-N like-shaped images, P proposals of one image, R proposals of all N images, K classes, L feature maps.
-Proposals are in the image frame. "Upright" is the image as it was given.
+A view is the image transposed, mirrored or at another scale. The upright view is the image as given.
+
+Legend: N images of similar shape; P proposals of one image; R proposals of all N images; K classes; L feature
+maps. Proposals are in the image frame.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Features(NamedTuple):
-    """N images at one scale, after the backbone."""
+    """The feature maps of N images at one scale."""
 
     batch: ImageBatch
     maps: list[Tensor]
@@ -31,7 +33,7 @@ class Features(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the head gives for R proposals."""
+    """The head's outputs for R proposals."""
 
     class_logits: Tensor
     """(R, K + 1)."""
@@ -40,13 +42,13 @@ class Outputs(NamedTuple):
 
 
 def compute_features(model: FastRCNN, images: Sequence[Tensor], scale: int) -> Features:
-    """Resize N images (H, W, 3) uint8 to a scale, pad them into one batch, and run the backbone on it."""
+    """Resize N images (H, W, 3) uint8 to `scale`, pad them into one batch, and run the backbone."""
     batch = batch_images(images, scale, model.config.max_size, model.device)
     return Features(batch, model.features(batch.images))
 
 
 def classify(model: FastRCNN, features: Features, proposals: Sequence[Tensor]) -> Outputs:
-    """Run the head on N proposals (P, 4), pooled from feature maps of one scale."""
+    """Run the head on N tensors of proposals (P, 4), pooled from feature maps of one scale."""
     rois = to_rois(proposals, features.batch.factors)  # (R, 5), model frame
     return Outputs(*model.classify(features.maps, rois))
 
@@ -57,11 +59,14 @@ def classify_at_scales(
     proposals: Sequence[Tensor],
     scales: Sequence[int],
 ) -> Outputs:
-    """Run backbone and head on N images and their proposals (P, 4), in the order of the proposals.
+    """Run backbone and head on N images (H, W, 3) and their proposals (P, 4).
 
-    Several scales are the levels of an image pyramid: each proposal is pooled from one of them. Each level
-    is a pass over all images. One padded batch for all levels would be slower: for the paper's five levels
-    it has 2.2 times the pixels.
+    Several scales are the levels of an image pyramid: each proposal is pooled from one level. The images are
+    passed through the backbone once per level. One padded batch for all levels would be slower: for the
+    paper's five levels it has 2.2 times the pixels.
+
+    Returns:
+        Outputs of the R proposals, in the order of the proposals.
     """
     if len(scales) == 1:
         return classify(model, compute_features(model, images, scales[0]), proposals)
@@ -87,12 +92,12 @@ def classify_at_scales(
 def average_over_views(
     model: FastRCNN, images: Sequence[Tensor], proposals: Sequence[Tensor], upright: Outputs
 ) -> Outputs:
-    """Average the head's outputs for the same proposals over every view that the config asks for.
+    """Average the head's outputs over all views that the config asks for.
 
     Args:
         images: N tensors (H, W, 3) uint8.
-        proposals: N tensors (P, 4).
-        upright: the outputs for the images as they were given; they count as one view.
+        proposals: N tensors (P, 4). All views use the same ones.
+        upright: the outputs for the upright view.
     """
     _, *others = _views(model.config)
     if not others:
@@ -107,18 +112,19 @@ def average_over_views(
 
 
 class _View(NamedTuple):
-    """How an image is changed before the network sees it."""
+    """The changes to an image before the network sees it."""
 
     scales: tuple[int, ...]
     transposed: bool
-    """Rows and columns are swapped, before the mirrors."""
+    """Rows and columns are swapped, before any mirroring."""
     sideways: bool
     """Mirrored left to right."""
     upside_down: bool
+    """Mirrored top to bottom."""
 
 
 def _views(config: FastRCNNConfig) -> list[_View]:
-    """List the views of a config. The first is the upright one."""
+    """List the views of a config. The first one is the upright view."""
     both = (False, True)
     turns = both if config.test_flips and config.quarter_turns else both[:1]
     mirrors = both if config.test_flips else both[:1]
@@ -130,11 +136,11 @@ def _views(config: FastRCNNConfig) -> list[_View]:
 def _classify_view(
     model: FastRCNN, images: Sequence[Tensor], proposals: Sequence[Tensor], view: _View
 ) -> Outputs:
-    """Run the network on a view, and give the outputs that hold for the upright images.
+    """Run the network on one view. Return outputs that hold for the upright images.
 
-    A mirror moves the centre of a box to the other side and keeps its width and height. So of a delta
-    (dx, dy, dw, dh) a mirror left to right changes the sign of dx, a mirror upside down the sign of dy. A
-    transposition swaps dx with dy and dw with dh. A scale changes nothing.
+    Mirroring moves the centre of a box to the other side and keeps its width and height. So in a delta
+    (dx, dy, dw, dh), mirroring left to right changes the sign of dx, and mirroring top to bottom changes the
+    sign of dy. Transposition swaps dx with dy, and dw with dh. Another scale changes nothing.
     """
     if view.transposed:
         images = [image.transpose(0, 1) for image in images]

@@ -9,7 +9,7 @@ python jobs/benchmark.py scale
 python jobs/benchmark.py memory --image ../shared/data/bccd/JPEGImages/BloodImage_00000.jpg --checkpoint MODEL
 python jobs/benchmark.py train --data ../shared/data/bccd --weights ../shared/weights/mobilenet_v2.pth
 
-Measures the project's figures.
+Measures the numbers in docs/benchmarks.md and docs/scale.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where nothing is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # without an installed package
 
 from pipeline.runtime.commands import Command, dispatch
 
@@ -36,51 +36,57 @@ TASKS = (
     _task(
         "accuracy",
         "AccuracyConfig",
-        "Train, score and evaluate on a bucket: mean average precision, and the time of each step.",
+        "Train, score and evaluate on a bucket; report mean average precision and the time of each job.",
     ),
     _task(
         "proposals",
         "ProposalsConfig",
-        "Measure recall and time of every proposer on labelled images.",
+        "Measure recall and time of each proposer on labelled images.",
     ),
     _task(
         "proposers",
         "ProposersConfig",
-        "Compare the detectors that learn from each proposer, on several data sets, with torchvision's"
-        " Faster R-CNN.",
+        "Train a detector with each proposer on several data sets, and compare with torchvision's Faster"
+        " R-CNN.",
     ),
     _task(
         "decode",
         "DecodeConfig",
-        "Measure decoding speed on good JPEGs, beside the other decoders that are installed.",
+        "Measure the decoding speed on valid JPEGs, compared with the other installed decoders.",
     ),
     _task(
         "detector",
         "DetectorBenchmarkConfig",
-        "Measure images a second of `detect`, beside torchvision's heads and the theoretical floor.",
+        "Measure images per second of `detect`, compared with torchvision's heads and the theoretical"
+        " minimum time.",
     ),
     _task(
         "score",
         "ScoreBenchmarkConfig",
-        "Measure the whole scoring job beside the bare Detector and Ray's documented example, or on"
-        " growing numbers of images.",
+        "Measure the scoring job, compared with the detector alone and with Ray's documented example, or"
+        " for growing numbers of images.",
     ),
     _task(
         "scale",
         "ScaleConfig",
-        "Measure a driver's memory and time for buckets of up to ten million keys.",
+        "Measure memory and time of the driver for buckets of up to ten million keys.",
     ),
     _task(
         "memory",
         "MemoryConfig",
-        "Measure the peak memory of driver and workers of a real job, for lists of growing size.",
+        "Measure the peak memory of driver and workers of a scoring job, for lists of growing size.",
     ),
     _task(
         "train",
         "TrainBenchmarkConfig",
-        "Measure training with 1, 2 and 4 workers, and our training step beside torchvision's.",
+        "Measure training with 1, 2 and 4 workers, and the training step compared with torchvision's.",
     ),
 )
 
 if __name__ == "__main__":
-    dispatch(TASKS, "python jobs/benchmark.py", "Measures the project's figures.", sys.argv[1:])
+    dispatch(
+        TASKS,
+        "python jobs/benchmark.py",
+        "Measure the speed and accuracy of this project.",
+        sys.argv[1:],
+    )

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """python jobs/demo.py
 
-The main job end to end on this machine: draws a labelled data set, puts it into an S3 bucket, starts a Ray
-cluster, submits the training and the scoring job to it, evaluates, and queries the Parquet in the bucket.
+Runs training and scoring end to end on this machine. Draws a labelled data set, uploads it to an S3 bucket,
+starts a Ray cluster, submits the training and the scoring job, evaluates, and queries the Parquet in the
+bucket.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where nothing is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # without an installed package
 
 from pipeline.runtime.commands import Command, start
 
@@ -18,11 +19,11 @@ DEMO = Command(
     name="demo",
     config="demo.config:DemoConfig",
     run="demo.steps:run",
-    summary="Run the main job end to end on this machine.",
+    summary="Run training and scoring end to end on this machine.",
     description="""
-Draws a labelled data set, puts it into an S3 bucket, starts a Ray cluster, submits the training and the
-scoring job to it, evaluates, and queries the Parquet in the bucket. Bucket and cluster are servers of the
-demo and end with it; results stay in --output.
+Draws a labelled data set, uploads it to an S3 bucket, starts a Ray cluster, submits the training and the
+scoring job, evaluates, and queries the Parquet in the bucket. The S3 server and the Ray cluster are stopped
+at the end; the results stay in --output.
 """,
     on_ray=False,
 )

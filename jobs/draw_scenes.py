@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """python jobs/draw_scenes.py --output s3://bucket/demo --train 300 --val 40 --test 90 --score 100
 
-`--help` says what it does. `pipeline.runtime.commands` names its config.
+`--help` describes the job. `pipeline.runtime.commands` names its flags and its function.
 """
 
 import sys
 from pathlib import Path
 
-# `ray job submit -- jobs/draw_scenes.py` puts only jobs/ on the path.
+# `ray job submit -- jobs/draw_scenes.py` puts only jobs/ on the path, so add the checkout.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.runtime.commands import run_file  # noqa: E402

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """python jobs/export_proposals.py --checkpoint URI --images s3://bucket/labelled --output URI
 
-On a cluster: `ray job submit --working-dir . -- python jobs/export_proposals.py ...`, the same with
-`jobs/export_proposals.py` alone, or `ray job submit -- jobs/export_proposals.py ...` on a cluster started
-in the checkout. `--help` says what it does. `pipeline.runtime.commands` names its config.
+Also on a Ray cluster: `ray job submit --working-dir . -- python jobs/export_proposals.py ...`. `--help`
+describes the job; `pipeline.runtime.commands` names its flags and its function.
 """
 
 import sys
 from pathlib import Path
 
-# `ray job submit -- jobs/export_proposals.py` puts only jobs/ on the path.
+# `ray job submit -- jobs/export_proposals.py` puts only jobs/ on the path, so add the checkout.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.runtime.commands import run_file  # noqa: E402

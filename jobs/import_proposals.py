@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """python jobs/import_proposals.py --source proposals.pkl --data URI --output proposals.parquet
 
-`--help` says what it does. `pipeline.runtime.commands` names its config.
+`--help` describes the job. `pipeline.runtime.commands` names its flags and its function.
 """
 
 import sys
 from pathlib import Path
 
-# `ray job submit -- jobs/import_proposals.py` puts only jobs/ on the path.
+# `ray job submit -- jobs/import_proposals.py` puts only jobs/ on the path, so add the checkout.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.runtime.commands import run_file  # noqa: E402

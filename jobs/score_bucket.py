@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """python jobs/score_bucket.py --images s3://bucket/photos --checkpoint URI --output URI
 
-On a cluster: `ray job submit --working-dir . -- python jobs/score_bucket.py --images ...`, the same with
-`jobs/score_bucket.py` alone, or `ray job submit -- jobs/score_bucket.py ...` on a cluster started in the
-checkout. `--help` says what it does. `pipeline.runtime.commands` names its config.
+Also on a Ray cluster: `ray job submit --working-dir . -- python jobs/score_bucket.py ...`. `--help` describes
+the job; `pipeline.runtime.commands` names its flags and its function.
 """
 
 import sys
 from pathlib import Path
 
-# `ray job submit -- jobs/score_bucket.py` puts only jobs/ on the path.
+# `ray job submit -- jobs/score_bucket.py` puts only jobs/ on the path, so add the checkout.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.runtime.commands import run_file  # noqa: E402

@@ -1,7 +1,7 @@
-"""Run the paper's comparisons on any labelled data, one Ray Tune trial a training, and lay out one table.
+"""Run the comparisons of the paper on labelled data, one Ray Tune trial per training, and write one table.
 
-<output>/trials/<training>/      checkpoint and result.json of each; one that is there is not made again
-<output>/ablations.md, .parquet, .png
+<output>/trials/<training>/              checkpoint and result.json of a trial; a finished trial is not
+repeated <output>/ablations.md, .parquet, .png    the table: for people, for queries, and as a bar chart
 """
 
 from __future__ import annotations
@@ -36,21 +36,27 @@ from pipeline.training.same_run import begun_by_old_rule, check_same_run, claim_
 logger = logging.getLogger(__name__)
 
 FREE_FLAGS = (
-    *("comparisons", "seeds", "svd_shares", "cpus_per_trial", "gpus_per_trial", "dry_run"),
+    "comparisons",
+    "seeds",
+    "svd_shares",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "dry_run",
     "allow_open_cluster",
 )
-"""They choose among trials and tests, or where these run; they do not change what a trial gives."""
+"""Flags that may differ when a run is resumed. They select trials, tests and machines; they do not change the
+result of a trial."""
 
 
 def run(config: AblateConfig) -> list[dict[str, Any]] | None:
-    """Train and test what every row needs, then write the tables.
+    """Make the trainings and tests that the rows need, then write the tables.
 
     Returns:
         The table's rows; None for a dry run.
 
     Raises:
-        UserError: before any worker starts.
-        JobError: a trial failed; the same command goes on with the others' results kept.
+        UserError: a flag or the data cannot be used. Raised before any worker starts.
+        JobError: a trial failed. The same command continues and keeps the finished trials.
     """
     flags = _with_absolute_uris(config)
     config = flags.settled(begun_by_old_rule(flags))
@@ -60,7 +66,7 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
         config.data, config.test_split, classes=training.classes, limit=config.limit
     )
     trials = _trials(wanted)
-    for one, tests in trials.items():  # what no worker could do is said here
+    for one, tests in trials.items():  # report flags that cannot be used before any worker starts
         plan = TrainPlan.of(config.training(one), training.classes)
         _check_tests(tests, plan)
     initial_model(plan.model, config.weights, config.seeds[0], training.classes)
@@ -73,7 +79,7 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
         for row in wanted:
             logger.info("%s: %s (%s)", row.comparison, row.setting, row.training.name)
         return None
-    # Tune's newer console output prints boxes and folders that are gone when the job ends.
+    # The newer console output of Tune prints tables, and folders that are deleted when the job ends.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     claim_output(flags, FREE_FLAGS)
     cluster.connect(allow_open=config.allow_open_cluster)
@@ -91,17 +97,17 @@ def run(config: AblateConfig) -> list[dict[str, Any]] | None:
 
 
 def _check_tests(tests: Sequence[Test], plan: TrainPlan) -> None:
-    """Raises UserError for a test that a network with an RPN cannot be given."""
+    """Raise UserError for a test that is not possible with an RPN."""
     if plan.model.rpn is not None and any(test.svm for test in tests):
         raise UserError(
             f"--comparisons svm --proposals {LEARNED}",
-            "SVMs are trained on proposals of the training images, which are the model's own",
-            "Give --proposals another proposer or a table, or leave this comparison out.",
+            "SVMs are trained on given proposals of the training images, but an RPN makes its own",
+            "Give another proposer or a table as --proposals, or leave this comparison out.",
         )
 
 
 def _with_absolute_uris(config: AblateConfig) -> AblateConfig:
-    """Tune gives each trial a working folder of its own."""
+    """Make all paths absolute, because Tune runs each trial in another working folder."""
     weights, proposals = config.weights, config.proposals
     return replace(
         config,
@@ -113,7 +119,7 @@ def _with_absolute_uris(config: AblateConfig) -> AblateConfig:
 
 
 def _trials(wanted: Sequence[Row]) -> dict[Training, tuple[Test, ...]]:
-    """Every training that rows or other trainings need, with all tests of it."""
+    """Collect the trainings that rows or other trainings need, each with its tests."""
     trials: dict[Training, dict[Test, None]] = {}
     for row in wanted:
         if row.training.start:
@@ -129,8 +135,9 @@ def _run_trials(
     training: LabelledImages,
     test: LabelledImages,
 ) -> None:
-    todo = {t: tests for t, tests in trials.items() if not _has(config, t, tests)}
-    logger.info("%d of %d trainings are done", len(trials) - len(todo), len(trials))
+    """Run the trials that are not finished: first those that start from `config.weights`, then the others."""
+    todo = {t: tests for t, tests in trials.items() if not _is_finished(config, t, tests)}
+    logger.info("%d of %d trainings are finished", len(trials) - len(todo), len(trials))
     if not todo:
         return
     examples = {}
@@ -140,7 +147,7 @@ def _run_trials(
         both = with_proposals(flags, plan.proposals, training, test)
         examples[proposals] = (ray.put(both[0]), ray.put(both[1]))
     shared = {"config": config, "classes": training.classes, "examples": examples}
-    for from_another in (False, True):  # a second stage needs the first's weights
+    for from_another in (False, True):  # a second stage needs the weights of the first
         wave = {t: tests for t, tests in todo.items() if bool(t.start) == from_another}
         if wave:
             _fit(config, wave, shared)
@@ -149,30 +156,36 @@ def _run_trials(
 def _fit(
     config: AblateConfig, wave: dict[Training, tuple[Test, ...]], shared: dict[str, Any]
 ) -> None:
-    # The costliest first: a long trial that starts last would run alone at the end.
+    """Run these trials with Tune. Raise JobError if one fails."""
+    # The longest trials come first: one that starts last would run alone at the end.
     order = sorted(wave, key=lambda t: "rois_per_image=1" not in t.settings)
     trainable = tune.with_resources(
         tune.with_parameters(_trainable, shared=shared, wave=wave),
         {"CPU": config.cpus_per_trial, "GPU": config.gpus_per_trial},
     )
     with tempfile.TemporaryDirectory(prefix="tune-") as folder:
-        # What lasts is in trials/; Tune's own files are of no use to anybody.
+        # The results are in <output>/trials/. The files of Tune are not needed later.
         results = tune.Tuner(
             trainable,
             param_space={"training": tune.grid_search(order)},
-            # A process that loads torch once makes one trial after another.
+            # Reuse the processes, so that each loads torch once.
             tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(name="ablations", storage_path=folder, verbose=0),
         ).fit()
     if results.num_errors:
-        cause = str(results.errors[0]).strip().splitlines()[-1]  # the rest is the traceback, logged
-        raise JobError(f"{results.num_errors} of {len(wave)} trainings failed; first: {cause}")
+        cause = (
+            str(results.errors[0]).strip().splitlines()[-1]
+        )  # the lines before are the traceback, which Ray logs
+        raise JobError(
+            f"{results.num_errors} of {len(wave)} trainings failed. First error: {cause}."
+            " Run the same command to continue."
+        )
 
 
 def _trainable(
     setup: dict[str, Any], shared: dict[str, Any], wave: dict[Training, tuple[Test, ...]]
 ) -> None:
-    """One trial, in a worker."""
+    """Run one trial in a worker; Tune calls this."""
     configure_logging()
     training: Training = setup["training"]
     examples: list[Example]
@@ -183,8 +196,9 @@ def _trainable(
     tune.report({"iterations": result["iterations"], "step_seconds": result["step_seconds"]})
 
 
-def _has(config: AblateConfig, training: Training, tests: Sequence[Test]) -> bool:
+def _is_finished(config: AblateConfig, training: Training, tests: Sequence[Test]) -> bool:
+    """Return True if the result of this training holds all these tests."""
     result = read_result(config, training)
-    if result is None or "recall" not in result:  # an older version's
+    if result is None or "recall" not in result:  # written by a version without recall
         return False
     return {t.name for t in tests} <= set(result["tests"])

@@ -1,17 +1,18 @@
-"""scored/ -> detections/: one flat table a run, a row a box, sorted by label and falling score.
+"""Makes one flat table for each run of scored/: one row per box, sorted by label and falling score.
 
     <output>/detections/<run_id>.parquet
 
-Why no reader ever sees half of it. A run's table is one object. It is sorted and written on this machine's
-disk, checked, and then takes the place of the old one in one step: a rename on a local disk, the one PUT or
-the last request of a multipart upload in an object store. Before that nothing is visible, so a job that was
-killed left the old table, and the same command starts again. One object and not many, because no store can
-exchange several at once under a glob, and readers glob; a sorted Parquet file is split by its row groups
-anyway, and S3 takes 5 TiB. A query that is in the middle of the old table when the new one comes goes on
-with the old on a local disk; on S3, s3fs asks for the ETag that it opened and fails, and may be run again.
+Why no reader sees a part of a table: The table of a run is one object. It is sorted, written and checked on
+this machine's disk. Then it replaces the old table in one step: a rename on a local disk, one PUT or the last
+request of a multipart upload in an object store. A job that is killed before leaves the old table, and the
+same command starts again. The table is one object, because readers use a glob and no store can replace
+several objects at once. One object is enough: readers split a Parquet file by its row groups, and S3 accepts
+5 TiB. A query that runs while the table is replaced continues with the old table on a local disk. On S3,
+s3fs asks for the ETag that it opened, so the query fails and can be run again.
 
-The file's metadata says what it was made of; where that is what there is, nothing is done. Of two commands
-at once the last to finish stays, and it is whole; one that listed fewer shards is mended by the next command.
+The metadata of the file holds a hash of the shards that it was made of. If the shards are the same, the job
+does nothing. If two commands run at once, the table of the last one stays, and it is whole. If that command
+listed fewer shards, the next command replaces its table.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from pipeline.schema import DETECTIONS, DETECTIONS_VERSION, in_tables_of, scored
 logger = logging.getLogger(__name__)
 
 ROW_GROUP = 128 * 1024
-"""Rows. On 5.24M boxes: a rare class in 19 ms instead of 2609 ms from the nested table (design contract)."""
+"""Rows in a row group. On 5.24M boxes, a query for a rare class takes 19 ms instead of 2609 ms from the
+nested table (design contract)."""
 _SOURCE = b"source"
 _COLUMNS = ", ".join(name for name in DETECTIONS.names if name != "model_id")
 _SORTED = f"SELECT {_COLUMNS} FROM boxes ORDER BY label, score DESC, image_uri, detection"
@@ -47,7 +49,7 @@ _SORTED = f"SELECT {_COLUMNS} FROM boxes ORDER BY label, score DESC, image_uri, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompactSummary:
-    """One run's table."""
+    """The table of one run."""
 
     run_id: str
     uri: str
@@ -55,34 +57,37 @@ class CompactSummary:
     boxes: int
     size_bytes: int
     written: bool
-    """False where it was there already, made of the same shards; then the counts are that table's."""
+    """False if a table of the same shards existed. The counts are then those of this table."""
 
 
 def run(config: CompactConfig) -> list[CompactSummary]:
-    """Make the table of every run of `config.scored`, or of the one that `config.run_id` names.
+    """Make the table of every run of `config.scored`, or only of the run that `config.run_id` names.
 
     Returns:
-        One summary a run, by run id; none with --dry-run.
+        One summary for each run, by run id. The list is empty with --dry-run.
 
     Raises:
-        UserError: no run, a shard that is none, another object in the place of a table, no access.
-        JobError: the disk is full, or memory too little; what was there stays.
+        UserError: there is no run, a shard is not a table of a run, another object has the name of a table,
+            or access is denied.
+        JobError: the disk is full or the memory is too small. The old table stays.
     """
     if config.run_id is None:
         runs = sorted(list_runs(config.scored).values(), key=lambda files: files.run_id)
     else:
         runs = [find_run(config.scored, config.run_id)]
-    there = [_read_footer(table_uri(config.output, files.run_id)) for files in runs]
+    footers = [_read_footer(table_uri(config.output, files.run_id)) for files in runs]
     if config.dry_run:
-        for files, footer in zip(runs, there, strict=True):
+        for files, footer in zip(runs, footers, strict=True):
             _log_plan(files, table_uri(config.output, files.run_id), footer)
         return []
     with storage.driver_errors(config.output):
-        return [_compact(*pair, config) for pair in zip(runs, there, strict=True)]
+        return [
+            _compact(files, footer, config) for files, footer in zip(runs, footers, strict=True)
+        ]
 
 
 def table_uri(output: str, run_id: str) -> str:
-    """The object of one run's boxes."""
+    """Return the URI of the table of one run."""
     return storage.join(output, "detections", f"{run_id}.parquet")
 
 
@@ -104,12 +109,20 @@ def _compact(
         footer, size = pq.read_metadata(path), path.stat().st_size
         ((boxes,),) = tables.rows("SELECT count(*) FROM boxes")
         if footer.num_rows != boxes:
-            raise JobError(f"{footer.num_rows} boxes were written of {boxes}; {uri} is as it was")
+            raise JobError(
+                f"only {footer.num_rows} of {boxes} boxes were written, so {uri} was not replaced. Run the "
+                "same command again"
+            )
         storage.upload_file(path, uri)
     logger.info(
-        "run %s: %d boxes of %d images (%d older rows left out) in %s, %.1f MB, %.1f s",
-        *(files.run_id, boxes, tables.num_images, tables.num_rows - tables.num_images),
-        *(uri, size / 1e6, time.monotonic() - started),
+        "run %s: wrote %d boxes of %d images (%d older rows left out) to %s, %.1f MB in %.1f s",
+        files.run_id,
+        boxes,
+        tables.num_images,
+        tables.num_rows - tables.num_images,
+        uri,
+        size / 1e6,
+        time.monotonic() - started,
     )
     return _summary(files.run_id, uri, footer, size, written=True)
 
@@ -129,7 +142,7 @@ def _write_sorted(tables: RunTables, path: Path, metadata: Mapping[bytes, bytes]
         write_page_index=True,
         sorting_columns=sorting,
     ) as writer:
-        batches = tables.stream(_SORTED, ROW_GROUP)  # each may be shorter than a row group
+        batches = tables.stream(_SORTED, ROW_GROUP)  # a batch may be shorter than a row group
         for rows in in_tables_of(ROW_GROUP, (pa.Table.from_batches([one]) for one in batches)):
             model = pa.repeat(pa.scalar(tables.model_id), rows.num_rows)
             whole = rows.append_column("model_id", model).cast(schema)
@@ -145,7 +158,7 @@ def _metadata(files: RunFiles, tables: RunTables) -> dict[bytes, bytes]:
 
 
 def _digest(files: RunFiles) -> bytes:
-    """Changes with any shard; not with the place where they lie."""
+    """Hash the names, ETags and sizes of the shards, but not the folder where they lie."""
     shards = [(storage.basename(info.uri), info.etag, info.size) for info in files.objects]
     return hashlib.sha256(json.dumps(shards).encode()).hexdigest().encode()
 
@@ -155,10 +168,10 @@ def _is_made_of(footer: pq.FileMetaData | None, files: RunFiles) -> TypeGuard[pq
 
 
 def _read_footer(uri: str) -> pq.FileMetaData | None:
-    """Of the table that is there, if one is.
+    """Read the footer of the existing table; None if there is no table.
 
     Raises:
-        UserError: it is no table of ours, so it is not ours to replace.
+        UserError: the object is not a table of this job, so the job must not replace it.
     """
     if not storage.exists(uri):
         return None
@@ -167,10 +180,10 @@ def _read_footer(uri: str) -> pq.FileMetaData | None:
         with filesystem.open_input_file(path) as file:
             footer = pq.read_metadata(file)
         if _SOURCE not in (footer.metadata or {}):
-            raise ValueError("its metadata name no source")
+            raise ValueError("its metadata has no key `source`")
     except (pa.ArrowException, ValueError, OSError) as error:
         raise UserError(
-            uri, f"is no table of this job ({error})", "Move it away, or give another --output."
+            uri, f"is not a table of this job ({error})", "Move it away, or give another --output."
         ) from error
     return footer
 
@@ -189,12 +202,15 @@ def _summary(
 
 
 def _log_plan(files: RunFiles, uri: str, footer: pq.FileMetaData | None) -> None:
-    state = "not there yet" if footer is None else "there, of other shards: to be replaced"
+    state = "does not exist yet" if footer is None else "would be replaced: it has other shards"
     if _is_made_of(footer, files):
-        state = "up to date: nothing to do"
+        state = "is up to date"
     logger.info(
-        "run %s: %d shards, %.1f MB -> %s (%s)",
-        *(files.run_id, len(files.objects), sum(info.size for info in files.objects) / 1e6),
-        *(uri, state),
+        "run %s: %d shards, %.1f MB; %s %s",
+        files.run_id,
+        len(files.objects),
+        sum(info.size for info in files.objects) / 1e6,
+        uri,
+        state,
     )
-    logger.info("--dry-run: nothing written")
+    logger.info("--dry-run: nothing was written")

@@ -1,7 +1,8 @@
-"""The detections of one image: what the library's `Detector` gives.
+"""The detections of one image, as the library's `Detector` returns them.
 
-Legend: D detections, by falling score. Boxes are xyxy in pixels of the image frame, with continuous edges:
-the width is x_max - x_min. The image frame is the image after its EXIF orientation is applied.
+Legend: D detections, by falling score; K classes. Boxes are xyxy, absolute pixels in the image frame, with
+continuous edges: the width is x_max - x_min. The image frame is the image after its EXIF orientation is
+applied.
 """
 
 from __future__ import annotations
@@ -25,44 +26,46 @@ if TYPE_CHECKING:
     from pipeline.images.inputs import Image
 
 DEFAULT_MIN_SCORE = 0.5
-"""The score from which a person looks at boxes, where a checkpoint says nothing of a class."""
+"""Lowest score of the boxes that people look at, if the checkpoint has no operating point for the class."""
 _CLASSES_SHOWN = 5
+"""Classes that `repr` lists, the most frequent first."""
 
 
 class Detection(NamedTuple):
-    """One detection, in plain Python values."""
+    """One detection, as plain Python values."""
 
     label: str
-    """The name of its class."""
+    """The name of the class."""
     label_id: int
-    """The number of its class, 1..K; 0 would be the background."""
+    """The number of the class, 1..K. 0 is the background and does not occur."""
     score: float
+    """From 0 to 1."""
     box: tuple[float, float, float, float]
-    """(x_min, y_min, x_max, y_max), image frame."""
+    """(x_min, y_min, x_max, y_max), pixels of the image frame."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Detections:
     """The detections of one image, as arrays of the same length D.
 
-    `len(detections)` counts them, and iteration gives one `Detection` after the other. An integer index gives
-    a `Detection`; a slice, a mask or a list of integers gives `Detections`:
+    `len(detections)` is D, and iteration gives one `Detection` after the other. An integer index gives a
+    `Detection`; a slice, a mask or a list of integers gives `Detections`:
 
         detections[:10]
         detections[detections.labels == "cat"]
     """
 
     labels: npt.NDArray[np.str_]
-    """(D,) names of the classes."""
+    """(D,) class names."""
     label_ids: npt.NDArray[np.int64]
-    """(D,) numbers of the classes, 1..K in the order of `Detector.classes`."""
+    """(D,) class numbers, 1..K in the order of `Detector.classes`."""
     scores: npt.NDArray[np.float32]
-    """(D,) by falling score where a `Detector` made them."""
+    """(D,). A `Detector` returns them in falling order."""
     boxes: npt.NDArray[np.float32]
     """(D, 4) xyxy, image frame."""
 
     def __post_init__(self) -> None:
-        """Turn lists into arrays of the right type. ValueError: they do not fit each other."""
+        """Turn lists into arrays of the right dtype. Raises ValueError if the shapes do not fit together."""
         for name, dtype in (
             ("labels", np.str_),
             ("label_ids", np.int64),
@@ -98,18 +101,18 @@ class Detections:
     def __getitem__(
         self, index: int | slice | Sequence[int] | npt.NDArray[Any]
     ) -> Detection | Detections:
-        """Take one detection by its place, or several by a slice, a mask (D,) or a list of places."""
+        """Return one detection by its index, or several by a slice, a mask (D,) or a list of indices."""
         if isinstance(index, int | np.integer) and not isinstance(index, bool):
             return next(iter(self._take([int(index)])))
         if isinstance(index, slice):
             return self._take(index)
-        places = np.asarray(index)
-        if places.ndim != 1:
+        indices = np.asarray(index)
+        if indices.ndim != 1:
             raise TypeError(
                 f"the index is {index!r}: expected an integer, a slice, a mask of shape ({len(self)},) or"
                 " a list of integers"
             )
-        return self._take(places if len(places) else places.astype(np.int64))
+        return self._take(indices if len(indices) else indices.astype(np.int64))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):
@@ -128,23 +131,25 @@ class Detections:
         return f"Detections({len(self)}: {', '.join(shown)}; {scores})"
 
     def above(self, score: float) -> Detections:
-        """Keep the detections whose score is `score` or more."""
+        """Return the detections with a score of `score` or more."""
         return self[self.scores >= score]
 
     def to_pandas(self) -> pd.DataFrame:
-        """Make a table of D rows: label, label_id, score, x_min, y_min, x_max, y_max, as the table
-        `detections` of a scoring job names them."""
+        """Make a table with D rows and the columns label, label_id, score, x_min, y_min, x_max, y_max.
+
+        The table `detections` of a scoring job has the same column names.
+        """
         import pandas as pd
 
         edges = dict(zip(("x_min", "y_min", "x_max", "y_max"), self.boxes.T, strict=True))
-        labels = self.labels.astype(object)  # plain str in each cell
+        labels = self.labels.astype(object)  # each cell holds a plain str
         columns = {"label": labels, "label_id": self.label_ids, "score": self.scores}
         return pd.DataFrame(columns | edges)
 
     def to_supervision(self) -> Any:
         """Make a `supervision.Detections`.
 
-        Its class_id counts from 0, as supervision's lists of classes do: it is label_id - 1. The names are in
+        class_id is label_id - 1, because supervision counts classes from 0. The class names are in
         data["class_name"].
 
         Raises:
@@ -156,8 +161,8 @@ class Detections:
             if error.name != "supervision":
                 raise
             raise ModuleNotFoundError(
-                "to_supervision needs the package supervision, which is not installed:"
-                " pip install supervision",
+                "to_supervision needs the package supervision, which is not installed."
+                " Run: pip install supervision",
                 name="supervision",
             ) from error
         return supervision.Detections(
@@ -171,11 +176,11 @@ class Detections:
         """Draw the boxes with their labels and scores on a copy of the image.
 
         Args:
-            image: the one that was given to the `Detector`, of any kind that it takes.
+            image: the image that was given to the `Detector`; any kind that a `Detector` accepts.
 
         Raises:
-            TypeError, ValueError: it is no image.
-            StorageError, ImageError: it cannot be read or decoded.
+            TypeError, ValueError: the value is no image.
+            StorageError, ImageError: the image cannot be read or decoded.
         """
         check_image(image)
         ids = self.label_ids.tolist()
@@ -185,30 +190,30 @@ class Detections:
         pixels = read_pixels(image)
         return PILImage.fromarray(draw_boxes(pixels, self.boxes, ids, self.scores.tolist(), names))
 
-    def _take(self, places: slice | Sequence[int] | npt.NDArray[Any]) -> Detections:
+    def _take(self, indices: slice | Sequence[int] | npt.NDArray[Any]) -> Detections:
         return Detections(
-            labels=self.labels[places],
-            label_ids=self.label_ids[places],
-            scores=self.scores[places],
-            boxes=self.boxes[places],
+            labels=self.labels[indices],
+            label_ids=self.label_ids[indices],
+            scores=self.scores[indices],
+            boxes=self.boxes[indices],
         )
 
 
 def min_scores(
     config: Mapping[str, object], classes: tuple[str, ...], checkpoint: str
 ) -> npt.NDArray[np.float32]:
-    """Read the operating points of a checkpoint.
+    """Read the operating points of a checkpoint: the lowest score of each class that people look at.
 
     Args:
-        config: its config.json.
+        config: the config.json of the checkpoint.
         classes: K names, in label order.
-        checkpoint: what to call it in an error.
+        checkpoint: the name of the checkpoint in an error.
 
     Returns:
-        (K,) scores.
+        (K,) float32 scores; `DEFAULT_MIN_SCORE` for a class without an operating point.
 
     Raises:
-        ValueError: `operating_points` is no mapping from these classes to scores.
+        ValueError: `operating_points` does not map these classes to scores.
     """
     points = config.get("operating_points")
     if points is None:
@@ -218,8 +223,8 @@ def min_scores(
         if all(is_score(score) for score in scores):
             return np.array(scores, np.float32)
     raise ValueError(
-        f"{checkpoint}: operating_points in config.json is {str(points)[:80]}: expected a score for classes"
-        f" among {', '.join(classes)[:200]}. Take it out of config.json, or give min_score."
+        f"{checkpoint}: operating_points in config.json is {str(points)[:80]}: expected scores for classes"
+        f" among {', '.join(classes)[:200]}. Remove it from config.json, or give min_score."
     )
 
 

@@ -1,6 +1,9 @@
 """The library's detector: images -> `Detections`. It starts no Ray and writes nothing (docs/python.md).
 
-The actors of a scoring job (`pipeline.scoring.detector`) look at images through the same object.
+The actors of a scoring job (`pipeline.scoring.detector`) hold the same object.
+
+Legend: N images, P proposals of one image, K classes. Boxes are xyxy, absolute pixels in the image frame (the
+image after its EXIF orientation is applied).
 """
 
 from __future__ import annotations
@@ -27,12 +30,13 @@ from pipeline.images.inputs import Image, check_image, check_images, read_pixels
 from pipeline.storage.checkpoints import load
 
 Box = dict[str, Any]
-"""One detection as column `detections` has it: label, label_id, score, x_min, y_min, x_max, y_max."""
+"""One detection as in the column `detections`: label, label_id, score, x_min, y_min, x_max, y_max."""
 Pixels = npt.NDArray[np.uint8] | Tensor
 """(H, W, 3) uint8 RGB, upright."""
 Outcome = TypeVar("Outcome")
 
 IMAGES_AT_ONCE = 8
+"""Images in one batch of the network, when the library is called with a longer list."""
 
 
 class Detector:
@@ -40,15 +44,20 @@ class Detector:
 
     Args:
         checkpoint: folder or URI of the checkpoint.
-        min_score: `Detections` hold the boxes with this score or more. None: each class's operating point
-            where the checkpoint has it, else .5. 0: every box that a scoring job writes.
-        score_threshold: replaces the checkpoint's, below which a box is not made at all.
-        precision: `auto`: bfloat16 where the processor multiplies it. `float32`: float32 everywhere.
-        compile: compile the backbone with torch.compile; images are padded to multiples of 32.
-        max_pixels: larger images are refused before they are decoded.
-        gpu: whether to use a GPU; None: if there is one.
-        num_threads: threads of torch on the CPU; None: torch decides.
-        model_id: the model that the caller expects; a checkpoint of another model is refused.
+        min_score: `Detections` hold the boxes with this score or more. None: the class's operating point if
+            the checkpoint has one, else 0.5. 0: every box that a scoring job writes.
+        score_threshold: replaces the score threshold of the checkpoint. Boxes below it are never made.
+        precision: `auto`: bfloat16 if the processor multiplies it in hardware. `float32`: float32 everywhere.
+        compile: compile the backbone with torch.compile. Images are padded to multiples of 32.
+        max_pixels: images with more pixels are refused before decoding.
+        gpu: whether to use a GPU. None: use one if torch sees one.
+        num_threads: CPU threads of torch. None: torch decides.
+        model_id: the model that the caller expects. A checkpoint of another model is refused.
+
+    Raises:
+        ValueError: `min_score` is negative or not a number, or the operating points cannot be used.
+        fastrcnn.checkpoint.CheckpointError: the checkpoint is missing, incomplete or modified.
+        RuntimeError: the checkpoint is not `model_id`, or `gpu` is true and torch sees no GPU.
     """
 
     def __init__(
@@ -66,7 +75,8 @@ class Detector:
     ) -> None:
         if min_score is not None and not (is_score(min_score) and min_score >= 0):
             raise ValueError(
-                f"min_score is {min_score!r}: expected 0 or more, or None for the operating points"
+                f"min_score is {min_score!r}: expected a number of 0 or more, or None for the operating"
+                " points"
             )
         if num_threads is not None:
             torch.set_num_threads(num_threads)
@@ -74,7 +84,8 @@ class Detector:
         self._checkpoint = load(str(checkpoint))
         if model_id not in (None, self.model_id):
             raise RuntimeError(
-                f"{checkpoint} is model {self.model_id}, was {model_id} when the job started"
+                f"{checkpoint} holds model {self.model_id}: expected {model_id}, as when the job started."
+                " Restore the checkpoint, or start the job again"
             )
         if min_score is None:
             self._min_scores = min_scores(self._checkpoint.config, self.classes, str(checkpoint))
@@ -91,12 +102,12 @@ class Detector:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes; label k is classes[k - 1]."""
+        """The class names; label k is classes[k - 1]."""
         return self._checkpoint.classes
 
     @property
     def model_id(self) -> str:
-        """The checkpoint's model, as column `model_id` of a scoring job names it."""
+        """The id of the model, as in the column `model_id` of a scoring job."""
         return self._checkpoint.model_id
 
     @overload
@@ -115,19 +126,22 @@ class Detector:
         """Detect objects in one image or several.
 
         Args:
-            images: one image, or a list or tuple of them. An image is a path, a URI, the bytes of a file,
+            images: one image, or a list or tuple of images. An image is a path, a URI, the bytes of a file,
                 a PIL image, a uint8 array (H, W, 3) RGB or (H, W) gray, or a torch uint8 tensor (3, H, W).
-            proposals: (P, 4) float32, xyxy in the image frame, or a list of them; as in `detect`.
+            proposals: (P, 4) float32, xyxy in the image frame; for a list of images, a list of such arrays.
+                None: as in `detect`.
 
         Returns:
-            `Detections` of one image; a list of them for a list of images, in order.
+            `Detections` for one image; for a list of images, a list of `Detections` in the same order.
 
         Raises:
-            TypeError, ValueError: something that is no image; the text says what it is, and its position
-                in the list, from 0.
-            StorageError, ImageError: an image cannot be read or decoded; the text says which.
+            TypeError, ValueError: a value is no image. The message names its kind and its position in the
+                list, from 0.
+            StorageError, ImageError: an image cannot be read or decoded. The message names it.
         """
-        if isinstance(images, pa.Table):  # how this class was called before the actor had its own
+        if isinstance(
+            images, pa.Table
+        ):  # the actor was this class once, and was called with a table
             from pipeline.scoring.detector import score_candidates
 
             return score_candidates(self, images)
@@ -142,30 +156,34 @@ class Detector:
         images: Sequence[Image],
         proposals: Sequence[npt.NDArray[np.float32]] | None = None,
     ) -> list[list[Box]]:
-        """Detect objects; give every box that a scoring job writes of the same images, as dictionaries.
+        """Detect objects; return every box that a scoring job writes for the same images, as dictionaries.
 
         Args:
-            images: of any kind that a call takes, and of any sizes.
-            proposals: one array (P, 4) an image, xyxy in the image frame. None: made by the detector's RPN,
-                or by the proposer that it was trained with, one image after the other in this process.
+            images: images of any kind that `__call__` accepts, and of any sizes.
+            proposals: one float32 array (P, 4) an image, xyxy in the image frame. None: the detector's RPN
+                makes them; a detector without RPN uses the proposer that it was trained with, one image
+                after the other in this process.
 
         Returns:
             The boxes of each image, by falling score.
 
         Raises:
-            TypeError, ValueError, StorageError, ImageError: as a call does.
-            ValueError: another number of proposals than of images; or none, and no proposer to make them.
+            TypeError, ValueError, StorageError, ImageError: as in `__call__`.
+            ValueError: the number of proposal arrays is not the number of images; or `proposals` is None and
+                the detector was trained on a table of proposals.
         """
         return [self.boxes(one) for one in self._scored(images, proposals)]
 
     def propose(
         self, images: Sequence[Image]
     ) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        """Give what the detector's RPN proposes: boxes (P, 4), xyxy in the image frame, and scores (P,), best
-        first.
+        """Make proposals with the detector's RPN.
+
+        Returns:
+            For each image, boxes (P, 4) float32, xyxy in the image frame, and scores (P,), best first.
 
         Raises:
-            TypeError, ValueError, StorageError, ImageError: as a call does.
+            TypeError, ValueError, StorageError, ImageError: as in `__call__`.
             ValueError: the detector has no RPN.
         """
         check_images(images)
@@ -174,27 +192,27 @@ class Detector:
             pixels = self._read(images, first)
             outcomes: list[Proposed | str] = detect_halving(self._propose, pixels, None)
             for index, outcome in enumerate(outcomes, first):
-                one = _success(outcome, images, index)
-                proposed.append((one.boxes.cpu().numpy(), one.scores.cpu().numpy()))
+                result = _success(outcome, images, index)
+                proposed.append((result.boxes.cpu().numpy(), result.scores.cpu().numpy()))
         return proposed
 
     def score(
         self, pixels: Sequence[Pixels], proposals: Sequence[npt.NDArray[np.float32]] | None
     ) -> list[Scored | str]:
-        """Pass decoded images through the network, all at once or, where the GPU has no room, in halves.
+        """Pass decoded images through the network in one batch. A batch that does not fit the GPU is halved.
 
         Args:
-            pixels: N images (H, W, 3) uint8 RGB, upright, on the detector's device or not.
-            proposals: N arrays (P, 4) float32, image frame; None: made by the model's RPN.
+            pixels: N images (H, W, 3) uint8 RGB, upright, on any device.
+            proposals: N arrays (P, 4) float32, image frame. None: the model's RPN makes them.
 
         Returns:
-            One outcome an image, in order; a text is the reason why that image has none.
+            One result an image, in order. A text instead of a result is the reason why it is missing.
         """
         return detect_halving(self._detect, pixels, proposals)
 
     def boxes(self, scored: Scored) -> list[Box]:
-        """Turn the outcome of one image into dictionaries, by falling score."""
-        found = scored.detections
+        """Turn the result of one image into dictionaries, by falling score."""
+        detections = scored.detections
         return [
             {
                 "label": self.classes[label - 1],
@@ -206,14 +224,15 @@ class Detector:
                 "y_max": box[3],
             }
             for box, label, score in zip(
-                found.boxes.tolist(),
-                found.labels.tolist(),
-                found.scores.tolist(),
+                detections.boxes.tolist(),
+                detections.labels.tolist(),
+                detections.scores.tolist(),
                 strict=True,
             )
         ]
 
     def _detections(self, scored: Scored) -> Detections:
+        """Turn the result of one image into `Detections`, without the boxes below `min_score`."""
         boxes, ids, scores = (values.numpy() for values in scored.detections)
         labels = np.array(self.classes)[ids - 1]
         detections = Detections(labels=labels, label_ids=ids, scores=scores, boxes=boxes)
@@ -225,23 +244,26 @@ class Detector:
         images: Sequence[Image],
         proposals: Sequence[npt.NDArray[np.float32]] | None,
     ) -> Iterator[Scored]:
-        """Read, propose and score images, some at a time."""
+        """Read images, make their proposals and score them, `IMAGES_AT_ONCE` at a time."""
         config = self._checkpoint.proposals
         if proposals is None and config.spec.precomputed:
-            raise ValueError("the detector was trained on a table of proposals: give proposals")
+            raise ValueError(
+                "proposals is None, but the detector was trained on a table of proposals: give one array"
+                " (P, 4) an image"
+            )
         if proposals is not None:
             _check_proposals(proposals, len(images))
         check_images(images)
         for first in range(0, len(images), IMAGES_AT_ONCE):
             pixels = self._read(images, first)
-            given = None if proposals is None else proposals[first : first + IMAGES_AT_ONCE]
-            if given is None and not config.spec.learned:
-                given = [propose(one, config) for one in pixels]
-            for index, outcome in enumerate(self.score(pixels, given), first):
+            batch = None if proposals is None else proposals[first : first + IMAGES_AT_ONCE]
+            if batch is None and not config.spec.learned:
+                batch = [propose(one, config) for one in pixels]
+            for index, outcome in enumerate(self.score(pixels, batch), first):
                 yield _success(outcome, images, index)
 
     def _read(self, images: Sequence[Image], first: int) -> list[npt.NDArray[np.uint8]]:
-        """Read the next few images, from number `first`."""
+        """Read the next `IMAGES_AT_ONCE` images, from index `first`."""
         return [
             read_pixels(image, max_pixels=self.max_pixels, place=_place(images, index))
             for index, image in enumerate(images[first : first + IMAGES_AT_ONCE], first)
@@ -260,37 +282,45 @@ class Detector:
 
 
 def detect_halving(
-    run: Callable[[Sequence[Any], Sequence[Any] | None], list[Outcome]],
+    network: Callable[[Sequence[Any], Sequence[Any] | None], list[Outcome]],
     pixels: Sequence[Pixels],
     proposals: Sequence[npt.NDArray[np.float32]] | None,
 ) -> list[Outcome | str]:
-    """Run on a batch; where it does not fit the GPU, on its halves. An image that does not fit alone gives
-    the reason as text instead of its outcome."""
+    """Call the network on a batch; if the batch does not fit the GPU, call it on the halves.
+
+    Args:
+        network: (pixels, proposals) -> one result an image.
+        pixels: N images, as in `Detector.score`.
+        proposals: N arrays, or None.
+
+    Returns:
+        One result an image. If one image alone does not fit, its result is the cause as text.
+    """
     if not pixels:
         return []
     try:
-        return list(run(pixels, proposals))
+        return list(network(pixels, proposals))
     except torch.cuda.OutOfMemoryError as error:
         cause = one_line(error)
-    # Outside the handler: the traceback would keep the failed batch's tensors alive.
+    # Not inside the handler, where the traceback keeps the tensors of the failed batch alive.
     torch.cuda.empty_cache()
     if len(pixels) == 1:
         return [cause]
     half = len(pixels) // 2
     first, second = (
-        detect_halving(run, pixels[part], None if proposals is None else proposals[part])
+        detect_halving(network, pixels[part], None if proposals is None else proposals[part])
         for part in (slice(None, half), slice(half, None))
     )
     return [*first, *second]
 
 
 def _place(images: Sequence[object], index: int) -> str:
-    """What an error of one image of several begins with; nothing where there is one image only."""
+    """Return the beginning of an error message, ``image 3: ``; empty if there is only one image."""
     return f"image {index}: " if len(images) > 1 else ""
 
 
 def _success(outcome: Outcome | str, images: Sequence[object], index: int) -> Outcome:
-    """Return the outcome of images[index]. RuntimeError: it is the reason why there is none."""
+    """Return the result of images[index]. Raises RuntimeError if it is a text, the cause of its absence."""
     if isinstance(outcome, str):
         raise RuntimeError(f"{_place(images, index)}{outcome}")
     return outcome
@@ -298,7 +328,9 @@ def _success(outcome: Outcome | str, images: Sequence[object], index: int) -> Ou
 
 def _check_proposals(proposals: Sequence[object], num_images: int) -> None:
     if len(proposals) != num_images:
-        raise ValueError(f"{num_images} images, but proposals for {len(proposals)}")
+        raise ValueError(
+            f"proposals has {len(proposals)} arrays for {num_images} images: expected one array an image"
+        )
     for index, boxes in enumerate(proposals):
         shape = getattr(boxes, "shape", None)
         if shape is None or len(shape) != 2 or shape[1] != 4:
@@ -311,6 +343,6 @@ def _check_proposals(proposals: Sequence[object], num_images: int) -> None:
 def _use_gpu(gpu: bool | None) -> bool:
     if gpu and not torch.cuda.is_available():
         raise RuntimeError(
-            "this worker was given a GPU, but torch sees none: is this torch built for CUDA?"
+            "a GPU was requested, but torch sees none. Check that torch is built for CUDA, and the GPU driver"
         )
     return torch.cuda.is_available() if gpu is None else gpu

@@ -1,9 +1,9 @@
-"""Drawn scenes as files: a labelled VOC folder, and an inbox of images to score, some broken.
+"""Draws scenes and writes them as a labelled VOC folder and a folder of images to score, some of them broken.
 
     <output>/shapes/Annotations/*.xml  JPEGImages/*.jpg  ImageSets/Main/{train,val,test}.txt
-    <output>/inbox/*.jpg               the test images, unseen scenes, files broken on purpose
+    <output>/inbox/*.jpg               the test images, new scenes, and files broken on purpose
 
-The inbox holds the test images byte for byte under the same names: `jobs/evaluate.py` knows them.
+The inbox holds copies of the test images under the same names, so `jobs/evaluate.py` can match them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.drawing.scenes import Pixels, Scene, draw_scene, scene_rng
 logger = logging.getLogger(__name__)
 
 _BROKEN_SHARE = 0.1
-_FIRST_BROKEN = 1_000_000  # index of a scene that is then broken; above every other
+_FIRST_BROKEN = 1_000_000  # index of the first scene that is broken, higher than all other indices
 
 
 def run(config: DrawConfig) -> None:
@@ -36,13 +36,17 @@ def run(config: DrawConfig) -> None:
         storage.upload_folder(Path(folder), config.output)
     logger.info(
         "%d train, %d val, %d test images in %s; %d files to score in %s",
-        *(config.train, config.val, config.test, storage.join(config.output, "shapes")),
-        *(config.score, storage.join(config.output, "inbox")),
+        config.train,
+        config.val,
+        config.test,
+        storage.join(config.output, "shapes"),
+        config.score,
+        storage.join(config.output, "inbox"),
     )
 
 
 def draw_dataset(config: DrawConfig, folder: Path) -> None:
-    """Draw `shapes/` and `inbox/` below a local folder."""
+    """Draw `shapes/` and `inbox/` into a local folder."""
     first = 0
     for split, count in (("train", config.train), ("val", config.val), ("test", config.test)):
         draw_split(folder / "shapes", split, range(first, first + count), config.seed)
@@ -53,7 +57,15 @@ def draw_dataset(config: DrawConfig, folder: Path) -> None:
 def draw_split(
     shapes: Path, split: str, indices: range, seed: int, *, size: tuple[int, int] | None = None
 ) -> None:
-    """Write one split of a VOC folder: scenes `indices`, of one `size` or of many."""
+    """Write one split of a VOC folder.
+
+    Args:
+        shapes: the VOC folder.
+        split: the name of the split.
+        indices: the scenes to draw.
+        seed: the scenes depend on it and on their index.
+        size: the size of all scenes, as `draw_scene` takes it; None draws different sizes.
+    """
     for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (shapes / part).mkdir(parents=True, exist_ok=True)
     for index in indices:
@@ -67,7 +79,7 @@ def draw_split(
 
 
 def _draw_inbox(folder: Path, first: int, config: DrawConfig) -> None:
-    """`first` is the index of the first test image; the indices after the last are unseen scenes."""
+    """Write the files to score: the test images from index `first` on, then new scenes, then broken files."""
     inbox = folder / "inbox"
     inbox.mkdir(parents=True)
     num_broken = round(config.score * _BROKEN_SHARE)
@@ -85,14 +97,14 @@ def _draw_inbox(folder: Path, first: int, config: DrawConfig) -> None:
 
 
 def jpeg_bytes(pixels: Pixels) -> bytes:
-    """(H, W, 3) RGB as a JPEG of quality 92."""
+    """Encode (H, W, 3) RGB pixels as a JPEG of quality 92."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
 
 
 def voc_annotation(stem: str, scene: Scene) -> bytes:
-    """The VOC annotation of `<stem>.jpg`; its corners are 1-based and inclusive."""
+    """Return the VOC annotation of `<stem>.jpg`. Its corners are 1-based and inclusive."""
     height, width = scene.pixels.shape[:2]
     root = ElementTree.Element("annotation")
     _texts(root, folder="shapes", filename=f"{stem}.jpg")
@@ -114,7 +126,7 @@ def _texts(parent: ElementTree.Element, **texts: object) -> None:
         ElementTree.SubElement(parent, tag).text = str(text)
 
 
-# --- files broken on purpose: from a good JPEG, what a bucket has in its place ---
+# --- files broken on purpose: each function turns a good JPEG into a broken file as buckets have them ---
 
 
 def _cut_in_half(jpeg: bytes) -> bytes:
@@ -134,7 +146,7 @@ def _zeroed_start(jpeg: bytes) -> bytes:
 
 
 def _huge_size(jpeg: bytes) -> bytes:
-    """A PNG of a few bytes that says it has 40000 x 40000 pixels."""
+    """Make a PNG of a few bytes whose header claims 40000 x 40000 pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
     chunks = [header, b"IDAT" + zlib.compress(bytes(100)), b"IEND"]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -149,4 +161,4 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "zeroed-start": _zeroed_start,
     "huge-size": _huge_size,
 }
-"""What is wrong -> the bytes of such a file."""
+"""Maps the name of a fault to the function that makes such a file."""

@@ -1,7 +1,7 @@
-"""How good is a scoring run, where the truth is known: VOC and COCO average precision.
+"""Measures the boxes of a scoring run against labels: VOC and COCO average precision.
 
-Needs no Ray: the Parquet files of `scored/` and the labels are read in threads of this process. Images are
-matched by URI, classes by name, so the detector and the data set may number them differently.
+Needs no Ray: threads of this process read the Parquet files of `scored/` and the labels. Images are matched
+by URI and classes by name, so the detector and the data set may number the classes differently.
 """
 
 from __future__ import annotations
@@ -37,20 +37,26 @@ from pipeline.results.scored import RunFiles, ScoredRun, find_run, read_run
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-"""Of metrics.json."""
+"""Format of metrics.json."""
 _SHOWN_PROBLEMS = 20
+"""Label problems that are logged one by one; the others are counted."""
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationResult:
-    """What `run` measured. Arrays per class are in the order of `classes`.
+    """The measures of a scoring run on one split. Arrays per class are in the order of `classes`.
 
     Args:
-        images_by_status: the split's images, by the status of their newest row; all but `ok` count as
-            images without detections.
-        num_detections: of the evaluated classes, in the split's images.
-        voc07: mean over eleven recalls (VOC 2007 to 2009). voc10: area under the curve (VOC 2010 on).
+        run_id: the scoring run.
+        model_id: the detector of the run.
+        classes: names of the K evaluated classes.
+        images_by_status: the number of images of the split, by the status of their newest row. An image with
+            another status than `ok` counts as an image without detections.
+        num_detections: detections of the evaluated classes in the images of the split.
+        voc07: average precision as the mean over eleven recalls (VOC 2007 to 2009).
+        voc10: average precision as the area under the curve (VOC 2010 and later).
+        coco: average precision of COCO, over IoU .5 to .95.
     """
 
     run_id: str
@@ -64,11 +70,11 @@ class EvaluationResult:
 
 
 def run(config: EvaluateConfig) -> EvaluationResult:
-    """Compare a scoring run with labels; log a table; write metrics.json and pr_curves.png.
+    """Compare a scoring run with labels, log a table, and write metrics.json and pr_curves.png.
 
     Raises:
-        UserError: missing or several runs, an empty split, an image of it that was not scored or cannot be
-            told from another, or a labelled class that the detector does not know.
+        UserError: there is no run, or several and no --run-id; the split is empty; a labelled image was not
+            scored or matches several scored images; or the detector does not know a labelled class.
     """
     files = find_run(config.scored, config.run_id)
     result = measure(config, files)
@@ -80,10 +86,10 @@ def run(config: EvaluateConfig) -> EvaluationResult:
 
 
 def measure(config: EvaluateConfig, files: RunFiles) -> EvaluationResult:
-    """Compare a scoring run with labels and log a table; nothing is written.
+    """Compare a scoring run with labels and log a table. Writes nothing.
 
     Raises:
-        UserError: as `run`.
+        UserError: for the same reasons as `run`.
     """
     labelled = read_labelled_images(config.data, config.split, limit=config.limit)
     _log_problems(labelled.problems)
@@ -91,19 +97,19 @@ def measure(config: EvaluateConfig, files: RunFiles) -> EvaluationResult:
     scored = read_run(files, {storage.basename(uri) for uri in uris})
     classes = _evaluated_classes(config, labelled, scored.classes)
     numbers = match_images(uris, scored.rows["image_uri"].to_pylist(), f"run {files.run_id}")
-    rows = scored.rows.take(pa.array(numbers, pa.int64()))  # one for each labelled image, in order
+    rows = scored.rows.take(pa.array(numbers, pa.int64()))  # one row per labelled image, same order
 
     truth = _ground_truth(labelled, classes)
-    found = _detections(rows, classes)
+    detections = _detections(rows, classes)
     result = EvaluationResult(
         run_id=files.run_id,
         model_id=scored.model_id,
         classes=classes,
         images_by_status=dict(Counter(rows["status"].to_pylist()).most_common()),
-        num_detections=sum(len(image.boxes) for image in found),
-        voc07=evaluate_voc(truth, found, len(classes), method="voc07"),
-        voc10=evaluate_voc(truth, found, len(classes), method="area"),
-        coco=evaluate_coco(truth, found, len(classes)),
+        num_detections=sum(len(image.boxes) for image in detections),
+        voc07=evaluate_voc(truth, detections, len(classes), method="voc07"),
+        voc10=evaluate_voc(truth, detections, len(classes), method="area"),
+        coco=evaluate_coco(truth, detections, len(classes)),
     )
     _log(result, scored)
     return result
@@ -113,7 +119,7 @@ def _log_problems(problems: Sequence[str]) -> None:
     for problem in problems[:_SHOWN_PROBLEMS]:
         logger.warning("%s", problem)
     if len(problems) > _SHOWN_PROBLEMS:
-        logger.warning("... and %d more such lines", len(problems) - _SHOWN_PROBLEMS)
+        logger.warning("... and %d more label problems", len(problems) - _SHOWN_PROBLEMS)
 
 
 def _default_output(root: str, run_id: str) -> str:
@@ -123,13 +129,18 @@ def _default_output(root: str, run_id: str) -> str:
 def _evaluated_classes(
     config: EvaluateConfig, labelled: LabelledImages, known: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """The detector's classes or, of those, what --classes says; no object may be of another one."""
+    """Return the classes in --classes, or else all classes of the detector.
+
+    Raises:
+        UserError: --classes names a class that the detector does not know; or, without --classes, a labelled
+            object has such a class.
+    """
     unknown = [name for name in config.classes if name not in known]
     if unknown:
         raise UserError(
             f"--classes {' '.join(unknown)}",
-            "the detector does not know it",
-            f"It knows: {', '.join(known)}.",
+            "the detector does not have this class",
+            f"Expected some of its classes: {', '.join(known)}.",
         )
     if config.classes:
         return config.classes
@@ -139,14 +150,14 @@ def _evaluated_classes(
             if name not in known:
                 raise UserError(
                     f"class {name!r} in {image.annotation_uri}",
-                    f"the detector knows only {', '.join(known)}",
-                    "Give --classes with those to evaluate, or score with a detector of that class.",
+                    f"the detector has only the classes {', '.join(known)}",
+                    "Give --classes with the classes to evaluate, or score with a detector of this class.",
                 )
     return known
 
 
 def _ground_truth(labelled: LabelledImages, classes: Sequence[str]) -> list[ImageGroundTruth]:
-    """The objects of `classes` of each image, labelled by their place in it."""
+    """Return the objects of `classes` in each image. Label k means classes[k - 1]."""
     new_label = _label_table(labelled.classes, classes)
     images = []
     for image in labelled.images:
@@ -164,9 +175,9 @@ def _ground_truth(labelled: LabelledImages, classes: Sequence[str]) -> list[Imag
 
 
 def _detections(rows: pa.Table, classes: Sequence[str]) -> list[ImageDetections]:
-    """The detections of `classes` of each row; none where the image was not looked at."""
+    """Return the detections of `classes` in each row; none if the status of the row is not `ok`."""
     column = rows["detections"].combine_chunks()
-    flat = pc.list_flatten(column)  # struct, all rows' detections
+    flat = pc.list_flatten(column)  # struct array, the detections of all rows
     names = pc.struct_field(flat, "label").dictionary_encode()
     new_label = _label_table(names.dictionary.to_pylist(), classes)
     labels = new_label[names.indices.to_numpy()]
@@ -181,7 +192,7 @@ def _detections(rows: pa.Table, classes: Sequence[str]) -> list[ImageDetections]
 
 
 def _label_table(names: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """(len(names),): the label 1..K of each name; 0 for one that is not evaluated."""
+    """Return the label of each name, (len(names),): 1..K, or 0 for a class that is not evaluated."""
     label = {name: k for k, name in enumerate(classes, 1)}
     return np.array([label.get(name, 0) for name in names], np.int64)
 
@@ -189,15 +200,19 @@ def _label_table(names: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np
 def _log(result: EvaluationResult, scored: ScoredRun) -> None:
     images = sum(result.images_by_status.values())
     logger.info(
-        "run %s: %d labelled images of %d scored ones, %d objects, %d detections",
-        *(result.run_id, images, scored.num_rows),
-        *(int(result.voc07.num_gt.sum()), result.num_detections),
+        "run %s: %d labelled images, %d scored rows, %d objects, %d detections",
+        result.run_id,
+        images,
+        scored.num_rows,
+        int(result.voc07.num_gt.sum()),
+        result.num_detections,
     )
     failed = images - result.images_by_status.get("ok", 0)
     if failed:
         logger.warning(
-            "%d of %d images were not looked at (%s) and count as images without detections",
-            *(failed, images),
+            "%d of %d images have no result (%s) and count as images without detections",
+            failed,
+            images,
             ", ".join(f"{s}: {n}" for s, n in result.images_by_status.items() if s != "ok"),
         )
     logger.info("average precision, IoU >= .5\n%s", format_table(result))
@@ -207,7 +222,7 @@ def _log(result: EvaluationResult, scored: ScoredRun) -> None:
 
 
 def format_table(result: EvaluationResult) -> str:
-    """Objects and average precisions of each class, and their means, as aligned text."""
+    """Format the number of objects and the average precisions of each class, and the means, as a table."""
     width = max(5, *(len(name) for name in result.classes))
     columns = (result.voc07.ap, result.voc10.ap, result.coco.ap_per_class)
     means = (result.voc07.mean_ap, result.voc10.mean_ap, result.coco.ap)
@@ -234,7 +249,7 @@ def _write(result: EvaluationResult, config: EvaluateConfig, output: str) -> Non
 
 
 def _metrics(result: EvaluationResult, config: EvaluateConfig) -> dict[str, object]:
-    """metrics.json: measures without ground truth are null."""
+    """Return the content of metrics.json. A measure without ground truth is null."""
 
     def by_class(values: npt.NDArray[np.float64]) -> dict[str, float | None]:
         return dict(zip(result.classes, map(_or_none, values.tolist()), strict=True))

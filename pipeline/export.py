@@ -1,14 +1,14 @@
-"""A scoring run for other tools: the newest row of each image that was looked at, and its boxes.
+"""Exports a scoring run to other tools: the boxes in the newest row of each image with status `ok`.
 
     coco         coco_results.json    for pycocotools' loadRes: image_id, category_id, bbox (xywh), score
-                 coco_images.json     the images and categories these ids mean; not made where ids are given
+                 coco_images.json     the images and categories of these ids; not written if --ids is given
     fiftyone     labels.json          FiftyOneImageDetectionDataset: boxes as shares of the image, xywh
-                 data.json            where each of its samples lies
+                 data.json            the path of each of its samples
     labelstudio  tasks.json           tasks with the boxes as predictions: percent of the image, xywh
-                 label_config.xml     the labelling interface they belong to
-    iceberg, delta                    a table of a lake: `pipeline.results.lake`
+                 label_config.xml     the labelling interface for these tasks
+    iceberg, delta                    a table of a data lake: `pipeline.results.lake`
 
-Files are written on this machine's disk as rows come, then put in one step each.
+The files are written on this machine's disk row by row. Then each file is uploaded in one step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline.results.tables import RunTables, load_run, work_folder
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 1000
+_IMAGES_PER_BATCH = 1000
 _IMAGES = """
 SELECT row, image_uri, width, height, coalesce(boxes, []) AS boxes
 FROM images LEFT JOIN (
@@ -42,12 +42,12 @@ FROM images LEFT JOIN (
 WHERE status = 'ok' ORDER BY image_uri {limit}"""
 
 ScoredImage = Mapping[str, Any]
-"""A row of `_IMAGES`; boxes in pixels of the upright image, falling score."""
+"""A row of `_IMAGES`. Boxes are in pixels of the upright image and sorted by falling score."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportSummary:
-    """What was written."""
+    """The files or the table that were written, and their counts."""
 
     uris: tuple[str, ...]
     images: int
@@ -58,8 +58,9 @@ def run(config: ExportConfig) -> ExportSummary:
     """Write the files of one format.
 
     Raises:
-        UserError: missing or several runs; ids that do not fit the run; no access.
-        JobError: the disk is full, or memory too little.
+        UserError: there is no run, or several and no --run-id; the ids do not fit the run; or access is
+            denied.
+        JobError: the disk is full or the memory is too small.
     """
     files = find_run(config.scored, config.run_id)
     if config.format in ("iceberg", "delta"):
@@ -71,20 +72,24 @@ def run(config: ExportConfig) -> ExportSummary:
             names = _FORMATS[config.format](images, tables, ids, Path(folder))
             uris = tuple(storage.join(config.output, name) for name in names)
             if config.dry_run:
-                logger.info("--dry-run: nothing written")
+                logger.info("--dry-run: nothing was written")
             else:
                 with storage.driver_errors(config.output):
                     for name, uri in zip(names, uris, strict=True):
                         storage.upload_file(Path(folder) / name, uri)
     logger.info(
-        "run %s: %d images, %d boxes as %s: %s",
-        *(files.run_id, images.images, images.boxes, config.format, ", ".join(uris)),
+        "run %s: %d images, %d boxes in format %s: %s",
+        files.run_id,
+        images.images,
+        images.boxes,
+        config.format,
+        ", ".join(uris),
     )
     return ExportSummary(uris=uris, images=images.images, boxes=images.boxes)
 
 
 def _write_to_lake(config: ExportConfig, files: RunFiles) -> ExportSummary:
-    """Bring detections/ up to date, then replace the lake's table by it."""
+    """Update the table under detections/, then replace the table of the lake with it."""
     lake.check(config)
     (made,) = compact.run(
         CompactConfig(
@@ -101,7 +106,7 @@ def _write_to_lake(config: ExportConfig, files: RunFiles) -> ExportSummary:
 
 
 class _Counted:
-    """The images, counted as they go by."""
+    """Iterates over images and counts them and their boxes."""
 
     def __init__(self, images: Iterable[ScoredImage]) -> None:
         self._images = images
@@ -117,7 +122,9 @@ class _Counted:
 def _images(tables: RunTables, config: ExportConfig, ids: CocoIds | None) -> Iterator[ScoredImage]:
     limit = "" if config.limit is None else f"LIMIT {config.limit}"
     root = _common_folder(tables) if config.image_root is not None else ""
-    for batch in tables.stream(_IMAGES.format(min_score=config.min_score, limit=limit), _AT_ONCE):
+    for batch in tables.stream(
+        _IMAGES.format(min_score=config.min_score, limit=limit), _IMAGES_PER_BATCH
+    ):
         for image in batch.to_pylist():
             if ids is not None and image["row"] not in ids.images:
                 continue
@@ -128,7 +135,7 @@ def _images(tables: RunTables, config: ExportConfig, ids: CocoIds | None) -> Ite
 
 
 def _common_folder(tables: RunTables) -> str:
-    """What every URI starts with, up to a slash."""
+    """Return the longest folder URI with which every image URI starts, with its slash."""
     ((first, last),) = tables.rows("SELECT min(image_uri), max(image_uri) FROM images")
     same = next(
         (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
@@ -261,7 +268,7 @@ def _label_config(classes: Iterable[str]) -> str:
 
 
 def _write_list(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
-    """A JSON list, an item a line, never whole in memory."""
+    """Write a JSON list with one item per line. Only one item at a time is in memory."""
     with path.open("w", encoding="utf-8") as file:
         file.write("[")
         for place, item in enumerate(items):

@@ -1,8 +1,8 @@
-"""An RPN's proposals as a table that `--proposals URI` reads: for other detectors to train and score on.
+"""Writes the proposals of an RPN as a table, which `--proposals URI` reads for other detectors.
 
-    images -> read_images (CPU) -> Proposer (GPU where there are any) -> <output>/part-<uuid>.parquet
+    images -> read_images (CPU) -> Proposer (GPU, if the cluster has one) -> <output>/part-<uuid>.parquet
 
-An image that cannot be read or decoded has no row; the same command tries it again, and no other.
+An image that cannot be read or decoded has no row. The same command, run again, tries only these images.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ from pipeline.scoring.preflight import Job, Resources, prepare, read_settings, s
 logger = logging.getLogger(__name__)
 
 ROWS_PER_PART = 512
-"""8 MB of boxes at 1000 an image: what a driver that dies has to make again."""
+"""With 1000 boxes an image, a part is 8 MB. If the driver dies, at most one part must be made again."""
 
 
 def run(config: ExportProposalsConfig) -> int:
-    """Write the rows that are not there yet.
+    """Write the proposals of the images that have no row yet.
 
     Returns:
-        Images whose proposals were written now.
+        The number of images whose proposals were written.
 
     Raises:
-        UserError: no such images, a checkpoint without an RPN, an output with another detector's proposals.
-        JobError: more images than --max-failures allows have no row.
+        UserError: there are no such images, the checkpoint has no RPN, or the output holds the proposals of
+            another detector.
+        JobError: more images than --max-failures allows could not be read.
     """
     job = prepare(config.scoring())
     try:
@@ -60,11 +61,11 @@ def _run(config: ExportProposalsConfig, job: Job) -> int:
         raise UserError(
             f"--checkpoint {config.checkpoint}",
             f"has no RPN: it was trained on {job.checkpoint.proposals.name}",
-            "Give one that jobs/train.py --proposals rpn has trained.",
+            "Give a checkpoint that jobs/train.py --proposals rpn has trained.",
         )
     done = _done(config.output, job.checkpoint.model_id)
     todo = _todo(job, done)
-    logger.info("proposals: %d images to do, %d are done", todo.num_rows, len(done))
+    logger.info("proposals: %d images to do, %d images done", todo.num_rows, len(done))
     if config.dry_run or not todo.num_rows:
         return 0
     cluster.connect(allow_open=config.allow_open_cluster)
@@ -83,12 +84,12 @@ def _run(config: ExportProposalsConfig, job: Job) -> int:
             written += whole.num_rows
             progress.update(written + len(errors))
     check_failures(errors, todo.num_rows + len(done), config.max_failures)
-    logger.info("%s: proposals of %d images more", config.output, written)
+    logger.info("%s: wrote the proposals of %d more images", config.output, written)
     return written
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    """What the proposals were made by, as the files' metadata say."""
+    """Return what the file metadata says about the proposer and the model."""
     model = job.checkpoint.model.config
     assert model.rpn is not None
     return job.proposals.settings() | {
@@ -98,7 +99,11 @@ def _settings(job: Job) -> dict[str, Any]:
 
 
 def _done(output: str, model_id: str) -> set[tuple[str, str | None]]:
-    """(image_uri, etag) of the rows that are there. Raises UserError where another detector made them."""
+    """Return (image_uri, etag) of the rows that exist.
+
+    Raises:
+        UserError: the output holds another file, or proposals of another detector.
+    """
     done: set[tuple[str, str | None]] = set()
     for part in storage.list_objects(output, suffixes=(".parquet",), missing_ok=True):
         try:
@@ -107,18 +112,20 @@ def _done(output: str, model_id: str) -> set[tuple[str, str | None]]:
             table = file.read(columns=["image_uri", "etag"])
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise UserError(
-                part.uri, f"is no part of this table ({error})", "Give another --output."
+                part.uri, f"is not a part of this table ({error})", "Give another --output."
             ) from error
         if settings.get("model_id") != model_id:
             raise UserError(
-                f"--output {output}", "holds another detector's proposals", "Give another one."
+                f"--output {output}",
+                "holds the proposals of another detector",
+                "Give another folder.",
             )
         done.update(image_keys(table))
     return done
 
 
 def _todo(job: Job, done: set[tuple[str, str | None]]) -> pa.Table:
-    """Rows (PLAN, all of one shard) of the images that have none."""
+    """Return the images that have no row yet, as rows of PLAN in one shard."""
     parts = [PLAN.empty_table()]
     for named in job.selection.listed.new():
         new = pa.array([key not in done for key in image_keys(named)], pa.bool_())
@@ -127,7 +134,7 @@ def _todo(job: Job, done: set[tuple[str, str | None]]) -> pa.Table:
 
 
 def _propose(todo: pa.Table, job: Job, resources: Resources) -> Iterator[pa.Table]:
-    """Parts of the table (PROPOSALS_EXPORT), in whatever order is fastest."""
+    """Yield parts of the table (PROPOSALS_EXPORT), in any order."""
     batch_size = job.config.batch_size
     batches = (
         ray.data.from_arrow(todo)
@@ -163,11 +170,11 @@ def _propose(todo: pa.Table, job: Job, resources: Resources) -> Iterator[pa.Tabl
 
 
 class Proposer:
-    """A model with an RPN: candidates (candidates.CANDIDATE) to rows (PROPOSALS_EXPORT), one for one.
+    """A model with an RPN. Turns each candidate (schema.CANDIDATE) into a row (PROPOSALS_EXPORT).
 
     Args:
         checkpoint: folder or URI.
-        settings: as of `pipeline.detector.Detector`.
+        settings: further arguments of `pipeline.detector.Detector`.
     """
 
     def __init__(self, checkpoint: str, **settings: Any) -> None:
@@ -175,17 +182,18 @@ class Proposer:
 
     def __call__(self, candidates: pa.Table) -> pa.Table:
         rows, pixels = decode_candidates(candidates)
-        found = iter(self._detector.propose(pixels))
-        outcomes = [next(found) if row["status"] == "ok" else None for row in rows]
+        proposed = iter(self._detector.propose(pixels))
+        # (boxes, scores) of each row; None for an image that could not be read or decoded
+        outcomes = [next(proposed) if row["status"] == "ok" else None for row in rows]
         return pa.table(
             {
                 "image_uri": [row["image_uri"] for row in rows],
-                "boxes": boxes_array([None if own is None else own[0] for own in outcomes]),
-                "scores": [None if own is None else own[1].tolist() for own in outcomes],
+                "boxes": boxes_array([None if pair is None else pair[0] for pair in outcomes]),
+                "scores": [None if pair is None else pair[1].tolist() for pair in outcomes],
                 "etag": [row["etag"] for row in rows],
                 "error": [
-                    f"{row['status']}: {row['error']}" if own is None else None
-                    for row, own in zip(rows, outcomes, strict=True)
+                    f"{row['status']}: {row['error']}" if pair is None else None
+                    for row, pair in zip(rows, outcomes, strict=True)
                 ],
             }
         ).cast(PROPOSALS_EXPORT)

@@ -1,11 +1,12 @@
-"""Other programs' proposals -> the table that `--proposals URI` reads. Matched by name, never by order.
+"""Turns proposals of other programs into a table that `--proposals URI` reads.
 
     fast-rcnn     .mat   `boxes` (cell of (P, 4) y1, x1, y2, x2, from 1, inclusive), `images` (cell of names)
-    detectron2    .pkl   ids, boxes, objectness_logits, bbox_mode (older: indexes, scores)
-    mmdetection   .pkl   {image path: {bboxes (P, 4), scores}}, as of version 3
+    detectron2    .pkl   ids, boxes, objectness_logits, bbox_mode (older files: indexes, scores)
+    mmdetection   .pkl   {image path: {bboxes (P, 4), scores}}, from version 3 on
 
-Pickles are read without running them (`pipeline.proposals.inert_pickle`). A list without names, as
-mmdetection 2 writes it, is refused: the same order of images cannot be proved.
+Proposals are matched to images by name, never by order. So a list without names, as mmdetection 2 writes it,
+is refused: nothing proves that the images are in the same order. Pickles are read without running their code
+(`pipeline.proposals.inert_pickle`).
 """
 
 from __future__ import annotations
@@ -38,77 +39,85 @@ XYXY, XYWH = 0, 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NamedProposals:
-    """Proposals of one image, as a file has them."""
+    """The proposals of one image in a file."""
 
     name: str
-    """Its id, its name or its path, as the file says."""
+    """The id, the name or the path of the image, as the file has it."""
     boxes: Boxes
-    """(P, 4) xyxy, continuous edges, best first."""
+    """(P, 4) float32, xyxy in the image frame, continuous edges, best first."""
     scores: Boxes | None = None
-    """(P,) falling; None where the file has none."""
+    """(P,) float32, falling; None if the file has no scores."""
 
 
 def run(config: ImportConfig) -> None:
-    """Read, match, write."""
+    """Read the file, match its proposals to the labelled images, and write the table.
+
+    Raises:
+        UserError: the file cannot be read, or it does not fit the images.
+    """
     data = storage.read_bytes(config.source)
     try:
         if config.source.endswith(".mat"):
-            found = read_mat(data)
+            named = read_mat(data)
         else:
-            found = read_pickle(data)
+            named = read_pickle(data)
     except ValueError as error:
         raise UserError(
             f"--source {config.source}",
             str(error),
-            "Give a file that pipeline/import_proposals.py names.",
+            "Expected a .mat of fast-rcnn, or a .pkl of detectron2 or mmdetection 3, as"
+            " pipeline/import_proposals.py describes them.",
         ) from error
     labelled = read_labelled_images(config.data, config.split)
-    own = match(labelled.images, found, config.source)
+    matched = match(labelled.images, named, config.source)
     table = pa.table(
         {
             "image_uri": [image.image_uri for image in labelled.images],
-            "boxes": boxes_array([proposals.boxes for proposals in own]),
-            "scores": [None if p.scores is None else p.scores.tolist() for p in own],
+            "boxes": boxes_array([proposals.boxes for proposals in matched]),
+            "scores": [None if p.scores is None else p.scores.tolist() for p in matched],
         },
         schema=PROPOSALS_IMPORT,
     )
     storage.write_bytes(
         config.output, encode_parquet(table, metadata={b"from": config.source.encode()})
     )
-    logger.info("%s: proposals of %d images", config.output, len(own))
+    logger.info("%s: wrote the proposals of %d images", config.output, len(matched))
 
 
 def match(
-    images: Sequence[LabelledImage], found: Sequence[NamedProposals], source: str
+    images: Sequence[LabelledImage], named: Sequence[NamedProposals], source: str
 ) -> list[NamedProposals]:
-    """The proposals of each image: by its id, or else by how its path ends.
+    """Return the proposals of each image, in the order of `images`.
+
+    If all names are file names of images, the ends of the paths are matched; else the image ids.
 
     Raises:
-        UserError: an image without proposals, or two rows of one name.
+        UserError: an image has no proposals, or a name occurs twice.
     """
-    by_name = {proposals.name: proposals for proposals in found}
-    if len(by_name) < len(found):
-        names = [proposals.name for proposals in found]
+    by_name = {proposals.name: proposals for proposals in named}
+    if len(by_name) < len(named):
+        names = [proposals.name for proposals in named]
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"--source {source}", f"has {twice} twice", "Keep one of them.")
     if all(PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES for name in by_name):
         numbers = match_images([i.image_uri for i in images], list(by_name), source)
-        return [found[number] for number in numbers]
+        return [named[number] for number in numbers]
     missing = [i for i in images if i.image_id not in by_name]
     if missing:
         raise UserError(
             f"--source {source}",
-            f"has nothing for {missing[0].image_id} ({missing[0].image_uri}) and {len(missing) - 1} others",
-            "Give the file and the --split that belong together.",
+            f"has no proposals for {missing[0].image_id} ({missing[0].image_uri}) and {len(missing) - 1} "
+            "other images",
+            "Give a file for the images of this --split.",
         )
     return [by_name[image.image_id] for image in images]
 
 
 def read_mat(data: bytes) -> list[NamedProposals]:
-    """A .mat file of fast-rcnn's or R-CNN's selective search data.
+    """Read a .mat file of selective search proposals, as fast-rcnn and R-CNN publish them.
 
     Raises:
-        ValueError: another file, or one without names; scipy is missing.
+        ValueError: the file has another format or no names, or scipy is not installed.
     """
     try:
         from scipy.io import loadmat  # type: ignore[import-untyped]
@@ -118,13 +127,13 @@ def read_mat(data: bytes) -> list[NamedProposals]:
     try:
         content = loadmat(io.BytesIO(data), variable_names=("boxes", "images"))
     except (MatReadError, NotImplementedError, ValueError, TypeError) as error:
-        raise ValueError(f"is no MATLAB file up to version 7 ({error})") from error
+        raise ValueError(f"is not a MATLAB file of version 7 or older ({error})") from error
     if not {"boxes", "images"} <= content.keys():
-        raise ValueError("has no `boxes` and `images`: without names nothing can be matched")
+        raise ValueError("has no `boxes` and `images`, so there are no names to match")
     names = [str(np.asarray(cell).item()) for cell in content["images"].ravel()]
     cells = content["boxes"].ravel()
     if len(names) != len(cells):
-        raise ValueError(f"{len(names)} names for {len(cells)} images")
+        raise ValueError(f"has {len(names)} names and boxes of {len(cells)} images")
     rows = []
     for name, cell in zip(names, cells, strict=True):
         y1, x1, y2, x2 = np.asarray(cell, np.float64).reshape(-1, 4).T
@@ -133,43 +142,46 @@ def read_mat(data: bytes) -> list[NamedProposals]:
 
 
 def read_pickle(data: bytes) -> list[NamedProposals]:
-    """A file of detectron2's or mmdetection's.
+    """Read a .pkl file of detectron2 or mmdetection.
 
     Raises:
-        ValueError: another file, or one without names.
+        ValueError: the file has another format or no names.
     """
     content = load_inert(data)
     if isinstance(content, list):
         raise ValueError("is a list without names: images cannot be matched by their order")
     if not isinstance(content, dict):
-        raise ValueError(f"holds a {type(content).__name__}")
+        raise ValueError(f"holds a {type(content).__name__}, expected a dict")
     if "boxes" in content:
         return _detectron2(content)
-    return [_mmdetection(str(plain(path)), found) for path, found in content.items()]
+    return [_mmdetection(str(plain(path)), entry) for path, entry in content.items()]
 
 
 def _detectron2(content: dict[str, Any]) -> list[NamedProposals]:
     ids = content.get("ids", content.get("indexes"))
     scores = content.get("objectness_logits", content.get("scores"))
     if ids is None or scores is None:
-        raise ValueError("has boxes, but no ids or no objectness_logits")
+        raise ValueError("has boxes, but not both ids and objectness_logits")
     ids = as_array(ids).tolist() if isinstance(ids, Inert) else [plain(i) for i in ids]
     mode = plain(content.get("bbox_mode", XYXY))
     if mode not in (XYXY, XYWH):
-        raise ValueError(f"bbox_mode {mode}: 0 (xyxy) and 1 (xywh) are read")
+        raise ValueError(f"bbox_mode {mode}: expected 0 (xyxy) or 1 (xywh)")
     if not len(ids) == len(content["boxes"]) == len(scores):
-        raise ValueError(f"{len(ids)} ids, {len(content['boxes'])} boxes, {len(scores)} scores")
+        raise ValueError(
+            f"has {len(ids)} ids, {len(content['boxes'])} entries of boxes and {len(scores)} of scores, "
+            "expected the same number of each"
+        )
     rows = []
-    for name, boxes, own in zip(ids, content["boxes"], scores, strict=True):
+    for name, boxes, logits in zip(ids, content["boxes"], scores, strict=True):
         corners = as_array(boxes).reshape(-1, 4).astype(np.float64)
         if mode == XYWH:
             corners[:, 2:] += corners[:, :2]
-        rows.append(_named(str(name), corners, as_array(own)))
+        rows.append(_named(str(name), corners, as_array(logits)))
     return rows
 
 
-def _mmdetection(path: str, found: Any) -> NamedProposals:
-    fields = found.state if isinstance(found, Inert) else found
+def _mmdetection(path: str, entry: Any) -> NamedProposals:
+    fields = entry.state if isinstance(entry, Inert) else entry
     if not isinstance(fields, dict) or "bboxes" not in fields:
         raise ValueError(f"{path}: has no bboxes")
     boxes = as_array(fields["bboxes"])
@@ -180,9 +192,14 @@ def _mmdetection(path: str, found: Any) -> NamedProposals:
 
 
 def _named(name: str, boxes: Any, scores: Any) -> NamedProposals:
-    """Best first. Equal scores keep their order: detectron2 turns it round, and cuts off the best."""
+    """Sort the boxes of one image by falling score. Boxes with equal scores keep their order.
+
+    detectron2 reverses the order of equal scores and so may cut off the best boxes.
+    """
     if not are_boxes(boxes):
-        raise ValueError(f"{name}: a box is not finite or not x1 <= x2, y1 <= y2")
+        raise ValueError(
+            f"{name}: a box is not valid, expected finite numbers, x1 <= x2 and y1 <= y2"
+        )
     if scores is None:
         return NamedProposals(name=name, boxes=boxes.astype(np.float32))
     scores = np.asarray(scores, np.float32).ravel()

@@ -1,8 +1,7 @@
-"""A scoring run as one HTML page: counts, histograms, time, failures, accuracy, pictures with their boxes.
+"""Makes one HTML page of a scoring run: counts, histograms, times, failures, accuracy, pictures with boxes.
 
-Rows are counted in a database on this machine's disk (`pipeline.results.tables`); what goes into the page are
-the counts and a bounded number of small pictures, so a page of a hundred million images is as small as one of
-a thousand.
+A database on this machine's disk counts the rows (`pipeline.results.tables`). The page holds only the counts
+and a bounded number of small pictures, so its size does not depend on the number of images.
 """
 
 from __future__ import annotations
@@ -27,31 +26,33 @@ from pipeline.results.tables import load_run
 logger = logging.getLogger(__name__)
 
 _RECALLS = np.linspace(0, 1, 101)
+"""Recalls at which the curves are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportSummary:
-    """What was written."""
+    """The page that was written, and its counts."""
 
     uri: str
     images: int
     boxes: int
     pictures: int
     size_bytes: int
-    """Of the page; 0 with --dry-run."""
+    """Size of the page; 0 with --dry-run."""
 
 
 def run(config: ReportConfig) -> ReportSummary:
     """Write the page of one run.
 
     Raises:
-        UserError: missing or several runs, labels that do not fit the run, no access.
-        JobError: the disk is full, or memory too little.
+        UserError: there is no run, or several and no --run-id; the labels do not fit the run; or access is
+            denied.
+        JobError: the disk is full or the memory is too small.
     """
     files = find_run(config.scored, config.run_id)
     uri = page_uri(config, files.run_id)
     with storage.driver_errors(uri):
-        storage.exists(uri)  # a bucket that is not there is said before the counting
+        storage.exists(uri)  # reports a missing bucket before the rows are counted
     measured = _measure(config, files)
     with load_run(files, memory_gib=config.memory_gib, temp_folder=config.temp_folder) as tables:
         data = figures(tables) | {
@@ -69,13 +70,15 @@ def run(config: ReportConfig) -> ReportSummary:
     title = f"{data['images']:,} images, {data['boxes']:,} boxes"
     whole = page(title, data)
     if config.dry_run:
-        logger.info("--dry-run: nothing written to %s", uri)
+        logger.info("--dry-run: nothing was written to %s", uri)
     else:
         with storage.driver_errors(uri):
             storage.write_bytes(uri, whole)
         logger.info(
             "wrote %s: %.1f MB with %d pictures",
-            *(uri, len(whole) / 1e6, len(data["gallery"]["items"])),
+            uri,
+            len(whole) / 1e6,
+            len(data["gallery"]["items"]),
         )
     return ReportSummary(
         uri=uri,
@@ -87,7 +90,7 @@ def run(config: ReportConfig) -> ReportSummary:
 
 
 def page_uri(config: ReportConfig, run_id: str) -> str:
-    """The object that is written."""
+    """Return the URI of the page."""
     if config.output.endswith(".html"):
         return config.output
     return storage.join(config.output, "report", f"{run_id}.html")
@@ -101,7 +104,10 @@ def _measure(config: ReportConfig, files: RunFiles) -> EvaluationResult | None:
 
 
 def describe(result: EvaluationResult, split: str) -> dict[str, Any]:
-    """An evaluation as JSON types; `curve` is the best precision at each hundredth of recall or above it."""
+    """Describe an evaluation with JSON types.
+
+    `curve` has, for each hundredth of recall, the best precision at this recall or a higher one.
+    """
     rows = zip(
         result.classes,
         result.voc07.num_gt.tolist(),
@@ -132,7 +138,7 @@ def describe(result: EvaluationResult, split: str) -> dict[str, Any]:
 
 
 def _curve(recall: np.ndarray, precision: np.ndarray) -> list[float]:
-    """Precision at 0, 0.01, ... as far as recall goes."""
+    """Return the precision at the recalls 0, 0.01, ... up to the highest recall that was reached."""
     best = np.maximum.accumulate(precision[::-1])[::-1]
     places = np.searchsorted(recall, _RECALLS)
     return [round(float(p), 4) for p in best[places[places < len(best)]]]

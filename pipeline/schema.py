@@ -1,22 +1,22 @@
-"""Columns and Arrow schemas of every table, in the order in which an image meets them.
+"""The Arrow schemas of all tables, in the order of the steps of scoring.
 
-    NAMED        the images that a command names: a listing, a list, an inventory
+    NAMED        the images that a command names, from a listing, a list or an inventory
     PLAN         plans/: the planned images, and the shard of each
-    TASK         pieces of work for the CPU stage: some rows of a shard
-    CANDIDATE    the CPU stage's answer: encoded bytes and proposals, or the status that says why not
-    RESULT       the Detector's answer: the columns of scored/, the shard, the seconds it took
-    SCORED       scored/: one row a planned image and run
-    DETECTIONS   detections/: one row a box
+    TASK         work for the CPU stage: some rows of a shard
+    CANDIDATE    output of the CPU stage: encoded bytes and proposals, or the status of a failed image
+    RESULT       output of the Detector: the columns of scored/, the shard, the seconds for the image
+    SCORED       scored/: one row for each planned image in a run
+    DETECTIONS   detections/: one row for each box
 
-Beside them stand the tables of proposals: PROPOSALS, PROPOSALS_CACHE, PROPOSALS_EXPORT, PROPOSALS_IMPORT.
+The tables of proposals are PROPOSALS, PROPOSALS_CACHE, PROPOSALS_EXPORT and PROPOSALS_IMPORT.
 
-The types are explicit, so that a file without boxes has the same types as one with boxes. List elements are
-named `element` and dictionary indices are int32, because Parquet gives them back so: what is read equals
-what was written.
+The types are explicit, so that a file without boxes has the same types as a file with boxes. List elements
+are named `element` and dictionary indices are int32, because Parquet returns them so: a table that is read is
+equal to the table that was written.
 
-Tables grow in one way only: a new column that may be null is added at the end of SCORED, and TABLE_VERSION
-is raised. No column is renamed, retyped or dropped. A run keeps the columns that it began with, and readers
-take a column that a file lacks as null (`read_columns`).
+A table may change in only one way: a new nullable column is added at the end of SCORED, and TABLE_VERSION is
+raised. No column is renamed, retyped or dropped. A run keeps the columns that it began with, and readers read
+a missing column as null (`read_columns`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 TABLE_VERSION = 2
-"""Format of `scored/`, in the metadata of every file. Version 2 added `generation` and `num_tiles`."""
+"""Format of `scored/`. It is in the metadata of every file. Version 2 added `generation` and `num_tiles`."""
 PLAN_VERSION = 1
 """Format of `plans/`."""
 DETECTIONS_VERSION = 1
@@ -45,7 +45,8 @@ STATUSES = (
     "undecodable",
     "failed",
 )
-"""What `status` may say. All but `ok` mean "not looked at"."""
+"""The values of `status`. Only a row with status `ok` has a result; without boxes, it means that the detector
+detected nothing."""
 
 COORDINATES = "xyxy, absolute pixels, continuous edges, in the image after its EXIF orientation"
 
@@ -56,10 +57,10 @@ NAMED = pa.schema(
         pa.field("size_bytes", pa.int64()),
     ]
 )
-"""Images that a command names; etag and size as the list has them, null where it has none."""
+"""Images that a command names. The ETag and the size come from the listing or list; null if it has none."""
 
 PLAN = NAMED.append(pa.field("shard", pa.int64(), nullable=False))
-"""`plans/`: what is to be scored, and the shard each image belongs to."""
+"""`plans/`: the images to score, and the shard that each belongs to."""
 
 TASK = pa.schema(
     [
@@ -69,8 +70,8 @@ TASK = pa.schema(
         pa.field("rows", pa.int64(), nullable=False),
     ]
 )
-"""A piece of work: `rows` rows of a shard from `first` on; `part` is the URI of the plan's part with the
-shard."""
+"""A piece of work: `rows` rows of a shard, from row `first` on. `part` is the URI of the part of the plan
+that holds the shard."""
 
 CANDIDATE = pa.schema(
     [
@@ -83,8 +84,9 @@ CANDIDATE = pa.schema(
         pa.field("proposals", pa.large_binary()),
     ]
 )
-"""A planned image that was read. `image`: the encoded bytes as they lie in the bucket. `proposals`: (P, 4)
-float32, row by row. Both are null unless `status` is `ok`; `proposals` also where the model makes its own."""
+"""A planned image after reading. `image`: the encoded bytes, as in the bucket. `proposals`: the bytes of a
+(P, 4) float32 array in row order, xyxy in the image frame. Both are null unless `status` is `ok`. `proposals`
+is also null if the model has an RPN that makes the proposals."""
 
 _BOX = [pa.field(name, pa.float32()) for name in ("x_min", "y_min", "x_max", "y_max")]
 
@@ -116,12 +118,12 @@ SCORED = pa.schema(
         pa.field("num_tiles", pa.int32()),
     ]
 )
-"""`scored/`: one row a planned image and run; `detections` by falling score. `generation`: which generation
-of the plan the row belongs to, null = 1. `num_tiles`: how many tiles were looked at beside the whole image,
-null = none."""
+"""`scored/`: one row for each planned image in a run. `detections` is sorted by falling score. `generation`
+is the generation of the plan that the row belongs to, null = 1. `num_tiles` is the number of tiles that were
+scored besides the whole image, null = none."""
 
 FIRST_COLUMNS = tuple(SCORED.names[: SCORED.get_field_index("detections") + 1])
-"""The columns of version 1: those of a run that does not say what it began with."""
+"""The columns of version 1. A run whose config.json names no columns has these."""
 
 RESULT = pa.schema(
     [
@@ -133,9 +135,9 @@ RESULT = pa.schema(
         pa.field("detect_s", pa.float32()),
     ]
 )
-"""A result row on its way to its shard: the columns of scored/, the number of the shard, and the seconds
-that a Detector was busy with the image. Status is plain text here, because blocks from different workers are
-put together before the column is encoded."""
+"""A result row before it is written: the columns of scored/, the number of the shard, and the seconds that a
+Detector was busy with the image. The status is plain text here, because blocks from different workers are
+concatenated before the column is encoded."""
 
 DETECTIONS = pa.schema(
     [
@@ -148,7 +150,7 @@ DETECTIONS = pa.schema(
         pa.field("model_id", pa.string()),
     ]
 )
-"""`detections/`: one row a box."""
+"""`detections/`: one row for each box. `detection` is the position of the box in the image's list, from 0."""
 
 PROPOSALS = pa.schema(
     [
@@ -157,10 +159,10 @@ PROPOSALS = pa.schema(
         pa.field("scores", pa.list_(pa.field("element", pa.float32()))),
     ]
 )
-"""Proposals: `boxes` xyxy in the image frame, best first; `scores` null where the proposer has none."""
+"""A table of proposals. `boxes`: xyxy in the image frame, best first. `scores`: null if there are none."""
 
 BOXES = pa.list_(pa.list_(pa.field("item", pa.float32()), 4))
-"""The boxes of one image, as the tables of proposals that we write have them."""
+"""The boxes of one image in the tables of proposals that this program writes."""
 
 PROPOSALS_CACHE = pa.schema(
     [
@@ -172,13 +174,13 @@ PROPOSALS_CACHE = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-"""Proposals that training computed; boxes and sizes are null where `error` is not."""
+"""Proposals that training computed. The boxes and sizes are null if there is an `error`."""
 
 PROPOSALS_EXPORT = PROPOSALS.append(pa.field("etag", pa.string())).append(
     pa.field("error", pa.string())
 )
-"""What an RPN proposes, on its way to its table. Rows with an error are not written; the ETag says which
-images are done."""
+"""Proposals of an RPN before they are written to a table. Rows with an error are not written. The ETag shows
+which version of the image was done."""
 
 PROPOSALS_IMPORT = pa.schema(
     [
@@ -193,10 +195,10 @@ PROPOSALS_IMPORT = pa.schema(
 def scored_metadata(
     classes: Sequence[str], model_id: str, *, format_version: int | None = None
 ) -> dict[bytes, bytes]:
-    """File metadata of `scored/` and `detections/`: format version, classes (JSON), coordinates, model.
+    """Return the file metadata of `scored/` and `detections/`: format version, classes, coordinates, model.
 
     Args:
-        classes: K names; label k is classes[k - 1].
+        classes: K names, written as JSON; label k is classes[k - 1].
         model_id: the detector.
         format_version: None means TABLE_VERSION.
     """
@@ -210,44 +212,44 @@ def scored_metadata(
 
 
 class NewerFormatError(ValueError):
-    """The file is whole, but this program is too old for it."""
+    """The file is undamaged, but this program is too old to read it."""
 
 
 def check_version(version: int, newest: int) -> None:
-    """Refuse what no version of the program wrote, and what only a newer one can read.
+    """Check that this program can read a format.
 
     Args:
-        version: of the format, as the file says.
-        newest: what this program reads; it reads all older ones.
+        version: the version of the format that the file names.
+        newest: the newest version that this program reads. It reads all older versions too.
 
     Raises:
         NewerFormatError: `version` is above `newest`.
-        ValueError: it is no version.
+        ValueError: `version` is below 1, so no program wrote it.
     """
     if version > newest:
         raise NewerFormatError(
             f"was written by a newer version of this program (format {version}, this one reads {newest})"
         )
     if version < 1:
-        raise ValueError(f"format_version {version}")
+        raise ValueError(f"format_version is {version}, expected 1 to {newest}")
 
 
 def read_columns(file: pq.ParquetFile, wanted: Iterable[pa.Field]) -> pa.Table:
-    """Read columns of one file; a column that it lacks and that may be null is null.
+    """Read columns of one file. A nullable column that the file lacks is filled with nulls.
 
     Args:
-        file: Parquet, of this or an older format. Columns that are not wanted are ignored.
-        wanted: the columns to give, in this order.
+        file: a Parquet file of this format or an older one. Other columns in it are ignored.
+        wanted: the columns to return, in this order.
 
     Raises:
-        KeyError: a column that may not be null is not in the file.
+        KeyError: the file lacks a column that is not nullable.
     """
     fields = list(wanted)
     present = set(file.schema_arrow.names)
     lacking = [field.name for field in fields if field.name not in present and not field.nullable]
     if lacking:
         raise KeyError(f"no column {lacking[0]}")
-    # With no column at all pyarrow forgets how many rows there are.
+    # At least one column is read, because without a column pyarrow loses the number of rows.
     some = [field.name for field in fields if field.name in present] or file.schema_arrow.names[:1]
     table = file.read(some)
     columns = [
@@ -258,12 +260,12 @@ def read_columns(file: pq.ParquetFile, wanted: Iterable[pa.Field]) -> pa.Table:
 
 
 def image_keys(rows: pa.Table) -> Iterator[tuple[str, str | None]]:
-    """(image_uri, etag) of each row: what one version of an image is known by."""
+    """Yield (image_uri, etag) of each row. The pair identifies one version of an image."""
     return zip(rows["image_uri"].to_pylist(), rows["etag"].to_pylist(), strict=True)
 
 
 def in_tables_of(rows: int, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of so many; the last table may have fewer."""
+    """Regroup tables into tables of `rows` rows. The last table may have fewer."""
     waiting: list[pa.Table] = []
     count = 0
     for table in tables:
@@ -281,16 +283,18 @@ def in_tables_of(rows: int, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def encode_parquet(table: pa.Table, *, metadata: Mapping[bytes, bytes]) -> bytes:
-    """A whole Parquet file in memory: zstd, page checksums, `metadata` in its footer.
+    """Encode a table as a Parquet file: zstd, page checksums, `metadata` in its footer.
 
-    In memory, because a file that is written piece by piece is published half-written when its writer fails.
+    The file is made in memory, because a file that is written in pieces stays incomplete if its writer fails.
 
     Raises:
-        ValueError: a null in a column that is not nullable, which pyarrow would write without a word.
+        ValueError: a column that is not nullable has a null. pyarrow would write it without an error.
     """
     for field, column in zip(table.schema, table.columns, strict=True):
         if not field.nullable and column.null_count:
-            raise ValueError(f"{column.null_count} nulls in column {field.name}, which has none")
+            raise ValueError(
+                f"column {field.name} has {column.null_count} nulls, but it is not nullable"
+            )
     merged = {**(table.schema.metadata or {}), **metadata}
     sink = io.BytesIO()
     pq.write_table(

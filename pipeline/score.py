@@ -1,4 +1,8 @@
-"""A bucket of images -> Parquet: plan, one chain of a CPU stage and Detector actors, whole shards."""
+"""Scores a bucket of images and writes one row for each image as Parquet.
+
+The job has three steps. The plan fixes which images are scored and in which shard each lies. One Ray Data
+chain (a CPU stage, then Detector actors) scores the images. Each shard is written once, when it is whole.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ from pipeline.runtime.compiling import check_compiles
 from pipeline.scoring import account, dry_run
 from pipeline.scoring.account import ScoreSummary
 from pipeline.scoring.candidates import ReadSettings, read_tasks, tasks
-from pipeline.scoring.detector import DetectorActor as Detector  # tests put a stand-in in its place
+from pipeline.scoring.detector import DetectorActor as Detector  # tests replace it here
 from pipeline.scoring.preflight import (
     Job,
     Resources,
@@ -40,22 +44,22 @@ from pipeline.scoring.progress import ScoreProgress
 logger = logging.getLogger(__name__)
 
 IMAGES_AT_ONCE = 10_000_000
-"""Of one execution of Ray Data, whose driver keeps some 200 bytes of notes an image until it ends (measured
-at a million). The next one's Detectors start anew: 15 s or so."""
-PASSES_A_CALL = 4
-"""Of a Detector on a GPU: the more, the longer it decodes ahead; with 32 images of 22 KB little is lost with
-it. A CPU has nothing to overlap."""
-_BATCHES_A_DETECTOR = 4
-_MOST_BATCHES = 64
-"""Of one task: with 8 images each and 15 ms to propose, some 8 s of work to do again when its worker dies."""
+"""Images per execution of Ray Data. Its driver keeps about 200 bytes for each image until the execution ends
+(measured with a million images). The Detectors start again for each execution, which takes about 15 s."""
+BATCHES_PER_GPU_CALL = 4
+"""Batches per call of a GPU actor. More batches decode further ahead but repeat more work after a crash. With
+32 images of 22 KB per batch, this is little work. On a CPU nothing overlaps, so a call has one batch."""
+_MIN_BATCHES_PER_DETECTOR = 4
+_MAX_BATCHES_PER_TASK = 64
+"""With 8 images a batch and 15 ms to propose, this is about 8 s of work to repeat when a worker dies."""
 
 
 def run(config: ScoreConfig) -> ScoreSummary:
     """Score every planned image that has no row yet.
 
     Raises:
-        UserError: before any worker starts; scored/ is as it was.
-        JobError: too many images failed (their rows are written), or a promise did not hold.
+        UserError: the command, or something it names, is wrong. No worker has started; scored/ is unchanged.
+        JobError: too many images failed (their rows are written), or a shard does not match the plan.
     """
     job = prepare(config)
     try:
@@ -81,8 +85,12 @@ def _run(job: Job) -> ScoreSummary:
     shards = record.to_do(planned, done, job.only())
     total = sum(map(planned.num_rows, shards))
     logger.info(
-        "run %s: %d images planned in %d generation(s), %d shards done, %d images to do",
-        *(job.run_id, planned.num_images, len(planned.generations), len(done), total),
+        "run %s: %d images planned in %d generation(s), %d shards done, %d images to score",
+        job.run_id,
+        planned.num_images,
+        len(planned.generations),
+        len(done),
+        total,
     )
     begun = begin_run(config.output, job.run_id, done, account.description(job))
     warn_of_other_decoders(job.run_id, planned, done, begun)
@@ -94,9 +102,9 @@ def _run(job: Job) -> ScoreSummary:
         columns=begun.columns,
         metadata=begun.metadata(job.checkpoint.classes, job.checkpoint.model_id),
     )
-    # Each costs seconds to start, and memory: few images need few.
-    few = max(1, total // (_BATCHES_A_DETECTOR * config.batch_size))
-    resources = replace(resources, workers=min(resources.workers, few))
+    # A Detector takes seconds to start and holds memory, so few images get few Detectors.
+    enough = max(1, total // (_MIN_BATCHES_PER_DETECTOR * config.batch_size))
+    resources = replace(resources, workers=min(resources.workers, enough))
     progress = ScoreProgress(config, run_id=job.run_id, total=total, workers=resources.workers)
     started = time.monotonic()
     if total:
@@ -120,25 +128,28 @@ def _run(job: Job) -> ScoreSummary:
 
 
 def _check_shards(config: ScoreConfig, job: Job, planned: plan.Plan, done: Collection[int]) -> None:
-    """What lies there by a shard's name must be one, before more is scored beside it. Raises UserError."""
+    """Check that the existing shards match the plan, before more images are scored. Raises UserError."""
     try:
         check_some(config.output, job.run_id, planned, done)
     except JobError as error:
         raise UserError(
             f"--output {config.output}",
             str(error),
-            "Move that shard away, or give another --output.",
+            "Move this shard away, or give another --output.",
         ) from error
 
 
 def work(
     planned: plan.Plan, shards: Sequence[int], batch_size: int, resources: Resources
 ) -> pa.Table:
-    """The images of some shards as tasks (candidates.TASK): enough for all CPUs at the end too, and few
-    enough that Ray's scheduler, some hundred tasks a second, is not the bottleneck."""
+    """Cut the images of some shards into tasks (schema.TASK).
+
+    A small job gets about 20 tasks for each CPU, so that all CPUs are busy until the end. A large job gets
+    larger tasks, because Ray's scheduler starts only some hundred tasks a second.
+    """
     total = sum(map(planned.num_rows, shards))
     batches = int(total / (20 * resources.cpus * batch_size))
-    return tasks(planned, shards, batch_size * max(1, min(_MOST_BATCHES, batches)))
+    return tasks(planned, shards, batch_size * max(1, min(_MAX_BATCHES_PER_TASK, batches)))
 
 
 def chain(
@@ -151,17 +162,18 @@ def chain(
     resources: Resources,
     batch_size: int,
 ) -> Dataset:
-    """Tasks (candidates.TASK) -> result rows (record.RESULT), in whatever order is fastest.
+    """Turn tasks (schema.TASK) into result rows (schema.RESULT), in any order.
 
     Args:
-        work: what to score.
-        read_settings: of the CPU stage.
-        detector, detector_settings: the class of the actors, and what each is made with.
-        attempts: shared by all workers.
-        resources: of both stages.
-        batch_size: images a pass through the network.
+        work: the tasks, one a row.
+        read_settings: settings of the CPU stage.
+        detector: the class of the actors.
+        detector_settings: the constructor arguments of each actor.
+        attempts: counts of attempts, shared by all workers.
+        resources: CPUs and GPUs of both stages.
+        batch_size: images per forward pass.
     """
-    passes = PASSES_A_CALL if resources.detector_gpus else 1
+    batches = BATCHES_PER_GPU_CALL if resources.detector_gpus else 1
     return (
         ray.data.from_arrow(work)
         .repartition(target_num_rows_per_block=1)
@@ -174,7 +186,7 @@ def chain(
         .map_batches(
             detector,
             fn_constructor_kwargs={**detector_settings, "attempts": attempts},
-            batch_size=passes * batch_size,
+            batch_size=batches * batch_size,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=resources.workers),
             num_cpus=resources.detector_cpus,
@@ -184,7 +196,7 @@ def chain(
 
 
 def portions(planned: plan.Plan, shards: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Cut shards into executions of at most so many images, or of one shard."""
+    """Cut the list of shards into portions of at most `most` images. A larger shard is a portion alone."""
     portion: list[int] = []
     size = 0
     for shard in shards:
@@ -207,8 +219,10 @@ def _score(
     progress: ScoreProgress,
 ) -> None:
     logger.info(
-        "%d Detector(s) at most, each with %g CPUs and %g GPUs; the other CPUs read and propose",
-        *(resources.workers, resources.detector_cpus, resources.detector_gpus),
+        "at most %d Detector(s), each with %g CPUs and %g GPUs; the other CPUs read and propose",
+        resources.workers,
+        resources.detector_cpus,
+        resources.detector_gpus,
     )
     cluster.configure_ray_data()
     batch_size = job.config.batch_size

@@ -1,11 +1,16 @@
-"""Labelled images in, a fine-tuned Fast R-CNN out: the driver's side of training.
+"""Fine-tune Fast R-CNN on labelled images. This module runs on the driver; `training.loop` runs on the
+workers.
 
-<output>/run.json                  the flags that matter, so that another run is not mistaken for this
-<output>/proposals/...             see pipeline.proposals; of an RPN's: checked/, which images can be read
-<output>/train/...                 Ray Train's checkpoints, for resuming
-<output>/checkpoint/               the best: model.safetensors, then config.json
-<output>/metrics.json, curves.png  every step's losses, every validation
-<output>/tensorboard/...           the same, while it runs; validation/<step>/: curves and pictures with boxes
+The output folder holds:
+
+<output>/run.json                  the flags that change the result; a command with other flags is refused
+<output>/proposals/...             cached proposals, see pipeline.proposals
+<output>/checked/...               with --proposals rpn instead: which images can be decoded
+<output>/train/...                 Ray Train's checkpoints; a resumed run starts from the latest
+<output>/checkpoint/               the best model: model.safetensors, then config.json
+<output>/metrics.json, curves.png  losses of every step, metrics of every validation
+<output>/tensorboard/...           the same numbers, written while the training runs
+<output>/validation/<step>/        precision-recall curves, and pictures with boxes
 """
 
 from __future__ import annotations
@@ -56,9 +61,10 @@ logger = logging.getLogger(__name__)
 
 RUN_NAME = "train"
 RESIZE_EVERY_S = 60.0
-"""Between looks for room for more workers (Ray's default). They start from the last checkpoint."""
+"""Seconds between checks for room for more workers (Ray's default). After a resize, all workers start from
+the last checkpoint."""
 MAX_FAILURES = 3
-"""Workers or nodes that may be lost in one run; preemptions are not counted (Ray's own default)."""
+"""Number of times that a run may lose workers or nodes. Preemptions do not count (Ray's default)."""
 FREE_FLAGS = (
     "num_workers",
     "min_workers",
@@ -69,27 +75,29 @@ FREE_FLAGS = (
     "max_failures",
     "allow_open_cluster",
 )
-"""May differ between a run and its resumption: they do not change what is learnt."""
+"""Flags that may differ when a run is resumed. They do not change the trained model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
+    """The result of a finished training, stored in result.json."""
+
     checkpoint: str
     """URI of the best checkpoint."""
     num_iterations: int
     val_map: float | None = None
-    """VOC07 mAP of that checkpoint on the validation split."""
+    """VOC07 mAP of that checkpoint on the validation split. None without a validation split."""
 
 
 def run(config: TrainConfig) -> TrainResult | None:
-    """Train as `config` says, or go on where an earlier run with the same output stopped.
+    """Train with these flags, or resume an earlier run with the same output.
 
     Returns:
         None for a dry run.
 
     Raises:
-        UserError: before any worker starts.
-        JobError: the run failed; the same command continues it.
+        UserError: a flag or the data cannot be used. Raised before any worker starts.
+        JobError: the training failed. The same command resumes it.
     """
     if config.mlflow_uri:
         check_installed(config.mlflow_uri)
@@ -99,12 +107,12 @@ def run(config: TrainConfig) -> TrainResult | None:
     plan = TrainPlan.of(flags, training.classes).fitted(training.images)
     memory = step_memory(plan.model, plan.solver, config.fewest_workers)
     describe(config, plan, training, validation)
-    logger.info("a worker's step needs %s", memory)
+    logger.info("one training step needs %s per worker", memory)
     finished = _finished(config)
     if finished and not config.dry_run:
-        logger.info("already trained: %s", finished.checkpoint)
+        logger.info("training is already finished; the checkpoint is %s", finished.checkpoint)
         return finished
-    # Unreadable weights are found here.
+    # A dry run loads the weights too, so that it reports a file that cannot be read.
     model = initial_model(plan.model, config.weights, config.seed, training.classes)
     if config.dry_run:
         return None
@@ -138,7 +146,11 @@ def run(config: TrainConfig) -> TrainResult | None:
 
 
 def _finished(config: TrainConfig) -> TrainResult | None:
-    """The result of a run that ended under this --output. Raises UserError where it is another run's."""
+    """Read the result of a finished run in this --output; None if there is none.
+
+    Raises:
+        UserError: the output holds a run with other flags, or result.json cannot be used.
+    """
     check_same_run(config, FREE_FLAGS)
     uri = storage.join(config.output, "result.json")
     if not storage.exists(uri):
@@ -146,21 +158,32 @@ def _finished(config: TrainConfig) -> TrainResult | None:
     stored = read_object(uri)
     known = {f.name: stored[f.name] for f in fields(TrainResult) if f.name in stored}
     try:
-        return TrainResult(**known)  # another version may have written fewer fields, or more
+        # Another version may have written fewer or more fields.
+        return TrainResult(**known)
     except TypeError as error:
-        raise UserError(uri, "is no result of this job", "Give another --output.") from error
+        raise UserError(
+            uri, f"is not the result of a training ({error})", "Give another --output."
+        ) from error
 
 
 def _fit(
     config: TrainConfig, job: TrainJob, score: str, each: dict[str, float]
 ) -> ray.train.Result:
-    """`each`: what a worker is given."""
+    """Run the training workers and wait for them.
+
+    Args:
+        score: name of the metric that ranks checkpoints; higher is better.
+        each: CPUs and GPUs of one worker.
+
+    Raises:
+        JobError: the training failed.
+    """
     filesystem, path = storage.arrow_filesystem(config.output)
     trainer = TorchTrainer(
-        train_loop,  # type: ignore[arg-type]  # the stubs know no returned value
+        train_loop,  # type: ignore[arg-type]  # the stubs lack the returned value
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            # The stubs know only the first API's ScalingConfig.
+            # The stubs describe the ScalingConfig of Ray Train's first API.
             num_workers=_num_workers(config),  # type: ignore[arg-type]
             use_gpu=each["GPU"] > 0,
             resources_per_worker={name: amount for name, amount in each.items() if amount},
@@ -174,41 +197,46 @@ def _fit(
                 num_to_keep=config.keep_best, checkpoint_score_attribute=score
             ),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            # At INFO it repeats every report in full. (The stubs know only the first API's RunConfig.)
+            # At INFO, Ray logs every report in full. The stubs describe the first API's RunConfig.
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
         ),
     )
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise JobError(f"training stopped: {error}; run the same command to resume") from error
-    reason: str | None = getattr(result, "return_value")  # noqa: B009 - the stubs know only the first API
+        raise JobError(f"training failed: {error}. Run the same command to resume.") from error
+    reason: str | None = getattr(result, "return_value")  # noqa: B009 - the stubs lack it
     if reason is not None:
         raise JobError(reason + _last_good(config, result))
     return result
 
 
 def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
+    """Give Ray the number of workers, or (fewest, most) where --min-workers allows fewer."""
     if config.fewest_workers == config.num_workers:
         return config.num_workers
     return config.fewest_workers, config.num_workers
 
 
 def _last_good(config: TrainConfig, result: ray.train.Result) -> str:
+    """Say where the last checkpoint before the failure is; appended to the error."""
     if result.checkpoint is None:
-        return " There is no checkpoint yet."
+        return " No checkpoint was written before."
     uri = storage.join(config.output, RUN_NAME, Path(result.checkpoint.path).name)
-    return f" The last good checkpoint is {uri}, which --weights takes."
+    return f" The last good checkpoint is {uri}, which you can give as --weights."
 
 
 def _export(
     config: TrainConfig, result: ray.train.Result, job: TrainJob, score: str
 ) -> TrainResult:
-    """Copy the best checkpoint out, weights before config, and write metrics and curves."""
+    """Copy the best checkpoint to <output>/checkpoint; write metrics.json, curves.png and result.json.
+
+    The weights are copied before config.json: where config.json exists, the checkpoint is complete.
+    """
     best = result.get_best_checkpoint(score, "max")
     latest = result.checkpoint
     if best is None or latest is None:
-        raise JobError("training ended without a checkpoint")
+        raise JobError("training ended without a checkpoint. Run the same command to resume.")
     with latest.as_directory() as folder:
         state = json.loads((Path(folder) / STATE).read_text())
     checkpoint = storage.join(config.output, "checkpoint")
@@ -228,6 +256,10 @@ def _export(
     storage.write_bytes(
         storage.join(config.output, "result.json"), json.dumps(asdict(outcome)).encode()
     )
-    reached = "" if outcome.val_map is None else f", validation mAP (VOC07) {outcome.val_map:.4f}"
-    logger.info("checkpoint of iteration %d in %s%s", metrics["iteration"], checkpoint, reached)
+    score_text = (
+        "" if outcome.val_map is None else f", validation mAP (VOC07) {outcome.val_map:.4f}"
+    )
+    logger.info(
+        "best checkpoint: iteration %d, in %s%s", metrics["iteration"], checkpoint, score_text
+    )
     return outcome

@@ -29,7 +29,7 @@ _bucket_numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real images with boxes; they lie beside the checkout and are never copied into it."""
+    """Folder of real images with boxes. It is beside the checkout and is never copied into it."""
     if not (SHARED / "data").is_dir():
         pytest.skip("no ../shared/data beside the checkout: real images are not in the repository")
     return SHARED / "data"
@@ -37,9 +37,10 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """A real S3 server (moto) on a free loopback port, in the environment of this session; its URL.
+    """Start an S3 server (moto) on a free loopback port and set its environment variables; give its URL.
 
-    Or the one at TEST_S3_SERVER, a URL, which knows the keys below (docs/operations.md: Ceph RGW).
+    With TEST_S3_SERVER, use the server at that URL, which must know the keys below (docs/operations.md: Ceph
+    RGW).
     """
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
@@ -63,13 +64,13 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def s3_client(s3: str) -> Any:
-    """A second, independent client (boto3) to arrange objects with and to look at them."""
+    """Give a client (boto3) that is independent of the tested code, to write and check objects."""
     return boto3.client("s3", endpoint_url=s3)
 
 
 @pytest.fixture
 def bucket(s3_client: Any) -> str:
-    """The URI of a fresh, empty bucket, without a slash at its end."""
+    """Create an empty bucket; give its URI without a slash at the end."""
     name = f"test-{os.getpid()}-{next(_bucket_numbers)}"
     s3_client.create_bucket(Bucket=name)
     return f"s3://{name}"
@@ -77,21 +78,23 @@ def bucket(s3_client: Any) -> str:
 
 @pytest.fixture(scope="session")
 def worker_proxy(s3: str) -> Iterator[FaultyProxy]:
-    """What the workers of `ray_cluster` take for the S3 server. Everything passes; a test that says
-    otherwise takes it back."""
+    """The proxy that workers of `ray_cluster` use as S3 server. By default it changes nothing.
+
+    A test that sets faults must remove them again.
+    """
     with serving(FaultyProxy(s3)) as proxy:
         yield proxy
 
 
 @pytest.fixture(scope="session")
 def ray_cluster(worker_proxy: FaultyProxy) -> Iterator[None]:
-    """A Ray cluster of 2 CPUs; its workers have this session's environment, but for `worker_proxy`."""
-    # Without the first, ray.init writes a token to the home folder that later clusters would obey; without
-    # the second, another program's memory makes Ray kill our workers.
+    """Start a Ray cluster of 2 CPUs. Its workers have the environment of this session, except
+    `worker_proxy`."""
+    # Without the first, ray.init writes a token to the home folder, which later clusters would use. Without
+    # the second, Ray kills workers because of the memory of other programs.
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_memory_monitor_refresh_ms": "0"}
-    folder = tempfile.mkdtemp(
-        prefix="ray-"
-    )  # short: it holds sockets, whose paths may have 107 bytes
+    # The path is short, because paths of sockets may have at most 107 bytes.
+    folder = tempfile.mkdtemp(prefix="ray-")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", worker_proxy.url)
         ray.init(
@@ -111,19 +114,20 @@ def ray_cluster(worker_proxy: FaultyProxy) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector of two classes with random weights on grid proposals; one to five boxes an image."""
+    """A detector of two classes with random weights and grid proposals. It gives one to five boxes per
+    image."""
     return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
 
 
 @pytest.fixture(scope="session")
 def rpn_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_checkpoint`, but for proposals of its own, 30 an image at most."""
+    """Like `tiny_checkpoint`, but with an RPN of at most 30 proposals per image."""
     rpn = RPNConfig(sides=((16.0, 32.0),), max_proposals_test=30)
     return save_tiny_checkpoint(tmp_path_factory.mktemp("rpn") / "checkpoint", rpn)
 
 
 def save_tiny_checkpoint(folder: Path, rpn: RPNConfig | None = None) -> Path:
-    """What `tiny_checkpoint` is, in a folder that is not there yet; the folder."""
+    """Write the checkpoint of `tiny_checkpoint` into a new folder; give the folder."""
     config = FastRCNNConfig(
         num_classes=2,
         backbone="tiny",

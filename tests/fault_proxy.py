@@ -1,11 +1,11 @@
-"""A proxy before a real S3 server that breaks requests on purpose: one after the other, or by chance.
+"""A proxy in front of an S3 server that breaks requests on purpose: in a given order, or by chance.
 
     FaultyProxy(url)                         faults = ["503", "pass", "lost"]: the next three requests
-                                             forever = "403": every one after those
-                                             rates = {"503": .2}: by chance, after those
+                                             forever = "403": every request after those
+                                             rates = {"503": .2}: by chance, after `faults`
 
-By chance means by seed: what happens to a request depends on the seed, the request line and how many such
-requests came before, not on which of several processes was faster.
+Chance means a seed: the fault of a request depends on the seed, the request line and the number of equal
+requests before it. It does not depend on the speed of several processes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FAULTS = {
     "pass": "nothing",
 }
 _OF_BODIES = ("short", "shortened", "flip", "slow")
-"""By chance these happen to objects only: nothing in S3's protocol guards the bytes of a listing."""
+"""Faults that by chance happen to objects only. S3's protocol does not protect the bytes of a listing."""
 LATE_S = 3.0
 SLOW_S = 1.5
 HANG_S = 20.0
@@ -52,16 +52,16 @@ _CHECKSUMS = "x-amz-checksum-"
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Forwards to the server behind it; each request meets one of `FAULTS`.
+    """Forwards requests to a server, each with one of `FAULTS`.
 
     Args:
         behind: URL of the server.
-        rates: share of the requests that each fault spoils, where `faults` and `forever` say nothing.
-        seed: of the chance.
+        rates: share of the requests for each fault. Used if `faults` is empty and `forever` is None.
+        seed: seed for `rates`.
     """
 
     daemon_threads = True
-    request_queue_size = 128  # a fleet that comes back together; the default is 5
+    request_queue_size = 128  # many clients may reconnect at the same time; the default is 5
 
     def __init__(
         self, behind: str, *, rates: Mapping[str, float] | None = None, seed: int = 0
@@ -73,25 +73,25 @@ class FaultyProxy(ThreadingHTTPServer):
         self.rates = dict(rates or {})
         self.seed = seed
         self.dropped_headers: set[str] = set()
-        """Of requests, in lower case: as a store that does not know them."""
+        """Headers to remove from requests, in lower case, like a store that does not support them."""
         self.without_checksums = False
-        """Answer as for objects that were put without a checksum."""
+        """True: answer as if objects were stored without a checksum."""
         self.requests: list[str] = []
-        """Method and fault of each request so far."""
+        """Method and fault of each request until now."""
         self._seen: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     @property
     def url(self) -> str:
-        """What AWS_ENDPOINT_URL is to be."""
+        """The value for AWS_ENDPOINT_URL."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def counts(self) -> Counter[str]:
-        """Requests by fault, those that passed included."""
+        """Count requests by fault, including those that passed."""
         return Counter(request.split()[1] for request in self.requests)
 
     def next_fault(self, method: str, path: str) -> str:
-        """What happens to this request; it is counted."""
+        """Choose the fault of this request, and count it."""
         with self._lock:
             if self.faults:
                 fault = self.faults.pop(0)
@@ -101,7 +101,7 @@ class FaultyProxy(ThreadingHTTPServer):
         return fault
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Broken connections are what this server is for."""
+        """Log nothing: this server breaks connections on purpose."""
 
     def _by_chance(self, method: str, path: str) -> str:
         request = f"{method} {path}"
@@ -118,7 +118,7 @@ class FaultyProxy(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serving(proxy: FaultyProxy) -> Iterator[FaultyProxy]:
-    """Serve from a thread of this process."""
+    """Run the proxy in a thread of this process."""
     thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -198,7 +198,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2])
             self.close_connection = True
         elif fault == "flip":
-            place = len(self.server.requests) * 1009 % len(body)  # never the same twice in a row
+            place = (
+                len(self.server.requests) * 1009 % len(body)
+            )  # another byte than at the last request
             self.wfile.write(body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :])
         elif fault == "slow":
             step = len(body) // 10 + 1
@@ -209,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _reset(self) -> None:
-        # Linger 0: close sends RST instead of FIN.
+        # With linger 0, close sends RST instead of FIN.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
         self.close_connection = True

@@ -1,4 +1,4 @@
-"""cluster.yaml against Ray's own schema, and the manifests against what this project has."""
+"""Tests of cluster.yaml and deploy/: they fit Ray's schema, and use flags and files that exist."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def cluster() -> dict[str, Any]:
     return document
 
 
-def test_the_cluster_file_fits_rays_schema(cluster: dict[str, Any]) -> None:
+def test_cluster_yaml_fits_the_schema_of_ray(cluster: dict[str, Any]) -> None:
     schema = Path(ray.__file__).parent / "autoscaler" / "ray-schema.json"
     jsonschema.validate(cluster, json.loads(schema.read_text()))
     assert cluster["head_node_type"] in cluster["available_node_types"]
 
 
-def test_every_node_asks_for_the_token_and_opens_no_dashboard(cluster: dict[str, Any]) -> None:
+def test_every_node_uses_the_token_and_no_dashboard_is_public(cluster: dict[str, Any]) -> None:
     for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
         (start,) = [line for line in cluster[commands] if "ray start" in line]
         assert "export RAY_AUTH_MODE=token;" in start
@@ -40,7 +40,7 @@ def test_every_node_asks_for_the_token_and_opens_no_dashboard(cluster: dict[str,
     assert "~/.ray/auth_token" in cluster["file_mounts"]
 
 
-def test_no_work_lands_on_the_head_and_workers_are_spot_nodes(cluster: dict[str, Any]) -> None:
+def test_the_head_has_no_cpus_and_workers_are_spot_nodes(cluster: dict[str, Any]) -> None:
     types = cluster["available_node_types"]
     assert types["head"]["resources"]["CPU"] == 0
     for name in ("cpu", "gpu"):
@@ -49,7 +49,7 @@ def test_no_work_lands_on_the_head_and_workers_are_spot_nodes(cluster: dict[str,
     assert sum(types[name]["max_workers"] for name in ("cpu", "gpu")) == cluster["max_workers"]
 
 
-def test_the_kubernetes_job_gives_flags_that_exist_and_the_locked_version_of_ray() -> None:
+def test_the_kubernetes_job_has_valid_flags_and_the_locked_version_of_ray() -> None:
     job = yaml.safe_load((CHECKOUT / "deploy" / "rayjob.yaml").read_text())
     spec = job["spec"]
     python, script, *flags = shlex.split(spec["entrypoint"])
@@ -63,7 +63,7 @@ def test_the_kubernetes_job_gives_flags_that_exist_and_the_locked_version_of_ray
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
-def test_the_image_holds_what_the_jobs_import() -> None:
+def test_the_docker_image_holds_the_packages_that_jobs_import() -> None:
     lines = (CHECKOUT / "Dockerfile").read_text().splitlines()
     copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
     assert {

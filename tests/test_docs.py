@@ -1,9 +1,11 @@
-"""Every command in the README and in docs/ has flags that exist and values that are accepted."""
+"""Tests of the commands in the README and in docs/: all flags exist and all values are accepted."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,18 +15,23 @@ from pipeline.runtime.arguments import parse_arguments
 from pipeline.runtime.commands import COMMANDS, find, load
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+API = CHECKOUT / "docs" / "api.md"
+PAGES = [
+    CHECKOUT / "README.md",
+    CHECKOUT / "CONTRIBUTING.md",
+    *sorted(set((CHECKOUT / "docs").glob("*.md")) - {API}),
+]
 BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Words of each command in the page's code blocks that runs a job."""
-    found = []
+    """Give the words of each command that runs a job, from the code blocks of a page."""
+    result = []
     for block in BLOCK.findall(page.read_text()):
         for line in block.replace("\\\n", " ").splitlines():
             if re.search(r"\bjobs/\w+\.py\b", line) and not line.lstrip().startswith("#"):
-                found.append(shlex.split(line, comments=True))
-    return found
+                result.append(shlex.split(line, comments=True))
+    return result
 
 
 CASES = [
@@ -54,7 +61,23 @@ def test_every_job_is_in_the_docs() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_inside_the_checkout_lead_somewhere(page: Path) -> None:
+def test_links_to_files_of_the_checkout_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_api_page_is_that_of_the_docstrings() -> None:
+    """`make api` writes it."""
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.path.insert(0, 'docs'); import make_api; print(make_api.page())",
+        ],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.rstrip("\n") == (CHECKOUT / "docs" / "api.md").read_text().rstrip("\n")

@@ -1,7 +1,7 @@
-"""What earlier versions of the program wrote is read, continued and resumed, with the names it had.
+"""Tests that files of earlier versions are read, continued and resumed under their old names.
 
-`golden/<day>/bucket` holds the objects of a bucket as the program of that day wrote them, and `golden.json`
-the values it gave (`golden/make.py`). The folders never change.
+`golden/<day>/bucket` holds the objects of a bucket that the program of that day wrote, and `golden.json` the
+values it gave (`golden/make.py`). These folders never change.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FOLDERS = sorted(path for path in (Path(__file__).parent / "golden").glob("2*") 
 
 @dataclass(frozen=True)
 class Golden:
-    """One day's folder, in a bucket."""
+    """The folder of one day, uploaded to a bucket."""
 
     folder: Path
     values: dict[str, Any]
@@ -40,7 +40,7 @@ class Golden:
 
 @pytest.fixture(params=FOLDERS, ids=lambda path: path.name)
 def golden(request: pytest.FixtureRequest, s3_client: Any) -> Iterator[Golden]:
-    """The objects of a day, in the bucket that their URIs name; the bucket is emptied afterwards."""
+    """Upload the objects of a day to the bucket that their URIs name; empty the bucket afterwards."""
     folder: Path = request.param
     s3_client.create_bucket(Bucket="golden")
     for path in sorted((folder / "bucket").rglob("*")):
@@ -57,7 +57,7 @@ def golden(request: pytest.FixtureRequest, s3_client: Any) -> Iterator[Golden]:
 
 
 def score_config(run: str) -> ScoreConfig:
-    """The command of that day."""
+    """Give the flags of the command of that day."""
     flags = dict(zip(RUNS[run][::2], RUNS[run][1::2], strict=True))
     return ScoreConfig(
         images="s3://golden/in",
@@ -70,7 +70,7 @@ def score_config(run: str) -> ScoreConfig:
 
 
 def train_config(kind: str, output: str) -> TrainConfig:
-    """The command of that day."""
+    """Give the flags of the command of that day."""
     given = [word for word in (*TRAIN, *KINDS[kind]) if word != "--set"]
     settings = tuple(word for word in given if "=" in word)
     words = [word for word in given if "=" not in word]
@@ -85,25 +85,25 @@ def train_config(kind: str, output: str) -> TrainConfig:
 
 
 def shards(run_id: str) -> dict[str, bytes]:
-    """Every shard of a run, by URI."""
+    """Read every shard of a run, by URI."""
     listed = storage.list_objects(f"s3://golden/out/scored/{run_id}")
     return {info.uri: storage.read_bytes(info.uri) for info in listed}
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_run_has_the_id_that_it_had(golden: Golden, run: str) -> None:
+def test_a_run_keeps_its_id(golden: Golden, run: str) -> None:
     job = prepare(score_config(run))
     job.selection.listed.close()
     assert job.run_id == golden.values["run_ids"][run]
 
 
 @pytest.mark.parametrize("key", CACHES)
-def test_a_cache_of_proposals_has_the_name_that_it_had(golden: Golden, key: str) -> None:
+def test_a_cache_of_proposals_keeps_its_name(golden: Golden, key: str) -> None:
     assert settings_name(ProposalConfig(**CACHES[key])) == golden.values["caches"][key]
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_same_command_finds_nothing_to_do(golden: Golden) -> None:
+def test_the_same_command_has_nothing_to_do(golden: Golden) -> None:
     run_id = golden.values["run_ids"]["plain"]
     before = shards(run_id)
     summary = score.run(score_config("plain"))
@@ -113,10 +113,8 @@ def test_the_same_command_finds_nothing_to_do(golden: Golden) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_goes_on_with_its_columns_where_images_are_new(
-    golden: Golden, s3_client: Any
-) -> None:
-    """Its new shards have the columns of its first ones, so that no reader sees two kinds in one run."""
+def test_a_run_with_new_images_keeps_its_columns(golden: Golden, s3_client: Any) -> None:
+    """New shards have the same columns as the first ones, so that all shards of a run are alike."""
     run_id = golden.values["run_ids"]["plain"]
     before = shards(run_id)
     newer = (golden.folder / "bucket/in/01.jpg").read_bytes()
@@ -133,7 +131,7 @@ def test_a_run_goes_on_with_its_columns_where_images_are_new(
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_scored_rows_are_those_of_that_day(golden: Golden, run: str) -> None:
+def test_scored_rows_are_read_as_on_that_day(golden: Golden, run: str) -> None:
     run_id, expected = golden.values["run_ids"][run], golden.values["rows"][run]
     rows = [row for data in shards(run_id).values() for row in rows_of(data)]
     kept = [{name: row[name] for name in told} for row, told in zip(rows, expected, strict=True)]
@@ -144,8 +142,8 @@ def test_scored_rows_are_those_of_that_day(golden: Golden, run: str) -> None:
         row["image_uri"]: row["status"] for row in expected
     }  # the second generation comes last
     assert read.num_rows == len(expected)
-    found = zip(*(read.rows[name].to_pylist() for name in ("image_uri", "status")), strict=True)
-    assert dict(found) == latest
+    uris, statuses = (read.rows[name].to_pylist() for name in ("image_uri", "status"))
+    assert dict(zip(uris, statuses, strict=True)) == latest
 
 
 def rows_of(data: bytes) -> list[dict[str, Any]]:
@@ -153,7 +151,7 @@ def rows_of(data: bytes) -> list[dict[str, Any]]:
     return rows
 
 
-def test_compact_makes_the_table_that_it_made(golden: Golden) -> None:
+def test_compact_makes_the_same_table(golden: Golden) -> None:
     made = compact.run(CompactConfig(scored="s3://golden/out", output="s3://golden/again"))
     assert {summary.run_id for summary in made} == set(golden.values["run_ids"].values())
     for summary in made:
@@ -178,36 +176,36 @@ def test_report_and_export_read_a_run(golden: Golden, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", PLACES)
-def test_a_checkpoint_finds_what_it_found(golden: Golden, kind: str) -> None:
+def test_a_checkpoint_gives_the_same_boxes(golden: Golden, kind: str) -> None:
     detector = Detector(f"s3://golden/{PLACES[kind]}", precision="float32", num_threads=1)
     images = ["s3://golden/in/01.jpg", "s3://golden/in/drawn.png"]
-    for found, expected in zip(detector.detect(images), golden.values["boxes"][kind], strict=True):
-        assert len(found) >= len(expected)
-        for box, told in zip(found, expected, strict=False):
+    for boxes, expected in zip(detector.detect(images), golden.values["boxes"][kind], strict=True):
+        assert len(boxes) >= len(expected)
+        for box, told in zip(boxes, expected, strict=False):
             assert {k: v for k, v in box.items() if k in told} == pytest.approx(told, abs=2e-3)
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_cache_of_proposals_is_used(golden: Golden, caplog: pytest.LogCaptureFixture) -> None:
-    """The part of that day has all images: nothing is computed."""
+    """The part of that day holds all images, so no proposals are computed."""
     config = prepared_proposals("paper")
     images = storage.list_objects("s3://golden/labelled/JPEGImages")
     before = storage.list_objects("s3://golden/trained/paper/proposals")
     with caplog.at_level("INFO", logger="pipeline.proposals"):
         boxes, errors = compute_proposals(images, config, "s3://golden/trained/paper/proposals")
-    assert f"all {len(images)} images are in" in caplog.text
+    assert f"has all {len(images)} images" in caplog.text
     assert (len(boxes), errors) == (len(images), {})
     assert storage.list_objects("s3://golden/trained/paper/proposals") == before
 
 
 def prepared_proposals(kind: str) -> ProposalConfig:
-    """The proposer of a training, as its checkpoint has it."""
+    """Give the config of the proposer in the checkpoint of a training."""
     config = json.loads(storage.read_bytes(f"s3://golden/{PLACES[kind]}/config.json"))
     return ProposalConfig(**config["proposals"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_finished_training_is_finished(golden: Golden, kind: str) -> None:
+def test_a_finished_training_is_not_repeated(golden: Golden, kind: str) -> None:
     config = train_config(kind, f"trained/{kind}")
     result = train.run(config)
     assert result is not None
@@ -218,18 +216,18 @@ def test_a_finished_training_is_finished(golden: Golden, kind: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_interrupted_training_goes_on_to_the_losses_of_an_undisturbed_one(
+def test_an_interrupted_training_resumes_with_the_losses_of_an_undisturbed_one(
     golden: Golden,
 ) -> None:
     train.run(train_config("modern", "interrupted"))
     curves = json.loads(storage.read_bytes("s3://golden/interrupted/metrics.json"))
     losses = [row["loss"] for row in curves["steps"]]
-    # Another kind of processor rounds otherwise, and steps add that up.
+    # Another processor rounds differently, and the differences add up over the steps.
     assert losses == pytest.approx(golden.values["losses"]["modern"], rel=1e-3)
 
 
 def test_an_image_of_that_day_decodes(golden: Golden) -> None:
-    """The golden inputs are whole, all but the one that is broken on purpose."""
+    """All golden images are complete, except one that is broken on purpose."""
     good = [path for path in (golden.folder / "bucket/in").iterdir() if path.stem != "broken"]
     assert len(good) == 11
     assert all(decode(path.read_bytes()).pixels.shape[0] == 48 for path in good)

@@ -1,4 +1,4 @@
-"""A later version, with one more column, field and flag of each kind, keeps the promises of `test_golden`."""
+"""Tests that a later version, with one more column, field and flag of each kind, passes `test_golden`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEW_FIELDS = {
 
 
 def add_field(folder: Path, name: str, field: str) -> None:
-    """Put a field behind the last one of a dataclass, wherever below `folder` the class is."""
+    """Add a field at the end of a dataclass, which may be in any file below `folder`."""
     for path in folder.rglob("*.py"):
         source = path.read_text()
         for node in ast.walk(ast.parse(source)):
@@ -32,7 +32,7 @@ def add_field(folder: Path, name: str, field: str) -> None:
                 fields = [n for n in places if "ClassVar" not in ast.unparse(node.body[n])]
                 before = node.body[fields[-1]]
                 after = node.body[fields[-1] + 1]
-                if isinstance(after, ast.Expr):  # the words of the last field
+                if isinstance(after, ast.Expr):  # the docstring of the last field
                     before = after
                 lines = source.splitlines()
                 lines.insert(before.end_lineno or 0, f"    {field}")
@@ -42,7 +42,7 @@ def add_field(folder: Path, name: str, field: str) -> None:
 
 
 def add_column(folder: Path) -> None:
-    """Append a column to scored/, and count its version one higher."""
+    """Append a column to scored/, and raise its version by one."""
     path = folder / "pipeline" / "schema.py"
     source = path.read_text()
     last = '        pa.field("num_tiles", pa.int32()),\n'
@@ -54,7 +54,7 @@ def add_column(folder: Path) -> None:
 
 @pytest.fixture
 def later(tmp_path: Path) -> Path:
-    """A copy of the code with all of these changes."""
+    """A copy of the code with all these changes."""
     for name in ("fastrcnn", "pipeline", "jobs", "tests", "pyproject.toml"):
         source = CHECKOUT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
@@ -66,7 +66,7 @@ def later(tmp_path: Path) -> Path:
 
 
 @pytest.mark.long
-def test_the_golden_folders_pass_under_a_later_version(later: Path) -> None:
+def test_a_later_version_passes_the_golden_tests(later: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "", "tests/test_golden.py"],
         cwd=later,

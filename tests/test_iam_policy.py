@@ -1,8 +1,8 @@
-"""deploy/iam-policy*.json before an S3 server that enforces them: each role's jobs live on its own, and have
-no more.
+"""Tests of deploy/iam-policy*.json on an S3 server that enforces them: each policy is enough for its jobs,
+and allows nothing else.
 
-The server (moto) knows actions and resources; it does not look at conditions. That shards may be created but
-not replaced is therefore asked of the documents.
+The server (moto) checks actions and resources, but not conditions. So the policy files are read to test that
+shards may be created but not replaced.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def photo() -> bytes:
 def keys(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path
 ) -> Iterator[dict[str, dict[str, str]]]:
-    """A server with a bucket and a user for each role; their keys, as the environment names them."""
+    """Start a server with a bucket and one user per role; give their keys as environment variables."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "admin")
@@ -86,11 +86,11 @@ def keys(
         with servers.s3_server(tmp_path_factory.mktemp("logs")) as endpoint:
             administration = boto3.Session()
             _fill(administration.client("s3"), tiny_checkpoint)
-            found = {role: _user(administration.client("iam"), role) for role in ROLES}
+            users = {role: _user(administration.client("iam"), role) for role in ROLES}
             headers = {"Content-Type": "text/plain"}
             closed = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", b"0", headers)
             urllib.request.urlopen(closed).close()
-            yield found
+            yield users
 
 
 def _fill(admin: Any, tiny_checkpoint: Path) -> None:
@@ -104,7 +104,7 @@ def _fill(admin: Any, tiny_checkpoint: Path) -> None:
 
 
 def _user(iam: Any, role: str) -> dict[str, str]:
-    # Asking for a bucket's head needs s3:ListBucket; moto calls it by another name.
+    # HeadBucket needs s3:ListBucket; moto uses another name for it.
     told = policy(role).replace('"s3:ListBucket"', '["s3:ListBucket", "s3:HeadBucket"]')
     iam.create_user(UserName=role)
     iam.put_user_policy(UserName=role, PolicyName=role, PolicyDocument=told)
@@ -121,10 +121,11 @@ def job(
     keys: dict[str, dict[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
-    """An S3 client of the user whose role the test names; the environment is that user's, too."""
+    """Give an S3 client of the user with the role of the test, and set the environment variables of that
+    user."""
     for name, value in keys[request.param].items():
         monkeypatch.setenv(name, value)
-    return boto3.Session().client("s3")  # the shared session keeps the first credentials it saw
+    return boto3.Session().client("s3")  # the default session keeps its first credentials
 
 
 def refused(job: Any, operations: list[tuple[str, dict[str, Any]]]) -> None:
@@ -135,7 +136,7 @@ def refused(job: Any, operations: list[tuple[str, dict[str, Any]]]) -> None:
 
 
 @pytest.mark.parametrize("job", ["score"], indirect=True)
-def test_a_job_scores_with_the_policy_and_can_do_nothing_else(job: Any) -> None:
+def test_the_scoring_policy_allows_scoring_and_nothing_else(job: Any) -> None:
     config = ScoreConfig(
         images="s3://bucket/inbox", checkpoint="s3://bucket/model", output="s3://bucket/results"
     )
@@ -185,7 +186,7 @@ def test_shards_may_be_created_and_never_replaced_or_deleted() -> None:
     assert all(statement["Effect"] == "Allow" for statement in allowed.values())
     actions = {a for s in allowed.values() for a in [s["Action"]]}
     assert actions == {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}
-    # A PUT without If-None-Match has no such key, so it is not allowed.
+    # A PUT without If-None-Match lacks this condition key, so it is not allowed.
     for name, statement in allowed.items():
         written = json.dumps(statement["Resource"])
         if statement["Action"] == "s3:PutObject":
@@ -195,8 +196,9 @@ def test_shards_may_be_created_and_never_replaced_or_deleted() -> None:
 
 
 @pytest.mark.parametrize("job", ["train"], indirect=True)
-def test_a_job_trains_with_the_policy_and_can_do_nothing_else(job: Any, tmp_path: Path) -> None:
-    """What a training job puts and how, without its cluster. A whole one has run on this policy, too."""
+def test_the_training_policy_allows_training_and_nothing_else(job: Any, tmp_path: Path) -> None:
+    """The test writes what a training job writes, without a cluster. A whole job was run with this policy
+    too."""
     config = TrainConfig(data="s3://bucket/labelled", output="s3://bucket/model", split="test")
     assert len(read_labelled_images(config.data, config.split).images) == 1
     claim_output(config, train.FREE_FLAGS)
@@ -207,7 +209,7 @@ def test_a_job_trains_with_the_policy_and_can_do_nothing_else(job: Any, tmp_path
         board.step(row)
         board.validated(1, {"val_map": 0.5, "val_ap": {}}, {"pr_curves.png": b"picture"})
         board.save(1)
-    # Ray Train's own, through the file system it is given.
+    # Files of Ray Train, through the file system that it gets.
     filesystem, path = storage.arrow_filesystem(config.output)
     (tmp_path / "model.safetensors").write_bytes(bytes(10_000_000))
     fs.copy_files(str(tmp_path), f"{path}/train/checkpoint_1", destination_filesystem=filesystem)
@@ -234,7 +236,7 @@ def test_a_job_trains_with_the_policy_and_can_do_nothing_else(job: Any, tmp_path
 
 
 @pytest.mark.parametrize("job", ["results"], indirect=True)
-def test_results_are_read_with_the_policy_and_nothing_else_is_done(
+def test_the_results_policy_allows_reading_results_and_nothing_else(
     keys: dict[str, dict[str, str]], job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -247,7 +249,7 @@ def test_results_are_read_with_the_policy_and_nothing_else_is_done(
         ]
         write_shard("s3://bucket/results", *rows, run_id="r1")
     scored = {"scored": "s3://bucket/results", "run_id": "r1"}
-    for _ in range(2):  # and made anew
+    for _ in range(2):  # the second time replaces the files
         compact.run(CompactConfig(output="s3://bucket/results", **scored))
         labels = {"data": "s3://bucket/labelled", "split": "test"}
         evaluate.run(EvaluateConfig(**scored, **labels))
@@ -269,7 +271,7 @@ def test_results_are_read_with_the_policy_and_nothing_else_is_done(
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_no_role_deletes_objects_and_what_training_creates_is_never_replaced(role: str) -> None:
+def test_no_policy_allows_deleting_or_replacing_what_training_creates(role: str) -> None:
     told = [s["Action"] for s in statements(role).values()]
     actions = {
         name for told_of in told for name in ([told_of] if isinstance(told_of, str) else told_of)

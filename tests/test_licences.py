@@ -1,4 +1,5 @@
-"""The licence list is of the lock as it stands, and holds no licence that would bind this project's code."""
+"""Tests of docs/licences.md: it matches the lock, and holds no licence that binds the code of this
+project."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-def test_the_list_is_the_locks_and_has_no_strong_copyleft() -> None:
+def test_the_list_matches_the_lock_and_has_no_strong_copyleft() -> None:
     lock = (CHECKOUT / "requirements.lock").read_text()
     locked = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", lock, re.MULTILINE))
     rows = (CHECKOUT / "docs" / "licences.md").read_text().splitlines()

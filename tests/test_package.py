@@ -1,4 +1,4 @@
-"""The public surface, and what the wheel holds."""
+"""Tests of the public names, and of the files in the wheel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pipeline.detector
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-def test_the_public_surface_is_this() -> None:
+def test_the_public_names_are_these() -> None:
     assert pipeline.__all__ == ["Detections", "Detector", "__version__"]
     assert fastrcnn.__all__ == [
         "FastRCNN",
@@ -38,7 +38,7 @@ def test_the_public_surface_is_this() -> None:
     assert pipeline.__version__ == fastrcnn.__version__ == "0.1.0"
 
 
-def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'pipeline' has no attribute 'Detektor'"):
         pipeline.Detektor  # noqa: B018
     with pytest.raises(AttributeError, match="module 'fastrcnn' has no attribute 'detekt'"):
@@ -67,7 +67,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_the_wheel_holds_all_that_the_jobs_need_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_files_that_jobs_need_and_no_others(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     info = "fastrcnn_ray-0.1.0.dist-info"
@@ -97,7 +97,7 @@ def test_the_wheel_holds_all_that_the_jobs_need_and_nothing_else(wheel: Path) ->
     } <= names
 
 
-def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+def test_the_wheel_has_metadata(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
         metadata = email.message_from_bytes(archive.read(name))
@@ -112,7 +112,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert "fastrcnn-ray = pipeline.runtime.commands:run_package" in entry
 
 
-def test_the_unpacked_wheel_runs_where_there_is_no_checkout(wheel: Path, tmp_path: Path) -> None:
+def test_the_unpacked_wheel_runs_without_a_checkout(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "unpacked")
     (tmp_path / "elsewhere").mkdir()

@@ -1,4 +1,4 @@
-"""docs/python.md, run as it stands, from images and a checkpoint to a page."""
+"""Tests of docs/python.md: its code runs unchanged, from images and a checkpoint to a page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTAL
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_documents_code_runs_from_images_to_a_page(
+def test_the_code_of_the_page_runs_from_images_to_a_report(
     tmp_path: Path,
     tiny_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -43,11 +43,11 @@ def test_the_documents_code_runs_from_images_to_a_page(
     with Image.open("boxes.png") as picture:
         assert picture.size == (40, 30)
     assert "{'ok': 2}" in lines[-3]
-    assert lines[-2].startswith(f"{len(boxes)} boxes in ")  # the job found the same
+    assert lines[-2].startswith(f"{len(boxes)} boxes in ")  # the job gave the same boxes
     assert Path(lines[-1].removeprefix("open ")).is_file()
 
 
-def test_the_names_of_the_document_stay_importable() -> None:
+def test_the_names_on_the_page_stay_importable() -> None:
     import pipeline.detector
     from pipeline import Detections, Detector, compact, evaluate, export, report
     from pipeline.config import CompactConfig, ReportConfig, ScoreConfig

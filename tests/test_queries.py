@@ -1,4 +1,4 @@
-"""docs/queries.md as it stands, on a small record: DuckDB, Polars and the SQL for Athena and Spark agree."""
+"""Tests of docs/queries.md on a small record: DuckDB, Polars and the SQL for Athena and Spark agree."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ QUESTIONS = {text.split("\n")[0]: dict(BLOCK.findall(text)) for text in _section
 SETUP = {tool: code for tool, code in BLOCK.findall(OPENING) if tool != "athena"}
 LARGE, SMALL = (0.0, 0.0, 640.0, 400.0), (5.0, 6.0, 7.0, 8.0)
 DAY = 24
-"""Hours."""
+"""A day, in hours."""
 
 Answer = list[tuple[Any, ...]]
 
 
 def write_record(folder: Path) -> None:
-    """Seven images of two days in `folder`/results, one of them scored twice, with the flat table."""
+    """Write a run of seven images from two days, one of them scored twice, and its flat table."""
     results = str(folder / "results")
     cats = [("cat", 0.875 - i / 16, SMALL) for i in range(4)]
     write_shard(
@@ -63,7 +63,7 @@ def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def record(one_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder where `results` has one run; nothing may be written there."""
+    """Work in a folder where `results` holds one run. Nothing may be written there."""
     monkeypatch.chdir(one_run)
 
 
@@ -86,12 +86,12 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def two_models(two_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, and the run of a second model, which sees a dog more in b.jpg and none in a.jpg."""
+    """Work in a folder with a second run: its model detects one more dog in b.jpg, and none in a.jpg."""
     monkeypatch.chdir(two_runs)
 
 
 def plain(rows: list[dict[str, Any]]) -> Answer:
-    """Rows in an order of their own, numbers of any type alike, times in UTC."""
+    """Make answers comparable: sorted rows, numbers of one type, times in UTC."""
 
     def value(cell: Any) -> Any:
         if isinstance(cell, datetime.datetime):
@@ -110,7 +110,7 @@ def ask_duckdb(code: str) -> Answer:
 
 
 def ask_standard_sql(code: str) -> Answer:
-    """What Athena and Spark are given: their tables are views here."""
+    """Run the SQL for Athena and Spark in DuckDB, with views instead of their tables."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for name, files in (("scored_rows", "scored/*/*"), ("detections", "detections/*")):
@@ -130,22 +130,22 @@ def ask_polars(code: str) -> Answer:
 
 
 ANSWERS: dict[str, Answer] = {
-    "What are the surest boxes of a rare class?": [
+    "Which boxes of a rare class have the highest scores?": [
         ("a.jpg", 0.625, 0, 0, 640, 400),
         ("e.jpg", 0.9375, *SMALL),
     ],
-    "How many boxes has each class, in how many images, how sure?": [
+    "How many boxes and images has each class, and what is the mean score?": [
         ("cat", 7, 2, 0.6071),  # (.875 + .8125 + .75 + .6875 + .5 + .375 + .25) / 7
         ("dog", 2, 2, 0.7812),  # (.625 + .9375) / 2
     ],
     "Which images show at least three cats?": [("a.jpg", 4)],
-    "Which images show nothing?": [("c.jpg",)],
+    "Which images have no detections?": [("c.jpg",)],
     "What failed, and why?": [
         ("missing", "no such key", 1, "f.jpg"),
         ("undecodable", "cut short", 1, "d.jpg"),
         ("unreadable", "no such key", 1, "g.jpg"),
     ],
-    "Which classes are seen together?": [("cat", "dog", 1)],
+    "Which classes occur together?": [("cat", "dog", 1)],
     "How many boxes and images are left above a threshold?": [
         (0.1, 9, 3),
         (0.2, 9, 3),
@@ -173,7 +173,7 @@ ANSWERS: dict[str, Answer] = {
 COMPARISON = "Where do two models disagree?"
 
 
-def test_there_are_a_dozen_questions_in_each_tool() -> None:
+def test_every_question_is_answered_in_each_tool() -> None:
     assert list(QUESTIONS) == [*list(ANSWERS)[:10], COMPARISON, *list(ANSWERS)[10:]]
     assert {frozenset(blocks) for blocks in QUESTIONS.values()} == {
         frozenset({"duckdb", "polars", "athena+spark"})
@@ -190,7 +190,7 @@ def test_each_tool_gives_the_answer_worked_out_by_hand(question: str) -> None:
 
 
 @pytest.mark.usefixtures("two_models")
-def test_each_tool_finds_where_two_models_disagree() -> None:
+def test_each_tool_shows_where_two_models_disagree() -> None:
     blocks = QUESTIONS[COMPARISON]
     expected = [("a.jpg", "dog", "m1", 0.625), ("b.jpg", "dog", "m2", 0.5)]
     assert ask_duckdb(blocks["duckdb"]) == expected
@@ -199,7 +199,7 @@ def test_each_tool_finds_where_two_models_disagree() -> None:
 
 
 def write_grown_record(folder: Path) -> None:
-    """A run of version 1 beside one with `generation`, whose later rows come from a clock that is behind."""
+    """Write a run of version 1, and a run with `generation` whose later rows come from a slow clock."""
     results = str(folder / "results")
     old = {"run_id": "r0", "columns": FIRST_COLUMNS, "format_version": 1}
     write_shard(results, image("a.jpg", ("cat", 0.5, SMALL)), **old)
@@ -219,10 +219,10 @@ def write_grown_record(folder: Path) -> None:
 
 
 GROWN = [("a.jpg", "r0", 0.75), ("a.jpg", "r1", 0.75), ("b.jpg", "r1", 0.875)]
-"""The newest rows: the highest generation, and of several the last."""
+"""The newest rows: highest generation, then latest time."""
 
 
-def test_each_tool_takes_the_highest_generation_then_the_latest_row(
+def test_each_tool_keeps_the_highest_generation_then_the_latest_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_grown_record(tmp_path)
@@ -235,12 +235,12 @@ def test_each_tool_takes_the_highest_generation_then_the_latest_row(
     sql = f"SELECT image_uri, run_id, scored_rows.detections[1].score FROM scored {surest}"
     assert ask_standard_sql(sql) == GROWN
     tables = Path("results/detections").glob("*.parquet")
-    found = [
+    newest = [
         (row["image_uri"], path.stem, row["score"])
         for path in tables
         for row in pq.read_table(path).to_pylist()
     ]
-    assert sorted(found) == GROWN
+    assert sorted(newest) == GROWN
 
 
 def test_the_macros_read_a_record_of_version_1(
@@ -285,7 +285,7 @@ def test_athenas_tables_have_the_columns_of_the_schema(name: str, schema: pa.Sch
 
 
 @pytest.mark.usefixtures("two_models")
-def test_the_macro_gives_the_table_that_compact_makes() -> None:
+def test_the_macro_gives_the_same_table_as_compact() -> None:
     with duckdb.connect() as connection:
         connection.execute(MACROS)
         macro = connection.sql("FROM detections('results/scored/*/*.parquet') ORDER BY ALL")

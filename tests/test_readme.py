@@ -1,4 +1,4 @@
-"""The README's queries, run as they stand on a small record in a bucket."""
+"""Tests of the queries in the README, on a small record in a bucket."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ def row(name: str, status: str, detections: list[tuple[str, float]] | None) -> d
 
 @pytest.fixture
 def record(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Two runs, in a bucket and in the local folder `results`. The first has no box, and the columns of
-    version 1."""
+    """Write two runs to a bucket and to the local folder `results`.
+
+    The first run has no box, and the columns of version 1.
+    """
     old = [row("c.jpg", "ok", []), row("d.jpg", "undecodable", None)]
     new = [
         row("a.jpg", "ok", [("cat", 0.75), ("dog", 0.5)]),
@@ -52,7 +54,7 @@ def record(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def value_of(code: str) -> Any:
-    """Run a snippet; the value of its last expression."""
+    """Run a snippet; give the value of its last expression."""
     *statements, last = ast.parse(code).body
     assert isinstance(last, ast.Expr)
     names: dict[str, Any] = {}
@@ -66,7 +68,7 @@ def test_the_readme_has_a_query_for_each_tool() -> None:
     ] == QUERIES
 
 
-def test_duckdb_finds_the_surest_cats_in_the_bucket(record: str) -> None:
+def test_duckdb_gives_the_cats_with_the_highest_scores(record: str) -> None:
     relation = value_of(QUERIES[0].replace("s3://bucket/", f"{record}/"))
     assert relation.fetchall() == [
         ("s3://bucket/inbox/b.jpg", "cat", 0.875, 1.0, 2.0, 30.0, 40.0),
@@ -80,7 +82,7 @@ def test_polars_counts_boxes_by_class() -> None:
 
 
 @pytest.mark.usefixtures("record")
-def test_pyarrow_lists_what_was_not_looked_at() -> None:
+def test_pyarrow_lists_images_that_were_not_scored() -> None:
     assert value_of(QUERIES[2]).to_pylist() == [
         {"image_uri": "s3://bucket/inbox/d.jpg", "status": "undecodable", "error": "cut short"}
     ]

@@ -1,4 +1,7 @@
-"""The rooms of the project: no import runs upwards."""
+"""Tests of the layers of pipeline/: no module imports from a higher layer.
+
+A *room* is a folder or module directly below pipeline/. Rooms of one *floor* may not import each other.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ FLOORS = (
     ("results", "scoring", "training"),
     ("ablation",),
 )
-"""Rooms and modules of pipeline/, from the ground up. What is not here is a job, on the top floor."""
+"""Rooms by floor, from the lowest up. A module that is not listed is a job, on the top floor."""
 JOBS = (
     "ablate",
     "compact",
@@ -35,13 +38,13 @@ JOBS = (
     "train",
 )
 KEPT = {("detector", "scoring")}
-"""Detector(table of candidates) still gives result rows, as before the actor had a class of its own."""
+"""Allowed upward imports: Detector(table of candidates) still gives result rows, as before it was split."""
 MAY_CALL = {"export": {"compact"}, "report": {"evaluate"}, "ablate": {"train"}}
-"""Jobs that do the work of another one first."""
+"""Jobs that call another job."""
 
 
 def room(module: str) -> str:
-    """The second word of a module's name: pipeline.storage.s3 lies in storage."""
+    """Give the room of a module: pipeline.storage.s3 is in storage."""
     return module.split(".")[1]
 
 
@@ -50,7 +53,7 @@ def floor(name: str) -> int:
 
 
 def imports() -> Iterator[tuple[str, str, str]]:
-    """(room, imported room, file) of each import between two rooms, inside functions too."""
+    """Yield (room, imported room, file) of each import between rooms, also inside functions."""
     for path in sorted((CHECKOUT / "pipeline").rglob("*.py")):
         parts = path.relative_to(CHECKOUT).with_suffix("").parts
         if len(parts) == 2 and parts[1] in ("__init__", "__main__"):
@@ -73,7 +76,7 @@ def imported(node: ast.AST) -> list[str]:
     return [name for name in names if name.split(".")[0] == "pipeline"]
 
 
-def test_no_import_runs_upwards() -> None:
+def test_no_room_imports_a_higher_floor() -> None:
     upwards = {
         f"{low} imports {high} in {path}"
         for low, high, path in imports()
@@ -86,7 +89,7 @@ def test_no_import_runs_upwards() -> None:
     assert sorted(upwards) == [], "\n".join(sorted(upwards))
 
 
-def test_the_top_floor_is_the_jobs() -> None:
+def test_the_top_floor_holds_the_jobs_only() -> None:
     names = {
         path.stem if path.is_file() else path.name
         for path in (CHECKOUT / "pipeline").iterdir()
@@ -96,10 +99,10 @@ def test_the_top_floor_is_the_jobs() -> None:
     assert names - known - {"__init__", "__main__"} == set(JOBS)
 
 
-def test_the_detector_knows_no_ray_and_no_storage() -> None:
-    """fastrcnn/ runs as plain calls on any machine."""
+def test_fastrcnn_imports_no_ray_and_no_storage() -> None:
+    """fastrcnn/ can be used on any machine by plain calls."""
     banned = ("ray", "pipeline", "jobs", "fsspec", "s3fs", "boto3")
-    found = [
+    imported_names = [
         f"{path.name}: {name}"
         for path in (CHECKOUT / "fastrcnn").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
@@ -112,4 +115,4 @@ def test_the_detector_knows_no_ray_and_no_storage() -> None:
         )
         if name.split(".")[0] in banned
     ]
-    assert found == []
+    assert imported_names == []

@@ -1,4 +1,4 @@
-"""A short round of `make soak`, with the same parts, on the session's cluster."""
+"""Tests of `make soak`: a short round on the cluster of the session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.soak.site import RATES, Site
 
 
 class SessionCluster:
-    """The one of `conftest.ray_cluster`: its processes are this one's, its only node is not to be shot."""
+    """The cluster of `conftest.ray_cluster`. Its only node must not be killed."""
 
     def __init__(self, endpoint: str) -> None:
         self.address = ray.get_runtime_context().gcs_address
@@ -33,7 +33,7 @@ class SessionCluster:
         kill(pid)
 
     def mend(self) -> None:
-        """Nothing dies here that Ray does not bring back."""
+        """Do nothing: Ray restarts every process that is killed here."""
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -45,7 +45,7 @@ def test_a_round_with_a_killed_driver_and_a_killed_detector(
     tiny_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """60 images behind the proxy: every one is a row, once, with the boxes that it has without all this."""
+    """Each of 60 images behind the proxy gets one row, with the same boxes as in an undisturbed run."""
     site = Site(
         client=s3_client,
         proxy=worker_proxy,
@@ -58,7 +58,7 @@ def test_a_round_with_a_killed_driver_and_a_killed_detector(
     images = site.put(contents)
     detector = Detector(tiny_checkpoint, num_threads=1)
     boxes = zip(images, detector.detect(list(contents.values())), strict=True)
-    expected: dict[str, Row] = {uri: {"status": "ok", "detections": found} for uri, found in boxes}
+    expected: dict[str, Row] = {uri: {"status": "ok", "detections": rows} for uri, rows in boxes}
 
     monkeypatch.setattr(worker_proxy, "rates", RATES | {"slow": 0.1})
     worker_proxy.requests.clear()
@@ -74,7 +74,7 @@ def test_a_round_with_a_killed_driver_and_a_killed_detector(
     assert worker_proxy.counts().keys() >= {"503", "pass"}
 
 
-def test_a_row_that_is_missing_twice_or_different_is_found() -> None:
+def test_missing_doubled_and_different_rows_are_reported() -> None:
     box = {"label": "cat", "score": 0.5, "x_min": 0.0, "y_min": 0.0, "x_max": 9.0, "y_max": 9.0}
     good = {"image_uri": "a", "status": "ok", "detections": [box]}
     near = good | {"detections": [box | {"x_max": 9.01}]}
@@ -92,7 +92,7 @@ def test_a_row_that_is_missing_twice_or_different_is_found() -> None:
     ]
 
 
-def test_a_shard_that_changes_or_goes_is_found(s3_client: Any, bucket: str) -> None:
+def test_a_changed_or_deleted_shard_is_reported(s3_client: Any, bucket: str) -> None:
     name = bucket.removeprefix("s3://")
     watch = Watch(s3_client, name, "scored/")
     for content in (b"1", b"2"):

@@ -1,7 +1,7 @@
-"""The commands of the tutorial and of the operations page, run as they stand, one after the other.
+"""Tests that run the commands of the tutorial and of the operations page, one after the other.
 
-In a folder that has what the pages speak of: labelled images, an inbox, a classifier's weights. Only the
-bucket and the catalogue have other names.
+The folder holds what the pages use: labelled images, an inbox, and weights of a classifier. Only the names of
+bucket and catalogue are replaced.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BUCKET, CATALOGUE = "s3://bucket/", "https://catalogue.example"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the tutorial's reader has."""
+    """The folder of a reader of the tutorial."""
     folder = tmp_path_factory.mktemp("reader")
     draw_split(folder / "my-data", "train", range(4), seed=0, size=(120, 160))
     draw_split(folder / "my-data", "test", range(4, 6), seed=0, size=(120, 160))
@@ -46,10 +46,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(words: list[str], folder: Path, **names: str) -> str:
-    """A command of a page; what it said. `names`: what is called otherwise here."""
-    for there, here in names.items():
+    """Run a command of a page; give its output. `names` replaces names of bucket or catalogue."""
+    for kind, name in names.items():
         words = [
-            word.replace({"bucket": BUCKET, "catalogue": CATALOGUE}[there], here) for word in words
+            word.replace({"bucket": BUCKET, "catalogue": CATALOGUE}[kind], name) for word in words
         ]
     settings = dict(word.split("=", 1) for word in itertools.takewhile(is_setting, words))
     python, job, *flags = words[len(settings) :]
@@ -73,7 +73,7 @@ def is_setting(word: str) -> bool:
 
 @pytest.fixture(scope="module")
 def walked(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The folder at the tutorial's end, and all that was said on the way."""
+    """The folder at the end of the tutorial, and the output of all its commands."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         yield (
@@ -82,8 +82,8 @@ def walked(folder: Path) -> Iterator[tuple[Path, str]]:
         )
 
 
-def test_the_tutorial_ends_with_everything_that_it_promises(walked: tuple[Path, str]) -> None:
-    folder, said = walked
+def test_the_tutorial_makes_all_files_that_it_names(walked: tuple[Path, str]) -> None:
+    folder, output = walked
     rows = pl.read_parquet(folder / "my-results/scored/**/*.parquet")
     assert sorted(rows["status"]) == ["ok"] * 6 + ["undecodable"]
     boxes = duckdb.sql(f"SELECT count(*) FROM '{folder}/my-results/detections/**/*.parquet'")
@@ -99,24 +99,24 @@ def test_the_tutorial_ends_with_everything_that_it_promises(walked: tuple[Path, 
     (page,) = folder.glob("my-results/**/*.html")
     assert "broken.jpg" in page.read_text()
     assert list(folder.glob("my-results/coco/*.json"))
-    assert "mAP" in said
+    assert "mAP" in output
 
 
-def test_the_operations_page_works_on_what_the_tutorial_made(
+def test_the_operations_page_works_on_the_results_of_the_tutorial(
     walked: tuple[Path, str], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On S3, Delta too; the Iceberg catalogue is a file."""
+    """All is on S3, Delta too. The Iceberg catalogue is a file."""
     deltalake = pytest.importorskip("deltalake", reason="the extra `delta` is not installed")
     pytest.importorskip("pyiceberg.catalog", reason="the extra `iceberg` is not installed")
     folder, _ = walked
-    for name, there in (("my-inbox", "inbox"), ("my-model", "model"), ("my-results", "results")):
-        storage.upload_folder(folder / name, f"{bucket}/{there}")
+    for name, target in (("my-inbox", "inbox"), ("my-model", "model"), ("my-results", "results")):
+        storage.upload_folder(folder / name, f"{bucket}/{target}")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("PYICEBERG_CATALOG__DEFAULT__WAREHOUSE", f"file://{tmp_path}/warehouse")
     names = {"bucket": f"{bucket}/", "catalogue": f"sqlite:///{tmp_path}/catalog.db"}
-    said = [run(words, folder, **names) for words in commands(CHECKOUT / "docs/operations.md")]
-    assert "7 images" in said[0]
-    assert "$" in said[0]
+    output = [run(words, folder, **names) for words in commands(CHECKOUT / "docs/operations.md")]
+    assert "7 images" in output[0]
+    assert "$" in output[0]
     expected = pl.read_parquet(folder / "my-results/scored/**/*.parquet")["num_detections"].sum()
     options = {"AWS_ALLOW_HTTP": "true"}
     table = deltalake.DeltaTable(f"{bucket}/lake/detections", storage_options=options)

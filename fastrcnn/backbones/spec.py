@@ -55,9 +55,9 @@ class BackboneSpec:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `FastRCNNConfig` whose value in both presets differs from that of other backbones."""
     paper: Mapping[str, Any] = field(default_factory=dict)
-    """Likewise, in the preset `paper` alone."""
+    """Fields that differ in the preset `paper` alone."""
     modern: Mapping[str, Any] = field(default_factory=dict)
-    """Likewise, in the preset `modern` alone."""
+    """Fields that differ in the preset `modern` alone."""
 
     def __post_init__(self) -> None:
         if not self.strides or len(self.strides) != len(self.channels):

@@ -1,8 +1,8 @@
-"""How good are the boxes: average precision as VOC and as COCO measure it, and proposal recall.
+"""Quality of boxes: average precision by the rules of VOC and of COCO, and the recall of proposals.
 
 Legend: N images; D detections, P proposals and G ground-truth objects of one image; K classes.
-Boxes are (x1, y1, x2, y2) with continuous edges. Labels are 1..K; arrays per class are indexed by
-label - 1.
+Boxes are (x1, y1, x2, y2) with continuous edges. Labels are 1..K. Arrays with one entry for each class are
+indexed by label - 1.
 """
 
 from fastrcnn.metrics.coco import COCOResult, evaluate_coco

@@ -1,4 +1,7 @@
-"""Average precision and recall as COCO measures them, through pycocotools and never by hand."""
+"""Average precision and recall by COCO's rules. pycocotools computes all of them.
+
+Legend: see `fastrcnn.metrics`. A is any number of boxes.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,14 @@ from fastrcnn.metrics.inputs import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class COCOResult:
-    """What `evaluate_coco` measured; NaN where there is no ground truth to measure on.
+    """The result of `evaluate_coco`. A number without ground truth to measure it on is NaN.
 
     Args:
-        ap: over IoU .5, .55, ... .95. ap50, ap75: at one IoU.
-        ap_small, ap_medium, ap_large: objects below 32^2, up to 96^2 and above, in square pixels.
-        ar_1, ar_10, ar_100: recall with that many detections of a class in an image.
-        ap_per_class: (K,) float64, as `ap`.
+        ap: average precision, mean over IoU .5, .55, ... .95.
+        ap50, ap75: average precision at IoU .5 and at IoU .75.
+        ap_small, ap_medium, ap_large: `ap` for objects below 32^2, up to 96^2 and above 96^2 square pixels.
+        ar_1, ar_10, ar_100: average recall with at most that many detections of a class in an image.
+        ap_per_class: (K,) float64, `ap` of each class.
     """
 
     ap: float
@@ -50,23 +54,25 @@ def evaluate_coco(
     detections: Sequence[ImageDetections],
     num_classes: int,
 ) -> COCOResult:
-    """COCO's box metrics: at most 100 detections of a class in an image, crowds by COCO's rule.
+    """Compute COCO's box metrics, with at most 100 detections of a class in an image.
 
-    Difficult objects, which COCO does not have, are neither asked for nor counted as mistakes.
+    Crowds follow COCO's rule. COCO has no difficult objects. Here they are ignored: a missed one is no
+    mistake, and neither is a detection of one.
 
     Args:
-        ground_truth, detections: N each, item i of both for the same image; images without objects
-            or without detections included. Equal scores keep this order.
+        ground_truth: N items, also for images without objects.
+        detections: N items in the same order, also for images without detections. Detections with equal
+            scores keep their order.
         num_classes: K.
 
     Raises:
-        ValueError: another number of images, or a label outside 1..K.
+        ValueError: the numbers of items differ, or a label is outside 1..K.
     """
     check_images(ground_truth, detections, num_classes)
     if not ground_truth:
         nan = float("nan")
         return _result([nan] * 9, np.full(num_classes, nan))
-    # pycocotools reports its progress with prints, which belong to nobody here.
+    # pycocotools prints its progress. These lines are dropped.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _BoxEvaluation(
             _dataset([_truth_rows(image) for image in ground_truth], num_classes),
@@ -76,7 +82,7 @@ def evaluate_coco(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    # (IoU, recall, K, area range, detections an image); -1 where a class has no ground truth
+    # Axes: IoU, recall, K, area range, detections per image. -1: the class has no ground truth.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     per_class = precision.mean(axis=(0, 1))
     return _result(
@@ -85,6 +91,7 @@ def evaluate_coco(
 
 
 def _result(stats: Sequence[float], per_class: npt.NDArray[np.float64]) -> COCOResult:
+    """Name pycocotools' first nine numbers. Its -1 (nothing to measure) becomes NaN."""
     names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100")
     values = {
         name: float(value) if value >= 0 else float("nan")
@@ -94,7 +101,7 @@ def _result(stats: Sequence[float], per_class: npt.NDArray[np.float64]) -> COCOR
 
 
 class _BoxEvaluation(COCOeval):  # type: ignore[misc]  # pycocotools has no types
-    """COCOeval sets every object's `ignore` to its `iscrowd`; here also to its `difficult`."""
+    """COCOeval that also ignores difficult objects. The original ignores crowds only."""
 
     def _prepare(self) -> None:
         super()._prepare()
@@ -104,7 +111,7 @@ class _BoxEvaluation(COCOeval):  # type: ignore[misc]  # pycocotools has no type
 
 
 def _dataset(images: Sequence[Iterator[dict[str, Any]]], num_classes: int) -> COCO:
-    """Annotations for pycocotools, with ids from 1: its matching takes id 0 for "no match"."""
+    """Build pycocotools' data set. Ids begin at 1, because its matching uses id 0 for "no match"."""
     rows = [
         {**row, "image_id": image_id} for image_id, image in enumerate(images, 1) for row in image
     ]
@@ -119,6 +126,7 @@ def _dataset(images: Sequence[Iterator[dict[str, Any]]], num_classes: int) -> CO
 
 
 def _truth_rows(image: ImageGroundTruth) -> Iterator[dict[str, Any]]:
+    """Yield one annotation in COCO's form for each object."""
     xywh = _xywh(image.boxes)
     areas = xywh[:, 2] * xywh[:, 3] if image.areas is None else image.areas
     difficult, crowd = (_flag(f, len(xywh)) for f in (image.difficult, image.crowd))
@@ -133,6 +141,7 @@ def _truth_rows(image: ImageGroundTruth) -> Iterator[dict[str, Any]]:
 
 
 def _detection_rows(image: ImageDetections) -> Iterator[dict[str, Any]]:
+    """Yield one annotation in COCO's form for each detection."""
     for d, box in enumerate(_xywh(image.boxes).tolist()):
         yield {
             "bbox": box,
@@ -143,10 +152,11 @@ def _detection_rows(image: ImageDetections) -> Iterator[dict[str, Any]]:
 
 
 def _xywh(boxes: Floats) -> npt.NDArray[np.float64]:
-    """Boxes (A, 4) xyxy -> (A, 4) x, y, width, height, in float64 so that nothing is rounded."""
+    """Turn boxes (A, 4) into (A, 4) x, y, width, height. float64 avoids rounding."""
     exact = boxes.astype(np.float64)
     return np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1)
 
 
 def _flag(flag: Bools | None, length: int) -> Bools:
+    """Return the flags (length,). None means that all are False."""
     return np.zeros(length, bool) if flag is None else flag

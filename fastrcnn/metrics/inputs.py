@@ -1,4 +1,7 @@
-"""What every metric takes: each image's labelled objects and detections, checked when made."""
+"""The inputs of all metrics: the labelled objects and the detections of each image, with their checks.
+
+Legend: G ground-truth objects and D detections of one image; K classes; A and B any numbers of boxes.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,11 @@ class ImageGroundTruth:
     Args:
         boxes: (G, 4).
         labels: (G,) int, 1..K.
-        difficult: (G,) bool, objects neither asked for nor counted as mistakes; None: none is.
-        crowd: (G,) bool, regions standing for many objects; None: none is.
-        areas: (G,) in square pixels, for COCO's small/medium/large, which COCO takes from the
-            segmentation; None: those of the boxes.
+        difficult: (G,) bool. A difficult object is ignored: neither missing nor detecting it is a mistake.
+            None: no object is difficult.
+        crowd: (G,) bool. A crowd is a region that stands for many objects. None: no object is a crowd.
+        areas: (G,) in square pixels. They decide whether an object is small, medium or large for COCO, which
+            takes them from the segmentation. None: the areas of the boxes.
 
     Raises:
         ValueError: the lengths differ, or a box is not finite.
@@ -40,11 +44,11 @@ class ImageGroundTruth:
         _check_boxes(self.boxes)
         for name in ("labels", "difficult", "crowd", "areas"):
             value = getattr(self, name)
-            if value is not None and value.shape != (len(self.boxes),):
-                raise ValueError(f"{name} {value.shape} do not belong to boxes {self.boxes.shape}")
+            if value is not None:
+                _check_length(name, value, self.boxes)
 
     def ignored(self) -> Bools:
-        """(G,) objects that VOC's rules leave out of account: difficult ones and crowds."""
+        """Mark the objects that VOC's rules ignore (G,): difficult ones and crowds."""
         ignored = np.zeros(len(self.boxes), bool)
         for flag in (self.difficult, self.crowd):
             if flag is not None:
@@ -54,12 +58,12 @@ class ImageGroundTruth:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageDetections:
-    """What a detector found in one image, in any order.
+    """The detections of one image, in any order.
 
     Args:
         boxes: (D, 4).
         labels: (D,) int, 1..K.
-        scores: (D,), higher is surer.
+        scores: (D,). A higher score means a more certain detection.
 
     Raises:
         ValueError: the lengths differ, or a box or score is not finite.
@@ -72,11 +76,10 @@ class ImageDetections:
     def __post_init__(self) -> None:
         _check_boxes(self.boxes)
         for name in ("labels", "scores"):
-            value = getattr(self, name)
-            if value.shape != (len(self.boxes),):
-                raise ValueError(f"{name} {value.shape} do not belong to boxes {self.boxes.shape}")
+            _check_length(name, getattr(self, name), self.boxes)
         if not np.isfinite(self.scores).all():
-            raise ValueError("a score is not finite, so the detections have no order")
+            score = self.scores[~np.isfinite(self.scores)][0]
+            raise ValueError(f"score {score} is not finite: expected numbers that can be sorted")
 
 
 def check_images(
@@ -84,36 +87,47 @@ def check_images(
     detections: Sequence[ImageDetections],
     num_classes: int,
 ) -> None:
-    """Raise ValueError unless both are for the same number of images and every label is 1..K."""
+    """Raise ValueError if the numbers of images differ, or if a label is outside 1..K."""
     if len(ground_truth) != len(detections):
         raise ValueError(
-            f"{len(ground_truth)} images with objects, {len(detections)} with detections"
+            f"{len(ground_truth)} images with objects, {len(detections)} with detections:"
+            " expected the same images in both"
         )
     for labels in (image.labels for images in (ground_truth, detections) for image in images):
         if len(labels) and not 1 <= labels.min() <= labels.max() <= num_classes:
-            raise ValueError(f"labels {np.unique(labels)} are not all 1..{num_classes}")
+            raise ValueError(f"labels {np.unique(labels)}: expected 1 to {num_classes}")
 
 
 def pairwise_iou(boxes: Floats, others: Floats) -> npt.NDArray[np.float64]:
-    """IoU (A, B) of boxes (A, 4) and (B, 4), in float64; 0 between two boxes that have no area.
+    """Compute the IoU (A, B) of boxes (A, 4) and (B, 4) in float64. It is 0 for two boxes without area.
 
-    `torchvision.ops.box_iou` on numpy arrays: importing torchvision takes longer than most evaluations.
+    It equals `torchvision.ops.box_iou`, on numpy arrays. Importing torchvision takes longer than most
+    evaluations.
     """
-    a, b = (
-        boxes.astype(np.float64)[:, None],
-        others.astype(np.float64)[None],
-    )  # (A, 1, 4), (1, B, 4)
+    a = boxes.astype(np.float64)[:, None]  # (A, 1, 4)
+    b = others.astype(np.float64)[None]  # (1, B, 4)
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # (A, B, 2)
     intersection = np.maximum(sides, 0).prod(axis=-1)
-    areas = (a[..., 2:] - a[..., :2]).prod(axis=-1), (b[..., 2:] - b[..., :2]).prod(axis=-1)
-    union = areas[0] + areas[1] - intersection  # (A, B)
-    nothing = np.zeros_like(union)
-    iou: npt.NDArray[np.float64] = np.divide(intersection, union, out=nothing, where=union > 0)
+    area_a = (a[..., 2:] - a[..., :2]).prod(axis=-1)  # (A, 1)
+    area_b = (b[..., 2:] - b[..., :2]).prod(axis=-1)  # (1, B)
+    union = area_a + area_b - intersection  # (A, B)
+    zeros = np.zeros_like(union)
+    iou: npt.NDArray[np.float64] = np.divide(intersection, union, out=zeros, where=union > 0)
     return iou
 
 
 def _check_boxes(boxes: Floats) -> None:
+    """Raise ValueError unless boxes have the shape (A, 4) and all values are finite."""
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes {boxes.shape} are not (number, 4)")
+        raise ValueError(f"boxes have the shape {boxes.shape}: expected (number, 4)")
     if not np.isfinite(boxes).all():
-        raise ValueError(f"box {boxes[~np.isfinite(boxes).all(axis=1)][0]} is not finite")
+        box = boxes[~np.isfinite(boxes).all(axis=1)][0]
+        raise ValueError(f"box {box} is not finite: expected x1, y1, x2, y2 in pixels")
+
+
+def _check_length(name: str, values: npt.NDArray[Any], boxes: Floats) -> None:
+    """Raise ValueError unless there is one value for each box."""
+    if values.shape != (len(boxes),):
+        raise ValueError(
+            f"{name} have the shape {values.shape}: expected ({len(boxes)},), one for each box"
+        )

@@ -1,4 +1,7 @@
-"""How many objects the proposals cover."""
+"""Recall of proposals: the share of the objects that they cover.
+
+Legend: N images; P proposals and G ground-truth objects of one image.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from fastrcnn.metrics.inputs import Floats, pairwise_iou
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProposalRecall:
-    """What `proposal_recall` measured; NaN everywhere where there is no ground truth.
+    """The result of `proposal_recall`. Without ground truth all recalls are NaN.
 
     Args:
-        recalls: share of objects covered, one for each IoU threshold asked for.
+        recalls: share of the covered objects, one number for each IoU threshold.
         average_recall: twice the integral of recall over IoU from .5 to 1.
-        num_gt: objects.
+        num_gt: number of objects.
     """
 
     recalls: tuple[float, ...]
@@ -30,19 +33,25 @@ def proposal_recall(
     gt_boxes: Sequence[Floats],
     iou_thresholds: Sequence[float] = (0.5, 0.7),
 ) -> ProposalRecall:
-    """The share of objects with a proposal near: the ceiling of any detector on these proposals.
+    """Compute the share of the objects that a proposal covers. It limits every detector on these proposals.
 
-    Average recall is Hosang et al.'s (What makes for effective detection proposals?): recall
-    integrated over IoU from .5 to 1, times 2; an object whose best IoU is o adds 2 max(o - .5, 0).
+    Average recall is defined by Hosang et al. (What makes for effective detection proposals?): recall
+    integrated over IoU from .5 to 1, times 2. An object whose best IoU is o contributes 2 max(o - .5, 0).
 
     Args:
         proposals: N arrays (P, 4).
-        gt_boxes: N arrays (G, 4).
-        iou_thresholds: an object counts as found at IoU >= threshold.
+        gt_boxes: N arrays (G, 4), in the same order.
+        iou_thresholds: an object is covered if the IoU with some proposal is at least the threshold.
+
+    Raises:
+        ValueError: the numbers of arrays differ.
     """
     if len(proposals) != len(gt_boxes):
-        raise ValueError(f"{len(proposals)} images with proposals, {len(gt_boxes)} with objects")
-    best = [  # per image (G,): the IoU of the nearest proposal, 0 without proposals
+        raise ValueError(
+            f"{len(proposals)} images with proposals, {len(gt_boxes)} with objects: expected the"
+            " same images in both"
+        )
+    best = [  # for each image (G,): IoU of the nearest proposal, or 0 without proposals
         pairwise_iou(gt, boxes).max(axis=1, initial=0.0)
         for boxes, gt in zip(proposals, gt_boxes, strict=True)
     ]

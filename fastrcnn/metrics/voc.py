@@ -1,7 +1,9 @@
-"""Average precision as PASCAL VOC measures it, on continuous boxes.
+"""Average precision by PASCAL VOC's rules, on boxes with continuous edges.
 
-VOC's own tools add 1 to widths and heights, which moves IoUs near the threshold; here nothing does
-(design contract, section 1). On the 30-class test vectors the difference is 2e-4 of mAP.
+VOC's tools add 1 to widths and heights, which changes IoUs near the threshold. This module does not (design
+contract, section 1). On the 30-class test vectors the difference is 2e-4 of mAP.
+
+Legend: see `fastrcnn.metrics`. M points of a curve; T detections of all images.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ Method = Literal["voc07", "area"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrecisionRecall:
-    """One class's curve: point i keeps the i + 1 best detections that count.
+    """The precision-recall curve of one class. Point i is measured on its i + 1 best detections.
+
+    Detections of ignored objects are left out.
 
     Args:
         recall: (M,) float64, never falling.
         precision: (M,) float64.
-        scores: (M,) float64, never rising: the threshold that gives the point.
+        scores: (M,) float64, never rising: the score threshold of each point.
     """
 
     recall: npt.NDArray[np.float64]
@@ -43,13 +47,13 @@ class PrecisionRecall:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VOCResult:
-    """What `evaluate_voc` measured.
+    """The result of `evaluate_voc`.
 
     Args:
-        mean_ap: over the classes that have ground truth; NaN where none has.
-        ap: (K,) float64; NaN for a class without ground truth, 0 for one that was never detected.
-        curves: K curves; that of a class without ground truth has NaN recall.
-        num_gt: (K,) int64, objects asked for: difficult and crowd ones are not.
+        mean_ap: mean over the classes with ground truth. NaN if no class has any.
+        ap: (K,) float64. NaN for a class without ground truth, 0 for a class without detections.
+        curves: K curves. The recall of a class without ground truth is NaN.
+        num_gt: (K,) int64, number of objects without difficult ones and crowds.
     """
 
     mean_ap: float
@@ -61,37 +65,39 @@ class VOCResult:
 def average_precision(
     recall: npt.ArrayLike, precision: npt.ArrayLike, method: Method = "voc07"
 ) -> float:
-    """The area under a precision-recall curve, by VOC's older or newer rule.
+    """Compute the area under a precision-recall curve, by VOC's older or newer rule.
 
-    Both read the curve's envelope: the best precision at that recall or a higher one.
+    Both rules read the curve's envelope: the best precision at the same or a higher recall.
 
     Args:
         recall: (M,), never falling.
         precision: (M,).
         method: ``voc07``: mean of the envelope at recall 0, .1, ... 1 (VOC 2007 to 2009).
-            ``area``: its exact area (VOC 2010 on).
+            ``area``: exact area under the envelope (VOC 2010 and later).
 
     Returns:
-        0 for an empty curve.
+        The average precision. It is 0 for an empty curve.
 
     Raises:
-        ValueError: unequal lengths, or an unknown method.
+        ValueError: the lengths differ, or the method is unknown.
 
     Example:
         recall (.5, 1), precision (1, .5): voc07 (6 * 1 + 5 * .5) / 11 = .772727, area .75.
     """
     r, p = np.asarray(recall, np.float64), np.asarray(precision, np.float64)
     if r.shape != p.shape or r.ndim != 1:
-        raise ValueError(f"recall {r.shape} and precision {p.shape} are not one curve")
+        raise ValueError(
+            f"recall {r.shape} and precision {p.shape}: expected one dimension and equal lengths"
+        )
     envelope = np.maximum.accumulate(p[::-1])[::-1]
-    envelope = np.append(envelope, 0.0)  # (M+1,): nothing beyond the last recall
+    envelope = np.append(envelope, 0.0)  # (M + 1,): precision is 0 beyond the last recall
     if method == "voc07":
-        # k / 10 is the same double as "k of 10 found"; k * .1 is not (.30000000000000004).
+        # k / 10 is the same double as a recall of k out of 10. k * .1 is not (.30000000000000004).
         levels = np.arange(11) / 10
         return float(envelope[np.searchsorted(r, levels, side="left")].mean())
     if method == "area":
         return float(np.diff(r, prepend=0.0) @ envelope[:-1])
-    raise ValueError(f"method {method!r} is neither 'voc07' nor 'area'")
+    raise ValueError(f"method {method!r}: expected 'voc07' or 'area'")
 
 
 def evaluate_voc(
@@ -102,20 +108,25 @@ def evaluate_voc(
     iou_threshold: float = 0.5,
     method: Method = "voc07",
 ) -> VOCResult:
-    """Average precision per class, by the rules of the VOC development kit.
+    """Compute average precision for each class, by the rules of the VOC development kit.
 
-    In order of falling score (ties: in the order given), a detection takes the object of its class
-    that it overlaps most. IoU >= threshold: a true positive the first time the object is taken, a
-    false positive after that, left out of account where the object is difficult or a crowd. Below:
-    a false positive. `>=` is the rule of VOCevaldet.m and COCO; py-faster-rcnn's copy has `>`.
+    Detections are read from the highest score to the lowest; equal scores keep their order. Each detection is
+    matched to the object of its class with the highest IoU. If this IoU is below the threshold, the detection
+    is a false positive. Else:
+    - the object is difficult or a crowd: the detection is ignored;
+    - the object was not matched before: a true positive;
+    - the object was matched before: a false positive.
+
+    An IoU equal to the threshold is enough. That is the rule of VOCevaldet.m and COCO; py-faster-rcnn's copy
+    asks for more.
 
     Args:
-        ground_truth, detections: N each, item i of both for the same image; images without objects
-            or without detections included.
+        ground_truth: N items, also for images without objects.
+        detections: N items in the same order, also for images without detections.
         num_classes: K.
 
     Raises:
-        ValueError: another number of images, or a label outside 1..K.
+        ValueError: the numbers of items differ, or a label is outside 1..K.
     """
     check_images(ground_truth, detections, num_classes)
     num_gt = np.zeros(num_classes, np.int64)
@@ -127,8 +138,8 @@ def evaluate_voc(
     order = order[matches.counted[order]]
     curves, ap = [], np.full(num_classes, np.nan)
     for k in range(num_classes):
-        mine = order[matches.labels[order] == k + 1]
-        curves.append(_curve(matches.objects[mine], matches.scores[mine], int(num_gt[k])))
+        rows = order[matches.labels[order] == k + 1]
+        curves.append(_curve(matches.objects[rows], matches.scores[rows], int(num_gt[k])))
         if num_gt[k]:
             ap[k] = average_precision(curves[k].recall, curves[k].precision, method)
     mean_ap = float(np.nanmean(ap)) if num_gt.any() else float("nan")
@@ -137,12 +148,13 @@ def evaluate_voc(
 
 @dataclass(frozen=True, slots=True)
 class _Matches:
-    """Every detection of every image, in the order given; T is their number.
+    """The detections of all images and the objects they match, in the order given.
 
     Args:
-        labels: (T,). scores: (T,).
-        objects: (T,) number of the object it takes, counted over all images; -1 for none.
-        counted: (T,) False where that object is difficult or a crowd.
+        labels: (T,).
+        scores: (T,).
+        objects: (T,) index of the matched object among the objects of all images. -1: no match.
+        counted: (T,) False if the matched object is difficult or a crowd.
     """
 
     labels: Ints
@@ -156,20 +168,21 @@ def _match(
     detections: Sequence[ImageDetections],
     iou_threshold: float,
 ) -> _Matches:
+    """Match each detection to the object of its class with the highest IoU, if that reaches the threshold."""
     objects, counted = [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     offset = 0
-    for truth, found in zip(ground_truth, detections, strict=True):
-        taken = np.full(len(found.boxes), -1)  # (D,)
-        unasked = np.zeros(len(found.boxes), bool)  # (D,)
-        if len(truth.boxes) and len(found.boxes):
-            iou = pairwise_iou(found.boxes, truth.boxes)  # (D, G)
-            iou[found.labels[:, None] != truth.labels[None, :]] = -1
-            best = iou.argmax(axis=1)  # the first of equals, as in the kit
+    for truth, detected in zip(ground_truth, detections, strict=True):
+        matched = np.full(len(detected.boxes), -1)  # (D,)
+        ignored = np.zeros(len(detected.boxes), bool)  # (D,)
+        if len(truth.boxes) and len(detected.boxes):
+            iou = pairwise_iou(detected.boxes, truth.boxes)  # (D, G)
+            iou[detected.labels[:, None] != truth.labels[None, :]] = -1
+            best = iou.argmax(axis=1)  # the first of equal IoUs, as in the kit
             near = iou[np.arange(len(best)), best] >= iou_threshold
-            taken[near] = best[near] + offset
-            unasked = near & truth.ignored()[best]
-        objects.append(taken)
-        counted.append(~unasked)
+            matched[near] = best[near] + offset
+            ignored = near & truth.ignored()[best]
+        objects.append(matched)
+        counted.append(~ignored)
         offset += len(truth.boxes)
     return _Matches(
         labels=np.concatenate([np.zeros(0, np.int64), *(d.labels for d in detections)]),
@@ -180,12 +193,19 @@ def _match(
 
 
 def _curve(objects: npt.NDArray[np.int64], scores: Floats, num_gt: int) -> PrecisionRecall:
-    """The curve of one class's detections, best first; the first to take an object is right."""
+    """Compute the curve of one class.
+
+    Args:
+        objects: (M,) matched objects of the class's detections, highest score first. -1: no match. The first
+            detection that matches an object is a true positive.
+        scores: (M,).
+        num_gt: number of objects of the class.
+    """
     first = np.unique(objects, return_index=True)[1]
-    right = np.zeros(len(objects), bool)
-    right[first] = True
-    right &= objects >= 0
-    true_positives = np.cumsum(right, dtype=np.float64)
+    correct = np.zeros(len(objects), bool)
+    correct[first] = True
+    correct &= objects >= 0
+    true_positives = np.cumsum(correct, dtype=np.float64)
     return PrecisionRecall(
         recall=true_positives / num_gt if num_gt else np.full(len(objects), np.nan),
         precision=true_positives / np.arange(1, len(objects) + 1),

@@ -1,6 +1,8 @@
-"""Candidate boxes. Every proposer has one signature and one promise: same image, same boxes, same order.
+"""Proposals: candidate boxes of an image. All proposers have the same signature:
 
-proposer(image (H, W, 3) uint8 RGB, *, mode, max_boxes, min_size, seed) -> (P, 4) float32, best first
+    proposer(image (H, W, 3) uint8 RGB, *, mode, max_boxes, min_size, seed) -> (P, 4) float32, best first
+
+The same image and settings always give the same boxes in the same order.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ Proposer = Callable[..., npt.NDArray[np.float32]]
 
 
 @functools.cache
-def _function(place: str) -> Callable[..., Any]:
-    """The function that a spec names as ``module:name``."""
-    module, _, name = place.partition(":")
+def _function(reference: str) -> Callable[..., Any]:
+    """Import the function that a spec names as ``module:name``."""
+    module, _, name = reference.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
     return function
 
@@ -33,7 +35,7 @@ def _function(place: str) -> Callable[..., Any]:
 PROPOSERS: dict[str, Proposer] = {
     name: _function(spec.function) for name, spec in PROPOSER_SPECS.items() if spec.function
 }
-"""Name -> function, of the proposers that make boxes from an image."""
+"""The proposers that make boxes from an image alone: name -> function."""
 
 __all__ = [
     "PROPOSERS",
@@ -49,10 +51,10 @@ __all__ = [
 
 
 def prepare(config: ProposalConfig) -> None:
-    """Make this process ready for `propose` on one core: OpenCV's threads off, compiled code loaded.
+    """Prepare this process for `propose` on one core: limit OpenCV to one thread and load compiled code.
 
-    A process that does not call it pays on its first image. Our kernels start no threads of their own, and
-    leave Python's lock while they run, so threads of one process may share them.
+    Without this call the first image takes longer. The compiled kernels start no threads. They release
+    Python's global lock (GIL) while they run, so several threads of one process may call them at once.
     """
     cv2.setNumThreads(1)
     if config.spec.prepare:
@@ -60,13 +62,21 @@ def prepare(config: ProposalConfig) -> None:
 
 
 def propose(image: npt.NDArray[np.uint8], config: ProposalConfig) -> npt.NDArray[np.float32]:
-    """Proposals (P, 4) float32, image frame, best first, by the proposer that `config` names.
+    """Make the proposals of an image with the proposer that `config` names.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (P, 4) float32 xyxy, image frame, best first.
 
     Raises:
-        KeyError: no such proposer; `table` and `rpn` make no boxes of an image alone.
+        KeyError: the proposer does not make boxes from an image alone, like `table` and `rpn`.
     """
     if config.spec.function is None:
-        raise KeyError(f"{config.name} makes no boxes of an image: expected {', '.join(PROPOSERS)}")
+        raise KeyError(
+            f"{config.name} does not make boxes from an image: expected {', '.join(PROPOSERS)}"
+        )
     boxes: npt.NDArray[np.float32] = _function(config.spec.function)(
         image,
         mode=config.mode,

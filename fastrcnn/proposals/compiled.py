@@ -1,7 +1,7 @@
-"""Where compiled code is kept: compiled once a node and version of these files, loaded by every process.
+"""The cache of compiled code: each node compiles each version of these files once, and all processes load it.
 
-Compiling takes some 20 s of a core and 300 MB, loading one second. What is kept depends on the CPU and is
-found by it, so nodes of several kinds may share a folder.
+Compilation takes about 20 s of one core and 300 MB; loading takes one second. Compiled code depends on the
+CPU, and so does its folder's name. So nodes with different CPUs may share a file system.
 """
 
 from __future__ import annotations
@@ -28,24 +28,28 @@ _READY = "ready"
 
 @functools.cache
 def cache_folder() -> Path:
-    """Folder for this machine's code: under NUMBA_CACHE_DIR, else under the temporary folder.
+    """Create and return the folder for this machine's compiled code.
 
-    Numba itself notices a change in the file of an entry only, and looks for what it kept by the file's path,
-    so the name is a hash of all `_SOURCES`, their path, the CPU and numba. What it loads are pickles: a
-    temporary folder that others could write is not used, but a new one of this process.
+    It lies under NUMBA_CACHE_DIR, or else under the temporary folder. Its name is a hash of all `_SOURCES`,
+    their path, the CPU and numba's version. The reason: numba finds cached code by the path of a file, and
+    notices changes only in that file, not in the files that it imports.
+
+    Cached code contains pickles. So if other users can write into the folder under the temporary folder, this
+    process uses a new folder instead.
     """
-    own = Path(__file__).parent
+    folder = Path(__file__).parent
     digest = hashlib.sha256()
     for source in _SOURCES:
-        digest.update((own / f"{source}.py").read_bytes())
+        digest.update((folder / f"{source}.py").read_bytes())
     cpu = llvmlite.binding.get_host_cpu_name() + llvmlite.binding.get_host_cpu_features().flatten()
-    digest.update(f"{own} {cpu} {_config.CPU_NAME} {numba.__version__}".encode())
+    digest.update(f"{folder} {cpu} {_config.CPU_NAME} {numba.__version__}".encode())
     name = f"fastrcnn-{digest.hexdigest()[:16]}"
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-    parent = Path(chosen) if chosen else Path(tempfile.gettempdir(), f"fastrcnn-{os.getuid()}")
+    from_user = os.environ.get("NUMBA_CACHE_DIR")
+    default = Path(tempfile.gettempdir(), f"fastrcnn-{os.getuid()}")
+    parent = Path(from_user) if from_user else default
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not chosen:
+        if not from_user:
             _check_private(parent)
         (parent / name).mkdir(mode=0o700, exist_ok=True)
     except OSError:
@@ -54,41 +58,46 @@ def cache_folder() -> Path:
 
 
 def _check_private(folder: Path) -> None:
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise PermissionError(f"{folder} is not this user's alone")
+    """Raise PermissionError unless only this user can write into the folder."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{folder}: expected a folder that only this user can write into")
 
 
 def entry(*signatures: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function for these argument types now, or load it: without the GIL, with the cache.
+    """Decorate an entry: a compiled function that Python code calls.
 
-    Entries are few: what they call is compiled into them and has no files of its own.
+    The function is compiled for the given argument types when its module is imported, or loaded from the
+    cache. It releases the GIL. There are only a few entries. The functions that they call are compiled into
+    them and have no files in the cache.
     """
 
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile_entry(function: Callable[..., Any]) -> Callable[..., Any]:
         before = _config.CACHE_DIR
-        _config.CACHE_DIR = str(cache_folder())  # read here only; other users of numba keep theirs
+        # numba reads the setting in `njit`. It is restored, because other code may use numba too.
+        _config.CACHE_DIR = str(cache_folder())
         try:
-            made: Callable[..., Any] = numba.njit(list(signatures), nogil=True, cache=True)(
-                function
-            )
+            jit = numba.njit(list(signatures), nogil=True, cache=True)
+            compiled: Callable[..., Any] = jit(function)
         finally:
             _config.CACHE_DIR = before
-        return made
+        return compiled
 
-    return compiled
+    return compile_entry
 
 
 @functools.cache
 def kernels() -> ModuleType:
-    """The compiled entries. Of processes that start at once on a new node one compiles, the others wait."""
+    """Return the module of the compiled entries.
+
+    If several processes start at once on a new node, one of them compiles and the others wait.
+    """
     folder = cache_folder()
     if (folder / _READY).exists():
         return importlib.import_module("fastrcnn.proposals.kernels")
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(
-            lock, fcntl.LOCK_EX
-        )  # the system frees it when the process ends, however it ends
+        # The operating system releases the lock when the process ends, even if it is killed.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         module = importlib.import_module("fastrcnn.proposals.kernels")
         (folder / _READY).touch()
     return module

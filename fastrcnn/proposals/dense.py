@@ -1,4 +1,7 @@
-"""Dense boxes at fixed sizes and shapes: no look at the pixels, microseconds, whole coverage."""
+"""A dense grid of boxes with fixed sizes and shapes.
+
+It covers the whole image. It takes microseconds, because it does not read the pixels.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 RATIOS = (2 / 3, 1.0, 3 / 2)
-"""height / width. An object twice as long as wide still has IoU .75 with the nearest shape."""
+"""Values of height / width. An object twice as long as wide still has IoU .75 with the nearest shape."""
 SCALE_STEP = 2 ** (2 / 3)
-"""Between two sides. With it and `SHARE_GROWTH`, 4000 boxes reach recall .97 to 1.0 at IoU .5 on objects of
-27 to 260 px in 640 x 480 photos (bccd); steps of 2**.5 and 2 and growths of 0 and .5 reach less."""
+"""Ratio of two neighbouring sides. With it and `SHARE_GROWTH`, 4000 boxes have recall .97 to 1.0 at IoU .5 on
+objects of 27 to 260 px in 640 x 480 photos (bccd). Steps of 2**.5 and 2, and growths of 0 and .5, have
+less."""
 SHARE_GROWTH = 0.25
-"""The distance of neighbours, as a share of their side, grows with side**-SHARE_GROWTH: equal shares would
-spend most boxes on the smallest side, equal distances too few."""
+"""The distance between neighbouring boxes, as a share of their side, is proportional to side**-SHARE_GROWTH.
+With equal shares most boxes would have the smallest side. With equal distances too few would have it."""
 
 
 Shapes = tuple[tuple[float, float], ...]
@@ -28,24 +32,24 @@ def grid(
     min_size: int = 20,
     shapes: Shapes | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Boxes over an image, as dense as `max_boxes` allows, large ones first.
+    """Place boxes over an image, as densely as `max_boxes` allows.
 
-    Sides fall by `SCALE_STEP` from the image's shorter side to `min_size`, each in all of `RATIOS`; or boxes
-    have the shapes that `fastrcnn.anchors.fit_grid` found in a data set.
+    Without `shapes`, the sides of the boxes run from the image's shorter side down to `min_size` in steps of
+    `SCALE_STEP`, each with all `RATIOS`.
 
     Args:
         size: (height, width) of the image, pixels.
-        max_boxes: at most so many.
-        min_size: geometric mean side of the smallest boxes, where no shapes are given.
-        shapes: shares of the image's shorter side.
+        max_boxes: the largest P.
+        min_size: square root of the area of the smallest boxes, pixels. Not used with `shapes`.
+        shapes: shapes fitted to a data set by `fastrcnn.anchors.fit_grid`. None: the regular ones above.
 
     Returns:
-        (P, 4) float32 xyxy inside the image, best (largest) first; the whole image is always among them.
+        (P, 4) float32 xyxy inside the image, largest first. The whole image is always one of them.
     """
     height, width = size
-    kinds = _even(size, min_size) if shapes is None else _fitted(size, shapes)
+    kinds = _regular_kinds(size, min_size) if shapes is None else _fitted_kinds(size, shapes)
     low, high = 1e-3, 64.0
-    for _ in range(40):  # halve: the count falls as the distance grows
+    for _ in range(40):  # bisection: a larger distance gives fewer boxes
         middle = (low * high) ** 0.5
         if 1 + sum(len(x) * len(y) for _, _, x, y in _lattice(size, kinds, middle)) > max_boxes:
             low = middle
@@ -56,18 +60,17 @@ def grid(
         x1, y1 = (a.ravel() for a in np.meshgrid(x, y))
         boxes.append(np.stack([x1, y1, x1 + box_width, y1 + box_height], axis=1).astype(np.float32))
     together = np.concatenate(boxes)
-    _, first = np.unique(
-        together, axis=0, return_index=True
-    )  # a square image is its own largest box
+    # Duplicates occur: the largest box of a square image is the whole image.
+    _, first = np.unique(together, axis=0, return_index=True)
     return together[np.sort(first)][:max_boxes]
 
 
 Kind = tuple[float, float, float]
-"""side, height, width of boxes, pixels."""
+"""side (square root of the area), height and width of boxes, pixels."""
 
 
-def _even(size: tuple[int, int], min_size: int) -> list[Kind]:
-    """Of every side and ratio that fits."""
+def _regular_kinds(size: tuple[int, int], min_size: int) -> list[Kind]:
+    """List all combinations of side and ratio that fit into the image."""
     height, width = size
     largest = float(min(height, width))
     count = 1 + max(0, int(np.floor(np.log(largest / min_size) / np.log(SCALE_STEP))))
@@ -76,8 +79,8 @@ def _even(size: tuple[int, int], min_size: int) -> list[Kind]:
     return [(s, h, w) for s, h, w in kinds if h <= height and w <= width]
 
 
-def _fitted(size: tuple[int, int], shapes: Shapes) -> list[Kind]:
-    """Of each shape, cut to the image, and no smaller than a pixel."""
+def _fitted_kinds(size: tuple[int, int], shapes: Shapes) -> list[Kind]:
+    """Turn shapes into pixels. Boxes are cut to the image and are at least one pixel high and wide."""
     height, width = size
     shorter = float(min(height, width))
     wanted = ((max(h * shorter, 1.0), max(w * shorter, 1.0)) for h, w in shapes)
@@ -88,7 +91,11 @@ def _fitted(size: tuple[int, int], shapes: Shapes) -> list[Kind]:
 def _lattice(
     size: tuple[int, int], kinds: list[Kind], distance: float
 ) -> list[tuple[float, float, npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
-    """(width, height, left edges, top edges) of each kind."""
+    """Compute (width, height, left edges, top edges) of the boxes of each kind.
+
+    Args:
+        distance: distance between the largest boxes, as a share of their width and height.
+    """
     height, width = size
     largest = max((side for side, _, _ in kinds), default=1.0)
     rows = []
@@ -101,15 +108,17 @@ def _lattice(
 
 
 def _edges(room: float, step: float) -> npt.NDArray[np.float64]:
-    return (
-        np.linspace(0.0, room, 1 + max(0, int(np.ceil(room / step)))) if room > 0 else np.zeros(1)
-    )
+    """Place edges evenly from 0 to `room`, at most `step` apart."""
+    if room <= 0:
+        return np.zeros(1)
+    return np.linspace(0.0, room, 1 + max(0, int(np.ceil(room / step))))
 
 
 @functools.lru_cache(maxsize=64)
 def _cached_grid(
     size: tuple[int, int], max_boxes: int, min_size: int, shapes: Shapes | None
 ) -> npt.NDArray[np.float32]:
+    """Return the `grid` of an image size, read-only."""
     boxes = grid(size, max_boxes=max_boxes, min_size=min_size, shapes=shapes)
     boxes.setflags(write=False)
     return boxes
@@ -124,9 +133,9 @@ def grid_proposals(
     seed: int = 0,
     shapes: Shapes | None = None,
 ) -> npt.NDArray[np.float32]:
-    """`grid` over an image (H, W, 3); `mode` and `seed` are of the common signature and change nothing.
+    """Place a `grid` over an image (H, W, 3). `mode` and `seed` change nothing; all proposers have them.
 
-    Buckets hold few sizes, so the last ones are remembered; the copy is the caller's own.
+    Most data sets have few image sizes, so the grids of the last sizes are cached. The caller gets a copy.
     """
     size, smallest = (image.shape[0], image.shape[1]), 20 if min_size is None else min_size
     return _cached_grid(size, max_boxes, smallest, shapes).copy()

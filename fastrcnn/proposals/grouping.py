@@ -1,8 +1,12 @@
-"""Hierarchical grouping (Uijlings et al. 2013, section 3.1): the two most similar neighbours become one,
-until one region is left. Every region on the way is a candidate.
+"""Hierarchical grouping (Uijlings et al. 2013, section 3.1).
 
-Similarities are whole numbers, `FULL` being 1; ties fall to the younger pair. Legend as in `regions`;
-M = 2 R - 1 nodes of a tree, the R regions first.
+The two most similar neighbours are joined, again and again, until one region is left. Each region that occurs
+is a node of a tree, and its box is a proposal. Similarities are integers; `FULL` stands for 1. Of two pairs
+with equal similarity, the younger one is joined first.
+
+Legend: see `regions`. M = 2 R - 1 nodes of a tree; the R regions come first. A younger node has a higher
+    number.
+L pairs of neighbours that have room in the lists.
 """
 
 from __future__ import annotations
@@ -13,26 +17,26 @@ import numpy as np
 from numba import njit
 
 FULL = 65535
-"""A similarity of 1, and what a normalised histogram's bins sum up to: the largest uint16."""
+"""Stands for a similarity of 1, and for the sum of a normalised histogram. It is the largest uint16."""
 
 
 @njit(nogil=True)
 def normalise(counts: Any, first: int, end: int, out: Any) -> None:
-    """Histogram counts[first:end] as shares of `FULL`, to out[first:end]."""
+    """Write the histogram counts[first:end], as shares of `FULL`, to out[first:end]."""
     total = np.uint64(0)
     for i in range(np.uint64(first), np.uint64(end)):
         total += np.uint64(counts[i])
     if total == np.uint64(0):
         out[first:end] = 0
         return
-    scale = np.float32(FULL) / np.float32(total)  # one rounding a bin: alike on every machine
+    scale = np.float32(FULL) / np.float32(total)  # one rounding per bin: the same on every machine
     for i in range(np.uint64(first), np.uint64(end)):
         out[i] = np.uint16(np.float32(counts[i]) * scale)
 
 
 @njit(nogil=True)
 def intersection(a: Any, b: Any, first: int, end: int) -> Any:
-    """Sum of the smaller bins of two normalised histograms."""
+    """Compute the intersection of two normalised histograms: the sum of the smaller bins."""
     total = np.uint32(0)
     for i in range(np.uint64(first), np.uint64(end)):
         total += np.uint32(min(a[i], b[i]))
@@ -41,7 +45,14 @@ def intersection(a: Any, b: Any, first: int, end: int) -> Any:
 
 @njit(nogil=True)
 def similarity(a: Any, b: Any, tree: Any, strategy: Any, color_bins: int, pixels: int) -> Any:
-    """1 + the sum of the similarities that a strategy counts, each 0 to `FULL`."""
+    """Compute 1 + the sum of the similarities of a strategy, each from 0 to `FULL`.
+
+    Args:
+        a, b: two nodes.
+        tree: boxes, sizes and normalised histograms of the nodes.
+        strategy: (4,) uint8, see `group`.
+        pixels: number of pixels of the picture.
+    """
     boxes, size, shares = tree
     total = np.int64(1)
     if strategy[0]:
@@ -60,7 +71,7 @@ def similarity(a: Any, b: Any, tree: Any, strategy: Any, color_bins: int, pixels
 
 @njit(nogil=True)
 def push(heap: Any, count: int, key: Any) -> None:
-    """Add a key to a heap of `count`, the largest on top."""
+    """Add a key to a heap of `count` keys. The largest key is on top."""
     slot = np.uint64(count)
     one = np.uint64(1)
     while slot > np.uint64(0):
@@ -74,7 +85,7 @@ def push(heap: Any, count: int, key: Any) -> None:
 
 @njit(nogil=True)
 def pop(heap: Any, count: int) -> Any:
-    """Take the largest key off a heap of `count`, which is then one shorter."""
+    """Remove the largest key from a heap of `count` keys, and return it."""
     top = heap[0]
     last = np.uint64(count - 1)
     key = heap[last]
@@ -96,7 +107,12 @@ def pop(heap: Any, count: int) -> Any:
 
 @njit(nogil=True)
 def _leaves(pairs: Any, regions: int) -> Any:
-    """Pairs by their younger member: those of node b are older[first[b]:first[b + 1]]."""
+    """Sort pairs by their younger node.
+
+    Returns:
+        older: uint32, the older node of each pair, with room for more pairs.
+        first: the pairs whose younger node is b are first[b] to first[b + 1] - 1.
+    """
     shift = np.uint64(32)
     first = np.zeros(2 * regions + 1, np.int64)
     for e in range(len(pairs)):
@@ -114,7 +130,7 @@ def _leaves(pairs: Any, regions: int) -> Any:
 
 @njit(nogil=True)
 def _best(older: Any, value: Any, joined: Any, first: int, end: int) -> Any:
-    """value << 20 | node of the most similar neighbour in a slice; 0 where all have been joined."""
+    """Return value << 20 | node for the most similar neighbour in a slice. 0: all are joined already."""
     best = np.uint64(0)
     for slot in range(first, end):
         if not joined[older[slot]]:
@@ -124,7 +140,7 @@ def _best(older: Any, value: Any, joined: Any, first: int, end: int) -> Any:
 
 @njit(nogil=True)
 def _twice(array: Any) -> Any:
-    """The array with as much room again."""
+    """Copy an array into one of twice the length."""
     twice = np.empty(2 * len(array), array.dtype)
     twice[: len(array)] = array
     return twice
@@ -134,7 +150,7 @@ def _twice(array: Any) -> Any:
 def _join(
     tree: Any, counts: Any, a: Any, b: Any, node: Any, strategy: Any, color_bins: int
 ) -> None:
-    """Fill in a node from the two that it joins."""
+    """Fill in a node from the two nodes that it joins."""
     boxes, size, shares = tree
     size[node] = size[a] + size[b]
     for side in range(2):
@@ -153,7 +169,7 @@ def _join(
 
 @njit(nogil=True)
 def _tree(boxes: Any, size: Any, counts: Any, strategy: Any, color_bins: int) -> Any:
-    """Room for all nodes, the leaves filled in; no histograms where none count."""
+    """Allocate the arrays of all nodes and fill in the leaves. A strategy without histograms gets none."""
     regions, nodes = len(size), 2 * len(size)
     tree_boxes = np.empty((nodes, 4), np.int32)
     tree_boxes[:regions] = boxes
@@ -176,19 +192,21 @@ def group(
 ) -> Any:
     """Join regions by falling similarity.
 
-    A pair belongs to its younger member, and a node waits in the heap once, with its best pair. When a pair
-    comes up whose older member has gone, the younger looks for its next best: nothing is computed twice.
+    Each pair is stored with its younger node. The heap holds each node at most once, with its best pair. If
+    the heap gives a pair whose older node is joined already, the younger node enters the heap again with its
+    next best pair. So no similarity is computed twice.
 
     Args:
         boxes: (R, 4) int32.
-        size: (R,) uint32.
-        counts: (R, D) uint32.
-        pairs: (E,) uint64, neighbours, the older (smaller) in the upper half.
-        strategy: (4,) uint8: whether colour, texture, size, fill count.
-        pixels: of the picture.
+        size: (R,) uint32 pixels.
+        counts: (R, D) uint32 histograms.
+        pairs: (E,) uint64, neighbours, the older (smaller) one in the upper half.
+        strategy: (4,) uint8: whether colour, texture, size and fill count.
+        color_bins: number of colour bins of the histograms.
+        pixels: number of pixels of the picture.
 
     Returns:
-        boxes (M, 4) int32 of all nodes, in the order in which they came about.
+        boxes: (M, 4) int32 of all nodes, in the order of their creation.
     """
     regions = len(size)
     tree, tree_counts = _tree(boxes, size, counts, strategy, color_bins)
@@ -208,7 +226,7 @@ def group(
         best = _best(older, value, joined, first[leaf], first[leaf + 1])
         waiting = _wait(heap, waiting, leaf, best)
     seen = np.zeros(2 * regions, np.uint32)
-    found = np.empty(2 * regions, np.uint32)
+    around = np.empty(2 * regions, np.uint32)
     node: Any = np.uint32(regions)
     low = np.uint64(0xFFFFF)
     while waiting:
@@ -224,17 +242,13 @@ def group(
         joined[a] = joined[b] = 1
         _join(tree, tree_counts, a, b, node, strategy, color_bins)
         links = (older, younger, after, first, latest)
-        count = _around(a, 0, found, links, joined, seen, node)
-        count = _around(b, count, found, links, joined, seen, node)
+        count = _add_neighbours(a, 0, around, links, joined, seen, node)
+        count = _add_neighbours(b, count, around, links, joined, seen, node)
         used = first[node]
         while used + count > len(older):
-            older, younger, after, value = (
-                _twice(older),
-                _twice(younger),
-                _twice(after),
-                _twice(value),
-            )
-        for other in found[:count]:
+            older, younger = _twice(older), _twice(younger)
+            after, value = _twice(after), _twice(value)
+        for other in around[:count]:
             older[used], younger[used] = other, node
             value[used] = similarity(other, node, tree, strategy, color_bins, pixels)
             after[used], latest[other] = latest[other], used
@@ -246,30 +260,36 @@ def group(
 
 
 @njit(nogil=True)
-def _around(
-    member: Any, count: int, found: Any, links: Any, joined: Any, seen: Any, node: Any
+def _add_neighbours(
+    member: Any, count: int, around: Any, links: Any, joined: Any, seen: Any, node: Any
 ) -> int:
-    """Note the living neighbours of a member of a new node, each once; how many are noted now.
+    """Add the neighbours of one part of a new node to `around`, each once. Return the new count.
+
+    Neighbours that are joined already are left out.
 
     Args:
-        links: older (S,), younger (S,): the two nodes of each pair; after (S,): the next pair with the same
-            older one, or -1; first (M + 1,): where the pairs begin of which a node is the younger;
-            latest (M,): its last pair as the older.
-        seen: (M,) the node that each was last noted for.
+        member: one of the two nodes that the new node joins.
+        around: (M,) uint32, filled from `count` on.
+        links: five arrays. older (L,), younger (L,): the two nodes of each pair. after (L,): the next pair
+            with the same older node, or -1. first (M + 1,): the first pair whose younger node is this one.
+            latest (M,): the last pair whose older node is this one.
+        joined: (M,) uint8, 1 if a node is part of another node.
+        seen: (M,) the last new node for which each node was added.
+        node: the new node.
     """
     older, younger, after, first, latest = links
     for pair in range(first[member], first[member + 1]):
         other = older[pair]
         if not joined[other] and seen[other] != node:
             seen[other] = node
-            found[count] = other
+            around[count] = other
             count += 1
     chained: Any = np.int64(latest[member])
     while chained >= 0:
         other = younger[chained]
         if not joined[other] and seen[other] != node:
             seen[other] = node
-            found[count] = other
+            around[count] = other
             count += 1
         chained = np.int64(after[chained])
     return count
@@ -277,9 +297,10 @@ def _around(
 
 @njit(nogil=True)
 def _wait(heap: Any, waiting: int, node: Any, best: Any) -> int:
-    """Put a node into the heap with its best pair, if it has one; the heap's new count.
+    """Put a node into the heap with its best pair, if it has one. Return the heap's new count.
 
-    Keys are value << 40 | older << 20 | younger: of equal pairs the one of later nodes comes first.
+    A key is value << 40 | older << 20 | younger. So of two pairs with equal value, the younger one comes
+    first.
     """
     if best == np.uint64(0):
         return waiting

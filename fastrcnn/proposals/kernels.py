@@ -1,4 +1,9 @@
-"""The compiled entries of selective search. Import it by `compiled.kernels`, which compiles or loads them."""
+"""The compiled entries of selective search. Call `compiled.kernels` to import this module.
+
+Importing it compiles the entries or loads them from the cache.
+
+Legend: H, W the picture; T texture planes; S strategies; N nodes of all trees; P different boxes.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +26,7 @@ from fastrcnn.proposals.segmentation import edge_weights, flat_components, segme
 
 @njit(nogil=True)
 def _mixed(value: Any) -> Any:
-    """splitmix64's finisher: a hash of 64 bits."""
+    """Hash 64 bits to 64 bits, with the last steps of splitmix64."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
@@ -29,8 +34,16 @@ def _mixed(value: Any) -> Any:
 
 @njit(nogil=True)
 def _append(boxes: Any, regions: int, packed: Any, ranks: Any, count: int) -> int:
-    """Boxes of a tree, as 4 x 16 bits, and their ranks: the root 1, each join before it one more; the regions
-    that were there at first have come about at once, so they share the mean of theirs."""
+    """Append the boxes of a tree, packed into 4 x 16 bits, and their ranks. Return the new count.
+
+    The root has rank 1. The node that was joined before it has rank 2, and so on. The first regions exist
+    from the start, so they all share the mean of their ranks.
+
+    Args:
+        boxes: (M, 4) int32, boxes of a tree in the order of their creation.
+        regions: number of first regions.
+        packed, ranks: outputs, filled from `count` on.
+    """
     nodes = len(boxes)
     for node in range(nodes):
         value = np.uint64(0)
@@ -65,20 +78,22 @@ def hierarchies(
     cap: int,
     strategies: Any,
 ) -> Any:
-    """Every node of every tree of one colour space: for each k, for each strategy.
+    """Compute all nodes of all trees of one colour space. There is one tree for each k and each strategy.
 
     Args:
-        right, down: (H, W) weights.
-        amount: (weights,) uint32, what each weight stands for.
-        colors, textures, step, color_bins, bins: of `describe`.
-        limit: weight up to which pixels are joined at first.
-        ks: rising scales, in units of `amount`.
-        nested: a further k goes on with the regions of the one before, instead of with the pixels.
-        min_size, cap: smallest region, pixels; most regions of one segmentation.
-        strategies: (S, 4) uint8 of `group`.
+        right, down: (H, W) uint16 weights of the edges to the right and down, from `weights`.
+        amount: uint32, the amount that each weight stands for.
+        colors, textures, step, color_bins, bins: see `describe`.
+        limit: pixels are joined first over edges of at most this weight.
+        ks: int64, scales of the segmentation, rising, in units of `amount`.
+        nested: each further k continues from the regions of the k before. False: it begins with the pixels.
+        min_size: smallest region, pixels.
+        cap: largest number of regions of one segmentation.
+        strategies: (S, 4) uint8, see `group`.
 
     Returns:
-        boxes (N,) uint64, x1, y1, x2, y2 of 16 bits each; ranks (N,) uint32, the root 1.
+        boxes: (N,) uint64, x1, y1, x2, y2 with 16 bits each.
+        ranks: (N,) uint32. The root of each tree has rank 1.
     """
     height, width = right.shape
     pixels = height * width
@@ -114,20 +129,23 @@ def hierarchies(
 
 @entry("Tuple((uint64[::1], uint64[::1]))(uint64[::1], uint32[::1], uint64, int64, int64)")
 def priorities(packed: Any, ranks: Any, seed: Any, min_width: int, min_height: int) -> Any:
-    """Each different box once, with the best of its priorities: rank x a random number.
+    """Remove duplicate boxes, and compute a key for each box: its rank times a random number.
+
+    A box that occurs several times gets the smallest of its keys.
 
     Args:
-        packed, ranks: of `hierarchies`.
+        packed, ranks: the result of `hierarchies`.
         seed: uint64.
-        min_width, min_height: boxes below them are left out.
+        min_width, min_height: smaller boxes are left out.
 
     Returns:
-        boxes (P,) uint64; keys (P,) uint64, all different; the smallest is the best.
+        boxes: (P,) uint64.
+        keys: (P,) uint64, all different. The smallest key is the best.
     """
     size = 16
     while size < 2 * len(packed):
         size *= 2
-    none = np.uint64(0)  # x2 = 0: no box
+    none = np.uint64(0)  # an empty slot: no box has x2 = 0
     table = np.zeros(size, np.uint64)
     best = np.empty(size, np.uint64)
     mask = np.uint64(size - 1)
@@ -161,17 +179,17 @@ def priorities(packed: Any, ranks: Any, seed: Any, min_width: int, min_height: i
     "UniTuple(uint16[:,::1], 2)(float32[:,:,::1], float32, int64)",
 )
 def weights(planes: Any, unit: float, base: int) -> Any:
-    """`segmentation.edge_weights`."""
+    """Compute the weights of all edges between pixels, see `segmentation.edge_weights`."""
     return edge_weights(planes, unit, base)
 
 
 @entry("uint8[:,:,::1](uint8[:,::1], uint8[::1])")
 def gradient_bins(grey: Any, magnitude_bin: Any) -> Any:
-    """Texture of each pixel: its gradient's octant and size.
+    """Compute the texture of each pixel from the octant and the size of its gradient.
 
     Args:
         grey: (H, W) uint8.
-        magnitude_bin: (256,) uint8, 0 where a gradient is too weak to have a direction.
+        magnitude_bin: (256,) uint8, the bin of each gradient size. 0: too weak to have a direction.
 
     Returns:
         (1, H, W) uint8: 0, or 1 + octant + 8 (magnitude bin - 1).

@@ -1,7 +1,7 @@
-"""Selective search (Uijlings et al. 2013) as OpenCV's contrib module has it: the reference, not the fast way.
+"""Selective search (Uijlings et al. 2013) by OpenCV's contrib module. It is the slow reference.
 
-Two to three seconds a 500 x 400 image and core. It uses as many threads as `cv2.setNumThreads` allows:
-a worker that runs one image at a time should allow one.
+A 500 x 400 image takes two to three seconds on one core. OpenCV uses as many threads as `cv2.setNumThreads`
+allows. A worker that runs one image at a time should allow one thread.
 """
 
 from __future__ import annotations
@@ -21,24 +21,28 @@ def opencv_selective_search(
     min_size: int | None = None,
     seed: int = 0,
 ) -> npt.NDArray[np.float32]:
-    """Boxes of OpenCV's `fast` or `quality` groupings, large ones first, randomly weighted.
+    """Make the boxes of OpenCV's `fast` or `quality` mode, in a reproducible order.
 
-    OpenCV gives the same *set* of boxes each time, in an order drawn from C's unseeded rand(), small boxes
-    first. The order here is rank by falling area x a uniform number seeded by (seed, pixels): reproducible
-    on every machine, and better cut at any length (recall@300 at IoU .7: .56 against .35 on 62 photos).
+    OpenCV gives the same set of boxes each time, but sorted with C's unseeded rand(), small boxes first. Here
+    boxes are sorted by (rank by area, largest first) x (a uniform random number seeded by seed and pixels).
+    This order is the same on every machine. It is also better if only the first boxes are kept: recall of the
+    first 300 boxes at IoU .7 is .56 instead of .35 (62 photos).
 
     Args:
         image: (H, W, 3) uint8 RGB.
         mode: `fast` (12 groupings) or `quality` (100).
-        max_boxes: kept, best first.
-        min_size: shortest side, pixels; by default 20.
-        seed: of the order.
+        max_boxes: number of boxes to keep, best first.
+        min_size: smallest width and height of a box, pixels. None: 20.
+        seed: seed of the order.
 
     Returns:
-        (P, 4) float32 xyxy, continuous edges, without duplicates.
+        (P, 4) float32 xyxy, image frame, continuous edges, without duplicates.
+
+    Raises:
+        ValueError: the mode is unknown.
     """
     if mode not in ("fast", "quality"):
-        raise ValueError(f"mode={mode!r}: is 'fast' or 'quality'")
+        raise ValueError(f"mode={mode!r}: expected 'fast' or 'quality'")
     min_size = 20 if min_size is None else min_size
     rects = np.unique(opencv_rects(image, mode), axis=0)  # sorted
     rects = rects[np.minimum(rects[:, 2], rects[:, 3]) >= min_size]
@@ -51,7 +55,7 @@ def opencv_selective_search(
 
 
 def opencv_rects(image: npt.NDArray[np.uint8], mode: str) -> npt.NDArray[np.int32]:
-    """(P, 4) x, y, width, height as OpenCV gives them: in its own unseeded order, small ones first."""
+    """Run OpenCV. Return (P, 4) x, y, width, height in OpenCV's unseeded order, small boxes first."""
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))  # OpenCV reads BGR
     if mode == "fast":

@@ -1,6 +1,8 @@
-"""Regions of a segmentation: their boxes, histograms and neighbours; and coarser ones on their graph.
+"""Regions of a segmentation: their boxes, histograms and neighbours, and how they form coarser regions.
 
-Legend: H, W the picture; C components; R regions; E pairs of neighbours; D histogram bins, colour first.
+Legend: H, W the picture; C components; R regions; B edges between regions; E pairs of neighbours; D histogram
+bins, colour first; T texture planes; G groups of regions. A pair of indices is packed into one uint64, 32
+bits each.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from numba import njit
 from fastrcnn.proposals.segmentation import find, number_regions
 
 EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+"""Marks a free slot of a hash set."""
 
 
 @njit(nogil=True)
@@ -26,17 +29,22 @@ def describe(
     step: int,
     bins: int,
 ) -> Any:
-    """One pass over the pixels.
+    """Compute box, size and histogram of each region in one pass over the pixels.
 
     Args:
-        component: (H, W) uint32.
-        region: (C,) uint32, each below `regions`.
-        colors: (3, H, W) uint8, each pixel's bin below `color_bins`, one plane a channel.
-        textures: (T, H / step, W / step) uint8, bins below `bins` - `color_bins`, of every `step`-th row and
-            column.
+        component: (H, W) uint32, the component of each pixel.
+        region: (C,) uint32, the region of each component.
+        regions: R.
+        colors: (3, H, W) uint8, the bin of each pixel in each channel, below `color_bins`.
+        color_bins: number of colour bins.
+        textures: (T, H / step, W / step) uint8, texture bins below `bins` - `color_bins`.
+        step: textures have every `step`-th row and column of the picture.
+        bins: D.
 
     Returns:
-        boxes (R, 4) int32, the end exclusive; size (R,) uint32 pixels; histogram (R, D) uint32 counts.
+        boxes: (R, 4) int32 xyxy, the end exclusive.
+        size: (R,) uint32 pixels.
+        histogram: (R, D) uint32 counts.
     """
     height, width = component.shape
     boxes = np.empty((regions, 4), np.int32)
@@ -65,7 +73,10 @@ def describe(
 
 @njit(nogil=True)
 def _is_new(table: Any, key: Any) -> bool:
-    """Add a key to a hash set: open addresses, a power of two of them, never full."""
+    """Add a key to a hash set. Return False if the set already holds it.
+
+    The set uses open addressing. The length of its table is a power of two, and the table is never full.
+    """
     mask = np.uint64(len(table) - 1)
     slot = ((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
     while table[slot] != EMPTY:
@@ -78,6 +89,7 @@ def _is_new(table: Any, key: Any) -> bool:
 
 @njit(nogil=True)
 def hash_set(items: int) -> Any:
+    """Create an empty hash set for at most `items` keys."""
     size = 16
     while size < 2 * items:
         size *= 2
@@ -86,20 +98,22 @@ def hash_set(items: int) -> Any:
 
 @njit(nogil=True)
 def neighbours(pairs: Any, weights: Any, region: Any, regions: int) -> Any:
-    """Pairs of regions that touch, each once, by rising weight of the weakest edge between them.
+    """List the pairs of regions that touch, each pair once, sorted by the weakest edge between them.
 
     Args:
-        pairs: (B,) uint64 pairs of components (or of finer regions) by rising weight.
-        weights: (B,) uint32, what the edges between them amount to.
-        region: what each of them belongs to.
+        pairs: (B,) uint64 pairs of components (or of finer regions), sorted by weight, smallest first.
+        weights: (B,) uint32, the amounts of these edges.
+        region: uint32, the region of each component (or finer region).
+        regions: R.
 
     Returns:
-        pairs (E,) uint64, the smaller region in the upper half; weights (E,) uint32.
+        pairs: (E,) uint64, the smaller region in the upper half.
+        weights: (E,) uint32, rising: the weakest edge of each pair.
     """
-    # The graph of regions of a picture is planar: 3 R - 6 pairs at most, 4 R with diagonals.
+    # The graph of regions of a picture is planar: it has at most 3 R - 6 pairs, or 4 R with diagonals.
     table = hash_set(min(len(pairs), 4 * regions))
-    own = np.empty(len(pairs), np.uint64)
-    own_weight = np.empty(len(pairs), np.uint32)
+    region_pairs = np.empty(len(pairs), np.uint64)
+    region_weights = np.empty(len(pairs), np.uint32)
     shift = np.uint64(32)
     count = 0
     for e in range(len(pairs)):
@@ -109,18 +123,23 @@ def neighbours(pairs: Any, weights: Any, region: Any, regions: int) -> Any:
             continue
         key = np.uint64(min(a, b)) << shift | np.uint64(max(a, b))
         if _is_new(table, key):
-            own[count] = key
-            own_weight[count] = weights[e]
+            region_pairs[count] = key
+            region_weights[count] = weights[e]
             count += 1
-    return own[:count].copy(), own_weight[:count].copy()
+    return region_pairs[:count].copy(), region_weights[:count].copy()
 
 
 @njit(nogil=True)
 def neighbours_of_pixels(component: Any, region: Any, regions: int) -> Any:
-    """Pairs of regions that touch as OpenCV counts it: to the left, above, and above to the left.
+    """List the pairs of regions that touch by OpenCV's rule: to the left, above, or above to the left.
+
+    Args:
+        component: (H, W) uint32, the component of each pixel.
+        region: (C,) uint32, the region of each component.
+        regions: R.
 
     Returns:
-        pairs (E,) uint64, the smaller region in the upper half, in raster order.
+        pairs: (E,) uint64, the smaller region in the upper half, in raster order.
     """
     height, width = component.shape
     table = hash_set(4 * regions + 4)
@@ -129,12 +148,12 @@ def neighbours_of_pixels(component: Any, region: Any, regions: int) -> Any:
     count = 0
     lines = np.empty((2, width), np.uint32)
     for y in range(height):
-        own, above = lines[y % 2], lines[(y + 1) % 2]
+        line, above = lines[y % 2], lines[(y + 1) % 2]
         for x in range(width):
-            own[x] = region[component[y, x]]
+            line[x] = region[component[y, x]]
         for x in range(1, width if y else 0):  # OpenCV leaves out the first row and column
-            a = own[x]
-            for b in (own[x - 1], above[x], above[x - 1]):
+            a = line[x]
+            for b in (line[x - 1], above[x], above[x - 1]):
                 if a != b:
                     key = np.uint64(min(a, b)) << shift | np.uint64(max(a, b))
                     if _is_new(table, key):
@@ -145,16 +164,17 @@ def neighbours_of_pixels(component: Any, region: Any, regions: int) -> Any:
 
 @njit(nogil=True)
 def coarsen(pairs: Any, weights: Any, size: Any, inside: Any, k: int) -> Any:
-    """Go on with the segmentation on the graph of its regions, with a larger k.
+    """Continue the segmentation with a larger k, on the graph of the regions.
 
     Args:
-        pairs, weights: of `neighbours`.
-        size: (R,) pixels.
-        inside: (R,) strongest edge inside.
-        k: in units of weight.
+        pairs, weights: the result of `neighbours`.
+        size: (R,) uint32 pixels.
+        inside: (R,) uint32, the strongest edge inside each region.
+        k: scale of the segmentation, in units of the weights.
 
     Returns:
-        group (R,) uint32 of each region; inside (G,) uint32.
+        group: (R,) uint32, the group of each region.
+        inside: (G,) uint32, the strongest edge inside each group.
     """
     parent = np.arange(len(size)).astype(np.uint32)
     size = size.copy()
@@ -179,18 +199,27 @@ def coarsen(pairs: Any, weights: Any, size: Any, inside: Any, k: int) -> Any:
 
 @njit(nogil=True)
 def pool(group: Any, groups: int, boxes: Any, size: Any, histogram: Any) -> Any:
-    """`describe` of the groups, from that of their regions."""
-    own_boxes = np.empty((groups, 4), np.int32)
-    own_boxes[:, :2] = 0x7FFFFFFF
-    own_boxes[:, 2:] = 0
-    own_size = np.zeros(groups, np.uint32)
-    own_histogram = np.zeros((groups, histogram.shape[1]), np.uint32)
+    """Compute boxes, sizes and histograms of groups from those of their regions.
+
+    Args:
+        group: (R,) uint32, the group of each region.
+        groups: G.
+        boxes, size, histogram: the result of `describe` for the regions.
+
+    Returns:
+        The same three arrays for the groups.
+    """
+    group_boxes = np.empty((groups, 4), np.int32)
+    group_boxes[:, :2] = 0x7FFFFFFF
+    group_boxes[:, 2:] = 0
+    group_size = np.zeros(groups, np.uint32)
+    group_histogram = np.zeros((groups, histogram.shape[1]), np.uint32)
     for r in range(len(group)):
         g = group[r]
-        own_size[g] += size[r]
+        group_size[g] += size[r]
         for side in range(2):
-            own_boxes[g, side] = min(own_boxes[g, side], boxes[r, side])
-            own_boxes[g, side + 2] = max(own_boxes[g, side + 2], boxes[r, side + 2])
+            group_boxes[g, side] = min(group_boxes[g, side], boxes[r, side])
+            group_boxes[g, side + 2] = max(group_boxes[g, side + 2], boxes[r, side + 2])
         for i in range(np.uint64(histogram.shape[1])):
-            own_histogram[g, i] += histogram[r, i]
-    return own_boxes, own_size, own_histogram
+            group_histogram[g, i] += histogram[r, i]
+    return group_boxes, group_size, group_histogram

@@ -1,8 +1,11 @@
 """Graph-based segmentation (Felzenszwalb and Huttenlocher 2004) of one picture, compiled.
 
-Legend: H, W the picture; C flat components (pixels joined by edges that are as good as zero); R regions.
-Weights are whole numbers, in parts of a grey level, so that edges are sorted by counting and every machine
-sorts them alike. Indices are unsigned: numba checks signed ones for wrap-around, which blocks SIMD.
+Weights of edges are integers, in fractions of a grey level. So edges are sorted by counting, and the order is
+the same on every machine. Indices are unsigned, because numba checks signed indices for wrap-around, and
+these checks prevent SIMD instructions.
+
+Legend: H, W the picture; C flat components (pixels joined by edges of almost zero weight); R regions; E edges
+between components; B edges between regions.
 """
 
 from __future__ import annotations
@@ -13,22 +16,24 @@ import numpy as np
 from numba import njit
 
 WEIGHTS = 65536
-"""Different weights there can be."""
+"""Number of different weights."""
 SHARES = 1024
-"""Sizes of components whose k / size is looked up: most joins are of small ones."""
+"""k / size of components below this size is read from a table. Most joined components are small."""
 
 
 @njit(nogil=True)
 def edge_weights(planes: Any, unit: float, base: int) -> Any:
-    """Colour distance of each pixel to the next one to its right and below.
+    """Compute the colour distance of each pixel to its right neighbour and to the neighbour below.
 
     Args:
         planes: (3, H, W) uint8 or float32.
-        unit: float32; weights are the Euclidean distance times this, rounded down. 0: they are the upper bits
-            of the distance as float32, 2048 steps from each power of two to the next, less `base`.
+        unit: float32. A weight is the Euclidean distance times `unit`, rounded down. If `unit` is 0, a weight
+            is the upper bits of the distance as float32 minus `base`: 2048 steps from each power of two to
+            the next.
+        base: see `unit`. Smaller bits count as `base`, so their weight is 0.
 
     Returns:
-        right (H, W), down (H, W) uint16; what leads out of the picture is 0.
+        right, down: (H, W) uint16. Edges that lead out of the picture are 0.
     """
     _, height, width = planes.shape
     right = np.zeros((height, width), np.uint16)
@@ -46,10 +51,11 @@ def edge_weights(planes: Any, unit: float, base: int) -> Any:
 
 @njit(nogil=True)
 def _distances(first: Any, second: Any, out: Any) -> None:
+    """Write the Euclidean distances of two rows of colours (3, X) to out (X,) float32."""
     a0, a1, a2 = first[0], first[1], first[2]
     b0, b1, b2 = second[0], second[1], second[2]
     for x in range(np.uint64(len(a0))):
-        # For uint8 float32 holds these squares and their sum exactly; the root rounds alike everywhere.
+        # For uint8, float32 holds the squares and their sum exactly. The root rounds the same everywhere.
         d0 = np.float32(a0[x]) - np.float32(b0[x])
         d1 = np.float32(a1[x]) - np.float32(b1[x])
         d2 = np.float32(a2[x]) - np.float32(b2[x])
@@ -58,6 +64,7 @@ def _distances(first: Any, second: Any, out: Any) -> None:
 
 @njit(nogil=True)
 def _weights(distance: Any, unit: float, base: int, out: Any) -> None:
+    """Write the weights of distances (X,) float32 to out (X,) uint16, see `edge_weights`."""
     if unit > 0:
         for x in range(np.uint64(len(distance))):
             out[x] = np.uint16(distance[x] * unit)
@@ -69,7 +76,7 @@ def _weights(distance: Any, unit: float, base: int, out: Any) -> None:
 
 @njit(nogil=True)
 def find(parent: Any, node: Any) -> Any:
-    """Root of a node; halves the path on its way."""
+    """Return the root of a node, and halve the path to it."""
     while True:
         above = parent[node]
         if above == node:
@@ -80,10 +87,14 @@ def find(parent: Any, node: Any) -> Any:
 
 @njit(nogil=True)
 def flat_components(right: Any, down: Any, limit: int) -> Any:
-    """Join pixels over edges of at most `limit`, in raster order: no sorting, no cache misses.
+    """Join pixels over edges of at most `limit`, in raster order: without sorting and without cache misses.
+
+    Args:
+        right, down: (H, W) uint16, the result of `edge_weights`.
 
     Returns:
-        component (H, W) uint32, numbered in raster order; size (C,) uint32.
+        component: (H, W) uint32, numbered in raster order.
+        size: (C,) uint32 pixels.
     """
     height, width = right.shape
     component = np.empty((height, width), np.uint32)
@@ -94,21 +105,21 @@ def flat_components(right: Any, down: Any, limit: int) -> Any:
             from_left = x > 0 and right[y, x - 1] <= limit
             from_above = y > 0 and down[y - 1, x] <= limit
             if from_left:
-                own = component[y, x - 1]
+                label = component[y, x - 1]
                 if from_above:
                     other = component[y - 1, x]
-                    if own != other:
-                        a, b = find(parent, own), find(parent, other)
-                        own = min(a, b)
-                        parent[max(a, b)] = own
+                    if label != other:
+                        a, b = find(parent, label), find(parent, other)
+                        label = min(a, b)
+                        parent[max(a, b)] = label
             elif from_above:
-                own = component[y - 1, x]
+                label = component[y - 1, x]
             else:
-                own = count
+                label = count
                 parent[count] = count
                 count = np.uint32(count + 1)
-            component[y, x] = own
-    number = np.empty(count, np.uint32)  # roots come before their members
+            component[y, x] = label
+    number = np.empty(count, np.uint32)  # a root has a lower label than its members
     components = np.uint32(0)
     for node in range(count):
         root = find(parent, np.uint32(node))
@@ -120,19 +131,23 @@ def flat_components(right: Any, down: Any, limit: int) -> Any:
     size = np.zeros(components, np.uint32)
     for y in range(height):
         for x in range(width):
-            own = number[component[y, x]]
-            component[y, x] = own
-            size[own] += np.uint32(1)
+            label = number[component[y, x]]
+            component[y, x] = label
+            size[label] += np.uint32(1)
     return component, size
 
 
 @njit(nogil=True)
 def sorted_edges(right: Any, down: Any, component: Any) -> Any:
-    """Edges between different components by rising weight: a counting sort.
+    """Sort the edges between different components by weight, smallest first. This is a counting sort.
+
+    Args:
+        right, down: (H, W) uint16, the result of `edge_weights`.
+        component: (H, W) uint32.
 
     Returns:
-        edges (E,) uint64, the two components in its halves; start (max weight + 2,) int64: those of weight w
-        are edges[start[w]:start[w + 1]].
+        edges: (E,) uint64, the two components in the upper and the lower half.
+        start: (largest weight + 2,) int64. The edges of weight w are edges[start[w]:start[w + 1]].
     """
     height, width = right.shape
     pairs = np.empty(2 * height * width, np.uint64)
@@ -142,14 +157,14 @@ def sorted_edges(right: Any, down: Any, component: Any) -> Any:
     count = 0
     for y in range(height):
         for x in range(width):
-            own = component[y, x]
-            packed = np.uint64(own) << shift
-            if x + 1 < width and component[y, x + 1] != own:
+            label = component[y, x]
+            packed = np.uint64(label) << shift
+            if x + 1 < width and component[y, x + 1] != label:
                 pairs[count] = packed | np.uint64(component[y, x + 1])
                 weights[count] = right[y, x]
                 start[right[y, x] + 1] += 1
                 count += 1
-            if y + 1 < height and component[y + 1, x] != own:
+            if y + 1 < height and component[y + 1, x] != label:
                 pairs[count] = packed | np.uint64(component[y + 1, x])
                 weights[count] = down[y, x]
                 start[down[y, x] + 1] += 1
@@ -159,6 +174,7 @@ def sorted_edges(right: Any, down: Any, component: Any) -> Any:
 
 @njit(nogil=True)
 def _scatter(pairs: Any, weights: Any, start: Any) -> Any:
+    """Move each pair to its place in the sorted order. `start` holds the count of each weight w at w + 1."""
     buckets = 1
     for weight in range(1, len(start)):
         if start[weight]:
@@ -177,26 +193,30 @@ def _scatter(pairs: Any, weights: Any, start: Any) -> Any:
 def segment(
     edges: Any, start: Any, amount: Any, size: Any, limit: int, k: int, min_size: int, cap: int
 ) -> Any:
-    """Join components over edges by rising weight, as long as an edge is no stronger than both its sides
-    hold inside plus k / size; then join what is smaller than `min_size` over its weakest edge.
+    """Join components into regions.
+
+    Edges are read by rising weight. An edge joins its two sides if it is no stronger than the strongest edge
+    inside each side plus k / size of that side. After that, regions smaller than `min_size` are joined over
+    their weakest edge.
 
     Args:
-        edges, start: of `sorted_edges`.
-        amount: (weights,) uint32, rising: what a weight stands for, in units of `limit` and `k`.
+        edges, start: the result of `sorted_edges`.
+        amount: uint32, rising: the amount that each weight stands for, in units of `limit` and `k`.
         size: (C,) pixels of each component.
-        limit: amount up to which the components are joined inside.
-        k: of the paper.
-        min_size: pixels; doubled until no more than `cap` regions are left.
+        limit: the strongest amount inside the components.
+        k: the paper's k. A larger k gives larger regions.
+        min_size: smallest region, pixels. It is doubled until at most `cap` regions are left.
+        cap: largest R.
 
     Returns:
-        region (C,) uint32, numbered by first appearance; border (B,) uint64, the pairs of components
-        between regions by rising weight; border_amount (B,) uint32; inside (R,) uint32, the strongest edge
-        that each region was joined over (k excluded).
+        region: (C,) uint32, numbered in the order of their first component.
+        border: (B,) uint64, the pairs of components between regions, by rising weight.
+        border_amount: (B,) uint32, their amounts.
+        inside: (R,) uint32, the strongest edge over which each region was joined by the rule with k.
     """
     parent = np.arange(len(size)).astype(np.uint32)
-    state = np.empty(
-        (len(size), 2), np.uint32
-    )  # size, and inside + k / size: side by side for the cache
+    # The columns are size and inside + k / size. They lie side by side for the CPU's cache.
+    state = np.empty((len(size), 2), np.uint32)
     share = k // np.maximum(np.arange(SHARES), 1)  # a division costs as much as the rest of a join
     for c in range(np.uint64(len(size))):
         state[c, 0] = size[c]
@@ -218,8 +238,8 @@ def segment(
                     a, b = b, a
                 parent[b] = a
                 state[a, 0] += state[b, 0]
-                own = state[a, 0]
-                state[a, 1] = weight + (share[own] if own < SHARES else k // own)
+                joined = state[a, 0]
+                state[a, 1] = weight + (share[joined] if joined < SHARES else k // joined)
             else:
                 left[count] = edge
                 left_amount[count] = weight
@@ -229,15 +249,22 @@ def segment(
         if parent[c] == c:
             inside[c] = state[c, 1] - k // state[c, 0]
     roots, count = _join_small(parent, state[:, 0], left[:count], left_amount, min_size, cap)
-    region, own_inside = number_regions(parent, inside, roots)
-    return region, left[:count], left_amount[:count], own_inside
+    region, region_inside = number_regions(parent, inside, roots)
+    return region, left[:count], left_amount[:count], region_inside
 
 
 @njit(nogil=True)
 def _join_small(
     parent: Any, size: Any, left: Any, left_amount: Any, min_size: int, cap: int
 ) -> Any:
-    """Joins in place; (roots, edges kept): what is still between two regions moves to the front."""
+    """Join regions smaller than `min_size`, in place, until at most `cap` regions are left.
+
+    Edges that are still between two regions are moved to the front of `left` and `left_amount`.
+
+    Returns:
+        roots: the number of regions.
+        kept: the number of edges between two regions.
+    """
     shift = np.uint64(32)
     count = len(left)
     while True:
@@ -275,17 +302,22 @@ def _join_small(
 
 @njit(nogil=True)
 def number_regions(parent: Any, inside: Any, roots: int) -> Any:
-    """(region of each node (C,) uint32, numbered by first appearance; its root's `inside` (R,) uint32)."""
+    """Number the regions in the order of their first node.
+
+    Returns:
+        region: (C,) uint32, the region of each node.
+        inside: (R,) uint32, `inside` of the root of each region.
+    """
     unseen = np.uint32(0xFFFFFFFF)
     number = np.full(len(parent), unseen, np.uint32)
     region = np.empty(len(parent), np.uint32)
-    own_inside = np.empty(roots, np.uint32)
+    region_inside = np.empty(roots, np.uint32)
     count = np.uint32(0)
     for c in range(len(parent)):
         root = find(parent, np.uint32(c))
         if number[root] == unseen:
             number[root] = count
-            own_inside[count] = inside[root]
+            region_inside[count] = inside[root]
             count = np.uint32(count + 1)
         region[c] = number[root]
-    return region, own_inside
+    return region, region_inside

@@ -1,8 +1,8 @@
-"""The paper's comparisons as data: which trainings and tests make each row, and what the paper got.
+"""The comparisons as data: trainings, tests and the numbers of the paper for each row.
 
-    comparison -> rows; a row -> one Training and one Test; equal trainings are made once
-
-Paper numbers are VOC 2007 test mAP in per cent, of models S, M and L (sections 4.4 to 5.5).
+A comparison has rows. A row has one Training and one Test. Equal trainings of several rows are made once.
+Numbers of the paper are mAP on the VOC 2007 test set in per cent, for the models S, M and L (sections 4.4 to
+5.5).
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ PLAIN = Test()
 CLASSIFIER = Training(settings=("box_weight=0",))
 STAGE_WISE = Training(settings=("trained=bbox_pred",), start=CLASSIFIER)
 ALL_STAGES = 5
-"""Of S, M, L, mobilenet_v2, resnet50 and tiny."""
+"""Number of stages of each backbone: S, M, L, mobilenet_v2, resnet50 and tiny."""
 
 Case = tuple[str, Training, Test, str]
+"""Setting, training, test, numbers of the paper."""
 
 
 def rows(config: AblateConfig) -> list[Row]:
-    """Every row that `config` asks for, in the order of the paper, seed by seed.
+    """Give the rows of the requested comparisons, in the order of the paper, one per seed.
 
     Raises:
-        UserError: no such comparison.
+        UserError: an unknown comparison.
     """
     unknown = [name for name in config.comparisons if name not in COMPARISONS]
     if unknown:
         raise UserError(
             f"--comparisons {' '.join(unknown)}",
-            "is none of ours",
-            f"Comparisons are {', '.join(COMPARISONS)}.",
+            "unknown comparison",
+            f"Expected some of {', '.join(COMPARISONS)}.",
         )
     names = config.comparisons or tuple(name for name in COMPARISONS if name not in NAMED_ONLY)
     return [
@@ -54,6 +55,7 @@ def rows(config: AblateConfig) -> list[Row]:
 
 
 def _seeded(training: Training, seed: int) -> Training:
+    """Give the training with this seed, and also the training that it starts from."""
     start = _seeded(training.start, seed) if training.start else None
     return replace(training, seed=seed, start=start)
 
@@ -122,8 +124,11 @@ def _proposals(config: AblateConfig) -> list[Case]:
 
 
 def _layers(config: AblateConfig) -> list[Case]:
-    published = {ALL_STAGES: "L 61.4 (fc6 and up)", 2: "L 66.9 (conv3_1 and up)"}
-    published[1] = "L 67.2 (conv2_1 and up)"
+    published = {
+        ALL_STAGES: "L 61.4 (fc6 and up)",
+        2: "L 66.9 (conv3_1 and up)",
+        1: "L 67.2 (conv2_1 and up)",
+    }
     return [
         (
             f"{frozen} of {ALL_STAGES} stages frozen"
@@ -180,4 +185,4 @@ COMPARISONS: dict[str, Callable[[AblateConfig], list[Case]]] = {
     "faster_rcnn": _faster_rcnn,
 }
 NAMED_ONLY = ("roi_heads", "proposers", "faster_rcnn")
-"""Not of the paper: ours against a peer's, and proposers against each other."""
+"""Comparisons that are not in the paper: with torchvision, and of proposers. They run only if named."""

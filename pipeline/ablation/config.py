@@ -1,4 +1,4 @@
-"""Flags of the ablation job, and what its trials are: trainings and tests."""
+"""Flags of the ablation job, and the definition of its trials: Training, Test and Row."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class AblateConfig:
     data: Uri
     """Labelled images, as for `jobs/train.py`."""
     output: Uri
-    """Where tables, plot and trials are written. Run again with the same one to continue."""
+    """Folder for tables, plot and trials. To continue, run again with the same folder."""
     comparisons: tuple[str, ...] = ()
-    """Comparisons to run. By default all of the paper's."""
+    """Comparisons to run. Default: all of the paper."""
     split: str = "trainval"
-    """Images to train on."""
+    """Split to train on."""
     test_split: str = "test"
-    """Images to test on."""
+    """Split to test on."""
     preset: Preset = "paper"
     """Preset, as for `jobs/train.py`."""
     backbone: str = "caffenet"
@@ -37,35 +37,37 @@ class AblateConfig:
     weights: str = "imagenet"
     """Initial weights, as for `jobs/train.py`."""
     proposals: str = "selective_search"
-    """Where candidate boxes come from, as for `jobs/train.py`."""
+    """Proposer or URI of a proposals table, as for `jobs/train.py`."""
     max_proposals: int = 2000
     """Proposals kept per image, best first."""
     scale: int = 600
-    """Shorter side of the image in the model, in pixels."""
+    """Length of the shorter image side in the model, in pixels."""
     rois_per_image: int = 64
     """RoIs per image in hierarchical sampling."""
     fc_dim: int | None = None
-    """Width of fc6 and fc7. By default the backbone's."""
+    """Width of fc6 and fc7. Default: the backbone's."""
     epochs: float = 12
-    """Passes over the training images, the same for every row."""
+    """Number of passes over the training images, the same for every row."""
     learning_rate: float = 0.001
     """Base learning rate, the same for every row."""
     set: tuple[str, ...] = ()
-    """Other numbers of model and solver as NAME=VALUE, for every row, as for `jobs/train.py`."""
+    """Other numbers of model and solver as NAME=VALUE, as for `jobs/train.py`, the same for every row."""
     svd_shares: tuple[float, float] = (1 / 4, 1 / 16)
-    """Ranks of fc6 and fc7 after truncation, as shares of fc6's width (the paper's 1024 and 256 of 4096)."""
+    """Ranks of fc6 and fc7 after truncation, as shares of the width of fc6. Default: the paper's, 1024 and
+    256 of 4096."""
     seeds: tuple[int, ...] = (3,)
-    """Every row is trained and tested once per seed."""
+    """Seeds. Every row is trained and tested once per seed."""
     cpus_per_trial: float = 1
-    """CPUs of one trial; as many trials run at once as the cluster has room for."""
+    """CPUs per trial. The cluster runs as many trials at a time as it has CPUs for."""
     gpus_per_trial: float = 0
-    """GPUs of one trial."""
+    """GPUs per trial."""
     limit: int | None = None
     """Use only the first N images of each split."""
     dry_run: bool = False
-    """Print the rows; train nothing."""
+    """Print the rows, train nothing."""
     allow_open_cluster: bool = False
-    """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
+    """Allow a Ray cluster on other machines without token authentication. Anyone who can connect to it can
+    run code on it."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Comparisons", common=("comparisons", "seeds"), more=("svd_shares",)),
@@ -85,19 +87,23 @@ class AblateConfig:
     def __post_init__(self) -> None:
         check_above_zero(self, "max_proposals", "cpus_per_trial", "limit")
         if not self.seeds:
-            raise UserError("--seeds", "needs one", "Give a number, or leave the flag out.")
+            raise UserError(
+                "--seeds", "expected at least one seed", "Give one, or leave the flag out."
+            )
         if not all(0 < share <= 1 for share in self.svd_shares):
             raise UserError(
-                f"--svd-shares {self.svd_shares}", "are shares of fc6's width", "Give 0 to 1."
+                f"--svd-shares {self.svd_shares}",
+                "expected shares of the width of fc6, above 0 and at most 1",
+                "Give other numbers.",
             )
 
         configs(self._training({}), read_numbers(self, strict=False), 1)
 
     def settled(self, by_old_rule: bool) -> AblateConfig:
-        """The flags with each number in one place: --set scale=400 becomes --scale 400.
+        """Give the same flags with each number in one place: --set scale=400 becomes --scale 400.
 
         Args:
-            by_old_rule: the output was begun when --set changed its number alone.
+            by_old_rule: the output is from before 2026-11-30, when --set changed its number only.
 
         Raises:
             UserError: a flag and --set have different values.
@@ -115,7 +121,7 @@ class AblateConfig:
         return replace(self, **shorts, set=as_settings(rest))
 
     def training(self, training: Training) -> TrainConfig:
-        """The flags of `jobs/train.py` that a training means: its settings win over the run's."""
+        """Give the flags of `jobs/train.py` for a training. Its settings win over this job's flags."""
         settings = {name: value for name, value in parse_settings(training.settings).values()}
         config = self._training({**read_numbers(self, strict=False).values, **settings})
         return replace(
@@ -126,6 +132,7 @@ class AblateConfig:
         )
 
     def _training(self, numbers: Mapping[str, Any]) -> TrainConfig:
+        """Give the flags of `jobs/train.py` with these numbers, by name."""
         numbers = {"solver.batch_size": 2, **numbers}
         shorts: dict[str, Any] = {k: numbers[name] for k, name in SHORT.items() if name in numbers}
         shorts = {k: v for k, v in shorts.items() if v is not None}
@@ -146,33 +153,34 @@ class AblateConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """A network trained one way."""
+    """One way to train the network."""
 
     settings: tuple[str, ...] = ()
     """NAME=VALUE, as for --set."""
     max_proposals: int | None = None
-    """Instead of the run's, in training and in tests."""
+    """Replaces the job's --max-proposals, in training and in tests."""
     proposals: str | None = None
-    """Likewise."""
+    """Replaces the job's --proposals, in training and in tests."""
     start: Training | None = None
-    """The training whose weights this one starts from."""
+    """The training whose weights are the initial weights. None: --weights."""
     torchvision_heads: bool = False
-    """torchvision's RoIHeads on the same backbone, proposals and initial weights."""
+    """Use torchvision's RoIHeads on the same backbone, proposals and initial weights."""
     seed: int = 3
 
     @property
     def name(self) -> str:
-        """12 hex digits: a hash of what is trained, the name of the trial's folder."""
+        """Name of the trial's folder: 12 hex digits of a hash of all fields."""
         values = {k: v for k, v in _hashed(asdict(self)).items() if v is not None}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 FIRST = frozenset(("settings", "max_proposals", "proposals", "start", "torchvision_heads", "seed"))
-"""The fields of `Training` of 2026-11-29. A later one is hashed only where it is not its default."""
+"""The fields of `Training` of 2026-11-29. A later field is hashed only if its value is not the default."""
 
 
 def _hashed(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the fields to hash."""
     defaults = {f.name: f.default for f in fields(Training)}
     values = kept(training, FIRST, defaults)
     return values | {"start": values["start"] and _hashed(values["start"])}
@@ -180,17 +188,20 @@ def _hashed(training: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Test:
-    """How a trained network is tested."""
+    """One way to test a trained network."""
 
-    __test__ = False  # pytest: no test class
+    __test__ = False  # tell pytest that this is not a test class
 
     svd: tuple[float, float] | None = None
-    """Shares of fc6's width, see `AblateConfig.svd_shares`."""
+    """Truncate fc6 and fc7 to these shares of the width of fc6, see `AblateConfig.svd_shares`."""
     svm: bool = False
+    """Classify by SVMs instead of softmax."""
     box_regression: bool = True
+    """False: use the proposals as boxes."""
 
     @property
     def name(self) -> str:
+        """Name in result.json, for example `svd-0.25-0.0625` or `plain`."""
         parts = [f"svd-{self.svd[0]:g}-{self.svd[1]:g}"] if self.svd else []
         parts += ["svm"] * self.svm + ["no-boxes"] * (not self.box_regression)
         return "+".join(parts) or "plain"
@@ -198,8 +209,11 @@ class Test:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
+    """One row of the table."""
+
     comparison: str
     setting: str
     training: Training
     test: Test
     paper: str
+    """Numbers of the paper; may be empty."""

@@ -1,4 +1,4 @@
-"""Results of trials as one table: for people (Markdown), for queries (Parquet), for the eye (PNG)."""
+"""Write the results of trials as one table: Markdown, Parquet, and a bar chart (PNG)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ TABLE = pa.schema(
         pa.field("setting", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("map", pa.float64()),  # VOC07, 0 to 1
-        pa.field("ap", pa.map_(pa.string(), pa.float64())),  # by class
-        pa.field("step_seconds", pa.float64()),  # median of a training step
-        pa.field("image_seconds", pa.float64()),  # median of detecting one image
-        pa.field("recall", pa.float64()),  # at IoU .5, of the best 300 proposals of a test image
-        pa.field("average_recall", pa.float64()),  # of the same, over IoU .5 to 1
+        pa.field("ap", pa.map_(pa.string(), pa.float64())),  # AP by class name
+        pa.field("step_seconds", pa.float64()),  # median over training steps
+        pa.field("image_seconds", pa.float64()),  # median time to detect on one image
+        pa.field(
+            "recall", pa.float64()
+        ),  # at IoU .5, with the best 300 proposals of each test image
+        pa.field("average_recall", pa.float64()),  # the same, averaged over IoU .5 to 1
         pa.field("iterations", pa.int64()),
         pa.field("paper", pa.string()),
         pa.field("training", pa.string(), nullable=False),  # folder under trials/
@@ -35,10 +37,10 @@ TABLE = pa.schema(
 def results_of(
     rows: Sequence[Row], trials: Mapping[str, Mapping[str, Any] | None]
 ) -> list[dict[str, Any]]:
-    """One result a row, in the columns of `TABLE`.
+    """Give one result per row, with the columns of `TABLE`.
 
     Raises:
-        KeyError, TypeError: a trial has no such result: a bug, for all of them ran.
+        KeyError, TypeError: a trial lacks a result. This is a bug, because all trials are finished.
     """
     results = []
     for row in rows:
@@ -65,41 +67,42 @@ def results_of(
 
 
 def as_parquet(results: Sequence[Mapping[str, Any]]) -> bytes:
+    """Write the results as a Parquet file with the schema `TABLE`."""
     rows = [{**row, "ap": list(row["ap"].items())} for row in results]
     return encode_parquet(pa.Table.from_pylist(rows, schema=TABLE), metadata={})
 
 
 def as_markdown(config: AblateConfig, results: Sequence[Mapping[str, Any]]) -> str:
-    """A heading a comparison; several seeds in one line, as mean and range."""
+    """Write one section per comparison, one line per setting: mean and range over the seeds."""
     lines = [
         f"# Ablations of {config.backbone} on {config.data.rstrip('/').rpartition('/')[2]}",
         "",
         f"{config.preset} preset, weights {config.weights.rpartition('/')[2]}, proposals"
         f" {config.proposals}, scale {config.scale}, {config.epochs:g} epochs of `{config.split}`,"
         f" tested on `{config.test_split}`; seeds {', '.join(map(str, config.seeds))};"
-        f" {config.cpus_per_trial:g} CPU(s) a trial of {platform.processor() or platform.machine()}."
-        " mAP is VOC07's, in per cent; times are medians, and shared machines make them noisy."
-        " The paper's numbers are of VOC 2007, models S, M, L, on a K40.",
+        f" {config.cpus_per_trial:g} CPU(s) per trial, {platform.processor() or platform.machine()}."
+        " mAP is by the rules of VOC07, in per cent. Times are medians; on a shared machine they are noisy."
+        " The numbers of the paper are for VOC 2007, models S, M and L, on a K40.",
     ]
     for comparison in dict.fromkeys(row["comparison"] for row in results):
         lines += ["", f"## {comparison}", ""]
         lines += ["| setting | mAP | step, ms | image, ms | steps | paper |"]
         lines += ["| --- | ---: | ---: | ---: | ---: | --- |"]
-        own = [row for row in results if row["comparison"] == comparison]
-        for setting in dict.fromkeys(row["setting"] for row in own):
-            seeds = [row for row in own if row["setting"] == setting]
+        of_comparison = [row for row in results if row["comparison"] == comparison]
+        for setting in dict.fromkeys(row["setting"] for row in of_comparison):
+            seeds = [row for row in of_comparison if row["setting"] == setting]
             lines.append(_line(setting, seeds))
         if comparison in ("proposers", "faster_rcnn"):
-            lines += ["", *_recall_lines(own)]
+            lines += ["", *_recall_lines(of_comparison)]
         if comparison == "sampling":
-            lines += ["", _sampling_note(config, own)]
+            lines += ["", _sampling_note(config, of_comparison)]
     return "\n".join(lines) + "\n"
 
 
 def _recall_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of the proposals alone, seeds in one line."""
+    """Write the table of proposal recall, one line per setting: mean and range over the seeds."""
     lines = [
-        "| proposals, best 300 of a test image | recall at IoU .5 | average recall | mAP |",
+        "| proposals, best 300 of each test image | recall at IoU .5 | average recall | mAP |",
         "| --- | ---: | ---: | ---: |",
     ]
     for setting in dict.fromkeys(row["setting"] for row in rows):
@@ -111,7 +114,7 @@ def _recall_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean, and range where there are several."""
+    """Write the mean; with several values, also the range."""
     mean = f"{sum(values) / len(values):.{digits}f}"
     if len(values) == 1:
         return mean
@@ -119,6 +122,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def _line(setting: str, seeds: Sequence[Mapping[str, Any]]) -> str:
+    """Write the line of one setting. Times are the smallest over the seeds."""
     mean = spread([100 * row["map"] for row in seeds], 1)
     step, image = (
         f"{1000 * min(row[name] for row in seeds):.0f}"
@@ -129,18 +133,19 @@ def _line(setting: str, seeds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _sampling_note(config: AblateConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Explain the step times of the comparison `sampling`."""
     steps = [row["step_seconds"] for row in rows]
     return (
-        f"At equal RoIs, a step of RoI-centric sampling took {max(steps) / min(steps):.0f} times as long: it"
-        f" takes {config.rois_per_image} times as many images through the convolutional layers, each for one"
-        " RoI; the head's part is the same. (Other work on the machine moves the ratio: the trials ran at"
-        " different times.) Both rows saw every image equally often, so the RoI-centric one made as many"
-        " fewer steps."
+        f"With the same number of RoIs, a step of RoI-centric sampling took {max(steps) / min(steps):.0f}"
+        f" times as long. It runs {config.rois_per_image} times as many images through the convolutional"
+        " layers, one RoI from each; the work of the head is the same. (The trials ran at different times, so"
+        " other work on the machine changes the ratio.) Both rows used every image equally often, so"
+        f" RoI-centric sampling took {config.rois_per_image} times fewer steps."
     )
 
 
 def as_png(results: Sequence[Mapping[str, Any]]) -> bytes:
-    """A bar a row, grouped by comparison."""
+    """Draw one bar per setting, grouped by comparison. The bar is the mean over seeds; dots are the seeds."""
     comparisons = list(dict.fromkeys(row["comparison"] for row in results))
     bars = [
         (comparison, setting)

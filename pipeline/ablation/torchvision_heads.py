@@ -1,7 +1,10 @@
-"""torchvision's RoIHeads fed with our proposals, or behind its own RPN: the peer of our own heads.
+"""torchvision's RoIHeads, to compare with the head of `FastRCNN`.
 
-Same backbone, same proposals, same initial weights, same batches and solver as a `FastRCNN`; its own
-sampling, pooling, loss and output rules. With an RPN it is its Faster R-CNN, with its standard anchors.
+Backbone, proposals, initial weights, batches and solver are those of a `FastRCNN`. Sampling, pooling, loss
+and postprocessing are torchvision's. With an RPN, the network is torchvision's Faster R-CNN with its standard
+anchors.
+
+Letters in shapes: N images; H, W height and width; P proposals; G ground-truth boxes; D detections.
 """
 
 from __future__ import annotations
@@ -39,16 +42,19 @@ RECIPE = (
     "warmup=1000",
     "max_grad_norm=null",
 )
-"""references/detection/train.py for two images a step: rate .02 / 8, drops after 16 and 22 of 26 epochs."""
+"""Numbers of torchvision's references/detection/train.py, for two images per step: learning rate .02 / 8,
+drops after 16 and 22 of 26 epochs."""
 RPN_SIDES = (32, 64, 128, 256, 512)
-"""All of them on every map, as its MobileNet pyramid has them; of four maps one each (faster_rcnn.py)."""
+"""Sides of torchvision's anchors (faster_rcnn.py). With four feature maps, one side per map; otherwise all
+sides on every map, as in torchvision's MobileNet pyramid."""
 
 
 class TorchvisionHeads(nn.Module):
-    """Shares `model`'s backbone and starts from its head's weights.
+    """torchvision's RoIHeads on the backbone of `model`, with the initial weights of its head.
 
     Raises:
-        ValueError: the model has what RoIHeads lacks: max pooling, a pyramid, other target deviations.
+        ValueError: the model has a setting that RoIHeads lacks: max pooling, a pyramid, class-agnostic boxes
+            or dropout.
     """
 
     def __init__(self, model: FastRCNN) -> None:
@@ -56,7 +62,8 @@ class TorchvisionHeads(nn.Module):
         config = model.config
         if config.pooling != "align" or config.pyramid or config.class_agnostic or config.dropout:
             raise ValueError(
-                "RoIHeads know RoIAlign, one scale, a box a class and no dropout: take the modern preset"
+                "torchvision's RoIHeads needs RoIAlign, one scale, one box per class and no dropout:"
+                " give --preset modern"
             )
         self.config = config
         self.transform = GeneralizedRCNNTransform(
@@ -93,16 +100,19 @@ class TorchvisionHeads(nn.Module):
         proposals: Sequence[Tensor],
         targets: Sequence[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """As torchvision's GeneralizedRCNN, its transform included, but the proposals are given, RPN or not.
+        """Run torchvision's GeneralizedRCNN with its transform, on given proposals. The RPN is not used.
+
+        All tensors are on the device of the parameters.
 
         Args:
-            images: N of (3, H, W) float32 in 0..1, on the device of the parameters, as all that follows.
-            proposals: N of (P, 4) float32 xyxy, image frame.
-            targets: N of boxes (G, 4) float32, image frame, and labels (G,) int64; None in eval mode.
+            images: N tensors (3, H, W) float32 in 0..1.
+            proposals: N tensors (P, 4) float32 xyxy, image frame.
+            targets: N dicts: boxes (G, 4) float32, image frame, and labels (G,) int64. None in eval mode.
 
         Returns:
-            Of each image boxes (D, 4), labels and scores (D,), in the image frame but not clipped to it, and
-            losses by name. In training no image has an entry, in eval mode there is no loss.
+            Detections, and losses by name. Detections have one dict per image: boxes (D, 4) in the image
+            frame, not clipped, labels (D,) and scores (D,). In training there are no detections, in eval mode
+            no losses.
         """
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         resized, targets = self.transform(images, targets)
@@ -118,14 +128,14 @@ class TorchvisionHeads(nn.Module):
         step: int,
         settings: StepSettings,
     ) -> dict[str, float]:
-        """Take one step as `pipeline.training.step` does, in one process. The row has the loss alone."""
+        """Take one step like `pipeline.training.step.train_step`, in one process. The row holds only the
+        loss."""
         solver = settings.solver
         self.train()
         rate = learning_rate(solver, step, settings.num_iterations)
         set_learning_rate(optimizer, rate, caffe_momentum=solver.caffe_momentum)
-        torch.manual_seed(
-            step_seed(settings.seed, step, 0)
-        )  # RoIHeads sample from the global generator
+        # RoIHeads samples with the global generator.
+        torch.manual_seed(step_seed(settings.seed, step, 0))
         images = batch_images(batch.images, self.config.scale, self.config.max_size)
         factors = images.factors
         targets = [
@@ -134,7 +144,7 @@ class TorchvisionHeads(nn.Module):
         ]
         proposals = [t.proposals * f for t, f in zip(batch.targets, factors, strict=True)]
         given = proposals if self.rpn is None else None
-        _, losses = self._run(_listed(images), given, targets)
+        _, losses = self._run(_image_list(images), given, targets)
         loss = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -145,62 +155,67 @@ class TorchvisionHeads(nn.Module):
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Any], proposals: Sequence[Any]) -> list[Detections]:
-        """As `fastrcnn.detection.detect`, image by image."""
+        """Detect like `fastrcnn.detection.detect`, one image at a time."""
         self.eval()
-        found = []
+        detections = []
         for pixels, boxes in zip(images, proposals, strict=True):
             image = torch.as_tensor(pixels)
             batch = batch_images([image], self.config.scale, self.config.max_size)
-            # A copy: of read-only arrays torch warns.
+            # Copy the boxes: torch warns about read-only arrays.
             scaled = torch.tensor(boxes) * batch.factors[0]
             given = [scaled] if self.rpn is None else None
-            (result,), _ = self._run(_listed(batch), given, None)
-            own = clip(result["boxes"] / batch.factors[0], (image.shape[0], image.shape[1]))
-            found.append(Detections(own, result["labels"], result["scores"]))
-        return found
+            (result,), _ = self._run(_image_list(batch), given, None)
+            image_boxes = clip(result["boxes"] / batch.factors[0], (image.shape[0], image.shape[1]))
+            detections.append(Detections(image_boxes, result["labels"], result["scores"]))
+        return detections
 
     @torch.inference_mode()
     def propose(self, image: Any) -> Tensor:
-        """Its RPN's boxes (P, 4) of an image, in its frame, best first."""
+        """Give the RPN's proposals (P, 4) for one image (H, W, 3), in the image frame, best first."""
         assert self.rpn is not None
         self.eval()
         batch = batch_images([torch.as_tensor(image)], self.config.scale, self.config.max_size)
-        (boxes,), _ = self.rpn(_listed(batch), self._features(batch.images))
-        own: Tensor = boxes / batch.factors[0]
-        return own
+        (boxes,), _ = self.rpn(_image_list(batch), self._features(batch.images))
+        proposals: Tensor = boxes / batch.factors[0]
+        return proposals
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
+        """Give the feature maps under the names that MultiScaleRoIAlign expects."""
         return {str(index): level for index, level in enumerate(self.backbone(images))}
 
     def _run(
         self,
-        listed: ImageList,
+        image_list: ImageList,
         proposals: list[Tensor] | None,
         targets: Sequence[dict[str, Tensor]] | None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Boxes and losses of padded images; all in the model frame. Proposals None: the RPN's own."""
-        images = listed.tensors
+        """Run the network on padded images, in the model frame. With proposals None, the RPN makes them."""
+        images = image_list.tensors
         features = self._features(images)
-        own: dict[str, Tensor] = {}
+        rpn_losses: dict[str, Tensor] = {}
         if proposals is None:
             assert self.rpn is not None
-            proposals, own = self.rpn(listed, features, targets)
-        # The padded size: from it RoIHeads work out each level's stride.
+            proposals, rpn_losses = self.rpn(image_list, features, targets)
+        # RoIHeads computes the stride of each level from the padded size.
         shapes = [(int(images.shape[2]), int(images.shape[3]))] * len(images)
         results, losses = self.heads(features, proposals, shapes, targets)
-        return results, losses | own
+        return results, losses | rpn_losses
 
 
-def _listed(batch: ImageBatch) -> ImageList:
+def _image_list(batch: ImageBatch) -> ImageList:
     return ImageList(batch.images, list(batch.scaled))
 
 
 def _rpn(model: FastRCNN) -> nn.Module:
-    """torchvision's, with its own numbers but for the proposals that are kept."""
+    """Make torchvision's RPN with its numbers; only the number of proposals comes from the config."""
     levels, config = len(model.backbone.strides), model.config.rpn
     assert config is not None
-    spread = levels == len(RPN_SIDES) - 1
-    sides = tuple((side,) for side in RPN_SIDES[:levels]) if spread else (RPN_SIDES,) * levels
+    one_side_per_level = levels == len(RPN_SIDES) - 1
+    sides = (
+        tuple((side,) for side in RPN_SIDES[:levels])
+        if one_side_per_level
+        else (RPN_SIDES,) * levels
+    )
     anchors = AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * levels)
     network: nn.Module = RegionProposalNetwork(
         anchors,

@@ -1,4 +1,4 @@
-"""One training of an ablation, start to end in one process, and its tests. No Ray Train: a trial is small."""
+"""Run one trial of an ablation in one process: a training and its tests. Ray Train is not used."""
 
 from __future__ import annotations
 
@@ -42,18 +42,21 @@ RESULT = "result.json"
 Network = FastRCNN | TorchvisionHeads
 
 RECALL_AT = 300
-"""Proposals of an image (Ren et al. 2015 give recall and mAP of so many)."""
+"""Proposals per image for the recall (as in Ren et al. 2015)."""
 TIMED_IMAGES = 20
-"""Detected one by one for the time of an image, as the paper's s/im."""
+"""Number of images that are detected one by one to measure the time per image (the paper's s/im)."""
 
 
 def folder_of(config: AblateConfig, training: Training) -> str:
-    """URI of a trial's checkpoint (of a peer there is none) and result.json, which is written last."""
+    """Give the URI of a trial's folder: checkpoint and result.json, which is written last.
+
+    A trial with torchvision's heads has no checkpoint.
+    """
     return storage.join(config.output, "trials", training.name)
 
 
 def read_result(config: AblateConfig, training: Training) -> dict[str, Any] | None:
-    """What `run_trial` kept; None where it has not ended."""
+    """Read the result of `run_trial`; None if the trial is not finished."""
     uri = storage.join(folder_of(config, training), RESULT)
     return read_object(uri) if storage.exists(uri) else None
 
@@ -66,11 +69,11 @@ def run_trial(
     examples: Sequence[Example],
     test_examples: Sequence[Example],
 ) -> dict[str, Any]:
-    """Train, test every way that is asked for, and keep the checkpoint.
+    """Train, run the tests, and write checkpoint and result.json.
 
     Returns:
-        step_seconds (median), iterations, recall and average_recall of the test images' best proposals, and
-        for each test by name: map, ap, image_seconds (median).
+        step_seconds (median), iterations, recall and average_recall of the best proposals of the test images,
+        and `tests`: for each test by name map, ap and image_seconds (median).
 
     Raises:
         NonFiniteLossError, StorageError, ImageError: the trial failed.
@@ -84,26 +87,26 @@ def run_trial(
     result: dict[str, Any]
     earlier = read_result(config, training)
     if earlier and not training.torchvision_heads:
-        network = checkpoints.load(folder).model  # tests are asked for that were not then
+        network = checkpoints.load(folder).model  # only new tests are missing
         result = earlier
     else:
         model = _start(config, training, plan, classes, examples)
         network = TorchvisionHeads(model) if training.torchvision_heads else model
         result = _train(network, plan, training.seed, examples)
         if isinstance(network, FastRCNN):
-            _keep(folder, config, plan, network, classes, result)
+            _save(folder, config, plan, network, classes, result)
         result["tests"] = {}
     if "recall" not in result:
         result |= _recall(network, test_examples)
     for test in tests:
         if test.name in result["tests"]:
             continue
-        run = _detector(network, test, examples)
-        metrics = validate(run, len(classes), test_examples).metrics(classes)
+        detector = _detector(network, test, examples)
+        metrics = validate(detector, len(classes), test_examples).metrics(classes)
         result["tests"][test.name] = {
             "map": metrics["val_map"],
             "ap": metrics["val_ap"],
-            "image_seconds": _seconds_per_image(run, test_examples),
+            "image_seconds": _seconds_per_image(detector, test_examples),
         }
     storage.write_bytes(storage.join(folder, RESULT), json.dumps(result, indent=1).encode())
     return result
@@ -116,6 +119,7 @@ def _start(
     classes: Sequence[str],
     examples: Sequence[Example],
 ) -> FastRCNN:
+    """Make the initial model of a training."""
     weights = folder_of(config, training.start) if training.start else config.weights
     model = initial_model(plan.model, weights, training.seed, classes)
     measure_deltas(model, examples)
@@ -126,6 +130,8 @@ def _start(
 def _train(
     network: Network, plan: TrainPlan, seed: int, examples: Sequence[Example]
 ) -> dict[str, Any]:
+    """Train the network in place. Gives iterations, step_seconds (median) and last_loss (mean of 10
+    steps)."""
     optimizer = build_optimizer(network, plan.solver)
     num_iterations = plan.solver.num_iterations(len(examples))
     settings = StepSettings(solver=plan.solver, num_iterations=num_iterations, seed=seed)
@@ -155,36 +161,43 @@ def _load(examples: Sequence[Example], plan: TrainPlan, seed: int, step: int) ->
 
 
 def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Detect:
-    """The trained network, as `test` wants it."""
+    """Change the trained network as `test` says, and wrap it for `validate`."""
     if isinstance(network, TorchvisionHeads):
         return network.detect
     model = network.eval()
     if test.svd:
         fc6 = model.head.fc6
         assert isinstance(fc6, torch.nn.Linear)
-        ranks = (max(round(share * fc6.out_features), 1) for share in test.svd)
-        model = compress(model, *ranks)
+        fc6_rank, fc7_rank = (max(round(share * fc6.out_features), 1) for share in test.svd)
+        model = compress(model, fc6_rank, fc7_rank)
     if test.svm:
-        from fastrcnn.svm import with_svms  # scikit-learn is an extra
+        from fastrcnn.svm import (
+            with_svms,
+        )  # imported here: it needs scikit-learn, an optional package
 
-        model = with_svms(model, *_unflipped(examples))
+        pixels, targets = _unflipped(examples)
+        model = with_svms(model, pixels, targets)
     if not test.box_regression:
         model = with_config(model, box_regression=False)
     return detector_of(model)
 
 
 def _recall(network: Network, examples: Sequence[Example]) -> dict[str, float]:
-    """Of the best `RECALL_AT` proposals, at IoU .5 and averaged over .5 to 1: what any heads could find."""
+    """Measure the recall of the best `RECALL_AT` proposals, at IoU .5 and averaged over .5 to 1.
+
+    It is an upper limit for every head. Crowds and difficult objects are left out.
+    """
     proposals = [example.proposals[:RECALL_AT] for example in examples]
     if network.rpn is not None:
         network.eval()
-        proposals = [_own_proposals(network, example)[:RECALL_AT] for example in examples]
-    wanted = [e.image.gt_boxes[~(e.image.crowd | e.image.difficult)] for e in examples]
-    measured = proposal_recall(proposals, wanted, (0.5,))
+        proposals = [_rpn_proposals(network, example)[:RECALL_AT] for example in examples]
+    gt_boxes = [e.image.gt_boxes[~(e.image.crowd | e.image.difficult)] for e in examples]
+    measured = proposal_recall(proposals, gt_boxes, (0.5,))
     return {"recall": measured.recalls[0], "average_recall": measured.average_recall}
 
 
-def _own_proposals(network: Network, example: Example) -> Boxes:
+def _rpn_proposals(network: Network, example: Example) -> Boxes:
+    """Give the proposals (P, 4) of the network's RPN, in the image frame, best first."""
     pixels = decode(storage.read_bytes(example.image.image_uri)).pixels
     if isinstance(network, TorchvisionHeads):
         return network.propose(pixels).numpy()
@@ -192,22 +205,23 @@ def _own_proposals(network: Network, example: Example) -> Boxes:
 
 
 def _unflipped(examples: Sequence[Example]) -> tuple[list[torch.Tensor], list[Target]]:
+    """Decode the training images without augmentation: (H, W, 3) uint8 tensors, and their targets."""
     pixels = [decode(storage.read_bytes(e.image.image_uri)).pixels for e in examples]
     return [torch.from_numpy(p) for p in pixels], [target_of(e) for e in examples]
 
 
-def _seconds_per_image(run: Detect, examples: Sequence[Example]) -> float:
-    """Median of detection alone, decoded pixels and proposals in hand."""
+def _seconds_per_image(detector: Detect, examples: Sequence[Example]) -> float:
+    """Measure the median time to detect on one decoded image with given proposals."""
     seconds = []
     for example in examples[:TIMED_IMAGES]:
         pixels = decode(storage.read_bytes(example.image.image_uri)).pixels
         started = time.perf_counter()
-        run([pixels], [example.proposals])
+        detector([pixels], [example.proposals])
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
 
 
-def _keep(
+def _save(
     uri: str,
     config: AblateConfig,
     plan: TrainPlan,
@@ -215,7 +229,7 @@ def _keep(
     classes: Sequence[str],
     result: dict[str, Any],
 ) -> None:
-    """The checkpoint, for trainings that start from it, further tests, and people."""
+    """Write the checkpoint: other trainings start from it, and later runs test it."""
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(
             Path(folder),

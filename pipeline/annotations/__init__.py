@@ -1,7 +1,8 @@
 """Labelled images in any known format -> boxes xyxy in the image frame.
 
-Only the formats here know 1-based corners, xywh and normalised boxes; `formats.FORMATS` lists them.
-`read_labelled_images` recognises the format by the data set's files; `splits` names what there is to read.
+Only the modules of this package know 1-based corners, xywh and normalised boxes. `formats.FORMATS` lists
+the formats. `read_labelled_images` recognises the format of a data set by its files and reads one split;
+`splits` lists the splits.
 """
 
 from pipeline.annotations.labelled import LabelledImage, LabelledImages

@@ -1,4 +1,4 @@
-"""The label formats: one file each, and one entry here."""
+"""The table of label formats. Each format is one module, and one entry in this table."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ FORMATS: tuple[Format, ...] = (
     COCO,
     LABELIMG,
 )
-"""In the order in which they are tried: the most particular first."""
+"""The formats in the order in which they are tried: the most specific first."""
 
 
 def find_format(tree: Tree) -> Format:
     """Recognise the format of a data set by its files.
 
     Raises:
-        UserError: it looks like none of `FORMATS`.
+        UserError: the files fit none of `FORMATS`.
     """
     for format in FORMATS:
         if format.looks_like(tree):
@@ -31,6 +31,6 @@ def find_format(tree: Tree) -> Format:
     *others, last = (format.description for format in FORMATS)
     raise UserError(
         tree.root,
-        "no labelled images in a known layout",
-        f"Known are {', '.join(others)} and {last}.",
+        "holds no labelled images in a known layout",
+        f"Expected {', '.join(others)} or {last}.",
     )

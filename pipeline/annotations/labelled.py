@@ -1,6 +1,6 @@
-"""What all label formats are turned into, the rules that hold for all of them, and what defines a format.
+"""The result of reading labels, the checks that hold for every label format, and the definition of a format.
 
-Legend: G boxes in one image, K classes; label 0 is the background, classes are 1..K.
+Legend: G boxes in one image, K classes. Label 0 is the background, the classes are 1..K.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from pipeline.errors import UserError
 
 _OUTSIDE = 1.0
 """Pixels by which a box may leave its image: tools round, and some count corners from 0 instead of 1."""
-# Python's own float() also takes 1_0 and digits of other scripts, which no tool means.
+# Python's float() also accepts 1_0 and digits of other scripts. No labelling tool means a number by them.
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledImage:
-    """One image and what is to be seen in it."""
+    """One image and the labelled boxes in it."""
 
     image_uri: str
     annotation_uri: str
-    """The file its boxes come from; YOLO: the one there would be, where nothing is to be seen."""
+    """The file that the boxes come from. YOLO: given even if the image has no label file."""
     gt_boxes: npt.NDArray[np.float32]
-    """(G, 4) xyxy, absolute pixels, continuous edges, in the image frame; every box has an area."""
+    """(G, 4) xyxy, absolute pixels, continuous edges, in the image frame. Every box has an area."""
     gt_labels: npt.NDArray[np.int64]
     """(G,) in 1..K."""
     difficult: npt.NDArray[np.bool_]
-    """(G,) VOC's flag: neither asked for nor counted against a detector."""
+    """(G,) VOC's flag. A detector is not expected to find such an object, and is not punished if it does."""
     crowd: npt.NDArray[np.bool_]
     """(G,) COCO's iscrowd: one box around many objects."""
     image_id: str
-    """COCO's own id as text, else the stem of the image's name; unique among the images of a split."""
+    """COCO's image id as text; in other formats the stem of the file name. Unique in a split."""
     size: tuple[int, int] | None = None
-    """(height, width) as the annotation says; None where it does not."""
+    """(height, width) as the annotation states it; None if it states no size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,113 +53,116 @@ class LabelledImages:
     classes: tuple[str, ...]
     """Label k is classes[k - 1]."""
     layout: str
-    """The name of their format."""
+    """The name of the label format."""
     problems: tuple[str, ...]
-    """What was wrong and could be left out: file, value, what was done."""
+    """What was wrong and was left out: one line each, with the file, the value and what was done."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedBox:
-    """A box as a format's `read` gives it: its class is still a name."""
+    """A box as `Format.read` returns it: its class is a name, not yet a number."""
 
     name: str
     box: tuple[float, float, float, float]
-    """xyxy, continuous edges, image frame."""
+    """xyxy, absolute pixels, continuous edges, image frame."""
     where: str
     """Its place in the file, e.g. ``object 3``."""
     written: str
-    """Its coordinates as the file has them, for messages."""
+    """Its coordinates as they stand in the file, for messages."""
     difficult: bool = False
     crowd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """An image as a format's `read` gives it."""
+    """An image as `Format.read` returns it."""
 
     image_uri: str
     annotation_uri: str
     image_id: str
     boxes: tuple[NamedBox, ...]
     size: tuple[int, int] | None = None
-    """(height, width) as the annotation says; None where it does not."""
+    """(height, width) as the annotation states it; None if it states no size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """A split as a format's `read` gives it."""
+    """A split as `Format.read` returns it."""
 
     images: tuple[NamedImage, ...]
     names: tuple[str, ...] | None
-    """The classes the data set declares, in its order; None where it declares none."""
+    """The classes that the data set declares, in its order; None if it declares none."""
     problems: tuple[str, ...]
+    """As `LabelledImages.problems`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A label format: how to recognise a data set that is written in it, and how to read one split.
+    """A label format: how to recognise a data set in this format, and how to read one split.
 
-    A format is one file that makes one of these, and its entry in `formats.FORMATS`.
+    A format is one module that makes one `Format`, and one entry in `formats.FORMATS`.
     """
 
     name: str
-    """Goes into `LabelledImages.layout`."""
+    """The short name; becomes `LabelledImages.layout`."""
     description: str
-    """Its title and the files that it is recognised by, for the error on a folder of no known format."""
+    """Title, and the files that identify the format; shown when a folder has no known format."""
     looks_like: Callable[[Tree], bool]
-    """Whether a data set is written in it, by the names of its files."""
+    """Tells from the file names whether a data set is in this format."""
     splits: Callable[[Tree], tuple[str, ...]]
-    """The names of a data set's splits."""
+    """Lists the names of a data set's splits."""
     read: Callable[[Tree, str, int | None], Annotations]
-    """Read a split; only the first images by URI where there is a limit."""
+    """Reads a split. The number is a limit: read only so many images, the first by URI; None reads all."""
     declares_classes: bool
-    """Whether a data set lists its classes. If not, all annotations are read to know them."""
+    """Whether the data set lists its classes. If not, all annotations must be read to know the classes."""
 
 
-def number_labels(found: Annotations, layout: str, classes: Sequence[str]) -> LabelledImages:
-    """Names -> labels 1..K; boxes without area are left out and reported.
+def number_labels(annotations: Annotations, layout: str, classes: Sequence[str]) -> LabelledImages:
+    """Turn class names into labels 1..K. Boxes without area are left out and reported.
 
     Args:
-        found: what a format's `read` gave.
+        annotations: the result of `Format.read`.
         layout: the name of that format.
-        classes: in label order; empty for the classes the data set declares (COCO: by id, YOLO: by number)
-            or, where it declares none, every class in it, sorted.
+        classes: in label order. Empty means the classes that the data set declares (COCO: by id, YOLO: by
+            number); if it declares none, all classes in it, sorted.
 
     Raises:
-        UserError: a box of a class that is not in `classes`, or no class at all; a box whose corners are
-            swapped, or that lies outside its image.
+        UserError: a box has a class that is not in `classes`; there is no class at all, or one is given
+            twice; the corners of a box are swapped; a box lies outside its image.
     """
-    used = Counter(box.name for image in found.images for box in image.boxes)
-    chosen = tuple(classes) or found.names or tuple(sorted(used))
-    _check_classes(chosen, found)
-    problems = list(found.problems)
-    images = [_number(image, chosen, problems) for image in found.images]
-    unused = [name for name in chosen if name not in used]
+    used = Counter(box.name for image in annotations.images for box in image.boxes)
+    names = tuple(classes) or annotations.names or tuple(sorted(used))
+    _check_classes(names, annotations)
+    problems = list(annotations.problems)
+    images = [_number(image, names, problems) for image in annotations.images]
+    unused = [name for name in names if name not in used]
     if unused:
-        problems.append(f"no box of class {', '.join(unused)} in this split; kept as classes")
+        problems.append(f"this split has no box of class {', '.join(unused)}; the class is kept")
     return LabelledImages(
         images=tuple(sorted(images, key=lambda image: image.image_uri)),
-        classes=chosen,
+        classes=names,
         layout=layout,
         problems=tuple(problems),
     )
 
 
-def _check_classes(classes: tuple[str, ...], found: Annotations) -> None:
+def _check_classes(classes: tuple[str, ...], annotations: Annotations) -> None:
     if not classes:
-        where = found.images[0].annotation_uri if found.images else "the split"
-        raise UserError(where, "no box in the whole split, so no class either", "Give --classes.")
+        where = annotations.images[0].annotation_uri if annotations.images else "the split"
+        raise UserError(
+            where, "the whole split has no box, so no class is known", "Give --classes."
+        )
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:
         raise UserError(f"class {twice[0]}", "is given twice", "Give each class once.")
     known = set(classes)
-    for image in found.images:
+    for image in annotations.images:
         for box in image.boxes:
             if box.name not in known:
                 raise UserError(
                     f"class {box.name!r} in {image.annotation_uri} ({box.where})",
                     f"is not among the classes {', '.join(classes)}",
-                    "Add it to --classes or take the box out.",
+                    "Add the class to --classes, or remove the box.",
                 )
 
 
@@ -171,7 +174,7 @@ def _number(image: NamedImage, classes: tuple[str, ...], problems: list[str]) ->
         if x2 > x1 and y2 > y1:
             kept.append(box)
         else:
-            # Its regression target is log(0): one such box makes the loss NaN.
+            # The regression target of such a box is log(0): one of them makes the loss NaN.
             problems.append(
                 f"{image.annotation_uri} ({box.where}): {box.name} {box.written} has no area; left out"
             )
@@ -195,7 +198,7 @@ def _check_place(box: NamedBox, image: NamedImage) -> None:
         raise UserError(
             where,
             f"{box.name} {box.written} ends before it begins",
-            "Swap its corners, or write it in this layout's order.",
+            "Swap its corners, or write the coordinates in the order of this format.",
         )
     if image.size is None:
         return
@@ -204,28 +207,34 @@ def _check_place(box: NamedBox, image: NamedImage) -> None:
         raise UserError(
             where,
             f"{box.name} {box.written} lies outside its image, {width} wide and {height} high",
-            "Mend the box, or the size if that is another picture's.",
+            "Correct the box, or the image size in the annotation.",
         )
 
 
 def finite(text: object, where: str) -> float:
-    """A coordinate as the file has it, as a number.
+    """Turn a coordinate from a file into a number.
+
+    Args:
+        text: the value as it stands in the file: text, a number, or None if it is missing.
+        where: the file and the place in it, for the error.
 
     Raises:
-        UserError: none, not a number, or not a finite one.
+        UserError: the value is missing, not a number, not finite, or 1e9 or more in absolute value.
     """
     value = math.nan
     if isinstance(text, str) and _NUMBER.fullmatch(text):
         value = float(text)
     elif isinstance(text, float | int) and not isinstance(text, bool):
-        value = float(min(max(text, -1e300), 1e300))  # a whole number may be too long for a float
+        value = float(min(max(text, -1e300), 1e300))  # an integer may be too large for a float
     if not math.isfinite(value) or abs(value) >= 1e9:
         shown = repr(text) if len(str(text)) <= 40 else f"{str(text)[:40]!r}..."
-        raise UserError(where, f"coordinate {shown} is not a finite number", "Write pixels there.")
+        raise UserError(
+            where, f"coordinate {shown} is not a finite number", "Expected a number below 1e9."
+        )
     return value
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
-    """``a, b, c, ... (17 in all)``"""
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """Join the first `most` names for a message: ``a, b, c, ... (17 in all)``."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"

@@ -1,4 +1,4 @@
-"""One split of a data set, in whatever format it is written."""
+"""Reads one split of a data set, in any known format."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from pipeline.errors import UserError
 def read_labelled_images(
     uri: str, split: str, *, classes: Sequence[str] = (), limit: int | None = None
 ) -> LabelledImages:
-    """Read one split of a data set; its format is recognised by its files.
+    """Read one split of a data set. The format is recognised by the files.
 
     Args:
-        uri: the data set's folder, local or remote.
-        split: as the data set names it.
-        classes: names in label order; empty for those of the data set.
-        limit: only the first images by URI. Without `classes` they do not depend on it.
+        uri: the folder of the data set, local or remote.
+        split: the name of the split in the data set.
+        classes: class names in label order; empty means the classes of the data set.
+        limit: read only this many images, the first by URI; None reads all. The classes of the data set do
+            not depend on it.
 
     Raises:
-        UserError: no known format, no such split, nothing in it, a broken annotation file, an unknown class.
+        UserError: the format is unknown, the split does not exist or is empty, an annotation file is broken,
+            or a box has a class that is not in `classes`.
     """
     tree = list_tree(uri)
     format = find_format(tree)
@@ -31,20 +33,22 @@ def read_labelled_images(
     if split not in known:
         raise UserError(
             f"split {split!r} of {uri}",
-            f"there is none in this {format.name} data set",
-            f"There are: {', '.join(known) or 'none'}.",
+            f"this {format.name} data set has no such split",
+            f"Its splits are: {', '.join(known) or 'none'}.",
         )
     early = limit if classes or format.declares_classes else None
     annotations = format.read(tree, split, early)
     if not annotations.images:
         raise UserError(
-            f"split {split!r} of {uri}", "has no labelled image", f"There are: {', '.join(known)}."
+            f"split {split!r} of {uri}",
+            "has no labelled image",
+            f"The splits of this data set are: {', '.join(known)}.",
         )
     labelled = number_labels(annotations, format.name, classes)
     return replace(labelled, images=labelled.images[:limit])
 
 
 def splits(uri: str) -> tuple[str, ...]:
-    """Name a data set's splits. Raises `UserError` where there is no data set."""
+    """List the names of a data set's splits. Raises `UserError` if `uri` holds no data set."""
     tree = list_tree(uri)
     return find_format(tree).splits(tree)

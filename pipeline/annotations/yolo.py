@@ -1,11 +1,12 @@
-"""YOLO's text files: ``class cx cy w h`` a line, all but the class as shares of the image's size.
+"""The YOLO format: one text file an image, with one line ``class cx cy w h`` a box.
 
     data.yaml: names, train/val/test     images/<split>/x.jpg  labels/<split>/x.txt
                                          <split>/images/x.jpg  <split>/labels/x.txt
 
-An image's label file has the last `images` of its path turned to `labels`, or lies beside it where there is
-none; an image without a label file shows nothing, by YOLO's own convention. A line with more numbers is a
-polygon, whose bounding box is taken. Boxes need the image's size, so the images that have some are read.
+All numbers but the class are shares of the image's width or height. The path of a label file is the path of
+its image with the last folder `images` replaced by `labels`; without such a folder it lies beside the image.
+An image without a label file has no objects: that is YOLO's convention. A line with more numbers is a
+polygon, and its bounding box is taken. Pixels need the size of the image, so every image with boxes is read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from typing import Any
 
 import yaml
 
-from pipeline.annotations.labelled import Annotations, Format, NamedBox, NamedImage, finite, some
+from pipeline.annotations.labelled import (
+    Annotations,
+    Format,
+    NamedBox,
+    NamedImage,
+    finite,
+    first_few,
+)
 from pipeline.annotations.tree import Tree, unique_ids
 from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES, ImageError, read_size
@@ -31,48 +39,58 @@ _ROUNDING = 0.01
 
 @dataclass(frozen=True, slots=True)
 class _DataSet:
+    """The classes and the images of a data set."""
+
     names: tuple[str, ...]
+    """Class n is names[n]."""
     images: dict[str, list[str]]
     """Split -> paths of its images."""
 
 
 def _looks_like(tree: Tree) -> bool:
-    """Whether there is a yaml, or a file classes.txt, and label files."""
+    """Whether the data set has label files, and a YAML file or a classes.txt."""
     labels = any("labels" in path.split("/")[:-1] for path in tree.below("", (".txt",)))
     return labels and _names_path(tree) is not None
 
 
 def _splits(tree: Tree) -> tuple[str, ...]:
-    """The splits that the yaml names and that have images, and those that the folders show."""
+    """List the splits of the YAML file that have images, and those that the folders show."""
     return tuple(sorted(_open(tree).images))
 
 
 def _read(tree: Tree, split: str, limit: int | None) -> Annotations:
-    """The images of one split, the first `limit` by path."""
+    """Read one split; only the first `limit` images by path."""
     data_set = _open(tree)
     paths = sorted(data_set.images[split])[:limit]
     problems: list[str] = []
     unlabelled = [path for path in paths if _label_path(path) not in tree.known]
     if unlabelled:
-        problems.append(f"{tree.root}: no label file, so nothing to be seen in {some(unlabelled)}")
-    taken = {_label_path(path) for path in paths}
-    folders = {posixpath.dirname(path) for path in taken}
+        problems.append(
+            f"{tree.root}: images without a label file, read as images without objects: "
+            + first_few(unlabelled)
+        )
+    expected = {_label_path(path) for path in paths}
+    folders = {posixpath.dirname(path) for path in expected}
     if limit is None:
-        there = [p for p in tree.below("", (".txt",)) if posixpath.dirname(p) in folders]
-        orphans = [p for p in there if p not in taken and posixpath.basename(p) != "classes.txt"]
+        labels = [p for p in tree.below("", (".txt",)) if posixpath.dirname(p) in folders]
+        orphans = [
+            p for p in labels if p not in expected and posixpath.basename(p) != "classes.txt"
+        ]
         if orphans:
-            problems.append(f"{tree.root}: label files without an image, left out: {some(orphans)}")
+            problems.append(
+                f"{tree.root}: label files without an image, left out: {first_few(orphans)}"
+            )
 
     def read_one(item: tuple[str, str]) -> NamedImage | str:
         path, image_id = item
         try:
             return _read_image(tree, path, image_id, data_set.names)
         except ImageError as error:
-            return f"{tree.uri(path)}: {error}, so its boxes have no size; image left out"
+            return f"{tree.uri(path)}: {error}, so the size of its boxes is unknown; image left out"
 
-    read_images = in_threads(read_one, zip(paths, unique_ids(paths), strict=True))
-    problems += [found for found in read_images if isinstance(found, str)]
-    images = tuple(found for found in read_images if isinstance(found, NamedImage))
+    results = in_threads(read_one, zip(paths, unique_ids(paths), strict=True))
+    problems += [result for result in results if isinstance(result, str)]
+    images = tuple(result for result in results if isinstance(result, NamedImage))
     return Annotations(images, data_set.names, tuple(problems))
 
 
@@ -93,7 +111,7 @@ def _read_image(tree: Tree, path: str, image_id: str, names: tuple[str, ...]) ->
 def _box(
     fields: list[str], where: str, names: tuple[str, ...], size: tuple[int, int], uri: str
 ) -> NamedBox:
-    """One line -> xyxy in pixels; `size` is (height, width)."""
+    """Turn the fields of one line into a box, xyxy in pixels. `size` is (height, width)."""
     if not re.fullmatch("[0-9]{1,6}", fields[0]) or int(fields[0]) >= len(names):
         raise UserError(
             f"{uri} ({where})",
@@ -104,8 +122,8 @@ def _box(
     if any(not -_ROUNDING <= share <= 1 + _ROUNDING for share in shares):
         raise UserError(
             f"{uri} ({where})",
-            f"{' '.join(fields[1:7])} are no shares of the image",
-            "Divide by its size.",
+            f"{' '.join(fields[1:7])} are not shares of the image's size, from 0 to 1",
+            "Divide pixels by the width or height of the image.",
         )
     if len(shares) == 4:
         cx, cy, w, h = shares
@@ -116,13 +134,13 @@ def _box(
         raise UserError(
             f"{uri} ({where})",
             f"has {len(fields)} numbers",
-            "Write: class cx cy w h, or a polygon.",
+            "Expected class cx cy w h, or class and the corners of a polygon.",
         )
     if min(x1, y1) < -_ROUNDING or max(x2, y2) > 1 + _ROUNDING:
         raise UserError(
             f"{uri} ({where})",
             f"{' '.join(fields[1:7])} lies outside its image",
-            "Write its centre and size as shares of the image.",
+            "Write the centre and the size of the box as shares of the image's size.",
         )
     height, width = size
     pixels = (x1 * width, y1 * height, x2 * width, y2 * height)
@@ -130,6 +148,7 @@ def _box(
 
 
 def _label_path(image: str) -> str:
+    """Return the path of an image's label file; the module docstring has the rule."""
     parts = posixpath.splitext(image)[0].split("/")
     for at in range(len(parts) - 2, -1, -1):
         if parts[at] == "images":
@@ -139,7 +158,7 @@ def _label_path(image: str) -> str:
 
 
 def _names_path(tree: Tree) -> str | None:
-    """The yaml at the top (data.yaml before others), else classes.txt at the top or under labels/."""
+    """Return the YAML file at the top, data.yaml first; else classes.txt at the top or in labels/."""
     top = sorted((p != "data.yaml", p) for p in tree.below("", _YAML) if "/" not in p)
     if top:
         return top[0][1]
@@ -147,84 +166,103 @@ def _names_path(tree: Tree) -> str | None:
 
 
 def _open(tree: Tree) -> _DataSet:
+    """Read the YAML file or classes.txt, and list the images of each split."""
     path = _names_path(tree) or ""
     if path.endswith(".txt"):
         names = tuple(line.strip() for line in tree.read_text(path).splitlines() if line.strip())
-        return _DataSet(names, _folders(tree))
+        return _DataSet(names, _images_by_folder(tree))
     try:
         document = yaml.safe_load(tree.read_text(path))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(tree.uri(path), f"not readable as YAML ({error})", "Mend it.") from error
+        raise UserError(
+            tree.uri(path), f"is not readable as YAML ({error})", "Correct the file."
+        ) from error
     if not isinstance(document, dict):
-        raise UserError(tree.uri(path), "holds no settings", "It must have names, train and val.")
-    images = _folders(tree)
+        raise UserError(
+            tree.uri(path), "holds no settings", "Expected the settings names, train and val."
+        )
+    images = _images_by_folder(tree)
     for split in _SPLITS:
         if entry := document.get(split):
-            found = _entry_images(tree, document.get("path"), entry)
-            if found:
-                images[split] = found
+            listed = _images_of_entry(tree, document.get("path"), entry)
+            if listed:
+                images[split] = listed
     return _DataSet(_names(document, tree.uri(path)), images)
 
 
 def _names(document: dict[str, Any], uri: str) -> tuple[str, ...]:
+    """Read the class names from the YAML settings."""
     names = document.get("names")
     if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[number] for number in range(len(names))]
-    # Its values are not shown: a few lines of aliases may stand for gigabytes of text.
+    # The error does not show the value: a few lines of YAML aliases may stand for gigabytes of text.
+    expected = "Expected a list such as names: [cat, dog]."
     if not isinstance(names, list) or not names:
-        raise UserError(uri, "names are no list, nor numbered from 0", "Write names: [a, b].")
+        raise UserError(uri, "names is neither a list nor a mapping numbered from 0", expected)
     for number, name in enumerate(names):
         if not isinstance(name, str | int | float) or not str(name).strip():
-            raise UserError(uri, f"name {number} is no text", "Write names: [a, b].")
+            raise UserError(uri, f"name {number} is not text", expected)
     texts = tuple(str(name) for name in names)
     if len(set(texts)) < len(texts):
         twice = next(name for name in texts if texts.count(name) > 1)
-        raise UserError(uri, f"name {twice!r} is there twice", "Give each class one number.")
+        raise UserError(uri, f"name {twice!r} is used twice", "Give each class one number.")
     if document.get("nc", len(texts)) != len(texts):
-        raise UserError(uri, f"nc is not {len(texts)}, the number of names", "Mend one of them.")
+        raise UserError(uri, f"nc is not {len(texts)}, the number of names", "Correct nc or names.")
     return texts
 
 
-def _folders(tree: Tree) -> dict[str, list[str]]:
-    """images/<split>/ and <split>/images/ -> their images; `all` where images/ has no folders."""
-    found: dict[str, list[str]] = {}
+def _images_by_folder(tree: Tree) -> dict[str, list[str]]:
+    """Map each split to the images in images/<split>/ or <split>/images/.
+
+    Images that lie directly in images/ are the split `all`.
+    """
+    images: dict[str, list[str]] = {}
     for path in tree.below("", IMAGE_SUFFIXES):
         parts = path.split("/")
         if parts[0] == "images" and len(parts) >= 2:
-            found.setdefault(parts[1] if len(parts) > 2 else "all", []).append(path)
+            images.setdefault(parts[1] if len(parts) > 2 else "all", []).append(path)
         elif len(parts) > 2 and parts[1] == "images":
-            found.setdefault(parts[0], []).append(path)
-    return found
+            images.setdefault(parts[0], []).append(path)
+    return images
 
 
-def _entry_images(tree: Tree, base: Any, entry: Any) -> list[str]:
-    """What `train: ...` names: folders or lists, given from where the yaml lies, or from `path`."""
-    found: list[str] = []
+def _images_of_entry(tree: Tree, base: Any, entry: Any) -> list[str]:
+    """List the images of a YAML entry such as `train: ...`.
+
+    The entry names folders or lists of images. They are relative to the YAML file, or to its setting `path`.
+    """
+    images: list[str] = []
     for name in entry if isinstance(entry, list) else [entry]:
         if not isinstance(name, str):
-            raise UserError(tree.root, "its YAML names splits by no text", "Write train: folder.")
-        # Exporters write "../train/images" for a folder beside the yaml, and paths of their own machine.
+            raise UserError(
+                tree.root,
+                "its YAML file names a split by something that is not text",
+                "Expected a folder, as in train: images/train.",
+            )
+        # Exporters write "../train/images" for a folder beside the YAML file, and paths on their machine.
         plain = posixpath.normpath(str(name)).replace("\\", "/")
         while plain.startswith("../"):
             plain = plain[3:]
-        for candidate in (plain, posixpath.normpath(posixpath.join(str(base or ""), plain))):
-            if candidate in tree.known:
-                found += _listed(tree, candidate)
+        for path in (plain, posixpath.normpath(posixpath.join(str(base or ""), plain))):
+            if path in tree.known:
+                images += _read_list(tree, path)
                 break
-            if below := tree.below(candidate, IMAGE_SUFFIXES):
-                found += below
+            if below := tree.below(path, IMAGE_SUFFIXES):
+                images += below
                 break
-    return sorted(set(found))
+    return sorted(set(images))
 
 
-def _listed(tree: Tree, path: str) -> list[str]:
-    """The images that a text file lists, a path a line."""
+def _read_list(tree: Tree, path: str) -> list[str]:
+    """Read a text file with one image path a line."""
     lines = [line.strip() for line in tree.read_text(path).splitlines() if line.strip()]
     images = [posixpath.normpath(line) for line in lines]
     absent = [image for image in images if image not in tree.known]
     if absent:
         raise UserError(
-            tree.uri(path), f"lists images that are not there: {some(absent)}", "Mend it."
+            tree.uri(path),
+            f"lists images that do not exist: {first_few(absent)}",
+            "Add the images, or remove them from the list.",
         )
     return images
 

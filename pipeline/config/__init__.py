@@ -1,6 +1,8 @@
-"""The flags of every job: one frozen dataclass per job, one field per flag, checked when it is made.
+"""The flags of every job: one frozen dataclass per job, one field per flag. `__post_init__` checks the
+values.
 
-Nothing here imports torch, Ray or pyarrow: --help and messages about flags need none of them.
+The docstring below a field is its text in --help. Nothing here imports torch, Ray or pyarrow, so --help and
+errors about flags are fast.
 """
 
 from pipeline.config.checks import check_above_zero, check_not_negative, check_uris

@@ -1,7 +1,10 @@
-"""One door for numbers: `--scale 480`, `--model.scale 480` and `--set scale=480` say the same.
+"""Read the numbers of model, solver and RPN from flags: `--scale 480`, `--model.scale 480`, `--set
+scale=480`.
 
-Every number has one name, as in `model.scale`, `solver.momentum`, `rpn.nms`; the doors are read into one
-table of them. Imports no torch: a wrong number is found before anything heavy is loaded.
+A *door* is one of these three ways to give a number: a short flag, a flag of a part, or --set. All three have
+the same effect. Every number has one name, such as `model.scale`, `solver.momentum` or `rpn.nms`, and the
+doors are read into one table by name. This module does not import torch, so a wrong number is reported at
+once.
 """
 
 from __future__ import annotations
@@ -29,27 +32,29 @@ SHORT: Mapping[str, str] = {
     "epochs": "solver.epochs",
     "learning_rate": "solver.learning_rate",
 }
-"""The numbers that have a short flag too."""
+"""Short flag -> name of its number."""
 LENGTHS = ("solver.iterations", "solver.epochs")
+"""Two numbers that exclude each other: both say how long to train."""
 DOORS = (*SHORT, *PARTS, "set")
 """Fields of a job's config that give numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What the flags say, by name."""
+    """The numbers that flags give."""
 
     values: Mapping[str, Any]
+    """Name -> value."""
     flags: Mapping[str, str]
-    """How each number was given, e.g. `--set momentum=0.8`."""
+    """Name -> text of the flag that gave it, e.g. `--set momentum=0.8`. A default has no entry."""
 
     def part(self, part: str) -> dict[str, Any]:
-        """The numbers of `model`, `solver` or `rpn`, by their names there."""
+        """Give the numbers of one part (`model`, `solver` or `rpn`), by field name."""
         start = f"{part}."
         return {n.removeprefix(start): v for n, v in self.values.items() if n.startswith(start)}
 
     def refusal(self, part: str, error: FieldError) -> UserError:
-        """The error of a config of this part as one about flags."""
+        """Turn an error about fields of this part into one about the flags that gave them."""
         names = [name if "." in name else f"{part}.{name}" for name in error.names]
         flags = [self.flags[name] for name in names if name in self.flags]
         flags = flags or [flag for name, flag in self.flags.items() if name.startswith(part)]
@@ -58,21 +63,21 @@ class Numbers:
 
 
 def read_numbers(config: Any, *, strict: bool = True) -> Numbers:
-    """The numbers that a job's config gives, through whatever door.
+    """Read the numbers that the flags of a job give, by any door.
 
     Args:
         config: `TrainConfig` or `AblateConfig`.
-        strict: refuse two doors that say different things; else --set wins over a flag of a part, and that
-            over a short one.
+        strict: refuse two doors with different values. Otherwise --set wins over a flag of a part, and a flag
+            of a part over a short flag.
 
     Raises:
-        UserError: no such number, a value of another type, or two doors with different values.
+        UserError: an unknown number, a value of a wrong type, or two doors with different values.
     """
     return numbers_of(as_flags(config), short_defaults(type(config)), strict=strict)
 
 
 def as_flags(config: Any) -> dict[str, Any]:
-    """The flags by name; of `model`, `solver` and `rpn` only the numbers that are given."""
+    """Give the flags by name. For `model`, `solver` and `rpn`, only the numbers that are given."""
     flags = {f.name: getattr(config, f.name) for f in fields(config)}
     parts = {n: v.given() for n, v in flags.items() if isinstance(v, Overrides)}
     return {k: v for k, v in flags.items() if k not in parts} | {
@@ -81,20 +86,21 @@ def as_flags(config: Any) -> dict[str, Any]:
 
 
 def short_defaults(config: type) -> dict[str, Any]:
-    """What short flags say where they are left out."""
+    """Give the defaults of the short flags."""
     return {f.name: f.default for f in fields(config) if f.name in SHORT}
 
 
 def numbers_of(
     flags: Mapping[str, Any], defaults: Mapping[str, Any], *, strict: bool = True
 ) -> Numbers:
-    """As `read_numbers`, of flags by name. A short flag that says its default gives way to another door."""
+    """Read numbers like `read_numbers`, from flags by name. A short flag at its default is overridden by any
+    door."""
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
     for name, value, text in _given(flags, defaults):
         if strict and name in values and values[name] != value:
             raise UserError(
-                f"{texts[name]} {text}", f"{name} has two values", "Give it one of them."
+                f"{texts[name]} {text}", f"{name} has two values", "Give only one of them."
             )
         values[name], texts[name] = value, text
     for short, name in SHORT.items():
@@ -105,7 +111,7 @@ def numbers_of(
 
 
 def _given(flags: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """(name, value, the flag's text) of each number, door by door."""
+    """Yield (name, value, text of the flag) of each given number, door by door."""
     for short, name in SHORT.items():
         value = flags.get(short)
         if value is not None and value != defaults.get(short):
@@ -118,7 +124,7 @@ def _given(flags: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tu
 
 
 def _drop_default_length(values: dict[str, Any], given: KeysView[str]) -> None:
-    """Steps or passes: where one is given, the other's default gives way."""
+    """If only one of steps and epochs is given, drop the default of the other."""
     lengths = [name for name in LENGTHS if values.get(name) is not None]
     if len(lengths) == 2:
         for name in lengths:
@@ -127,11 +133,12 @@ def _drop_default_length(values: dict[str, Any], given: KeysView[str]) -> None:
 
 
 def _kebab(name: str) -> str:
+    """Write a field name as in a flag: max_size -> max-size."""
     return name.replace("_", "-")
 
 
 def _words(value: Any) -> str:
-    """A value as a flag takes it."""
+    """Write a value as in a flag."""
     if isinstance(value, list | tuple):
         nested = any(isinstance(part, list | tuple) for part in value)
         return " ".join(
@@ -143,19 +150,20 @@ def _words(value: Any) -> str:
 def configs(
     config: TrainConfig, numbers: Numbers, num_classes: int
 ) -> tuple[FastRCNNConfig, SolverConfig]:
-    """Preset, data and numbers made into the configs of model and solver.
+    """Make the configs of model and solver from preset, data and numbers.
 
-    A scale brings its longest side with it, and a batch size its rate, where these are not given too.
+    Unless they are given too, --scale also sets max_size to 5/3 of it, and the learning rate is scaled with
+    the batch size.
 
     Raises:
-        UserError: a number that cannot be.
+        UserError: a number is out of range.
     """
     paper = config.preset == "paper"
     model, base = numbers.part("model"), SolverConfig.paper() if paper else SolverConfig.modern()
     if isinstance(model.get("scale"), int):
         model.setdefault("max_size", round(model["scale"] * 5 / 3))
     if config.weights == "none":
-        # Nothing to keep: every stage learns, and batch norms must find their statistics.
+        # From random weights, every stage must be trained, and batch norms must measure their statistics.
         model = {"frozen_stages": 0, "frozen_norm": False} | model
     try:
         preset = FastRCNNConfig.paper if paper else FastRCNNConfig.modern
@@ -169,10 +177,11 @@ def configs(
 
 
 def _solver(base: SolverConfig, numbers: Numbers) -> SolverConfig:
+    """Change the preset's solver by the given numbers."""
     changes = numbers.part("solver")
     if all(numbers.values.get(name) is not None for name in LENGTHS):
         both = " ".join(numbers.flags[name] for name in LENGTHS)
-        raise UserError(both, "both say how long to train", "Give one of them.")
+        raise UserError(both, "both say how long to train", "Give only one of them.")
     for name, other in (("iterations", "epochs"), ("epochs", "iterations")):
         if changes.get(name) is not None:
             changes.setdefault(other, None)
@@ -182,47 +191,52 @@ def _solver(base: SolverConfig, numbers: Numbers) -> SolverConfig:
         raise numbers.refusal("solver", error) from error
     if "learning_rate" in changes:
         return solver
-    # Linear scaling (Goyal et al. 2017): k times the images, k times the rate.
+    # Linear scaling (Goyal et al. 2017): with k times the images, k times the rate.
     rate = base.learning_rate * solver.batch_size / base.batch_size
     return replace(solver, learning_rate=rate)
 
 
 def _undivided(flag: str | None, solver: SolverConfig, num_workers: int) -> UserError:
+    """Make the error for a batch size that the number of workers does not divide."""
     if flag is None:
         return UserError(
             f"--num-workers {num_workers}",
             f"does not divide the preset's batch of {solver.batch_size} images",
-            "Give --batch-size, a multiple of the workers.",
+            "Give a --batch-size that is a multiple of it.",
         )
     return UserError(
         f"{flag} --num-workers {num_workers}",
-        "every worker needs the same number of images a step",
-        "Give a batch size that the workers divide.",
+        "every worker needs the same number of images per step",
+        "Give a batch size that is a multiple of the number of workers.",
     )
 
 
 def check_numbers(config: TrainConfig) -> None:
-    """Raises UserError for a number that cannot be. Two doors are compared later: see `by_old_rule`."""
+    """Raise UserError for a number out of range.
+
+    Doors with different values are refused later, because old outputs allow them: see `by_old_rule`.
+    """
     numbers = read_numbers(config, strict=False)
     configs(config, numbers, 1)
     rpn_config(numbers)
 
 
 def rpn_config(numbers: Numbers, **defaults: Any) -> RPNConfig:
-    """The RPN that these numbers describe. Raises UserError."""
+    """Make the config of the RPN from these numbers. Raise UserError for a number out of range."""
     try:
         return RPNConfig(**(defaults | numbers.part("rpn")))
     except FieldError as error:
         raise numbers.refusal("rpn", error) from error
 
 
-# --- the rule before 2026-11-30, for outputs that were begun by it ---------------------------------------
+# --- the rule before 2026-11-30, for outputs that were started with it -----------------------------------
 
 
 def by_old_rule(config: TrainConfig) -> TrainConfig:
-    """The numbers that this command meant then, all as --set.
+    """Give the flags that mean today what this command meant before 2026-11-30; all numbers are in --set.
 
-    --set came last and changed its number alone: no scale set there changed max_size, no batch size the rate.
+    Then, --set won over other flags and changed its number only: a scale given by --set did not change
+    max_size, and a batch size did not change the learning rate.
     """
     later = numbers_of({k: v for k, v in as_flags(config).items() if k not in SHORT}, {}).values
     empty = {part: type(getattr(config, part))() for part in PARTS}

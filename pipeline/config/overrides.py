@@ -1,6 +1,6 @@
-"""A flag for each number of model, RPN and solver: `--model.test-scales 400 560 --solver.momentum 0.8`.
+"""Make a flag for each number of model, solver and RPN: `--model.test-scales 400 560 --solver.momentum 0.8`.
 
-Names, types and help are those of the configs, read from them: nothing is written twice.
+Names, types and help texts are read from the configs in `fastrcnn.config`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Made = TypeVar("Made", bound="type[Overrides]")
 
 PARTS: Mapping[str, type] = {"model": FastRCNNConfig, "solver": SolverConfig, "rpn": RPNConfig}
 GIVEN = ("num_classes", "rpn")
-"""Fields that the data decides, or another flag."""
+"""Fields without a flag: the data gives the number of classes, --proposals decides on the RPN."""
 NULL = "null"
-"""What a flag says where the config takes None: a flag's None means that it is not given."""
+"""Value of a flag that sets None in the config. A field that is None here was not given."""
 
 
 class Overrides:
-    """Numbers that flags give. None: the number is chosen, or the preset's."""
+    """Numbers given by flags. None: not given, so the preset or the data decides."""
 
     __slots__ = ()
 
@@ -43,7 +43,8 @@ class Overrides:
         def __init__(self, **numbers: Any) -> None: ...
 
     def given(self) -> dict[str, Any]:
-        """The numbers that are given, as their config takes them. Raises UserError."""
+        """Give the numbers that are given, with the types of their config. Raise UserError for a wrong
+        value."""
         return {name: self._read(name, value) for name, value in self._written().items()}
 
     def _written(self) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class Overrides:
 
 
 def _overriding(config: type) -> Callable[[Made], Made]:
-    """A class decorator: the fields of `config` with a flag each, all None where not given."""
+    """Decorate a class: add each field of `config` as a flag with default None."""
 
     def decorate(cls: Made) -> Made:
         hints, docs = get_type_hints(config), docstrings(config)
@@ -73,8 +74,10 @@ def _overriding(config: type) -> Callable[[Made], Made]:
         for name in names:
             setattr(cls, name, None)
             if _is_nested(hints[name]):
-                docs[name] = f"{docs.get(name, '')} Each value is a list with commas: 16,32 64,128."
-        # Where tyro finds the help of a flag whose class has no source of its fields.
+                docs[name] = (
+                    f"{docs.get(name, '')} Each value is a list of numbers with commas: 16,32 64,128."
+                )
+        # The class has no source code for its fields, so tyro reads their help from this docstring.
         help_lines = "\n".join(f"    {name}: {docs[name]}" for name in names if name in docs)
         cls.__doc__ = f"{cls.__doc__}\n\nAttributes:\n{help_lines}"
         made: Any = dataclass(frozen=True, kw_only=True, slots=True, repr=False)(cls)
@@ -84,38 +87,42 @@ def _overriding(config: type) -> Callable[[Made], Made]:
 
 
 def _flag_type(hint: Any) -> Any:
+    """Give the type of a flag for a field of this type: also `null` if the field may be None."""
     parts = get_args(hint) if get_origin(hint) is Union or NoneType in get_args(hint) else (hint,)
     kinds = [tuple[str, ...] if _is_nested(part) else part for part in parts]
     if NoneType in parts:
         kinds.append(Literal["null"])
-    return Union[(*kinds, None)]  # noqa: UP007  # of types that are known at run time
+    return Union[(*kinds, None)]  # noqa: UP007  # types known at run time only
 
 
 def _is_nested(hint: Any) -> bool:
-    """Whether a type is a tuple of tuples of any length, which no flag can write with spaces alone."""
+    """Return True for a tuple of tuples of any length. A flag cannot write it with spaces only."""
     inner = get_args(hint)[0] if get_origin(hint) is tuple else None
     return get_origin(inner) is tuple and get_args(inner)[-1] is ...
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:
+    """Read numbers with commas between."""
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise UserError(
-            f"--rpn.{name} {text}", "does not fit", "Expected numbers with commas between."
+            f"--rpn.{name} {text}",
+            "expected numbers with commas between",
+            "Give for example 16,32 64,128.",
         ) from error
 
 
 @_overriding(FastRCNNConfig)
 class ModelOverrides(Overrides):
-    """Numbers of the model, instead of the preset's. `null` turns off what may be off."""
+    """Numbers of the model that replace the preset's. `null` turns off a number that may be off."""
 
 
 @_overriding(SolverConfig)
 class SolverOverrides(Overrides):
-    """Numbers of the training, instead of the preset's. `null` turns off what may be off."""
+    """Numbers of the training that replace the preset's. `null` turns off a number that may be off."""
 
 
 @_overriding(RPNConfig)
 class RPNOverrides(Overrides):
-    """Numbers of the model's RPN, with --proposals rpn."""
+    """Numbers of the RPN, used with --proposals rpn."""

@@ -1,4 +1,4 @@
-"""Flags of the jobs that read results: compact, report, export. As in `pipeline.config`."""
+"""Flags of the jobs that read results: evaluate, compact, report, export."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class EvaluateConfig:
     """Flags of `jobs/evaluate.py`."""
 
     scored: Uri
-    """The --output of a scoring run (or its scored/<run_id> folder)."""
+    """The --output of a scoring job, or its scored/<run_id> folder."""
     data: Uri
     """Labelled images, as for `jobs/train.py`."""
     split: str = "test"
-    """The images to evaluate on."""
+    """Split to evaluate on."""
     classes: tuple[str, ...] = ()
-    """Class names. By default those the detector was trained on."""
+    """Class names. Default: those of the detector."""
     run_id: str | None = None
-    """The run to evaluate, where --scored holds several."""
+    """Scoring run to evaluate. Needed if --scored holds several."""
     output: Uri | None = None
-    """Where metrics.json and pr_curves.png are written. By default evaluation/<run_id>/ under --scored."""
+    """Folder for metrics.json and pr_curves.png. Default: evaluation/<run_id>/ in --scored."""
     limit: int | None = None
     """Evaluate only the first N images of the split."""
     dry_run: bool = False
-    """Print counts; write nothing."""
+    """Print counts, write nothing."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Data", common=("split", "classes", "limit")),
@@ -45,17 +45,18 @@ class CompactConfig:
     """Flags of `jobs/compact.py`."""
 
     scored: Uri
-    """The --output of a scoring run (or its scored/<run_id> folder)."""
+    """The --output of a scoring job, or its scored/<run_id> folder."""
     output: Uri
-    """Where detections/<run_id>.parquet is written; usually the same as --scored."""
+    """Folder for detections/<run_id>.parquet; usually the same as --scored."""
     run_id: str | None = None
-    """Make the table of this run only. By default every run gets one."""
+    """Scoring run to make the table of. Default: every run."""
     memory_gib: float = 2.0
-    """Memory for sorting, in GiB, beside the 400 MB of the job itself; the rest goes to --temp-folder."""
+    """Memory for sorting, in GiB. The job itself needs 400 MB more. What does not fit goes to
+    --temp-folder."""
     temp_folder: Folder | None = None
-    """A folder of this machine with room to sort, about 100 bytes per box. By default the system's."""
+    """Local folder for temporary files, about 100 bytes per box. Default: the system's."""
     dry_run: bool = False
-    """Print which tables would be made of which shards; write nothing."""
+    """Print which tables would be made from which shards, write nothing."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Run", common=("run_id", "dry_run"), more=("memory_gib", "temp_folder")),
@@ -70,27 +71,28 @@ class ReportConfig:
     """Flags of `jobs/report.py`."""
 
     scored: Uri
-    """The --output of a scoring run (or its scored/<run_id> folder)."""
+    """The --output of a scoring job, or its scored/<run_id> folder."""
     output: Uri
-    """The page, if it ends in .html; else report/<run_id>.html is written below it."""
+    """The page, if it ends in .html. Otherwise a folder for report/<run_id>.html."""
     run_id: str | None = None
-    """The run to read, where --scored holds several."""
+    """Scoring run to read. Needed if --scored holds several."""
     data: Uri | None = None
-    """Labelled images, as for `jobs/evaluate.py`: the page then shows accuracy and its curves too."""
+    """Labelled images, as for `jobs/evaluate.py`. With them the page shows accuracy too."""
     split: str = "test"
-    """The labelled images to measure accuracy on."""
+    """Split to measure accuracy on."""
     gallery: int = 96
-    """Number of pictures in the page; with 0 no image is read."""
+    """Number of pictures in the page. With 0, no image is read."""
     thumbnail: int = 400
     """Longer side of a picture, in pixels."""
     gallery_mib: float = 8.0
-    """Largest size of all pictures together, in MiB; those that do not fit are left out."""
+    """Maximum size of all pictures together, in MiB. Pictures that do not fit are left out."""
     memory_gib: float = 2.0
-    """Memory for counting, in GiB, beside the 400 MB of the job itself; the rest goes to --temp-folder."""
+    """Memory for counting, in GiB. The job itself needs 400 MB more. What does not fit goes to
+    --temp-folder."""
     temp_folder: Folder | None = None
-    """A folder of this machine with room for the run, about 100 bytes per box. By default the system's."""
+    """Local folder for temporary files, about 100 bytes per box. Default: the system's."""
     dry_run: bool = False
-    """Print counts; write nothing, and read no image."""
+    """Print counts; write nothing and read no image."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Accuracy", common=("data", "split")),
@@ -108,30 +110,31 @@ class ExportConfig:
     """Flags of `jobs/export.py`."""
 
     scored: Uri
-    """The --output of a scoring run (or its scored/<run_id> folder)."""
+    """The --output of a scoring job, or its scored/<run_id> folder."""
     output: Uri
-    """The folder of the files; those of the same name are replaced. For delta the table's folder, for iceberg
-    NAMESPACE.TABLE."""
+    """Folder for the files; files of the same name are replaced. For delta: the folder of the table. For
+    iceberg: NAMESPACE.TABLE."""
     format: Literal["coco", "fiftyone", "labelstudio", "iceberg", "delta"]
-    """The tool that will read the boxes."""
+    """Format to write: the tool that will read the boxes."""
     run_id: str | None = None
-    """The run to read, where --scored holds several."""
+    """Scoring run to read. Needed if --scored holds several."""
     min_score: float = 0.0
-    """Lowest score written. Images without such boxes are written all the same."""
+    """Minimum score of a written box. Images without boxes are written too."""
     limit: int | None = None
-    """Write only the first N images, in order of their URI."""
+    """Write only the first N images, in URI order."""
     image_root: Uri | None = None
-    """Where the other tool finds the images: replaces the deepest folder that holds them all."""
+    """Path or URL of the images in the other tool. It replaces the deepest folder that holds all images."""
     ids: Uri | None = None
-    """For coco: an annotation file whose image and category ids are used; only its images are written."""
+    """For coco: annotation file that gives the image and category ids. Only its images are written."""
     memory_gib: float = 2.0
-    """Memory for tables, in GiB, beside the 400 MB of the job itself; the rest goes to --temp-folder."""
+    """Memory for tables, in GiB. The job itself needs 400 MB more. What does not fit goes to
+    --temp-folder."""
     temp_folder: Folder | None = None
-    """A folder of this machine with room for run and files. By default the system's."""
+    """Local folder for temporary files, with room for the run and the files. Default: the system's."""
     dry_run: bool = False
-    """Print counts; write nothing."""
+    """Print counts, write nothing."""
     allow_open_cluster: bool = False
-    """For iceberg and delta: join a Ray cluster of other machines that asks for no token."""
+    """For iceberg and delta: allow a Ray cluster on other machines without token authentication."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Boxes", common=("min_score", "limit", "image_root", "ids")),
@@ -149,14 +152,18 @@ class ExportConfig:
                 name = flag.replace("_", "-")
                 raise UserError(
                     f"--{name}",
-                    f"means nothing to {self.format}",
-                    "Leave it out, or filter in SQL.",
+                    f"has no effect with --format {self.format}",
+                    "Leave it out, or filter the table in SQL.",
                 )
         if not 0 <= self.min_score <= 1:
             raise UserError(
-                f"--min-score {self.min_score}", "is no score", "Give a number from 0 to 1."
+                f"--min-score {self.min_score}",
+                "expected a score from 0 to 1",
+                "Give another number.",
             )
         if self.ids is not None and self.format != "coco":
             raise UserError(
-                f"--ids {self.ids}", f"means nothing to {self.format}", "Use it with --format coco."
+                f"--ids {self.ids}",
+                f"has no effect with --format {self.format}",
+                "Leave it out, or give --format coco.",
             )

@@ -22,60 +22,60 @@ class ScoreConfig:
     """Flags of `jobs/score_bucket.py`."""
 
     images: Uri
-    """What to score: a prefix, a glob in quotes, or a list (.txt, .csv, .parquet of URIs)."""
+    """Images to score: a prefix, a glob in quotes, or a list of URIs (.txt, .csv, .parquet)."""
     checkpoint: Uri
-    """Folder with model.safetensors and config.json, or the --output of a training run."""
+    """Folder with model.safetensors and config.json, or the --output of a training."""
     output: Uri
-    """Where plans/, scored/ and runs/ are written. Run again with the same one to continue."""
+    """Folder for plans/, scored/ and runs/. To continue, run again with the same folder."""
     proposals: str | None = None
-    """Name of a proposer, or URI of a proposals table. By default the proposer that the checkpoint was
-    trained with."""
+    """Name of a proposer, or URI of a proposals table. Default: the proposer that the checkpoint was trained
+    with."""
     include: tuple[str, ...] = ()
-    """Score only objects that match one of these globs, whatever their suffix. '*.scan' matches in any
-    folder, 'a/*.jpg' below --images. Put globs in quotes."""
+    """Score only objects that match one of these globs, with any suffix. '*.scan' matches in every folder,
+    'a/*.jpg' below --images. Put globs in quotes."""
     exclude: tuple[str, ...] = ()
     """Leave out objects that match one of these globs."""
     num_workers: int | None = None
-    """Detector actors. By default one per GPU, or on CPUs half the cluster's CPUs."""
+    """Number of detector actors. Default: one per GPU; without GPUs, half the number of CPUs."""
     gpus_per_worker: float | None = None
-    """GPUs per actor. By default 1 where the cluster has GPUs, else 0."""
+    """GPUs per actor. Default: 1 if the cluster has GPUs, else 0."""
     batch_size: int = 8
     """Images per forward pass."""
     shard_size: int = 1000
     """Rows per Parquet file in scored/."""
     score_threshold: float | None = None
-    """Lowest score written. By default the checkpoint's."""
+    """Minimum score of a written box. Default: the checkpoint's."""
     precision: Precision = "auto"
-    """auto: bfloat16 where the GPU or CPU has instructions for it, up to twice as fast; scores then differ
-    from float32's in the third digit. float32: the same rows from every kind of machine."""
+    """auto: bfloat16 if the GPU or CPU supports it. This is up to twice as fast, and scores differ from
+    float32 in the third digit. float32: the same rows on every kind of machine."""
     compile: bool = False
-    """Compile the backbone with torch.compile on GPUs: each Detector starts a minute or more later. Not
-    measured."""
+    """Compile the backbone with torch.compile on GPUs. Each actor starts a minute or more later. The speed is
+    not measured."""
     max_bytes: int = 100_000_000
-    """Largest object, in bytes. Larger ones are rows with status `too_large`, never fetched."""
+    """Maximum size of an object, in bytes. A larger object is not read; its row has status `too_large`."""
     max_pixels: int = 100_000_000
-    """Largest image, in pixels. Larger ones are rows with status `too_large`, never decoded."""
+    """Maximum size of an image, in pixels. A larger image is not decoded; its row has status `too_large`."""
     seed: int = 0
-    """Seed of the proposals' order."""
+    """Seed for the order of the proposals."""
     fresh: bool = False
-    """Score every image again, as a new run beside the old one: for when a new version of this program
-    decodes some images better. The same command again continues that new run."""
+    """Score all images again as a new run beside the old one, for example after an update that decodes more
+    images. The same command continues the new run."""
     limit: int | None = None
-    """Score only the first N images, in order of their URI."""
+    """Score only the first N images, in URI order."""
     dry_run: bool = False
-    """Print counts, sizes and cost; write nothing."""
+    """Print counts, sizes and cost, write nothing."""
     max_failures: float = 1.0
-    """Largest share of rows that may have another status than `ok`. Above it the job stops with exit code
-    1."""
+    """Maximum share of rows with a status other than `ok`. Above it, the job stops with exit code 1."""
     max_unreachable: float = 0.5
-    """Stop when the store did not give more than this share of the last 200 images (expired credentials, an
-    outage). Nothing of them is written; the same command continues. 1 never stops."""
+    """Stop if more than this share of the last 200 images cannot be read from the store (expired credentials,
+    an outage). Their rows are not written; the same command continues. 1: never stop."""
     price_per_cpu_hour: float | None = None
-    """Price of a CPU in dollars, for estimates of cost."""
+    """Price of a CPU in dollars, for the estimated cost."""
     price_per_gpu_hour: float | None = None
-    """Price of a GPU in dollars, for estimates of cost."""
+    """Price of a GPU in dollars, for the estimated cost."""
     allow_open_cluster: bool = False
-    """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
+    """Allow a Ray cluster on other machines without token authentication. Anyone who can connect to it can
+    run code on it."""
 
     GROUPS: ClassVar[Groups] = (
         Group(
@@ -109,13 +109,13 @@ class ScoreConfig:
         require(
             self.score_threshold is None or 0 <= self.score_threshold <= 1,
             f"--score-threshold {self.score_threshold}",
-            "is no probability",
-            "Give a number from 0 to 1.",
+            "expected a score from 0 to 1",
+            "Give another number.",
         )
         check_share(self.max_failures)
         require(
             0 < self.max_unreachable <= 1,
             f"--max-unreachable {self.max_unreachable}",
-            "is a share of the images",
-            "Give a number above 0, up to 1.",
+            "expected a share of the images, above 0 and at most 1",
+            "Give another number.",
         )

@@ -1,4 +1,4 @@
-"""``--set NAME=VALUE``: the shorthand for `--model.X`, `--solver.X` and `--rpn.X`."""
+"""Parse ``--set NAME=VALUE``, the short form of `--model.X`, `--solver.X` and `--rpn.X`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pipeline.config.overrides import GIVEN, PARTS
 from pipeline.errors import UserError
 
 RPN_PREFIX = "rpn_"
-"""Before the name of a number of `RPNConfig`."""
+"""Prefix of the fields of `RPNConfig` in --set."""
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, tuple[str, Any]]:
-    """Each ``NAME=VALUE`` text with its number's name and value.
+    """Read ``NAME=VALUE`` texts. Gives each text with the name and value of its number.
 
-    Values are written as in JSON; a tuple also as ``480,576,688``; text needs no quotes.
+    Values are written as in JSON. A tuple may also be written as ``480,576,688``. Strings need no quotes.
 
     Raises:
-        UserError: no such name, one name twice, or a value of another type.
+        UserError: an unknown name, a name given twice, or a value of a wrong type.
 
     Example:
         ["rpn_nms=0.8", "pyramid=480,576"] gives
@@ -34,26 +34,24 @@ def parse_settings(settings: Sequence[str]) -> dict[str, tuple[str, Any]]:
     for setting in settings:
         setting_name, equals, text = setting.partition("=")
         if not equals:
-            raise UserError(f"--set {setting}", "has no =", "Expected NAME=VALUE.")
+            raise UserError(f"--set {setting}", "has no =", "Give NAME=VALUE.")
         if setting_name not in known:
             near = difflib.get_close_matches(setting_name, known, n=3)
             raise UserError(
                 f"--set {setting}",
-                f"no number of model or solver is called {setting_name}",
-                f"Near names are {', '.join(near)}."
-                if near
-                else "--help lists --model, --solver, --rpn.",
+                f"there is no number called {setting_name}",
+                f"Did you mean {' or '.join(near)}?" if near else "--help-all lists all numbers.",
             )
         part, field = known[setting_name]
         name = f"{part}.{field}"
         if any(name == other for other, _ in read.values()):
-            raise UserError(f"--set {setting}", f"{setting_name} is set twice", "Set it once.")
+            raise UserError(f"--set {setting}", f"{setting_name} is given twice", "Give it once.")
         read[setting] = name, _parse(text, PARTS[part], field, setting)
     return read
 
 
 def as_settings(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Numbers as --set takes them: `parse_settings` gives the same names and values."""
+    """Write numbers as --set takes them. `parse_settings` reads them back."""
     texts = []
     for name, value in values.items():
         part, _, field = name.partition(".")
@@ -63,7 +61,7 @@ def as_settings(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _setting_names() -> dict[str, tuple[str, str]]:
-    """Name in --set -> (part, field)."""
+    """Give the mapping: name in --set -> (part, field)."""
     return {
         RPN_PREFIX * (part == "rpn") + field.name: (part, field.name)
         for part, config in PARTS.items()
@@ -73,6 +71,7 @@ def _setting_names() -> dict[str, tuple[str, str]]:
 
 
 def _parse(text: str, config: type, field: str, setting: str) -> Any:
+    """Read the value of a field. Raise UserError if it has a wrong type."""
     hint = get_type_hints(config)[field]
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for kind in kinds:
@@ -81,11 +80,11 @@ def _parse(text: str, config: type, field: str, setting: str) -> Any:
         except (TypeError, ValueError):
             continue
     expected = describe(field_types(config)[field])
-    raise UserError(f"--set {setting}", f"{text!r} does not fit", f"Expected {expected}.")
+    raise UserError(f"--set {setting}", f"expected {expected}", "Give another value.")
 
 
 def _as(text: str, kind: Any) -> Any:
-    """Raises ValueError or TypeError where the text is no such value."""
+    """Read a text as a value of this type. Raise ValueError or TypeError if it is none."""
     if get_origin(kind) is Literal:
         if text in get_args(kind):
             return text
@@ -103,6 +102,7 @@ def _as(text: str, kind: Any) -> Any:
 
 
 def _tuple(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Read a tuple: a JSON list, or values with commas between."""
     if text.strip().startswith("["):
         parts = [json.dumps(part) for part in json.loads(text)]
     else:

@@ -1,4 +1,4 @@
-"""Flags of the tools beside training and scoring: compressing, drawing, proposals in and out."""
+"""Flags of the tools: compress, draw-scenes, import-proposals, export-proposals."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class CompressConfig:
     """Flags of `jobs/compress.py`."""
 
     checkpoint: Uri
-    """Folder with model.safetensors and config.json, or the --output of a training run."""
+    """Folder with model.safetensors and config.json, or the --output of a training."""
     output: Uri
-    """Where the new checkpoint is written; it must not hold one."""
+    """Folder for the new checkpoint. It must not hold a checkpoint yet."""
     fc6_rank: int = 1024
-    """Singular values of fc6 to keep (the paper's number, for a layer of 4096)."""
+    """Singular values of fc6 to keep. Default: the paper's, for a layer of width 4096."""
     fc7_rank: int = 256
-    """Singular values of fc7 to keep."""
+    """Singular values of fc7 to keep. Default: the paper's."""
     dry_run: bool = False
-    """Print the numbers of weights; write nothing."""
+    """Print the numbers of weights, write nothing."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Size", common=("fc6_rank", "fc7_rank")),
@@ -40,17 +40,17 @@ class DrawConfig:
     """Flags of `jobs/draw_scenes.py`."""
 
     output: Uri
-    """Folder or any fsspec URI; shapes/ (labelled) and inbox/ (to be scored) are written below it."""
+    """Folder or fsspec URI for shapes/ (labelled images) and inbox/ (files to score)."""
     train: int = 300
-    """Labelled images in the split `train`."""
+    """Number of labelled images in the split `train`."""
     val: int = 40
-    """Labelled images in the split `val`."""
+    """Number of labelled images in the split `val`."""
     test: int = 90
-    """Labelled images in the split `test`."""
+    """Number of labelled images in the split `test`."""
     score: int = 100
-    """Files in the inbox, a tenth of them broken: test images first, then scenes of no split."""
+    """Number of files in the inbox: the test images, then scenes of no split. A tenth is broken."""
     seed: int = 0
-    """The same seed and numbers give the same files, byte for byte."""
+    """Seed of the drawing. The same seed and numbers give the same files, byte for byte."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Numbers of images", common=("train", "val", "test", "score")),
@@ -61,7 +61,7 @@ class DrawConfig:
         for flag in ("train", "val", "test", "score"):
             if getattr(self, flag) < 0:
                 raise UserError(
-                    f"--{flag} {getattr(self, flag)}", "is a number of images", "Give 0 or more."
+                    f"--{flag} {getattr(self, flag)}", "expected 0 or more", "Give another number."
                 )
 
 
@@ -70,13 +70,13 @@ class ImportConfig:
     """Flags of `jobs/import_proposals.py`."""
 
     source: Uri
-    """The file of proposals: .mat or .pkl."""
+    """File of proposals: .mat or .pkl."""
     data: Uri
-    """The labelled images they belong to, as for `jobs/train.py`."""
+    """Labelled images that the proposals belong to, as for `jobs/train.py`."""
     output: Uri
-    """The Parquet file to write."""
+    """Parquet file to write."""
     split: str = "train"
-    """The images that need proposals."""
+    """Split whose images need proposals."""
 
     GROUPS: ClassVar[Groups] = (Group(title="Data", common=("split",)),)
 
@@ -86,25 +86,28 @@ class ExportProposalsConfig:
     """Flags of `jobs/export_proposals.py`."""
 
     checkpoint: Uri
-    """A detector trained with --proposals rpn, as for `jobs/score_bucket.py`."""
+    """Checkpoint of a detector trained with --proposals rpn, as for `jobs/score_bucket.py`."""
     images: Uri
-    """Images to propose on: a prefix, a glob or a list; for a training set, the prefix above its images."""
+    """Images that need proposals: a prefix, a glob or a list. For a training set: the prefix above its
+    images."""
     output: Uri
-    """Folder of the table, which --proposals of other jobs takes. Run again with the same one to continue."""
+    """Folder for the table; give it to other jobs as --proposals. To continue, run again with the same
+    folder."""
     batch_size: int = 8
     """Images per forward pass."""
     num_workers: int | None = None
-    """Actors with the model. By default one per GPU, or on CPUs half the cluster's CPUs."""
+    """Number of actors with the model. Default: one per GPU; without GPUs, half the number of CPUs."""
     gpus_per_worker: float | None = None
-    """GPUs per actor. By default 1 where the cluster has GPUs, else 0."""
+    """GPUs per actor. Default: 1 if the cluster has GPUs, else 0."""
     max_failures: float = 0.01
-    """Largest share of images that may have no row at the end."""
+    """Maximum share of images without a row at the end."""
     limit: int | None = None
-    """Use only the first N images, in order of their URI."""
+    """Use only the first N images, in URI order."""
     dry_run: bool = False
-    """Print how many images there are to do; write nothing."""
+    """Print the number of images to process, write nothing."""
     allow_open_cluster: bool = False
-    """Join a Ray cluster of other machines that asks for no token: whoever reaches it runs code on it."""
+    """Allow a Ray cluster on other machines without token authentication. Anyone who can connect to it can
+    run code on it."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Run", common=("limit", "dry_run"), more=("max_failures",)),
@@ -119,7 +122,7 @@ class ExportProposalsConfig:
         check_above_zero(self, "batch_size", "num_workers", "limit")
 
     def scoring(self) -> ScoreConfig:
-        """The scoring job that reads the same images by the same model."""
+        """Give the flags of a scoring job with the same images and the same model."""
         return ScoreConfig(
             images=self.images,
             checkpoint=self.checkpoint,

@@ -24,77 +24,82 @@ class TrainConfig:
     """Flags of `jobs/train.py`."""
 
     data: Uri
-    """Labelled images: a VOC, LabelImg, COCO or YOLO folder, local or any fsspec URI."""
+    """Folder of labelled images: VOC, LabelImg, COCO or YOLO. A local path or an fsspec URI."""
     output: Uri
-    """Where checkpoint, metrics and curves go. Run again with the same one to resume."""
+    """Folder for checkpoint, metrics and curves. To resume, run again with the same folder."""
     split: str = "train"
-    """Images to train on, as the data set names them (VOC: ImageSets/Main/<split>.txt)."""
+    """Split to train on, as named in the data set (VOC: ImageSets/Main/<split>.txt)."""
     val_split: str | None = None
-    """Images to validate on. Default: `val` where the data has it and --split is `train`."""
+    """Split to validate on. Default: `val`, if the data has it and --split is `train`."""
     classes: tuple[str, ...] = ()
-    """Class names, in label order. Default: every class in the annotations, sorted."""
+    """Class names, in label order. Default: all classes in the annotations, sorted."""
     preset: Preset = "modern"
-    """`paper`: the reference implementation's numbers. `modern`: what is trained today."""
+    """`paper`: the numbers of the reference implementation. `modern`: numbers in use today."""
     backbone: str | None = None
-    """A name of `fastrcnn.config.BACKBONES`, e.g. vgg16, mobilenet_v2, tiny. Default: the preset's."""
+    """Name of a backbone (`fastrcnn.config.BACKBONES`), e.g. vgg16, mobilenet_v2, tiny. Default: the
+    preset's."""
     weights: str = "imagenet"
-    """`imagenet` (torchvision's hub), `none`, or the path or URI of a state_dict (.pth, .safetensors)."""
+    """Initial weights: `imagenet` (downloaded by torchvision), `none` (random), or the path or URI of a
+    state_dict (.pth, .safetensors), a .caffemodel or a checkpoint."""
     proposals: str = "selective_search"
-    """`selective_search` (ours), `opencv` (its selective search, a hundred times slower), `grid` (fitted to
-    the training boxes), `rpn` (learnt with the model), or the URI of a proposals table."""
+    """`selective_search` (fast implementation), `opencv` (OpenCV's selective search, a hundred times slower),
+    `grid` (boxes fitted to the training boxes), `rpn` (trained with the model), or the URI of a proposals
+    table."""
     proposal_mode: str = "fast"
-    """`fast`; `small` finds objects below 32 px too, at a third of the speed; `exact` is OpenCV's `fast`,
-    rebuilt. `opencv` has `fast` and `quality`; `grid` has `fast` and `unfitted`."""
+    """Mode of the proposer. selective_search: `fast`, `small` (also objects below 32 px, at a third of the
+    speed) or `exact` (the same method as OpenCV's `fast`). opencv: `fast` or `quality`. grid: `fast` or
+    `unfitted`."""
     max_proposals: int = 2000
-    """Proposals kept in each image, best first (paper, section 4)."""
+    """Proposals kept per image, best first (paper, section 4)."""
     scale: int | None = None
-    """Length of the shorter image side in the model, in pixels. The longest side becomes at most 5/3 of it,
-    unless --model.max-size is given. Default: the preset's (600)."""
+    """Length of the shorter image side in the model, in pixels. The longer side is at most 5/3 of it, unless
+    --model.max-size is given. Default: the preset's (600)."""
     rois_per_image: int | None = None
-    """RoIs sampled from each image of a step. Default: the preset's."""
+    """RoIs sampled per image in a step. Default: the preset's."""
     fc_dim: int | None = None
     """Width of fc6 and fc7. Default: the backbone's."""
     model: ModelOverrides = ModelOverrides()
-    """Every number of the model."""
+    """All numbers of the model."""
     solver: SolverOverrides = SolverOverrides()
-    """Every number of the training."""
+    """All numbers of the training."""
     rpn: RPNOverrides = RPNOverrides()
-    """Every number of the RPN."""
+    """All numbers of the RPN."""
     set: tuple[str, ...] = ()
-    """Numbers as NAME=VALUE, short for the flags of model, solver and RPN: momentum=0.8 is --solver.momentum
-    0.8, test_scales=400,560 is --model.test-scales 400 560, rpn_nms=0.7 is --rpn.nms 0.7."""
+    """Numbers of model, solver and RPN as NAME=VALUE. momentum=0.8 means --solver.momentum 0.8,
+    test_scales=400,560 means --model.test-scales 400 560, rpn_nms=0.7 means --rpn.nms 0.7."""
     num_workers: int = 1
-    """Ray Train workers, each one process."""
+    """Number of Ray Train workers; each is one process."""
     min_workers: int | None = None
     """Minimum workers to continue with when nodes are lost. Default: wait for all. The result is the same
     with any number."""
     gpus_per_worker: float | None = None
-    """GPUs of each worker. Default: 1 where the cluster has GPUs, else 0."""
+    """GPUs per worker. Default: 1 if the cluster has GPUs, else 0."""
     batch_size: int | None = None
-    """Images a step over all workers. The preset's rate is scaled with it, unless --learning-rate is given.
-    Default: the preset's."""
+    """Images per step, over all workers. The preset's learning rate is scaled with it, unless --learning-rate
+    is given. Default: the preset's."""
     iterations: int | None = None
-    """SGD steps. Default: the preset's, or as many as --epochs takes."""
+    """Number of SGD steps. Default: the preset's, or what --epochs needs."""
     epochs: float | None = None
-    """Passes over the training images, instead of --iterations."""
+    """Number of passes over the training images, instead of --iterations."""
     learning_rate: float | None = None
-    """Base rate at the given batch size. Default: the preset's."""
+    """Base learning rate at the given batch size. Default: the preset's."""
     validate_every: int | None = None
-    """Steps between validations, each with a checkpoint. Default: a tenth of the run."""
+    """Steps between validations; each writes a checkpoint. Default: a tenth of the run."""
     keep_best: int = 2
-    """Checkpoints kept for resuming, best validation mAP first. The latest is kept too."""
+    """Number of checkpoints kept for resuming, best validation mAP first. The latest is kept too."""
     mlflow_uri: str | None = None
-    """MLflow tracking server or store that gets flags, losses and mAP too. Needs the extra `mlflow`."""
+    """MLflow server or store that also gets flags, losses and mAP. Needs the extra `mlflow`."""
     seed: int = 3
-    """Seed of sampling, shuffling, flips and initialisation (3: the reference implementation's)."""
+    """Seed for sampling, shuffling, flips and initialisation. Default: the reference implementation's."""
     limit: int | None = None
     """Use only the first N images of the split."""
     dry_run: bool = False
-    """Print counts, sizes and cost; write nothing."""
+    """Print counts, sizes and cost, write nothing."""
     max_failures: float = 0.01
-    """Largest share of training images that may be unreadable."""
+    """Maximum share of training images that are unreadable."""
     allow_open_cluster: bool = False
-    """Join a Ray cluster of other machines that asks for no token: anyone who reaches it runs code on it."""
+    """Allow a Ray cluster on other machines without token authentication. Anyone who can connect to it can
+    run code on it."""
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Data", common=("split", "val_split", "classes"), more=("max_failures",)),
@@ -133,12 +138,12 @@ class TrainConfig:
         require(
             self.fewest_workers <= self.num_workers,
             f"--min-workers {self.min_workers} --num-workers {self.num_workers}",
-            "the fewest are more than the most",
+            "the minimum is larger than the number of workers",
             "Give a smaller --min-workers.",
         )
         check_share(self.max_failures)
 
     @property
     def fewest_workers(self) -> int:
-        """That the run starts with."""
+        """Number of workers that is enough to start and to continue."""
         return self.min_workers or self.num_workers

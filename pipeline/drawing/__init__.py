@@ -1,1 +1,1 @@
-"""Pictures: boxes on images, curves, drawn scenes."""
+"""Makes pictures: boxes on images, curves, and drawn scenes."""

@@ -1,4 +1,4 @@
-"""Curves as PNGs: the losses and validations of a training, and precision against recall."""
+"""Draws curves as PNG files: the losses and validations of a training, and precision against recall."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ _LOSS_COLOURS = {"loss": "#000000", "classification": "#0072b2", "localization":
     "loss_objectness": "#56b4e9",
     "loss_rpn_box": "#e69f00",
 }
-# Okabe and Ito's palette: colour-blind readers can tell the colours apart, also in grey.
-# The same palette for classes; more classes than colours change the line style too.
+# The palette of Okabe and Ito: colour-blind readers can tell the colours apart, and they differ in grey too.
+# Classes have the same palette. If there are more classes than colours, the line style changes too.
 _CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_ROWS = 22  # classes that fit into the height of the picture
+_ROWS = 22  # rows of the legend that fit into the height of the picture
 _STYLES = ("-", "--", ":", "-.")
 
 
 def loss_curves(curves: dict[str, Any]) -> bytes:
-    """PNG of the losses of every step, smoothed, and of the validation mAP where there is one.
+    """Draw the losses of every step and their moving mean, and the validation mAP if there is one.
 
     Args:
         curves: `steps`: rows with iteration and the losses; `validations`: rows with iteration and val_map.
+
+    Returns:
+        The bytes of a PNG.
     """
     steps, validations = curves["steps"], curves["validations"]
     figure = _figure(8, 4.5)
@@ -36,7 +39,7 @@ def loss_curves(curves: dict[str, Any]) -> bytes:
     window = max(1, len(steps) // 50)
     for name, color in _LOSS_COLOURS.items():
         if steps and name not in steps[0]:
-            continue  # of an RPN
+            continue  # a loss of the RPN, and the model has none
         values = np.array([row[name] for row in steps])
         axes.plot(iterations, values, color=color, alpha=0.15, linewidth=0.8)
         smooth = np.convolve(values, np.ones(window) / window, mode="valid")
@@ -60,9 +63,18 @@ def loss_curves(curves: dict[str, Any]) -> bytes:
 
 
 def draw_precision_recall(result: VOCResult, classes: Sequence[str], title: str) -> bytes:
-    """A PNG of the curves of every class that has ground truth, best average precision first.
+    """Draw the precision-recall curve of every class that has ground truth, best average precision first.
 
-    Drawn is the curve that average precision is the area of: the best precision at that recall or a higher.
+    The curve is the one whose area is the average precision: at each recall, the best precision at this or a
+    higher recall.
+
+    Args:
+        result: the curves and the average precision of the K classes.
+        classes: K names; label k is `classes[k - 1]`.
+        title: the title of the picture.
+
+    Returns:
+        The bytes of a PNG.
     """
     drawn = [k for k in np.argsort(-result.ap, kind="stable") if np.isfinite(result.ap[k])]
     columns = -(-len(drawn) // _ROWS)
@@ -88,12 +100,15 @@ def draw_precision_recall(result: VOCResult, classes: Sequence[str], title: str)
             lines, names, loc="outside right upper", fontsize="small", ncols=columns
         )
         for text in legend.get_texts():
-            text.set_parse_math(False)  # a class may be called "5$" or "$x"
+            text.set_parse_math(False)  # a class name may hold "$", which would begin a formula
     return _png(figure)
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches. The object API: pyplot's global state has no place in a library."""
+    """Make an empty figure; width and height in inches.
+
+    It uses matplotlib's object API, because pyplot would change global state.
+    """
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

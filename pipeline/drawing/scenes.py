@@ -1,10 +1,10 @@
-"""Drawn scenes with known boxes: data for the demo and the tests, made from a seed alone.
+"""Draws scenes with known boxes: data for the demo and the tests, made only from a seed.
 
-A scene is a textured background with shapes of several classes at many scales. Colour, size, place
-and rotation say nothing about the class, only the outline does. Shapes may overlap and may reach
-over the image's edge, but `MIN_VISIBLE` of each stays visible, so that none is there unlabelled.
+A scene is a textured background with shapes of several classes at many scales. Only the outline depends on
+the class; colour, size, place and rotation do not. Shapes may overlap and may extend beyond the edge of the
+image, but the share `MIN_VISIBLE` of each stays visible, so that every shape in the image has a label.
 
-Legend: H, W image height and width in pixels; G shapes in the scene; masks are of visible pixels.
+Legend: H, W image height and width in pixels; G shapes in the scene; masks mark visible pixels.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ Mask = NDArray[np.bool_]
 Points = NDArray[np.float64]
 
 MIN_VISIBLE = 0.75
-"""Share of every shape's pixels that is neither covered nor outside the image."""
+"""Smallest share of a shape's pixels that is neither covered nor outside the image."""
 MIN_SIDE, MAX_SIDE = 30, 130
-"""Range of a shape's diameter, in pixels; log-uniform, so that each octave has as many."""
+"""Range of a shape's diameter, in pixels. It is log-uniform: each octave has the same number of shapes."""
 MIN_CONTRAST = 70.0
-"""Distance in RGB between a shape's colour and the mean of what it is drawn on."""
+"""Smallest distance in RGB between a shape's colour and the mean colour under it."""
 _SUPERSAMPLING = 4
-_FRACTION_BITS = 4  # of the corners' coordinates, for OpenCV
+_FRACTION_BITS = 4  # fraction bits in the coordinates that OpenCV gets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
     """One drawn image and its ground truth.
 
-    `boxes` are tight: each is the bounding box of the true pixels of its mask.
+    The boxes are tight: each is the bounding box of the true pixels of its mask.
     """
 
     pixels: Pixels
-    """(H, W, 3) RGB."""
+    """(H, W, 3) uint8 RGB."""
     boxes: NDArray[np.float32]
     """(G, 4) xyxy, whole pixels, continuous edges, image frame."""
     labels: tuple[str, ...]
     """G class names."""
     masks: Mask
-    """(G, H, W): pixels in which the shape is on top, covering at least half of the pixel."""
+    """(G, H, W): the pixels where the shape is on top and covers at least half of the pixel."""
 
 
 def scene_rng(seed: int, index: int) -> np.random.Generator:
-    """The generator of scene `index`: each scene can be drawn alone, in any order."""
+    """Make the random generator of scene `index`. So each scene can be drawn alone, in any order."""
     return np.random.default_rng([seed, index])
 
 
@@ -64,11 +64,11 @@ def draw_scene(
     """Draw one scene.
 
     Args:
-        rng: the only source of chance; `scene_rng` makes one.
-        size: (height, width) in pixels; by default drawn, 180 to 260 a side.
-        classes: names in `SHAPES` to choose from; by default all.
-        max_shapes: most shapes in a scene.
-        empty_share: probability that the scene has no shape at all.
+        rng: the only source of randomness; `scene_rng` makes one.
+        size: (height, width) in pixels; None draws each side at random, from 180 to 260.
+        classes: the names in `SHAPES` that may occur; None means all.
+        max_shapes: largest number of shapes.
+        empty_share: probability that the scene has no shape.
     """
     height, width = size or (int(rng.integers(180, 261)), int(rng.integers(180, 261)))
     canvas = draw_background(rng, (height, width))
@@ -104,7 +104,7 @@ def draw_scene(
 
 
 def mask_boxes(masks: Mask) -> NDArray[np.float32]:
-    """The boxes (G, 4) xyxy around the true pixels of `masks` (G, H, W), none of which is empty."""
+    """Return the boxes (G, 4) xyxy around the true pixels of `masks` (G, H, W). No mask may be empty."""
     boxes = np.zeros((len(masks), 4), dtype=np.float32)
     for box, mask in zip(boxes, masks, strict=True):
         columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
@@ -112,7 +112,7 @@ def mask_boxes(masks: Mask) -> NDArray[np.float32]:
     return boxes
 
 
-# --- outlines: each within the unit circle, (x, y); one contour or, where there is a hole, two ---
+# --- outlines: (x, y) within the unit circle; one contour, or two if the shape has a hole ---
 
 
 def _regular(num_corners: int) -> list[Points]:
@@ -151,19 +151,22 @@ SHAPES: dict[str, Callable[[], list[Points]]] = {
     "square": _square,
     "triangle": _triangle,
 }
-"""Class name -> its outline; the order is that of the class list."""
+"""Class name -> the function that makes its outline, in the order of the class list."""
 
 
 def rasterize(contours: list[Points], size: tuple[int, int]) -> NDArray[np.float32]:
-    """The share (H, W), 0 to 1, of each pixel that closed contours cover, by the even-odd rule.
+    """Compute which share of each pixel closed contours cover, by the even-odd rule.
 
     Args:
-        contours: (N, 2) corners (x, y) in pixels, continuous: pixel i spans i to i + 1. A contour
+        contours: arrays (N, 2) of corners (x, y) in pixels, continuous: pixel i spans i to i + 1. A contour
             inside another is a hole. Parts outside the image are cut off.
         size: (H, W).
+
+    Returns:
+        (H, W) float32, from 0 to 1.
     """
     fine = np.zeros((size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING), dtype=np.uint8)
-    # OpenCV's coordinates are those of pixel centres.
+    # In OpenCV integer coordinates are the centres of pixels, hence the shift by half a pixel.
     corners = [(points * _SUPERSAMPLING - 0.5) * 2**_FRACTION_BITS for points in contours]
     cv2.fillPoly(fine, [np.rint(c).astype(np.int32) for c in corners], 255, shift=_FRACTION_BITS)
     covered = cv2.resize(fine, size[::-1], interpolation=cv2.INTER_AREA)
@@ -173,9 +176,10 @@ def rasterize(contours: list[Points], size: tuple[int, int]) -> NDArray[np.float
 def _place(
     rng: np.random.Generator, outline: list[Points], size: tuple[int, int]
 ) -> tuple[list[Points], float]:
-    """Rotate, stretch and move an outline: its contours in the image frame and its area in pixels.
+    """Rotate, stretch and move an outline at random.
 
-    The area counts what lies outside the image too.
+    Returns:
+        The contours in the image frame, and the area in pixels, including parts outside the image.
     """
     height, width = size
     diameter = math.exp(rng.uniform(math.log(MIN_SIDE), math.log(min(MAX_SIDE, *size))))
@@ -192,7 +196,7 @@ def _place(
 def _paint(
     rng: np.random.Generator, canvas: NDArray[np.float32], coverage: NDArray[np.float32], mask: Mask
 ) -> NDArray[np.float32]:
-    """Blend a shape of one colour, lit from one side, over `canvas` (H, W, 3)."""
+    """Blend a shape over `canvas` (H, W, 3). It has one colour, light from one side and some texture."""
     ground = canvas[mask].mean(axis=0)
     colour = rng.uniform(0, 255, 3)
     while np.linalg.norm(colour - ground) < MIN_CONTRAST:
@@ -205,11 +209,11 @@ def _paint(
     return np.asarray((1 - alpha) * canvas + alpha * fill, dtype=np.float32)
 
 
-# --- backgrounds: fields (H, W) in -1..1 mixed between two colours ---
+# --- backgrounds: fields (H, W) from -1 to 1, which mix two colours ---
 
 
 def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
-    """A texture (H, W, 3) in 0..255: noise in octaves, with a ramp, stripes or a checkerboard."""
+    """Draw a texture (H, W, 3), 0 to 255: noise in octaves, mixed with a ramp, stripes and a checkerboard."""
     first = rng.uniform(20, 235, 3)
     second = np.clip(first + rng.normal(0, 70, 3), 0, 255)
     fields = [_octaves(rng, size), _ramp(rng, size), _stripes(rng, size), _checkers(rng, size)]
@@ -221,7 +225,7 @@ def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[
 
 
 def _octaves(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Value noise: random grids of 2, 4, .. 64 cells a side, the finer the fainter."""
+    """Make value noise (H, W): random grids of 2, 4, .. 64 cells a side; finer grids have less weight."""
     height, width = size
     roughness = rng.uniform(0.4, 0.8)
     field = np.zeros(size)
@@ -254,7 +258,10 @@ def _checkers(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.flo
 def _along(
     rng: np.random.Generator, size: tuple[int, int], angle: float | None = None
 ) -> NDArray[np.float64]:
-    """Each pixel's distance (H, W) from the centre along a direction, in pixels."""
+    """Compute the distance (H, W) of each pixel from the centre along a direction, in pixels.
+
+    `angle` is in radians; None draws one at random.
+    """
     rows, columns = np.mgrid[: size[0], : size[1]].astype(np.float64)
     turn = rng.uniform(0, 2 * math.pi) if angle is None else angle
     along = (columns - size[1] / 2) * math.cos(turn) + (rows - size[0] / 2) * math.sin(turn)

@@ -1,4 +1,4 @@
-"""Encoded bytes become upright 8-bit RGB pixels, or a reason why not. `decoding` says how."""
+"""Turns encoded bytes into upright 8-bit RGB pixels, or an error with its reason. Start with `decoding`."""
 
 from pipeline.images.decoding import (
     DECODER_VERSION,

@@ -1,14 +1,14 @@
-"""Encoded bytes -> upright 8-bit RGB pixels, or the reason why not.
+"""Decodes an image: encoded bytes -> upright 8-bit RGB pixels, or `ImageError` with the reason.
 
-    bytes -> decoding.guard, .jpeg: format by content, caps by header -> plain JPEG: decoded here
-                                                                      -> all else:   behind the fence
+    bytes -> guard, jpeg: format by content, limits by header -> plain JPEG:      decoded in this process
+                                                              -> everything else: decoded behind the fence
 
-A plain JPEG (8 bits, gray or YCbCr, few scans, whole markers) is nearly all of most buckets and is decoded
-by libjpeg-turbo through simplejpeg, the least that lies between the two (`jobs/benchmark.py decode`). Every
-other format, everything odd, and what has killed a worker once goes through Pillow in another process with
-limits (`pipeline.images.fence`), as does a plain JPEG of which libjpeg-turbo so much as warns: Pillow has
-the last word, and says why. Which way an image takes depends on its bytes alone, so it gives the same pixels
-wherever it is decoded.
+In most buckets nearly all images are plain JPEGs: 8 bits, gray or YCbCr, few scans, whole markers.
+libjpeg-turbo decodes them through simplejpeg, the wrapper that adds the least time (`jobs/benchmark.py
+decode`). All other images go through Pillow in another process with limits, "behind the fence"
+(`pipeline.images.fence`): other formats, unusual JPEGs, and an image that has killed a worker. So does a
+plain JPEG if libjpeg-turbo gives a warning for it: then Pillow decides whether the image is good, and names
+the reason if not. The way depends on the bytes alone, so an image gives the same pixels on every machine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 DECODER_VERSION = 1
-"""Raised when some image's pixels come out differently than before. Every shard says which one made it."""
+"""Increase this number when some image gives other pixels than before. Every shard stores it."""
 
 IMAGE_SUFFIXES = (
     ".jpg",
@@ -56,39 +56,40 @@ IMAGE_SUFFIXES = (
     ".pgm",
     ".pnm",
 )
-"""Lower case; compare names without regard to case. Used for listing only: content decides."""
+"""Suffixes of image files, in lower case; compare names without regard to case. Only for listing: the format
+is recognised by the content."""
 
 MAX_BYTES = 100_000_000
-"""Of an encoded image, where no flag says another number."""
+"""Default limit for the bytes of an encoded image."""
 MAX_PIXELS = 100_000_000
-"""Of a decoded one."""
+"""Default limit for the pixels (height * width) of an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """One image in the frame that all boxes refer to."""
+    """The pixels of one image, in the frame that all boxes refer to."""
 
     pixels: npt.NDArray[np.uint8]
-    """(H, W, 3) RGB, EXIF orientation applied, C-contiguous, writable."""
+    """(H, W, 3) uint8 RGB, EXIF orientation applied, C-contiguous, writable."""
     warning: str | None = None
-    """What a careful user wants to know although it worked, e.g. ``first frame of 12``."""
+    """What a careful user should know although the image was decoded, e.g. ``first frame of 12``."""
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, fenced: bool = False) -> DecodedImage:
-    """Decode the first frame.
+    """Decode the first frame of an image.
 
-    16-bit and float samples are scaled to 8 bits. Transparent pixels are laid on white: what is stored under
-    them is arbitrary, and white is what a viewer shows. Samples are taken as sRGB; a warning names another
-    ICC profile.
+    16-bit and float samples are scaled to 8 bits. Transparent pixels are laid on white: the colour stored
+    under them is arbitrary, and viewers show white. Samples are taken as sRGB; if the file has another ICC
+    profile, a warning names it.
 
     Args:
         data: the whole encoded file.
-        max_pixels: larger images (height * width, by their header) are refused before decoding.
-        fenced: decode nothing in this process, for an image that may have killed one.
+        max_pixels: images with more pixels (height * width, by the header) are refused before decoding.
+        fenced: always decode behind the fence; for an image that may have killed a process.
 
     Raises:
-        ImageError: `undecodable` (no known format, damaged, cut short), `too_large`, or `failed` (it killed
-            its decoding process, or took too long).
+        ImageError: `undecodable` (no known format, damaged, cut short), `too_large`, or `failed` (the image
+            killed its decoding process, or took too long).
     """
     format = sniff(data)
     if format == "JPEG":
@@ -100,13 +101,13 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, fenced: bool = False) -
                 return DecodedImage(pixels, icc_warning(jpeg.icc))
     elif size := header_size(data, format):
         check_pixels(*size, max_pixels)
-    found = fence().decode(data, format, max_pixels=max_pixels)
-    assert found.pixels is not None
-    return DecodedImage(found.pixels, found.warning)
+    fenced_image = fence().decode(data, format, max_pixels=max_pixels)
+    assert fenced_image.pixels is not None
+    return DecodedImage(fenced_image.pixels, fenced_image.warning)
 
 
 def read_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) after EXIF orientation, from the header alone. Raises `ImageError`."""
+    """Read (height, width) after EXIF orientation, from the header alone. Raises `ImageError`."""
     format = sniff(data)
     if format == "JPEG":
         jpeg = read_jpeg(data)
@@ -114,12 +115,15 @@ def read_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         if jpeg.odd is None:
             turned = jpeg.orientation in TURNED
             return (jpeg.width, jpeg.height) if turned else (jpeg.height, jpeg.width)
-    found = fence().decode(data, format, max_pixels=max_pixels, only_size=True)
-    return found.height, found.width
+    fenced_image = fence().decode(data, format, max_pixels=max_pixels, only_size=True)
+    return fenced_image.height, fenced_image.width
 
 
 def _decode_plain(data: bytes, jpeg: Jpeg) -> npt.NDArray[np.uint8] | None:
-    """(H, W, 3) uint8 RGB, upright; None where libjpeg-turbo finds fault with it or another size in it."""
+    """Decode a plain JPEG with libjpeg-turbo: (H, W, 3) uint8 RGB, upright.
+
+    None if libjpeg-turbo warns or fails, or if the size is not that of the header.
+    """
     try:
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except (ValueError, MemoryError):

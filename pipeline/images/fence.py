@@ -1,9 +1,10 @@
-"""Decoding in another process, with limits and without secrets; what a worker does not decode itself.
+"""Decodes images in another process, with limits and without secrets ("behind the fence").
 
-A decoder is C code reading what strangers wrote. Behind the fence a crash costs a process of 40 MB that is
-started again in a third of a second, a loop costs `SECONDS`, a bomb its memory limit; and code that ran
-there would find neither the store's credentials nor Ray's sockets in its environment or memory (it is started
-anew, not forked). It is kept between images, and replaced after `IMAGES_A_PROCESS`.
+A decoder is C code that reads files written by strangers. Behind the fence, a crash costs one process of
+40 MB, which starts again in a third of a second. An endless loop costs `SECONDS`. A decompression bomb stops
+at its memory limit. If an image makes the process run foreign code, that code has no credentials of the store
+and no sockets of Ray in its environment or memory, because the process is started anew, not forked. A process
+decodes many images, and is replaced after `IMAGES_A_PROCESS`.
 """
 
 from __future__ import annotations
@@ -29,46 +30,47 @@ from pipeline.images.fence_child import LENGTH, REQUEST
 from pipeline.images.guard import Format, ImageError
 
 SECONDS = 20.0
-"""Of one image: 100 million pixels of PNG take 3 to 5."""
+"""Time limit for one image. A PNG of 100 million pixels takes 3 to 5 seconds."""
 START_SECONDS = 60.0
-"""For a process to be there; a third of a second where the disk is not busy."""
+"""Time limit for the start of a process. A start takes a third of a second if the disk is not busy."""
 BYTES_A_PIXEL = 24
-"""Memory allowed a pixel of --max-pixels: Pillow's 4, twice for transparency, and the RGB copies."""
+"""Memory allowed for each pixel of --max-pixels: Pillow's 4 bytes, twice for transparency, and RGB copies."""
 BASE_BYTES = 256 * 2**20
-"""Memory allowed whatever the image: encoded bytes, zlib's and libtiff's buffers."""
+"""Memory allowed for every image: its encoded bytes, the buffers of zlib and libtiff."""
 IMAGES_A_PROCESS = 1000
-"""What a hostile image has done to its memory reaches no further; a third of a millisecond an image."""
+"""Images that one process decodes. If a hostile image has damaged the memory of the process, later processes
+are not affected. The restarts cost a third of a millisecond an image."""
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 _REPLY_BYTES = 10_000
 _TEXT_CHARACTERS = 500
-"""How much of an error or a warning of the decoding process is kept."""
+"""Characters that are kept of an error or a warning from the decoding process."""
 _PIPE_BYTES = 2**20
-"""Instead of 64 KB: a sixteenth of the switches between the two processes."""
+"""Size of the pipes. With the usual 64 KB, the two processes would switch sixteen times as often."""
 
 Pixels = npt.NDArray[np.uint8]
 
 
 class _DiedError(Exception):
-    """The process ended, or its time did."""
+    """The process ended, or gave an invalid reply."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fenced:
-    """A reply."""
+    """The reply to one request."""
 
     height: int
     width: int
     pixels: Pixels | None
-    """(H, W, 3) uint8 RGB, upright, writable; None where only the size was asked for."""
+    """(H, W, 3) uint8 RGB, upright, writable; None if only the size was requested."""
     warning: str | None
 
 
 class Fence:
-    """Up to `max_processes` decoders, one image each at a time; any thread may call.
+    """A pool of decoding processes. Any thread may call it.
 
     Args:
-        max_processes: more callers wait.
-        seconds: of one image.
+        max_processes: processes at most; each decodes one image at a time, and further callers wait.
+        seconds: time limit for one image.
     """
 
     def __init__(self, *, max_processes: int = 4, seconds: float = SECONDS) -> None:
@@ -77,25 +79,25 @@ class Fence:
         self._idle: list[_Child] = []
         self._lock = threading.Lock()
         self.peak_bytes = 0
-        """Most memory any of its processes ever had."""
+        """Largest memory that any of the processes has used."""
         self.started = 0
-        """Processes so far."""
+        """Number of processes started so far."""
 
     def decode(
         self, data: bytes, format: Format, *, max_pixels: int, only_size: bool = False
     ) -> Fenced:
-        """Decode, or read the size of, one image.
+        """Decode one image, or read only its size.
 
         Raises:
-            ImageError: as `pipeline.images.pillow`; `failed` where it killed its process twice or took
-                longer than `seconds`.
+            ImageError: as in `pipeline.images.pillow`; `failed` if the image killed its process twice or
+                took longer than `seconds`.
         """
         head = REQUEST.pack(max_pixels, only_size, format.encode().ljust(4), len(data))
         with self._room:
             try:
                 return self._ask(head, data, max_pixels, only_size)
             except _DiedError:
-                # Once more, in a fresh process: the kernel may have taken the first for another's memory.
+                # Try again in a new process: the kernel may have killed the first to free memory for others.
                 try:
                     return self._ask(head, data, max_pixels, only_size)
                 except _DiedError as error:
@@ -145,14 +147,14 @@ class Fence:
 
 
 class _Child:
-    """One process."""
+    """One decoding process, seen from this side."""
 
     def __init__(self, memory_bytes: int, seconds: float) -> None:
         self.memory_bytes = memory_bytes
         self.asked = 0
         self.peak_bytes = 0
         self.pid = os.getpid()
-        # -I: neither PYTHON* variables nor the user's packages; the path is ours, as it stands now.
+        # -I: no PYTHON* variables and no packages of the user's folder; sys.path is the one of this process.
         command = (
             f"import sys; sys.path[:] = {sys.path!r}; from pipeline.images.fence_child import serve; "
             f"serve({memory_bytes}, {int(2 * seconds) + 1})"
@@ -168,15 +170,17 @@ class _Child:
         )
         os.set_blocking(self._write_end, False)
         for end in (self._write_end, self._read_end):
-            with suppress(OSError, AttributeError):  # not Linux, or a user's pipes are used up
+            with suppress(
+                OSError, AttributeError
+            ):  # not Linux, or the user has used up the pipe memory
                 fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
             self._receive(LENGTH.size, time.monotonic() + START_SECONDS)
         except (_DiedError, _TookTooLongError) as error:
-            said = self._process.stderr.read(2000) if self._process.stderr else b""
+            output = self._process.stderr.read(2000) if self._process.stderr else b""
             self.end()
-            # Not the image's fault, and the next would fare no better.
-            raise RuntimeError(f"no decoding process could be started: {said!r}") from error
+            # The image did not cause this, and the next image would fail in the same way.
+            raise RuntimeError(f"no decoding process could be started: {output!r}") from error
 
     @property
     def _write_end(self) -> int:
@@ -191,7 +195,7 @@ class _Child:
     def ask(
         self, head: bytes, data: bytes, max_pixels: int, only_size: bool, seconds: float
     ) -> Fenced:
-        """The reply to one request."""
+        """Send one request and return the reply."""
         deadline = time.monotonic() + seconds
         try:
             self._send(head, deadline)
@@ -207,11 +211,11 @@ class _Child:
                 raw = self._receive(height * width * 3, deadline)
                 pixels = np.frombuffer(raw, np.uint8).reshape(height, width, 3)
         except _TookTooLongError as error:
-            raise ImageError("failed", f"decoding takes more than {seconds:g} s") from error
+            raise ImageError("failed", f"decoding took more than {seconds:g} s") from error
         return Fenced(height=height, width=width, pixels=pixels, warning=reply["warning"])
 
     def end(self) -> None:
-        """Kill it, and let the kernel forget it."""
+        """Kill the process, and wait until the kernel has removed it."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
@@ -250,7 +254,7 @@ class _Child:
 
 
 class _TookTooLongError(Exception):
-    """The deadline of a request, or of a start, is over."""
+    """The deadline of a request or of a start has passed."""
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:
@@ -262,7 +266,7 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
 
 
 def _checked(encoded: bytearray, max_pixels: int) -> dict[str, Any]:
-    """A reply whose parts have the types and ranges that they must have: the process is not trusted."""
+    """Parse a reply and check the type and range of every value: the process is not trusted."""
     try:
         reply = json.loads(encoded)
         peak_bytes = int(reply["peak_bytes"])
@@ -285,7 +289,7 @@ def _checked(encoded: bytearray, max_pixels: int) -> dict[str, Any]:
             "peak_bytes": peak_bytes,
         }
     except (ValueError, TypeError, KeyError) as error:
-        raise _DiedError(f"its decoding process gave no sensible reply ({error})") from error
+        raise _DiedError(f"its decoding process gave an invalid reply ({error})") from error
 
 
 _fence: Fence | None = None
@@ -293,7 +297,7 @@ _making = threading.Lock()
 
 
 def fence() -> Fence:
-    """This process' own, made when it is first needed."""
+    """Return the `Fence` of this process; it is made when it is first needed."""
     global _fence
     with _making:
         if _fence is None:

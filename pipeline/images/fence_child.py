@@ -1,10 +1,10 @@
-"""The process behind the fence: takes encoded bytes on stdin, gives pixels on stdout, has nothing else.
+"""The process behind the fence: it reads encoded bytes from stdin and writes pixels to stdout.
 
-    request   max_pixels, whether only the size, format, length (`REQUEST`), then the bytes
+    request   max_pixels, whether only the size is wanted, format, length (`REQUEST`), then the bytes
     reply     length of a JSON object (`LENGTH`), the object, then the pixels: height * width * 3 bytes
 
-It begins with a reply of no length: it is ready. It sees the end of its stdin when its owner is gone, and
-ends too. `pipeline.images.fence` starts it.
+A first reply of length 0 says that the process is ready. When the process that started it ends, stdin ends,
+and this process ends too. `pipeline.images.fence` starts it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ def serve(memory_bytes: int, seconds: int) -> None:
     """Answer requests until stdin ends.
 
     Args:
-        memory_bytes: what it may take on top of what it has at its start.
-        seconds: of one request, after which it ends itself, should its owner be gone before it could.
+        memory_bytes: memory that the process may take in addition to what it has at its start.
+        seconds: time limit for one request. Then the process ends itself, in case the process that started
+            it is gone and cannot end it.
     """
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):  # libraries print what they like
+    for descriptor in (0, 1, 2):  # what a library prints must not get into the replies
         os.dup2(nothing, descriptor)
     _limit(memory_bytes)
     replies.write(LENGTH.pack(0))
@@ -69,19 +70,22 @@ def _send(replies: BinaryIO, reply: dict[str, object], pixels: Pixels | None) ->
 
 
 def _limit(memory_bytes: int) -> None:
-    """No more memory than told, no core files, no files written, no further processes."""
+    """Limit the memory of this process; forbid core files, written files and child processes."""
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
         resource.setrlimit(limit, (0, 0))
     try:
         with open("/proc/self/statm") as statm:
-            here = int(statm.read().split()[0]) * resource.getpagesize()
+            used = int(statm.read().split()[0]) * resource.getpagesize()
     except FileNotFoundError:
-        return  # not Linux: other kernels do not obey the next limit
-    resource.setrlimit(resource.RLIMIT_AS, (here + memory_bytes,) * 2)
+        return  # not Linux: other kernels ignore the next limit
+    resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes,) * 2)
 
 
 def _peak_bytes() -> int:
-    """Most memory this process ever had (getrusage's counts what its parent had when it was made)."""
+    """Return the largest memory that this process has used.
+
+    getrusage would also count the memory that the parent had when it started this process.
+    """
     try:
         with open("/proc/self/status") as status:
             line = next(line for line in status if line.startswith("VmHWM"))

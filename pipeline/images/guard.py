@@ -1,10 +1,10 @@
-"""What encoded bytes are and how large, found out without decoding them.
+"""Recognises the format and the size of an image without decoding it.
 
     sniff(data)         the format, by content
-    header_size(...)    height and width, where a few bytes tell
+    header_size(...)    height and width, where a few bytes state them
 
-Python reading a few hundred bytes: no decoder library has seen the data when its caps are checked. JPEGs have
-a module of their own, `pipeline.images.jpeg`.
+This is Python code that reads a few hundred bytes, so the limits are checked before a decoder library gets
+the data. JPEGs have a separate module, `pipeline.images.jpeg`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
 class ImageError(Exception):
-    """These bytes give no pixels; the message says why, in one line."""
+    """The bytes cannot become pixels. The message gives the reason in one line.
+
+    `status` is the status of the image's row: `undecodable`, `too_large` or `failed`.
+    """
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(status, message)
@@ -48,15 +51,15 @@ class ImageError(Exception):
 
 
 def sniff(data: bytes) -> Format:
-    """The format of encoded bytes, by their first ones; a name is never asked.
+    """Recognise the format of encoded bytes by the first bytes, never by a file name.
 
     Raises:
-        ImageError: none that is supported.
+        ImageError: the bytes are in no supported format.
     """
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if not data:
-        raise ImageError("undecodable", "no bytes at all")
+        raise ImageError("undecodable", "the file is empty (no bytes)")
     head = data[:64]
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
@@ -70,11 +73,11 @@ def sniff(data: bytes) -> Format:
         return "BMP"
     if re.match(rb"P[1-6][\s#]", head):
         return "PPM"
-    raise ImageError("undecodable", f"{_name(head)}no image format that is supported")
+    raise ImageError("undecodable", f"{_name(head)}not a supported image format")
 
 
 def check_pixels(height: int, width: int, max_pixels: int) -> None:
-    """Raises ImageError (`too_large`) for more than `max_pixels`."""
+    """Raise ImageError (`too_large`) if the image has more than `max_pixels` pixels."""
     if width * height > max_pixels:
         raise ImageError(
             "too_large", f"{width} x {height} is more than {max_pixels} pixels (--max-pixels)"
@@ -82,9 +85,10 @@ def check_pixels(height: int, width: int, max_pixels: int) -> None:
 
 
 def header_size(data: bytes, format: Format) -> tuple[int, int] | None:
-    """(height, width) as stored, where the first bytes say it; None: only a parser knows.
+    """Read (height, width) as stored, before orientation, if the first bytes state it.
 
-    WebP's decoder takes memory for the whole canvas when it opens a file, so this must come before.
+    None means that only a parser can tell. This check must run before a decoder opens the file, because
+    WebP's decoder allocates the whole canvas when it opens one.
     """
     try:
         if format == "PNG" and data[12:16] == b"IHDR":
@@ -117,7 +121,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _name(head: bytes) -> str:
-    """What the bytes are instead, with a colon; nothing where nobody knows."""
+    """Name what the bytes are instead of an image, with a colon at the end; empty if unknown."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page: "

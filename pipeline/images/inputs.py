@@ -1,11 +1,12 @@
-"""What the library takes as an image, and its pixels: upright, uint8, RGB.
+"""Reads what the library accepts as an image: upright uint8 RGB pixels.
 
     path or URI, encoded bytes     read and decoded as a scoring job does (`pipeline.images`)
     PIL image                      EXIF orientation applied, converted to RGB by the decoder's rules
     array (H, W, 3) or (H, W)      uint8; RGB, or gray
     torch tensor (3, H, W)         uint8, RGB
 
-Everything else is refused in one line that names its kind and its position. Nothing here imports torch.
+Everything else is refused with one line that names its kind and its position in the list. This module does
+not import torch.
 """
 
 from __future__ import annotations
@@ -36,25 +37,25 @@ _TENSOR = "uint8 (3, H, W) in RGB"
 
 
 def check_images(images: Sequence[object]) -> None:
-    """Refuse the first of several images that is of no known kind, before any is read.
+    """Check several images, before any of them is read.
 
     Raises:
-        TypeError, ValueError: as `check_image`, with the image's position in the list, from 0.
+        TypeError, ValueError: as `check_image`, for the first bad image, with its position from 0.
     """
     for index, image in enumerate(images):
         check_image(image, f"image {index}")
 
 
 def check_image(image: object, name: str = "the image") -> None:
-    """Refuse what is no image. Reads nothing.
+    """Check that a value is an image of a known kind. No file is read.
 
     Args:
-        image: what the caller gave.
-        name: what to call it in an error.
+        image: the value that the caller gave.
+        name: its name in an error.
 
     Raises:
-        TypeError: no known kind of image, or an array or tensor of another type than uint8.
-        ValueError: an array or tensor of another shape, or an image without pixels.
+        TypeError: the value is no known kind of image, or an array or tensor that is not uint8.
+        ValueError: an array or tensor has another shape, or the image has no pixels.
     """
     if isinstance(image, str | Path | bytes):
         return
@@ -76,9 +77,9 @@ def read_pixels(image: Image, *, max_pixels: int = MAX_PIXELS, place: str = "") 
     """Read one image that `check_image` accepts.
 
     Args:
-        image: of any of the kinds above.
-        max_pixels: larger files and PIL images are refused before they are decoded.
-        place: what an error begins with, e.g. ``image 3: ``.
+        image: an image of any kind in the table above.
+        max_pixels: files and PIL images with more pixels are refused before they are decoded.
+        place: the beginning of an error message, e.g. ``image 3: ``.
 
     Raises:
         StorageError: the path or URI cannot be read.
@@ -146,7 +147,7 @@ def _check_tensor(image: Tensor, name: str) -> None:
 
 
 def _to_uint8(kind: str, convert: str) -> str:
-    """What to do with values of another type; `kind` as in `numpy.dtype.kind`."""
+    """Advise how to convert values of another type to uint8; `kind` as in `numpy.dtype.kind`."""
     if kind == "f":
         return f"If its values run from 0 to 1, multiply by 255 and convert: (255 * image).round(){convert}."
     if kind == "b":
@@ -157,7 +158,7 @@ def _to_uint8(kind: str, convert: str) -> str:
 
 
 def _is_tensor(image: object) -> TypeGuard[Tensor]:
-    torch = sys.modules.get("torch")  # without torch there are no tensors
+    torch = sys.modules.get("torch")  # if torch is not imported, the value is no tensor
     return torch is not None and isinstance(image, torch.Tensor)
 
 

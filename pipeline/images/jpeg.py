@@ -1,7 +1,7 @@
-"""A JPEG's frame, scans and metadata by its markers, and whether it is of the plain kind.
+"""Reads a JPEG's markers: size, scans, metadata, and whether the file is plain or unusual.
 
-Every image of most buckets comes by here, so what is read is what the caps, the orientation and the choice of
-decoder need: twenty microseconds beside the half millisecond of decoding.
+In most buckets nearly every image passes through this module. So it reads only what is needed for the limits,
+the orientation and the choice of the decoder. This takes 20 microseconds; decoding takes half a millisecond.
 """
 
 from __future__ import annotations
@@ -14,57 +14,59 @@ from pipeline.images.guard import ImageError
 from pipeline.images.metadata import UnreadableError, orientation_of_exif, orientation_of_xmp
 
 MAX_SCANS = 64
-"""Of a JPEG. Encoders write up to 10 (libjpeg's own script) or some 20; a file of 298 KB with 500 of them
-keeps every decoder busy for over 45 s."""
+"""Scans of a JPEG at most. Encoders write up to 10 (libjpeg's default script) or about 20. A file of 298 KB
+with 500 scans keeps every decoder busy for more than 45 s."""
 MAX_SEGMENTS = 4096
-"""Of a JPEG's header: 256 MB of metadata. Each costs a turn of a Python loop."""
+"""Segments of a JPEG's header at most: 256 MB of metadata. Each costs one turn of a Python loop."""
 MAX_SCAN_PIXELS = 1_200_000_000
-"""Pixels times scans: 100 million in libjpeg's 10, and some more."""
+"""Pixels times scans at most: 100 million pixels in libjpeg's 10 scans, and some more."""
 PLAIN_SCAN_PIXELS = 300_000_000
-"""Pixels times scans, above which a JPEG is decoded behind the fence, which has a clock."""
+"""Pixels times scans above which a JPEG is decoded behind the fence, which has a time limit."""
 
 _FRAMES = (0xC0, 0xC1, 0xC2)  # SOF0..2: Huffman-coded, baseline, extended and progressive
 _SEQUENTIAL = (0xC0, 0xC1)
 _OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither stuffing nor restart nor fill
+_MARKER = re.compile(
+    rb"\xff[\x01-\xcf\xd8-\xfe]"
+)  # no stuffed bytes, restart markers or fill bytes
 _USUAL = frozenset(bytes((0xFF, marker)) for marker in (*range(0xC0, 0xD0), *range(0xDA, 0xFF)))
 _SILENT = frozenset(
     bytes((0xFF, marker)) for marker in (0xC4, 0xDB, 0xDD, 0xE0, *range(0xE3, 0xF0), 0xFE)
 )
-"""Tables, comments and applications' data that say nothing of how a picture is shown."""
+"""Segments that do not change how the picture is shown: tables, comments, data of applications."""
 _BETWEEN_SCANS = frozenset((0xC4, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE))
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _ICC, _MPF = b"ICC_PROFILE\0", b"MPF\0"
 
 
 class Jpeg(NamedTuple):
-    """What a JPEG's markers say."""
+    """What the markers of a JPEG state."""
 
     height: int
     width: int
-    """As stored: before orientation."""
+    """As stored, before orientation; `height` too."""
     scans: int
     orientation: int
-    """EXIF's, 1 to 8."""
+    """EXIF orientation, 1 to 8."""
     icc: bytes
-    """The profile, empty where there is none."""
+    """The ICC profile; empty if the file has none."""
     odd: str | None
-    """What is unusual about it; None: an 8-bit gray or YCbCr picture that any encoder writes."""
+    """What is unusual; None for a plain file: an 8-bit gray or YCbCr picture as every encoder writes it."""
 
 
 def read_jpeg(data: bytes) -> Jpeg:
-    """Walk a JPEG's segments up to its first scan, and count its scans.
+    """Read a JPEG's segments up to its first scan, and count its scans.
 
-    A sequential frame whose first scan holds all of its components has no second one: libjpeg refuses it,
-    and warns of whatever else is odd in the first. So the bytes of that scan, nearly all there are, are not
-    looked at here: they would take half of the guard's time.
+    If the first scan of a sequential frame holds all components, the frame has no second scan: libjpeg
+    refuses one, and it warns of other damage in the first. So the bytes of that scan, nearly the whole file,
+    are not read here. Reading them would double the time of this check.
 
     Raises:
-        ImageError: no frame or no scan in it (`undecodable`), more scans or segments than any encoder
-            writes (`too_large`).
+        ImageError: the file has no frame or no scan (`undecodable`), or more scans or segments than any
+            encoder writes (`too_large`).
     """
     frame: tuple[int, int] | None = None
-    components = 0  # of a sequential frame
+    components = 0  # components of a sequential frame; 0 if the frame is progressive
     odd: str | None = None
     exif = xmp = b""
     icc: dict[int, bytes] = {}
@@ -96,7 +98,7 @@ def read_jpeg(data: bytes) -> Jpeg:
             odd = odd or "several pictures"
         at = after
     else:
-        raise ImageError("too_large", f"a JPEG of more than {MAX_SEGMENTS} segments")
+        raise ImageError("too_large", f"a JPEG with more than {MAX_SEGMENTS} segments")
     if frame is None:
         raise ImageError("undecodable", "a JPEG without a frame header")
     scans = 1
@@ -125,14 +127,18 @@ def read_jpeg(data: bytes) -> Jpeg:
 
 
 def _segment(data: bytes, at: int) -> tuple[int, int, int, bool]:
-    """(marker, where its body begins, where the next begins, whether anything lay before it) of the segment
-    at `at`; of a scan, its own position twice."""
+    """Read the segment at `at`.
+
+    Returns:
+        (marker, start of its body, start of the next segment, whether other bytes lie before it). For a scan
+        both positions are the start of the scan.
+    """
     start = at
     if data[at : at + 2] not in _USUAL:
-        found = _MARKER.search(data, at)
-        if found is None:
+        match = _MARKER.search(data, at)
+        if match is None:
             raise ImageError("undecodable", "a JPEG that ends before its first scan")
-        start = found.start()
+        start = match.start()
     marker = data[start + 1]
     skipped = start > at and data[at:start].strip(b"\xff") != b""  # fill bytes are allowed
     if marker in (0x01, 0xD8):
@@ -149,37 +155,41 @@ def _segment(data: bytes, at: int) -> tuple[int, int, int, bool]:
 
 
 def _odd_frame(marker: int, body: bytes, *, first: bool) -> str | None:
+    """Describe what is unusual about a frame header; None if nothing is."""
     if not first:
         return "two frame headers"
     if marker in _OTHER_FRAMES:
-        return f"a JPEG of kind SOF{marker - 0xC0}"
+        return f"a JPEG of the kind SOF{marker - 0xC0}"
     if len(body) < 6 or body[0] != 8:
-        return "samples of other than 8 bits"
+        return "samples that do not have 8 bits"
     if not any(body[1:3]) or not any(body[3:5]):
         return "no size"
     return None if body[5] in (1, 3) else f"{body[5]} components"
 
 
 def _count_scans(data: bytes, first: int) -> tuple[int, str | None]:
-    """Scans from the one at `first` to the end of the picture, and what is odd between them.
+    """Count the scans from the one at `first` to the end of the picture.
+
+    Returns:
+        The number of scans, and what is unusual between them or None.
 
     Raises:
-        ImageError: more than `MAX_SCANS`.
+        ImageError: there are more than `MAX_SCANS` scans, or more than `MAX_SEGMENTS` segments.
     """
     scans, at, odd = 0, first, None
     for _ in range(MAX_SEGMENTS):
-        found = _MARKER.search(data, at)
-        if found is None:
+        match = _MARKER.search(data, at)
+        if match is None:
             return scans, odd or "no end"
-        end = found.end()
+        end = match.end()
         marker = data[end - 1]
         if marker == 0xD9:
             return scans, odd
         if marker not in _BETWEEN_SCANS:
-            # Decoders differ: one stops, another guesses on and gives noise for a picture.
+            # Decoders differ here: one stops, another continues by guessing and gives noise as pixels.
             odd = "a stray marker in a scan"
         scans += marker == 0xDA
         if scans > MAX_SCANS:
-            raise ImageError("too_large", f"a JPEG of more than {MAX_SCANS} scans")
+            raise ImageError("too_large", f"a JPEG with more than {MAX_SCANS} scans")
         at = end + max(int.from_bytes(data[end : end + 2], "big"), 2)
-    raise ImageError("too_large", f"a JPEG of more than {MAX_SEGMENTS} segments")
+    raise ImageError("too_large", f"a JPEG with more than {MAX_SEGMENTS} segments")

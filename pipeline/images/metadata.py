@@ -1,4 +1,4 @@
-"""EXIF's orientation and ICC profiles, read by a few lines that cannot be surprised."""
+"""Reads EXIF orientation and ICC profiles with little code that is safe on any bytes."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ import struct
 
 ORIENTATION = 0x0112  # EXIF 2.3, table 4
 TURNED = (5, 6, 7, 8)
-"""Orientations that swap height and width."""
+"""EXIF orientations that swap height and width."""
 _SHORT = 3
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
-# sRGB's primaries as ICC profiles store them, adapted to D50 (IEC 61966-2-1, profile of the ICC).
+# The primaries of sRGB as ICC profiles store them, adapted to D50 (IEC 61966-2-1, the ICC's profile).
 _SRGB = {
     b"rXYZ": (0.4360, 0.2225, 0.0139),
     b"gXYZ": (0.3851, 0.7169, 0.0971),
     b"bXYZ": (0.1431, 0.0606, 0.7141),
 }
 _NEAR = 0.02
-"""Adobe RGB's green and Display P3's red are over 0.1 away."""
+"""Largest difference in a primary of sRGB. Adobe RGB's green and Display P3's red differ by more than 0.1."""
 
 
 class UnreadableError(ValueError):
-    """Metadata that is not what its standard says."""
+    """Metadata does not follow its standard."""
 
 
 def orientation_of_exif(exif: bytes) -> int | None:
-    """Orientation, 1 to 8, of EXIF data that begins with its byte order; None where it says none.
+    """Read the orientation, 1 to 8, from EXIF data that begins with its byte order.
+
+    None if the data states no orientation. A value outside 1..8 counts as 1.
 
     Raises:
-        UnreadableError: its first directory lies elsewhere, is cut, or stores the tag as another type.
+        UnreadableError: the first directory is outside the data or cut short, or the tag has another type.
     """
     if not exif:
         return None
@@ -39,31 +41,31 @@ def orientation_of_exif(exif: bytes) -> int | None:
             raise UnreadableError("no byte order")
         (start,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, start)
-        found = None
+        orientation = None
         for entry in range(count):
             tag, kind, number, value = struct.unpack_from(
                 f"{order}HHIH", exif, start + 2 + 12 * entry
             )
             if tag == ORIENTATION:
-                if found is not None or kind != _SHORT or number != 1:
+                if orientation is not None or kind != _SHORT or number != 1:
                     raise UnreadableError("an orientation of another type")
-                found = value
+                orientation = value
     except struct.error as error:
         raise UnreadableError(str(error)) from error
-    # A value that means nothing changes nothing; nor is XMP asked then.
-    return None if found is None else found if 1 <= found <= 8 else 1
+    # A value without meaning leaves the image as it is. XMP is not read then.
+    return None if orientation is None else orientation if 1 <= orientation <= 8 else 1
 
 
 def orientation_of_xmp(xmp: bytes) -> int | None:
-    """Orientation, 1 to 8, that an XMP packet says; asked where EXIF says none."""
-    found = _XMP_ORIENTATION.search(xmp)
-    return int(found[1]) if found else None
+    """Read the orientation, 1 to 8, from an XMP packet; used if EXIF states none."""
+    match = _XMP_ORIENTATION.search(xmp)
+    return int(match[1]) if match else None
 
 
 def icc_warning(profile: bytes) -> str | None:
-    """What ignoring an ICC profile means: None where its colours are sRGB's, or there is none.
+    """Warn that an ICC profile is ignored; None if it is empty or its colours are those of sRGB.
 
-    Pixels are taken as sRGB whatever the profile says: ImageNet's were, and so were the training images.
+    Pixels are taken as sRGB with any profile. The same was done for ImageNet and for the training images.
     """
     if not profile:
         return None
@@ -79,7 +81,7 @@ def icc_warning(profile: bytes) -> str | None:
 
 
 def _tags(profile: bytes) -> dict[bytes, tuple[int, int]]:
-    """Signature -> (offset, size)."""
+    """Map the signature of each tag to (offset, size)."""
     if profile[36:40] != b"acsp":
         raise UnreadableError("no ICC profile")
     (count,) = struct.unpack_from(">I", profile, 128)
@@ -92,7 +94,7 @@ def _tags(profile: bytes) -> dict[bytes, tuple[int, int]]:
 def _is_srgb(profile: bytes, tags: dict[bytes, tuple[int, int]]) -> bool:
     for name, expected in _SRGB.items():
         if name not in tags:
-            return False  # a table of colours instead of primaries
+            return False  # the profile has a table of colours instead of primaries
         xyz = struct.unpack_from(">3i", profile, tags[name][0] + 8)
         if any(abs(v / 65536 - e) > _NEAR for v, e in zip(xyz, expected, strict=True)):
             return False

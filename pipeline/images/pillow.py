@@ -1,6 +1,6 @@
-"""Decoding by Pillow, every format that is supported; runs behind the fence (`pipeline.images.fence`).
+"""Decodes every supported format with Pillow. It runs behind the fence (`pipeline.images.fence`).
 
-Imports no more than Pillow and NumPy: its process starts in a third of a second.
+It imports only Pillow and NumPy, so that its process starts in a third of a second.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pipeline.errors import one_line
 from pipeline.images.guard import Format, ImageError, check_pixels, header_size
 from pipeline.images.metadata import ORIENTATION, TURNED, icc_warning
 
-# Our own cap is per call and counts before decoding; PIL's is one for the process and would refuse below it.
+# Each call checks its `max_pixels` before decoding. PIL's limit holds for the whole process and may be lower.
 Image.MAX_IMAGE_PIXELS = None
 
 _COUNTED_BYTES = 1_000_000
-"""Frames are counted in files up to this size; counting is reading, and a GIF may have a million."""
+"""Largest file whose frames are counted. Counting reads the file, and a GIF may have a million frames."""
 _ROWS = 256
-"""Of an image that are scaled at once: in float64 a whole one would take eight times its size."""
+"""Rows that are scaled at once. In float64 the whole image would take eight times its size."""
 
 _DAMAGED = (
     OSError,  # truncated, unidentified, broken stream
-    SyntaxError,  # PIL's word for a bad header
+    SyntaxError,  # PIL raises it for a bad header
     ValueError,
     TypeError,
     IndexError,
@@ -48,7 +48,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def decode_by_pillow(data: bytes, format: Format, max_pixels: int) -> tuple[Pixels, str | None]:
-    """First frame as (H, W, 3) uint8 RGB, upright; and a warning.
+    """Decode the first frame: (H, W, 3) uint8 RGB, upright, and a warning or None.
 
     Raises:
         ImageError: `undecodable` or `too_large`.
@@ -66,25 +66,25 @@ def pixels_of_image(image: Image.Image, max_pixels: int) -> Pixels:
         ImageError: `undecodable` or `too_large`.
     """
     with _image_errors():
-        check_pixels(image.height, image.width, max_pixels)  # an opened file may not be decoded yet
+        check_pixels(image.height, image.width, max_pixels)  # PIL decodes an opened file later
         return _decode(image, max_pixels)[0]
 
 
 def size_by_pillow(data: bytes, format: Format, max_pixels: int) -> tuple[int, int]:
-    """(height, width) after orientation, no pixel decoded. Raises `ImageError`."""
+    """Read (height, width) after orientation, without decoding pixels. Raises `ImageError`."""
     with _image_errors(), _open(data, format, max_pixels) as image:
         width, height = image.size
         orientation, _ = _orientation(image)
-        # PIL's TIFF reader has turned the size already.
+        # PIL's TIFF reader has already swapped height and width.
         turned = format != "TIFF" and orientation in TURNED
     return (width, height) if turned else (height, width)
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Stored pixels (H, W, 3) as a viewer shows them (EXIF 2.3, tag 0x0112); C-contiguous.
+    """Turn stored pixels the way a viewer shows them (EXIF 2.3, tag 0x0112); the result is C-contiguous.
 
     Args:
-        pixels: as stored.
+        pixels: (H, W, 3) uint8, as stored.
         orientation: 1 to 8.
     """
     if orientation in TURNED:
@@ -98,9 +98,10 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 
 @contextmanager
 def _image_errors() -> Iterator[None]:
+    """Turn PIL's exceptions into `ImageError`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what PIL thinks of damage that it gets over
+            warnings.simplefilter("ignore")  # PIL warns of damage that it can repair
             yield
     except UnidentifiedImageError as error:
         raise ImageError("undecodable", "its header is damaged or cut short") from error
@@ -110,7 +111,7 @@ def _image_errors() -> Iterator[None]:
         raise ImageError("too_large", "not enough memory to decode it") from error
     except _DAMAGED as error:
         cause = one_line(error)
-        # PIL's words for metadata that would unpack to more than 64 MB.
+        # PIL's message for metadata that would unpack to more than 64 MB contains these words.
         status = "too_large" if "too large" in cause.lower() else "undecodable"
         raise ImageError(status, cause) from error  # type: ignore[arg-type]
 
@@ -135,7 +136,7 @@ def _decode(image: Image.Image, max_pixels: int) -> tuple[Pixels, list[str | Non
 
 
 def _orientation(image: Image.Image) -> tuple[int, str | None]:
-    """EXIF's, to be applied to the decoded pixels; and a warning."""
+    """Read the EXIF orientation, which is to be applied to the decoded pixels; and a warning or None."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except _DAMAGED:
@@ -144,18 +145,19 @@ def _orientation(image: Image.Image) -> tuple[int, str | None]:
 
 
 def _frames_warning(image: Image.Image, num_bytes: int) -> str | None:
+    """Warn if the file has several frames."""
     try:
         if not getattr(image, "is_animated", False):
             return None
         if num_bytes > _COUNTED_BYTES and image.format in ("GIF", "TIFF"):
             return "first frame of several"
         return f"first frame of {getattr(image, 'n_frames', 'several')}"
-    except _DAMAGED:  # those after the first are damaged
+    except _DAMAGED:  # a later frame is damaged
         return "first frame of several"
 
 
 def _to_rgb(image: Image.Image) -> tuple[Pixels, str | None]:
-    """(H, W, 3) uint8, and a warning."""
+    """Convert a loaded image of any mode to (H, W, 3) uint8 RGB; and a warning or None."""
     if image.mode.startswith("I") or image.mode == "F":
         gray, warning = _to_8_bits(np.asarray(image))
         return np.repeat(gray[:, :, None], 3, axis=2), warning
@@ -167,7 +169,11 @@ def _to_rgb(image: Image.Image) -> tuple[Pixels, str | None]:
 
 
 def _to_8_bits(samples: npt.NDArray[np.generic]) -> tuple[Pixels, str | None]:
-    """(H, W) integers or floats -> uint8: [0, 1], [0, 255] and [0, 65535] by their range, else stretched."""
+    """Scale (H, W) integers or floats to uint8; and a warning or None.
+
+    The scale depends on the range of the values. Integers in [0, 65535] and floats in [0, 1] or [0, 255] have
+    a fixed scale. Any other range is stretched to [0, 255], with a warning.
+    """
     low, high = float(samples.min()), float(samples.max())
     if not np.isfinite([low, high]).all():
         raise ImageError("undecodable", "pixels that are not finite")
@@ -177,7 +183,7 @@ def _to_8_bits(samples: npt.NDArray[np.generic]) -> tuple[Pixels, str | None]:
     elif low >= 0 and samples.dtype.kind == "f" and high <= 1:
         scale = 255
     elif low < 0 or high > 255:
-        # One value all over has no range to stretch: it is black.
+        # An image with a single value has no range to stretch: it becomes black.
         base, scale = low, 255 / (high - low) if high > low else 0.0
         warning = f"pixels stretched from {low:g}..{high:g}"
     scaled = np.empty(samples.shape, np.uint8)

@@ -1,9 +1,11 @@
-"""Proposals of labelled images: computed once across the cluster, kept as Parquet, read by every worker.
+"""The cache of proposals for training: computed once across the cluster, stored as Parquet.
 
-    <folder>/<proposer>-<settings hash>/part-<uuid>.parquet      columns of `pipeline.schema.PROPOSALS`
+    <folder>/<proposer>-<settings hash>/part-<uuid>.parquet      columns of `pipeline.schema.PROPOSALS_CACHE`
 
-An image is known by (image_uri, etag): one that changed is computed anew. A part is created whole, so a
-run that dies loses the part it was gathering and no more.
+The key of an image is (image_uri, etag), so a changed image is computed again. A part is created whole: a
+run that dies loses only the part that it was collecting.
+
+Legend: P proposals of one image. Boxes are xyxy, absolute pixels in the image frame.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ from pipeline.schema import PROPOSALS_CACHE, image_keys, read_columns
 logger = logging.getLogger(__name__)
 
 ROWS_PER_PART = 512
-"""16 MB of boxes at 2000 an image: what a driver that dies has to compute again."""
+"""Images of one part: 16 MB of boxes at 2000 an image. If the driver dies, so many are computed again."""
 IMAGES_AT_ONCE = 32
-"""Images that a worker reads while it proposes for the 32 before."""
+"""Images that a worker reads ahead, while it makes proposals for the 32 images before."""
 
 
 def settings_name(config: ProposalConfig) -> str:
-    """Folder of one proposer's settings, e.g. `opencv-3f2a9c01`."""
+    """Name the folder for one proposer and its settings, e.g. `opencv-3f2a9c01`."""
     digest = hashlib.sha256(json.dumps(config.settings(), sort_keys=True).encode()).hexdigest()
     return f"{config.name}-{digest[:8]}"
 
@@ -48,12 +50,16 @@ def settings_name(config: ProposalConfig) -> str:
 def propose_batch(
     rows: pa.Table, config: ProposalConfig, attempts: Attempts | None = None
 ) -> Iterator[pa.Table]:
-    """Images (PLAN) to rows of `PROPOSALS_CACHE`, some at a time. A bad image is a row with its error.
+    """Make the proposals of some images. A bad image becomes a row with its error.
 
     Args:
-        rows: images.
-        config: the proposer.
-        attempts: shared by all workers: an image that kills its worker three times is a bad image.
+        rows: the images (PLAN).
+        config: the proposer and its settings.
+        attempts: the counts that all workers share: an image that kills its worker three times is a bad
+            image.
+
+    Yields:
+        Tables PROPOSALS_CACHE of up to `IMAGES_AT_ONCE` rows.
     """
     settings = ReadSettings(proposals=config, fence_is_enough=False)
     for candidates in read_lots(rows, settings, attempts, most=IMAGES_AT_ONCE):
@@ -61,16 +67,16 @@ def propose_batch(
 
 
 def _cached(candidates: pa.Table) -> pa.Table:
-    """Candidates (CANDIDATE) as rows of `PROPOSALS_CACHE`."""
-    facts = candidates.select(["status", "error", "proposals"]).to_pylist()
-    bad = [row["status"] != "ok" for row in facts]
+    """Turn rows CANDIDATE into rows PROPOSALS_CACHE."""
+    results = candidates.select(["status", "error", "proposals"]).to_pylist()
+    bad = [row["status"] != "ok" for row in results]
     boxes = [
         None if failed else np.frombuffer(row["proposals"] or b"", np.float32).reshape(-1, 4)
-        for row, failed in zip(facts, bad, strict=True)
+        for row, failed in zip(results, bad, strict=True)
     ]
     errors = [
         f"{row['status']}: {row['error']}" if failed else None
-        for row, failed in zip(facts, bad, strict=True)
+        for row, failed in zip(results, bad, strict=True)
     ]
     columns = {name: candidates[name] for name in ("image_uri", "etag", "width", "height")}
     table = pa.table(
@@ -82,17 +88,20 @@ def _cached(candidates: pa.Table) -> pa.Table:
 def compute_proposals(
     images: Iterable[storage.ObjectInfo], config: ProposalConfig, folder: str
 ) -> tuple[dict[str, Boxes], dict[str, str]]:
-    """Proposals of every image, from the cache under `folder` or computed on the cluster.
+    """Return the proposals of every image: from the cache under `folder`, or computed on the cluster.
 
     Args:
-        images: listed objects, so that a change is seen.
-        config: the proposer and its settings; each set of settings has a folder of its own. `rpn` makes no
-            boxes of an image alone: each that can be decoded has an empty list.
-        folder: URI.
+        images: the listed objects. The ETags show which images have changed.
+        config: the proposer and its settings; each combination has its own folder in the cache. `rpn` makes
+            no boxes at this stage: every image that can be decoded gets an empty array.
+        folder: URI of the cache.
 
     Returns:
-        image_uri -> (P, 4) float32 boxes in the image frame, best first; and image_uri -> error for the
+        image_uri -> (P, 4) float32 boxes, xyxy in the image frame, best first; and image_uri -> error for the
         images that could not be read or decoded. Every image is in one of the two.
+
+    Raises:
+        UserError: a file in the cache is not a table of proposals.
     """
     wanted = {info.uri: info for info in images}
     cache = storage.join(folder, settings_name(config))
@@ -100,10 +109,13 @@ def compute_proposals(
     errors: dict[str, str] = {}
     missing = [info for uri, info in wanted.items() if uri not in boxes]
     if not missing:
-        logger.info("proposals: all %d images are in %s", len(boxes), cache)
+        logger.info("proposals: the cache %s has all %d images", cache, len(boxes))
         return boxes, errors
     logger.info(
-        "proposals: %s for %d images (%d are cached)", config.name, len(missing), len(boxes)
+        "proposals: computing %s for %d images; %d are in the cache",
+        config.name,
+        len(missing),
+        len(boxes),
     )
     with Progress("proposals", len(wanted), "images", done=len(boxes)) as progress:
         for table in _compute(missing, config):
@@ -114,7 +126,7 @@ def compute_proposals(
 
 
 def _compute(missing: Sequence[storage.ObjectInfo], config: ProposalConfig) -> Iterable[pa.Table]:
-    attempts = SharedAttempts()  # before all else: its process starts while Ray Data plans
+    attempts = SharedAttempts()  # first, so that its process starts while Ray Data plans
     cluster.configure_ray_data()
     batches = (
         ray.data.from_arrow(unplanned(storage.as_named(missing)))
@@ -138,20 +150,23 @@ def _read_cache(cache: str, wanted: Mapping[str, storage.ObjectInfo]) -> dict[st
                 table = read_columns(file, PROPOSALS_CACHE).cast(PROPOSALS_CACHE)
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise UserError(
-                part.uri, f"is no table of proposals ({error})", "Move it away, or clear the cache."
+                part.uri,
+                f"is not a table of proposals ({error})",
+                "Move the file away, or delete the cache.",
             ) from error
-        fresh = [uri in wanted and wanted[uri].etag == etag for uri, etag in image_keys(table)]
-        # Errors are not kept: what failed may have been mended, so it is tried again.
-        _collect(table.filter(pa.array(fresh, pa.bool_())), boxes, {})
+        unchanged = [uri in wanted and wanted[uri].etag == etag for uri, etag in image_keys(table)]
+        # Errors are dropped: an image that failed may be readable now, so it is tried again.
+        _collect(table.filter(pa.array(unchanged, pa.bool_())), boxes, {})
     return boxes
 
 
 def _collect(table: pa.Table, boxes: dict[str, Boxes], errors: dict[str, str]) -> None:
+    """Add the rows of a table PROPOSALS_CACHE to `boxes` or to `errors`, by image_uri."""
     uris = table["image_uri"].to_pylist()
-    for uri, own, error in zip(
+    for uri, image_boxes, error in zip(
         uris, boxes_of(table["boxes"]), table["error"].to_pylist(), strict=True
     ):
-        if own is None:
+        if image_boxes is None:
             errors[uri] = error
         else:
-            boxes[uri] = own
+            boxes[uri] = image_boxes

@@ -1,7 +1,7 @@
-"""What a pickle holds, without running anything that it names.
+"""Reads pickles without running the functions that they name.
 
-A pickle is a program: it may name any function and have it called. Here each name becomes an `Inert`, which
-only notes what it was called with; nothing is imported. Arrays are then rebuilt from those notes.
+A pickle is a program: it may name any function and call it. Here each name becomes an `Inert`, which only
+records the arguments of the call; nothing is imported. Arrays are then rebuilt from these records.
 """
 
 from __future__ import annotations
@@ -13,11 +13,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    MemoryError,
+    OverflowError,
+)
+"""What damaged data makes the unpickler raise."""
+
 
 class Inert:
-    """A call that was not made: the name, what it was called with, and what it was told afterwards."""
+    """A call that was recorded and not made: its name, its arguments, and the state that followed."""
 
     module = name = ""
+    """The name of the function or class, e.g. `numpy` and `dtype`."""
 
     def __new__(cls, *arguments: Any, **_: Any) -> Inert:
         made = super().__new__(cls)
@@ -45,34 +60,31 @@ class _Reader(pickle.Unpickler):
         return type("Inert", (Inert,), {"module": module, "name": name})
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError(f"refers to {pid!r}, outside the file")
+        raise pickle.UnpicklingError(f"it refers to {pid!r}, which is not in the file")
 
 
 def load_inert(data: bytes) -> Any:
-    """The plain values (dicts, lists, numbers, text, bytes) of a pickle, with `Inert` for all else.
+    """Read the plain values of a pickle: dicts, lists, numbers, text, bytes. Everything else is an `Inert`.
 
     Raises:
-        ValueError: no pickle, or a broken one.
+        ValueError: the data is no pickle, or a damaged one.
     """
     try:
         return _Reader(io.BytesIO(data), encoding="latin1").load()
-    except (
-        *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError),
-        *(TypeError, ValueError, MemoryError, OverflowError),
-    ) as error:
-        raise ValueError(f"is no readable pickle ({error})") from error
+    except _UNREADABLE as error:
+        raise ValueError(f"is not a readable pickle ({error})") from error
 
 
 def as_array(value: Any) -> npt.NDArray[Any]:
-    """An array of numbers from what `load_inert` gave for it: numpy's two ways of pickling, or lists.
+    """Rebuild an array of numbers from a value of `load_inert`: numpy's two ways of pickling, or a list.
 
     Raises:
-        ValueError: it is something else, an array of objects or a tensor.
+        ValueError: the value is something else, for example an array of objects or a tensor.
     """
     if isinstance(value, list | tuple):
         return np.asarray([as_array(v) if isinstance(v, Inert) else v for v in value], np.float64)
     if not isinstance(value, Inert):
-        raise ValueError(f"a {type(value).__name__} where an array should be")
+        raise ValueError(f"a {type(value).__name__}: expected an array")
     if value.name == "_reconstruct" and isinstance(value.state, tuple) and len(value.state) == 5:
         _, shape, kind, fortran, content = value.state
         order: Any = "F" if fortran else "C"
@@ -81,33 +93,33 @@ def as_array(value: Any) -> npt.NDArray[Any]:
     elif value.name == "scalar" and len(value.arguments) == 2:
         (kind, content), shape, order = value.arguments, (), "C"
     else:
-        raise ValueError(f"a {value.module}.{value.name} where an array should be")
+        raise ValueError(f"a {value.module}.{value.name}: expected an array of numpy")
     dtype = _dtype(kind)
     flat = np.frombuffer(_as_bytes(content), dtype)
     return flat.reshape(tuple(int(n) for n in shape), order=order)
 
 
 def plain(value: Any) -> Any:
-    """A number or text, also where it was pickled as numpy's or as an enumeration's."""
+    """Return a number or text, also if it was pickled as a numpy scalar or as a member of an enumeration."""
     if not isinstance(value, Inert):
         return value
     if value.name == "scalar":
         return as_array(value).item()
     if len(value.arguments) == 1 and not isinstance(value.arguments[0], Inert):
         return value.arguments[0]
-    raise ValueError(f"a {value.module}.{value.name} where a number or a name should be")
+    raise ValueError(f"a {value.module}.{value.name}: expected a number or a name")
 
 
 def _dtype(kind: Any) -> np.dtype[Any]:
     name = kind.arguments[0] if isinstance(kind, Inert) and kind.arguments else None
     order = kind.state[1] if isinstance(kind, Inert) and isinstance(kind.state, tuple) else "|"
     if not isinstance(name, str) or name[:1] not in "fiub" or order not in ("<", ">", "|", "="):
-        raise ValueError("an array of something else than numbers")
+        raise ValueError("an array that does not hold numbers: expected an array of numbers")
     return np.dtype(order + name)
 
 
 def _as_bytes(content: Any) -> bytes:
-    """Bytes, also as pickle's protocols below 3 write them: text, to be encoded as Latin-1."""
+    """Return bytes. Pickle protocols below 3 write them as text, which is encoded as Latin-1 here."""
     if isinstance(content, Inert) and content.name == "encode":
         content = content.arguments[0]
     elif isinstance(content, Inert) and content.name == "bytes" and not content.arguments:
@@ -116,4 +128,4 @@ def _as_bytes(content: Any) -> bytes:
         return content.encode("latin1")
     if isinstance(content, bytes | bytearray):
         return bytes(content)
-    raise ValueError("an array without its bytes")
+    raise ValueError("an array without its bytes: the file may be damaged")

@@ -1,11 +1,13 @@
-"""Reading, checking and proposing: an image -> its bytes and proposals, or the status that says why not.
+"""Reads and checks images, and makes their proposals. A bad image gets a status with the reason.
 
-    rows (PLAN) -> read_lots -> candidates (CANDIDATE), of which read_images makes a batch
+    rows (PLAN) -> read_lots -> candidates (CANDIDATE); read_images does this for one batch
 
-Scoring, training and the export of proposals look at an image through these functions. They are plain calls,
-with Ray or without. A row that fails keeps its place: it carries its status and cause on and skips the
-work. What travels on are the encoded bytes and the proposals, not the pixels: a decoded image is some
-twenty times larger. Nothing here needs torch, so the processes of this stage start without it.
+Scoring, training and the export of proposals read images through these functions. They are plain calls, with
+Ray or without. A row that fails keeps its place: it carries its status and its cause, and the later stages do
+no work on it. A candidate holds the encoded bytes and the proposals, not the pixels, because a decoded image
+is about twenty times larger. This module does not need torch, so processes of this stage start without it.
+
+Legend: P proposals of one image, H and W its height and width in pixels after orientation.
 """
 
 from __future__ import annotations
@@ -35,31 +37,36 @@ from pipeline.storage import StorageError
 logger = logging.getLogger(__name__)
 
 READS_AT_ONCE = 8
-"""GETs of one task: a task waits for the network far longer than it computes."""
+"""Requests of one task at the same time: a task waits for the network far longer than it computes."""
 _BYTES_READ_AT_ONCE = 128 * 2**20
+"""Bytes of one lot at most."""
 _UNKNOWN_SIZE = 2**20
+"""Bytes that are assumed for an image whose size is not in the list."""
 
 Read = bytes | StorageError
+"""The result of reading one image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadSettings:
-    """How images are read, checked and proposed for."""
+    """Settings for reading images, checking them and making their proposals."""
 
     proposals: ProposalConfig
     max_bytes: int = images.MAX_BYTES
+    """Files with more bytes get the status `too_large`."""
     max_pixels: int = images.MAX_PIXELS
+    """Images with more pixels get the status `too_large`."""
     table: str | None = None
-    """URI of a proposals table, instead of a proposer."""
+    """URI of a proposals table, which is used instead of a proposer."""
     table_root: str = ""
-    """What the table's relative names are relative to: --images."""
+    """URI to which relative names in the table are relative: --images."""
     fence_is_enough: bool = True
-    """Whether an image that killed a process may pass when it can be decoded behind the fence. False where
-    later stages decode it without the fence, as training does: it must then pass without the fence too."""
+    """Whether an image that killed a process is good if it can be decoded behind the fence. False if later
+    stages decode it without the fence, as training does: then it must be decoded without the fence too."""
 
 
 def unplanned(named: pa.Table) -> pa.Table:
-    """Images (NAMED) as rows (PLAN), all of shard 0: for work that has no plan."""
+    """Turn images (NAMED) into rows (PLAN), all in shard 0; for work that has no plan."""
     shard = pa.array(np.zeros(named.num_rows, np.int64))
     return named.append_column("shard", shard).cast(PLAN)
 
@@ -67,31 +74,34 @@ def unplanned(named: pa.Table) -> pa.Table:
 def read_lots(
     rows: pa.Table, settings: ReadSettings, attempts: Attempts | None = None, *, most: int
 ) -> Iterator[pa.Table]:
-    """Read, check and propose, a lot at a time: images (PLAN) to candidates (CANDIDATE), one for one.
+    """Read and check images and make their proposals, lot by lot. A lot is some consecutive images.
 
-    While a lot is decoded, the next one is on its way from the store.
+    While one lot is decoded, the next one is read from the store.
 
     Args:
-        rows: images.
-        settings: how.
-        attempts: shared by all workers.
-        most: images of a lot; lots are bounded in bytes too.
+        rows: the images (PLAN).
+        settings: how to read them.
+        attempts: the counts that all workers share.
+        most: images of one lot at most; the bytes of a lot are limited too.
+
+    Yields:
+        Tables CANDIDATE, one row an image, in the order of `rows`.
     """
     with ThreadPoolExecutor(READS_AT_ONCE) as threads:
 
         def read(lot: pa.Table) -> tuple[pa.Table, list[Read]]:
             return lot, list(threads.map(lambda row: _read(row, settings), lot.to_pylist()))
 
-        # Two threads: the requests of the next lot follow those of this one without a gap.
+        # With two threads, the requests of the next lot follow those of this lot without a gap.
         for lot, reads in prefetch(read, _lots(rows, most), threads=2, waiting=1):
             yield read_images(lot, settings, attempts, reads)
 
 
 def _lots(rows: pa.Table, most: int) -> Iterator[pa.Table]:
-    """Consecutive rows: so many at most, and so many bytes as they were listed."""
+    """Split the rows into lots of at most `most` rows and `_BYTES_READ_AT_ONCE` listed bytes."""
     first = size = 0
-    for index, bytes_listed in enumerate(rows["size_bytes"].to_pylist()):
-        row_size = bytes_listed if bytes_listed is not None else _UNKNOWN_SIZE
+    for index, listed_size in enumerate(rows["size_bytes"].to_pylist()):
+        row_size = listed_size if listed_size is not None else _UNKNOWN_SIZE
         if index > first and (index - first == most or size + row_size > _BYTES_READ_AT_ONCE):
             yield rows.slice(first, index - first)
             first, size = index, 0
@@ -106,30 +116,35 @@ def read_images(
     attempts: Attempts | None = None,
     reads: Sequence[Read] | None = None,
 ) -> pa.Table:
-    """Read, check and propose: images (PLAN) to candidates (CANDIDATE), one for one.
+    """Read and check images and make their proposals, as one batch.
 
-    A batch that was in a process when it died is taken image by image, behind the fence. An image that
-    kills its process three times has the status `failed`.
+    If a process died with this batch, the images are tried one at a time, behind the fence. An image that
+    kills its process three times gets the status `failed`.
 
     Args:
-        rows: images.
-        settings: how.
-        attempts: shared by all workers.
-        reads: the bytes of the rows, where they were read already; an image that is tried alone is read
-            again.
+        rows: the images (PLAN).
+        settings: how to read them.
+        attempts: the counts that all workers share.
+        reads: the results of reading the rows, if they were read already. An image that is tried alone is
+            read again.
+
+    Returns:
+        A table CANDIDATE, one row an image, in the order of `rows`.
     """
-    prepare(settings.proposals)  # one core a task: OpenCV's own threads would fight the other tasks
+    prepare(
+        settings.proposals
+    )  # one core a task: OpenCV's threads would compete with the other tasks
 
     def work(batch: pa.Table, *, alone: bool = False) -> pa.Table:
         planned = batch.to_pylist()
-        here = None if alone else reads
-        if here is None:
-            here = in_threads(lambda row: _read(row, settings), planned, threads=READS_AT_ONCE)
-        pairs = zip(planned, here, strict=True)
-        return _candidates([_look(row, read, settings, fenced=alone) for row, read in pairs])
+        results = None if alone else reads
+        if results is None:
+            results = in_threads(lambda row: _read(row, settings), planned, threads=READS_AT_ONCE)
+        pairs = zip(planned, results, strict=True)
+        return _candidates([_candidate(row, read, settings, fenced=alone) for row, read in pairs])
 
     def fail(row: pa.Table, cause: str) -> pa.Table:
-        return _candidates([_base(row.to_pylist()[0]) | {"status": "failed", "error": cause}])
+        return _candidates([_planned(row.to_pylist()[0]) | {"status": "failed", "error": cause}])
 
     return attempt(
         rows,
@@ -142,24 +157,28 @@ def read_images(
 
 
 def _read(row: dict[str, Any], settings: ReadSettings) -> Read:
+    """Read the bytes of one image (PLAN)."""
     uri, etag, size = row["image_uri"], row["etag"], row["size_bytes"]
-    if size is not None and size > settings.max_bytes:  # as listed: not even a request
-        return storage.ObjectTooLarge(f"{uri}: {size} bytes, at most {settings.max_bytes}")
+    if size is not None and size > settings.max_bytes:  # the listed size is enough: no request
+        return storage.ObjectTooLarge(
+            f"{uri}: has {size} bytes, more than the limit of {settings.max_bytes}"
+        )
     try:
         data = storage.read_bytes(uri, etag=etag, max_bytes=settings.max_bytes)
     except StorageError as error:
         return error
     if etag is None:
         return storage.ObjectChanged(
-            f"{uri}: was not there when it was planned; it is now, run again"
+            f"{uri}: did not exist when the run was planned, but exists now; run the command again"
         )
     return data
 
 
-def _look(
+def _candidate(
     row: dict[str, Any], read: Read, settings: ReadSettings, *, fenced: bool
 ) -> dict[str, Any]:
-    candidate = _base(row)
+    """Decode one image that was read, and make its proposals: a row PLAN -> a row CANDIDATE."""
+    candidate = _planned(row)
     if isinstance(read, StorageError):
         return candidate | {"status": read.status, "error": one_line(read)}
     try:
@@ -187,8 +206,11 @@ def _look(
 def _boxes(
     uri: str, pixels: npt.NDArray[np.uint8], settings: ReadSettings
 ) -> npt.NDArray[np.float32] | str | None:
-    """Proposals (P, 4) of an image, or why it has none: an image without a row never gives an empty list.
-    None: the model makes its own proposals."""
+    """Make the proposals (P, 4) of an image, xyxy in the image frame, or return the cause of a failure.
+
+    None means that the model makes its proposals. An image without a row in the table is a failure, never an
+    empty array.
+    """
     if settings.table is None and settings.proposals.spec.learned:
         return None
     if settings.table is None:
@@ -202,11 +224,12 @@ def _boxes(
 
 @functools.cache
 def _table(uri: str, root: str) -> ProposalsTable:
-    """The table, kept in this process: tasks come and go, the process that runs them stays."""
+    """Read the table once a process: a process runs many tasks."""
     return ProposalsTable.read(uri, root)
 
 
-def _base(row: dict[str, Any]) -> dict[str, Any]:
+def _planned(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns PLAN of a row."""
     return {name: row[name] for name in PLAN.names}
 
 
@@ -215,15 +238,15 @@ def _candidates(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def check_failures(errors: Mapping[str, str], total: int, max_failures: float) -> None:
-    """Log the images that are left out, and stop where they are too many.
+    """Log each image that is left out; raise if there are too many.
 
     Args:
-        errors: image_uri -> error.
-        total: images, with those that are left out.
+        errors: image_uri -> error, for the images that are left out.
+        total: number of all images, including those that are left out.
         max_failures: --max-failures, a share of `total`.
 
     Raises:
-        JobError: more are left out than --max-failures allows.
+        JobError: more images are left out than --max-failures allows.
     """
     failed = sorted(errors.items())
     for uri, error in failed:
@@ -232,16 +255,25 @@ def check_failures(errors: Mapping[str, str], total: int, max_failures: float) -
         uri, error = failed[0]
         raise JobError(
             f"{len(failed)} of {total} images cannot be used, more than --max-failures"
-            f" {max_failures:g} allows; first {uri}: {error}"
+            f" {max_failures:g} allows. The first is {uri}: {error}"
         )
 
 
 def decode_candidates(
     candidates: pa.Table, *, max_pixels: int = images.MAX_PIXELS, fenced: bool = False
 ) -> tuple[list[dict[str, Any]], list[npt.NDArray[np.uint8]]]:
-    """Rows (CANDIDATE) and the pixels (H, W, 3) of those whose status is `ok`.
+    """Decode the images of candidates.
 
-    `read_images` decoded them once; a row that cannot be decoded in time here gets its status and cause.
+    `read_images` has decoded each image once. An image that fails now, for example because decoding takes
+    too long this time, gets its status and cause.
+
+    Args:
+        candidates: rows (CANDIDATE).
+        max_pixels: images with more pixels are refused.
+        fenced: decode all images behind the fence.
+
+    Returns:
+        The rows; and for each row with the status `ok`, its pixels (H, W, 3) uint8 RGB, upright.
     """
     rows = candidates.to_pylist()
     pixels = []

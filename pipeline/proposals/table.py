@@ -1,6 +1,9 @@
-"""A table of proposals, somebody's or our own cache's: image_uri and boxes (contract, section 4).
+"""Reads and writes tables of proposals, with the columns image_uri and boxes (contract, section 4).
 
-An image without a row is an error with its name, never an empty list of boxes.
+A table comes from the user or from the cache of this package. An image without a row is an error that names
+the image, never an empty list of boxes.
+
+Legend: P proposals of one image. Boxes are xyxy, absolute pixels in the image frame.
 """
 
 from __future__ import annotations
@@ -24,67 +27,73 @@ from pipeline.schema import BOXES, encode_parquet
 from pipeline.storage import StorageError
 
 Boxes = npt.NDArray[np.float32]
+"""(P, 4) float32, xyxy in the image frame, best first."""
 
 
 class ProposalsError(ValueError):
-    """A table has no usable proposals of an image."""
+    """A table has no valid proposals for an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProposalsTable:
-    """A table as workers hold it."""
+    """A table of proposals in memory."""
 
     uri: str
     boxes: Mapping[str, Boxes]
-    """Name as the table has it, full or relative to `root`, -> (P, 4) xyxy, best first."""
+    """The name of the image in the table, full or relative to `root` -> its boxes."""
     root: str
     """URI with a slash at its end."""
 
     @classmethod
     def read(cls, uri: str, root: str) -> ProposalsTable:
-        """Read a Parquet file, or a folder of them.
+        """Read a Parquet file, or all Parquet files of a folder.
+
+        Args:
+            uri: the file or the folder.
+            root: URI to which relative names in the table are relative.
 
         Raises:
-            UserError: nothing there, or a column is missing.
+            UserError: `uri` names no object, or a file lacks a column.
         """
         boxes: dict[str, Boxes] = {}
         for part in storage.list_objects(uri, suffixes=(".parquet",)):
             data = storage.read_bytes(part.uri)
             _check_columns(uri, part.uri, data)
             table = pq.read_table(pa.BufferReader(data), columns=["image_uri", "boxes"])
-            own = boxes_of(table["boxes"].cast(BOXES))
-            pairs = zip(table["image_uri"].to_pylist(), own, strict=True)
+            pairs = zip(
+                table["image_uri"].to_pylist(), boxes_of(table["boxes"].cast(BOXES)), strict=True
+            )
             boxes.update({name: rows for name, rows in pairs if rows is not None})
         return cls(uri, boxes, storage.absolute(root).rstrip("/") + "/")
 
     def of(self, image_uri: str, max_boxes: int) -> Boxes:
-        """The best proposals of an image, (P, 4) float32 with P <= max_boxes.
+        """Return the best proposals of an image, (P, 4) float32 with P <= max_boxes.
 
         Raises:
-            ProposalsError: no row, or a box that is none.
+            ProposalsError: the image has no row, or one of its boxes is invalid.
         """
-        own = self.boxes.get(image_uri)
-        if own is None:
-            own = self.boxes.get(image_uri.removeprefix(self.root))
-        if own is None:
+        boxes = self.boxes.get(image_uri)
+        if boxes is None:
+            boxes = self.boxes.get(image_uri.removeprefix(self.root))
+        if boxes is None:
             raise ProposalsError(f"{self.uri} has no row for {image_uri}")
-        if not are_boxes(own):
+        if not are_boxes(boxes):
             raise ProposalsError(
                 f"{self.uri}: a box of {image_uri} is not finite or not x1 <= x2, y1 <= y2"
             )
-        return own[:max_boxes]
+        return boxes[:max_boxes]
 
 
 def are_boxes(boxes: npt.NDArray[np.floating]) -> bool:
-    """Whether rows (P, 4) are finite and have x1 <= x2, y1 <= y2."""
+    """Whether all boxes (P, 4) are finite and have x1 <= x2, y1 <= y2."""
     return bool(np.isfinite(boxes).all() and (boxes[:, 2:] >= boxes[:, :2]).all())
 
 
 def find_table(proposals: str) -> str | None:
-    """What --proposals names: a table's URI where it is one, None for a proposer.
+    """Return the value of --proposals if it is the URI of a table; None if it is the name of a proposer.
 
     Raises:
-        UserError: neither, or a table that is not there or has other columns.
+        UserError: the value is neither, or the table does not exist or has other columns.
     """
     names = sorted(name for name, spec in PROPOSER_SPECS.items() if not spec.precomputed)
     if proposals in names:
@@ -93,17 +102,23 @@ def find_table(proposals: str) -> str | None:
         raise UserError(
             f"--proposals {proposals}",
             "is neither a proposer nor the URI of a table",
-            f"Give one of {', '.join(names)}, or a URI.",
+            f"Expected one of {', '.join(names)}, or a URI.",
         )
     parts = storage.list_objects(proposals, suffixes=(".parquet",))
     if not parts:
         raise UserError(
-            f"--proposals {proposals}", "holds no Parquet file", "Name a file or a folder of them."
+            f"--proposals {proposals}",
+            "holds no Parquet file",
+            "Give a Parquet file, or a folder of Parquet files.",
         )
     try:
         data = storage.read_bytes(parts[0].uri)
     except StorageError as error:
-        raise UserError(f"--proposals {proposals}", str(error), "Name a readable file.") from error
+        raise UserError(
+            f"--proposals {proposals}",
+            f"cannot be read ({error})",
+            "Give a readable file, or check the permissions.",
+        ) from error
     _check_columns(proposals, parts[0].uri, data)
     return proposals
 
@@ -113,24 +128,32 @@ def _check_columns(proposals: str, part: str, data: bytes) -> None:
         columns = pq.read_schema(io.BytesIO(data)).names
     except pa.ArrowException as error:
         raise UserError(
-            f"--proposals {proposals}", f"{part}: {error}", "Name a Parquet file or folder."
+            f"--proposals {proposals}",
+            f"{part} is not a readable Parquet file ({error})",
+            "Give a Parquet file, or a folder of Parquet files.",
         ) from error
     if not {"image_uri", "boxes"} <= set(columns):
         raise UserError(
             f"--proposals {proposals}",
             f"{part} has the columns {', '.join(columns)}",
-            "A proposals table has image_uri and boxes (list of 4 floats, xyxy).",
+            "Expected the columns image_uri and boxes (a list of boxes, each 4 floats, xyxy).",
         )
 
 
 def write_part(folder: str, table: pa.Table, settings: Mapping[str, Any]) -> None:
-    """Create one more Parquet file of a table of proposals; its metadata say what made them."""
+    """Write one more Parquet file of a table of proposals.
+
+    Args:
+        folder: URI of the table.
+        table: the rows.
+        settings: what made the proposals; stored in the metadata of the file.
+    """
     data = encode_parquet(table, metadata={b"proposals": json.dumps(settings).encode()})
     storage.create_bytes(storage.join(folder, f"part-{uuid.uuid4().hex}.parquet"), data)
 
 
 def boxes_array(boxes: Sequence[Boxes | None]) -> pa.Array:
-    """(P, 4) arrays, one an image, to one Arrow array; None becomes null."""
+    """Turn arrays (P, 4), one an image, into one Arrow array; None becomes null."""
     counts = [0 if b is None else len(b) for b in boxes]
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
     rows = [b.reshape(-1, 4) for b in boxes if b is not None and len(b)]
@@ -143,7 +166,7 @@ def boxes_array(boxes: Sequence[Boxes | None]) -> pa.Array:
 
 
 def boxes_of(column: pa.ChunkedArray | pa.Array) -> list[Boxes | None]:
-    """Inverse of `boxes_array`; the arrays are views."""
+    """Turn a column BOXES into arrays (P, 4), the inverse of `boxes_array`. The arrays are views."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     out: list[Boxes | None] = []
     for chunk in chunks:

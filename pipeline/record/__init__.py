@@ -1,11 +1,11 @@
-"""The record: every planned image has exactly one row in a run, whatever dies on the way.
+"""The record: every planned image has exactly one row in a run, even when processes die.
 
-listed       the images that a command names, beside those that are planned
-plan         which image belongs to which shard, in generations that never change
-shards       which shards exist: each is created once, whole
-committer    result rows, in any order, become shards
-manifest     what a run has written, checked against its plan
-run_format   what a run began with, and keeps
+listed       compares the images that a command names with the planned images
+plan         says which image belongs to which shard, in generations that never change
+shards       says which shards exist; each is created once, whole
+committer    collects result rows, in any order, and writes them as shards
+manifest     describes the shards of a run, after checking them against the plan
+run_format   keeps the columns and the version that a run began with
 """
 
 from pipeline.record.shards import (

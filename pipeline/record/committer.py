@@ -1,7 +1,7 @@
-"""Result rows in whatever order they come -> whole shards, each created once (`pipeline.record`).
+"""Collects result rows, which come in any order, and creates each shard once, whole (see `pipeline.record`).
 
-One process is enough: encoding and the PUT run in threads, outside Python's lock. `jobs/benchmark.py
-scale` says how many images a second that carries.
+One process is enough, because encoding and the PUT run in threads that release Python's lock.
+`jobs/benchmark.py scale` measures how many images a second it can write.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from pipeline.schema import SCORED, encode_parquet
 
 PUTS_AT_ONCE = 8
 _PUTS_WAITING = 16
-"""Whole shards that wait for a PUT: more, and `add` waits, so Ray's back-pressure reaches the bucket."""
+"""Whole shards that may wait for a PUT. When there are more, `add` waits, and Ray slows down the stages."""
 
 
 class Committer:
-    """Collects result rows; writes each shard when it is whole.
+    """Collects result rows and writes each shard when it is whole.
 
     Args:
-        output: scored/ lies under it.
-        run_id: the run.
-        plan: the plan.
-        to_do: shards to be made.
-        metadata: of each Parquet file. The hash of the shard's generation is added.
-        columns: names of SCORED that the run began with.
+        output: the --output of the job; the shards are written under its scored/.
+        run_id: the run that the shards belong to.
+        plan: says which rows each shard has.
+        to_do: numbers of the shards to write.
+        metadata: written into each Parquet file, with the hash of the shard's generation.
+        columns: the columns of SCORED that the run began with.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Committer:
         self._lock = threading.Lock()
 
     def add(self, rows: pa.Table) -> None:
-        """Take result rows (schema RESULT) of any shards; create those shards that are now whole.
+        """Take result rows (schema RESULT) of any shards, and create the shards that are now whole.
 
         Raises:
-            JobError: a shard that was whole was not what the plan says.
+            JobError: the rows of a whole shard differ from the plan.
         """
         for shard in pc.unique(rows["shard"]).to_pylist():
             tables = self._waiting.setdefault(shard, [])
@@ -76,15 +76,15 @@ class Committer:
             self._take(self._puts.popleft())
 
     def flush(self) -> None:
-        """Wait until every whole shard is there. Raises JobError as `add`."""
+        """Wait until every whole shard is written. Raises JobError for the same reason as `add`."""
         while self._puts:
             self._take(self._puts.popleft())
 
     def close(self) -> None:
-        """Wait as `flush` does, and end.
+        """Wait until every whole shard is written, and stop the threads.
 
         Raises:
-            JobError: a planned image of a shard to be done brought no row; or as `add`.
+            JobError: a shard of `to_do` is not whole, or its rows differ from the plan.
         """
         try:
             self.flush()
@@ -94,8 +94,8 @@ class Committer:
             shard = min(self._lacking)
             got = sum(table.num_rows for table in self._waiting.get(shard, []))
             raise JobError(
-                f"shard {shard} got {got} rows of {self._plan.num_rows(shard)}; nothing of it was "
-                "written. Run the same command again"
+                f"shard {shard} has {got} of its {self._plan.num_rows(shard)} rows, so it was not written. "
+                "Run the same command again"
             )
 
     def _take(self, put: Future[Shard]) -> None:
@@ -113,21 +113,23 @@ class Committer:
             rows.select(self._schema.names).cast(self._schema),
             metadata=self._metadata | {b"plan_sha256": generation.sha256.encode()},
         )
-        with self._lock:  # parts of the plan are kept: else eight threads would read the same one
+        with (
+            self._lock
+        ):  # parts of the plan are cached; without the lock eight threads read the same one
             planned = self._plan.shard(shard)
         made = inspect(shard, data, planned)
         uri = shard_uri(self._output, self._run_id, shard)
         if storage.create_bytes(uri, data):
             return made
-        # Another driver was first. Its rows are as good as ours and stay as they are.
+        # Another driver created this shard first. Its rows are valid too and stay.
         return inspect(shard, storage.read_bytes(uri), planned)
 
 
 def _date_changed(rows: pa.Table, planned_at: datetime) -> pa.Table:
-    """Give rows with status `changed` the time when their object was last known to be there.
+    """Date rows with status `changed` with the time of their plan: the old version existed then.
 
-    The image's newer version is a row of its own, and readers take the newest: under a new run_id both
-    may be scored in the same instant, and the row that says "changed" must not win.
+    The new version of the image has another row, and readers take the newest row. In a new run both rows may
+    be scored at the same moment, and the row with status `changed` must not win.
     """
     when = pa.scalar(planned_at, SCORED.field("scored_at").type)
     dates = pc.if_else(pc.equal(rows["status"], "changed"), when, rows["scored_at"])

@@ -1,8 +1,7 @@
-"""The images a command names beside those that are planned: two tables in a DuckDB file on this machine's
-disk.
+"""Compares the images that a command names with the planned images, in a DuckDB file on this machine's disk.
 
-Ten million keys with their ETags are a gigabyte as Python knows them; here they are sorted and compared in
-a fixed share of memory, and the rest lies on the disk (about 60 bytes a key while the command runs).
+As Python objects, ten million keys with their ETags take a gigabyte of memory. DuckDB sorts and compares them
+with at most `MEMORY`; the rest lies on the disk, about 60 bytes a key while the command runs.
 """
 
 from __future__ import annotations
@@ -27,12 +26,15 @@ _LOOK_UPS_AT_ONCE = 32
 _SAME = "l.image_uri = p.image_uri AND l.etag IS NOT DISTINCT FROM p.etag"
 
 
-class Listed:
-    """Images (`storage.NAMED`), each once, and the planned ones among them."""
+class ListedImages:
+    """The images that a command names (`storage.NAMED`), and which of them are planned.
+
+    Call `add` for all images, then `deduplicate` once, then `add_planned`. `close` deletes the file.
+    """
 
     def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="listed-")
-        # Whoever fails before `close` leaves nothing behind either.
+        # Deletes the folder also when the process fails before `close`.
         self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": MEMORY,
@@ -47,15 +49,15 @@ class Listed:
         self._db.execute("CREATE TABLE planned (image_uri VARCHAR, etag VARCHAR, shard BIGINT)")
 
     def add(self, images: pa.Table) -> None:
-        """Take images (NAMED); one may come again."""
+        """Add images (NAMED). The same image may be added several times."""
         self._insert("named", images)
 
-    def keep_once(self, limit: int | None, *, look_up: bool) -> None:
-        """Keep each image that was added once, and of these the first `limit` by URI.
+    def deduplicate(self, limit: int | None, *, look_up: bool) -> None:
+        """Keep one row for each image, and only the first `limit` images by URI.
 
         Args:
-            limit: None keeps all.
-            look_up: ask the store for the ETag of those that have none; one that is not there stays without.
+            limit: None keeps all images.
+            look_up: ask the store for the missing ETags. An image that does not exist stays without one.
         """
         first = "" if limit is None else f"ORDER BY image_uri LIMIT {limit}"
         self._db.execute(
@@ -72,33 +74,33 @@ class Listed:
         self._db.execute("DROP TABLE once")
 
     def size(self) -> tuple[int, int]:
-        """How many images, and their bytes as far as they are known."""
+        """Return the number of images and the sum of the known sizes in bytes."""
         return self._size("listed")
 
     def first(self, count: int) -> pa.Table:
-        """The first so many images by URI (NAMED)."""
+        """Return the first `count` images by URI (NAMED)."""
         query = f"SELECT * FROM listed ORDER BY image_uri LIMIT {count}"
         return pa.concat_tables([NAMED.empty_table(), *self._rows(query)])
 
-    def know(self, planned: pa.Table) -> None:
-        """Take rows of a plan (`schema.PLAN`), each once."""
+    def add_planned(self, planned: pa.Table) -> None:
+        """Add rows of a plan (`schema.PLAN`). Each row must be added only once."""
         self._insert("planned", planned.select(["image_uri", "etag", "shard"]))
 
     def new(self) -> Iterator[pa.Table]:
-        """Images (NAMED) that are not planned with their ETag, by URI, in tables of some 50,000."""
+        """Yield the images (NAMED) that are not planned with their present ETag, by URI, 50,000 at a time."""
         return self._rows(f"SELECT l.* FROM listed l ANTI JOIN planned p ON {_SAME} ORDER BY 1")
 
     def new_size(self) -> tuple[int, int]:
-        """How many images are not planned, and their bytes as far as they are known."""
+        """Return the number of the images that are not planned and the sum of their known sizes in bytes."""
         return self._size(f"listed l ANTI JOIN planned p ON {_SAME}")
 
     def shards(self) -> set[int]:
-        """The shards that hold an image of these as it is now."""
+        """Return the numbers of the shards that hold one of these images with its present ETag."""
         query = f"SELECT DISTINCT shard FROM listed l JOIN planned p ON {_SAME}"
         return {int(shard) for (shard,) in self._db.execute(query).fetchall()}
 
     def close(self) -> None:
-        """Give the disk back."""
+        """Close the database and delete its file."""
         self._db.close()
         self._remove()
 
@@ -113,7 +115,7 @@ class Listed:
         self._db.unregister("rows")
 
     def _rows(self, query: str) -> Iterator[pa.Table]:
-        """The answer through a file: DuckDB would otherwise hold a sorted one in memory."""
+        """Yield the result of a query. It goes through a file: DuckDB keeps a sorted result in memory."""
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             path = Path(folder) / "rows.parquet"
             self._db.execute(f"COPY ({query}) TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE 50000)")
@@ -123,9 +125,9 @@ class Listed:
 
 
 def _looked_up(images: pa.Table) -> pa.Table:
-    found = in_threads(_look_up, images["image_uri"].to_pylist(), threads=_LOOK_UPS_AT_ONCE)
+    answers = in_threads(_look_up, images["image_uri"].to_pylist(), threads=_LOOK_UPS_AT_ONCE)
     return pa.table(
-        [images["image_uri"], [etag for etag, _ in found], [size for _, size in found]],
+        [images["image_uri"], [etag for etag, _ in answers], [size for _, size in answers]],
         schema=NAMED,
     )
 
@@ -134,6 +136,6 @@ def _look_up(uri: str) -> tuple[str | None, int | None]:
     try:
         info = storage.stat(uri)
     except StorageError:
-        # Planned all the same: whoever reads it will give its row the status and the cause.
+        # The image is planned all the same. The worker that reads it writes the status and the cause.
         return None, None
     return info.etag or None, info.size if info.etag else None

@@ -1,8 +1,9 @@
-"""What a run has written, checked against its plan and put down for readers.
+"""The manifest of a run: describes its shards for readers, after checking each against the plan.
 
     <output>/runs/<run_id>/manifest-000001.json      shards, rows, counts by status, sha256
 
-The manifest decides nothing: what is done is what lies under scored/ (`pipeline.record`).
+No program depends on the manifest to know which images are done: only the shards under scored/ say that
+(`pipeline.record`).
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from pipeline.runtime.prefetch import in_threads
 from pipeline.storage import StorageError
 
 _CHECKED = 64
-"""Shards read before a run goes on: a few seconds, and whoever wrote something else there wrote more of
-it."""
+"""Shards that are read before a run continues. This takes a few seconds. Wrong shards are rarely alone, so a
+sample is likely to include one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """The shards of a run that are there, each checked against the plan."""
+    """The shards of a run that exist, each checked against the plan."""
 
     run_id: str
     complete: bool
-    """Every image of the plan has its row."""
+    """Whether every planned image has its row."""
     shards: tuple[Shard, ...]
 
     @property
     def rows(self) -> int:
-        """Images scored so far in this run, by whatever number of commands."""
+        """The number of images scored so far in this run, by all its commands."""
         return sum(shard.rows for shard in self.shards)
 
     @property
     def statuses(self) -> dict[str, int]:
-        """Those images by status, most frequent first."""
+        """The number of images by status, most frequent first."""
         total: Counter[str] = Counter()
         for shard in self.shards:
             total.update(shard.statuses)
@@ -50,15 +51,15 @@ class Manifest:
 def write_manifest(
     output: str, run_id: str, plan: Plan, shards: Collection[Shard] = ()
 ) -> Manifest:
-    """Check every shard there is against the plan and write down what was found.
+    """Check every existing shard against the plan and write the manifest.
 
-    Shards this process made (`shards`) and those an earlier manifest describes are not read again:
-    they never change. A manifest equal to the last one is not written again.
+    The shards that this process wrote (`shards`) and those that the last manifest describes are not read
+    again, because a shard never changes. A manifest with the same shards as the last one is not written.
 
     Raises:
-        JobError: a shard's rows are not the plan's.
+        JobError: the rows of a shard differ from the plan.
     """
-    there = done_shards(output, run_id, plan)
+    existing = done_shards(output, run_id, plan)
     last, number = _last_manifest(output, run_id)
     known = {shard.shard: shard for shard in [*last, *shards]}
 
@@ -69,8 +70,8 @@ def write_manifest(
             shard, storage.read_bytes(shard_uri(output, run_id, shard)), plan.shard(shard)
         )
 
-    entries = tuple(in_threads(read, sorted(there)))
-    manifest = Manifest(run_id=run_id, complete=len(there) == plan.num_shards, shards=entries)
+    entries = tuple(in_threads(read, sorted(existing)))
+    manifest = Manifest(run_id=run_id, complete=len(existing) == plan.num_shards, shards=entries)
     if list(entries) != last:
         text = json.dumps(
             {
@@ -86,26 +87,28 @@ def write_manifest(
             },
             indent=1,
         )
-        # Lost to another driver that wrote the same number: its manifest says what it saw, ours would
-        # say the same or be found wanting by the next run, which compares and writes one more.
+        # Another driver may have written this number first. Its manifest then stays, even if it describes
+        # fewer shards: the next command compares it with the shards and writes another one.
         storage.create_bytes(_manifest_uri(output, run_id, number + 1), text.encode())
     return manifest
 
 
 def described_shards(output: str, run_id: str) -> list[Shard]:
-    """The shards that the last manifest of a run describes."""
+    """Return the shards that the last manifest of a run describes."""
     return _last_manifest(output, run_id)[0]
 
 
-def check_some(output: str, run_id: str, plan: Plan, there: Collection[int]) -> None:
-    """Check some of the shards that no manifest describes, before more is scored beside them: after a
-    driver was killed there may be ten thousands. `write_manifest` checks all in the end.
+def check_some(output: str, run_id: str, plan: Plan, done: Collection[int]) -> None:
+    """Check a sample of the shards that no manifest describes, before more images are scored.
+
+    It is a sample, because a killed driver may leave tens of thousands of them. `write_manifest` checks all
+    of them at the end.
 
     Raises:
-        JobError: a shard's rows are not the plan's.
+        JobError: the rows of a shard differ from the plan.
     """
     known = {shard.shard for shard in described_shards(output, run_id)}
-    unknown = sorted(set(there) - known)
+    unknown = sorted(set(done) - known)
 
     def check(shard: int) -> None:
         data = storage.read_bytes(shard_uri(output, run_id, shard))
@@ -116,24 +119,25 @@ def check_some(output: str, run_id: str, plan: Plan, there: Collection[int]) -> 
 
 def _last_manifest(output: str, run_id: str) -> tuple[list[Shard], int]:
     uri = storage.join(output, "runs", run_id)
-    found = [
+    manifests = [
         item.uri
         for item in storage.list_objects(uri, missing_ok=True)
         if storage.basename(item.uri).startswith("manifest-")
     ]
-    if not found:
+    if not manifests:
         return [], 0
+    last = manifests[-1]
     try:
-        entries = json.loads(storage.read_bytes(found[-1]))["shards"]
-        # A key that this version does not know is left out; one that an older version lacks has its default.
+        entries = json.loads(storage.read_bytes(last))["shards"]
+        # Keys that this version does not know are ignored. Keys that an older version lacks get the default.
         names = {field.name for field in fields(Shard)}
         shards = [
             Shard(**{name: value for name, value in entry.items() if name in names})
             for entry in entries
         ]
     except (StorageError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(found[-1], f"is no manifest: {error}", "Move it away.") from error
-    return shards, int(storage.stem(found[-1]).removeprefix("manifest-"))
+        raise UserError(last, f"is not the manifest of a run: {error}", "Move it away.") from error
+    return shards, int(storage.stem(last).removeprefix("manifest-"))
 
 
 def _manifest_uri(output: str, run_id: str, number: int) -> str:

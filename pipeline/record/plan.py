@@ -1,15 +1,16 @@
-"""The plan: what is to be scored, written down once, in generations that never change.
+"""The plan: lists the images to score, in generations that never change.
 
-    <output>/plans/000001.json                 first generation: when, how many, its parts; the commit
-    <output>/plans/000002.json                 what was new or changed when the command ran again
-    <output>/plans/parts/<sha256>.parquet      some shards of one: image_uri, etag, size_bytes, shard
+    <output>/plans/000001.json                 first generation: time, number of rows, names of its parts
+    <output>/plans/000002.json                 images that were new or changed when the command ran again
+    <output>/plans/parts/<sha256>.parquet      some shards of a generation: image_uri, etag, size_bytes, shard
 
-A generation is there when its JSON is, created exclusively after its parts, so an image belongs to one
-shard for ever. Generation n+1 is made by someone who has read 1..n: of two drivers racing for it one wins,
-the other reads what the winner planned and adds only what is still lacking. Parts are named by their
-content: those of a driver that was killed, or that lost, mean nothing. A planned image is (image_uri,
-etag): an object that changed is planned anew. A driver holds the generations, some 100 bytes for 10,000
-images, and reads parts as it goes.
+A generation exists when its JSON exists. The JSON is created exclusively, after the parts, so an image
+belongs to one shard for ever. A driver reads generations 1 to n before it creates n+1. If two drivers try to
+create the same generation, one succeeds; the other reads that generation and plans only the images that it
+lacks. Parts are named by their content. Parts that no generation names, because a driver was killed or lost
+the race, are ignored. A planned image is a pair (image_uri, etag), so an object that changed is planned
+again. A driver keeps the generations in memory, about 100 bytes for 10,000 images, and reads parts when it
+needs them.
 """
 
 from __future__ import annotations
@@ -45,19 +46,19 @@ from pipeline.schema import (
 from pipeline.storage import StorageError
 
 if TYPE_CHECKING:
-    from pipeline.record.listed import Listed
+    from pipeline.record.listed import ListedImages
 
 logger = logging.getLogger(__name__)
 
 SHARDS_A_PART = 10
-"""A worker reads a whole part for the rows of one task: 10,000 keys are some 0.4 MB, beside 1 GB of
-images."""
+"""Shards in one part. A worker reads a whole part for one task: 10,000 rows are about 0.4 MB, while their
+images are about 1 GB."""
 _PARTS_KEPT = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One Parquet object: consecutive shards."""
+    """One Parquet object with consecutive shards."""
 
     name: str
     rows: int
@@ -66,7 +67,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generation:
-    """What one command planned; all its shards but the last have `shard_size` rows."""
+    """The images that one command planned. All shards but the last have `shard_size` rows."""
 
     planned_at: datetime
     first_shard: int
@@ -75,57 +76,58 @@ class Generation:
     size_bytes: int
     parts: tuple[Part, ...]
     sha256: str
-    """Of the JSON object under plans/ that describes this generation, in hex."""
+    """Hash of the JSON object under plans/ that describes this generation, in hex."""
 
     @property
     def num_shards(self) -> int:
-        """The number of shards."""
+        """The number of shards of this generation."""
         return -(-self.rows // self.shard_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """All generations under `output`. Shards are numbered from 0 without a gap."""
+    """All generations under `output`. Shards are numbered from 0, without gaps."""
 
     output: str
     generations: tuple[Generation, ...]
 
     @property
     def num_images(self) -> int:
-        """(image_uri, etag) pairs."""
+        """The number of planned (image_uri, etag) pairs."""
         return sum(generation.rows for generation in self.generations)
 
     @property
     def num_shards(self) -> int:
-        """How many there are."""
+        """The number of shards of all generations."""
         return sum(generation.num_shards for generation in self.generations)
 
     def generation_number(self, shard: int) -> int:
-        """The number of the generation that planned `shard`, from 1."""
+        """Return the number of the generation that planned `shard`, from 1."""
         starts = [generation.first_shard for generation in self.generations]
         return bisect.bisect_right(starts, shard)
 
     def generation(self, shard: int) -> Generation:
-        """The generation that planned `shard`."""
+        """Return the generation that planned `shard`."""
         return self.generations[self.generation_number(shard) - 1]
 
     def num_rows(self, shard: int) -> int:
-        """Images of a shard."""
-        made = self.generation(shard)
-        return min(made.shard_size, made.rows - (shard - made.first_shard) * made.shard_size)
+        """Return the number of images in a shard."""
+        generation = self.generation(shard)
+        size = generation.shard_size
+        return min(size, generation.rows - (shard - generation.first_shard) * size)
 
     def part_uri(self, shard: int) -> str:
-        """The part that holds a shard."""
+        """Return the URI of the part that holds a shard."""
         parts = self.generation(shard).parts
-        found = parts[bisect.bisect_right(parts, shard, key=lambda part: part.first_shard) - 1]
-        return part_uri(self.output, found.name)
+        part = parts[bisect.bisect_right(parts, shard, key=lambda part: part.first_shard) - 1]
+        return part_uri(self.output, part.name)
 
     def shard(self, shard: int) -> pa.Table:
-        """The rows of a shard (schema PLAN), by URI."""
+        """Read the rows of a shard (schema PLAN), by URI."""
         return rows_of(self.part_uri(shard), shard)
 
     def iter_parts(self, first_shard: int = 0) -> Iterator[pa.Table]:
-        """The rows of the parts from `first_shard` on, which begins one, in order."""
+        """Yield the rows of each part in order, from the part that begins with `first_shard`."""
         uris = [
             part_uri(self.output, part.name)
             for generation in self.generations
@@ -136,35 +138,36 @@ class Plan:
 
 
 def read(output: str) -> Plan:
-    """Read every generation under `output`; none gives an empty plan.
+    """Read every generation under `output`. Without a generation the plan is empty.
 
     Raises:
-        UserError: a generation is missing, unreadable, or not ours.
+        UserError: a generation is missing or unreadable, or plans/ holds other objects.
     """
-    output = storage.absolute(output)  # workers stand in another folder
+    output = storage.absolute(output)  # workers have another working directory
     folder = storage.join(output, "plans")
-    found = [
+    uris = [
         info.uri
         for info in storage.list_objects(folder, missing_ok=True)
         if not info.uri.startswith(storage.absolute(storage.join(folder, "parts")) + "/")
     ]
-    expected = [storage.absolute(_generation_uri(output, n + 1)) for n in range(len(found))]
-    if found != expected:
+    expected = [storage.absolute(_generation_uri(output, n + 1)) for n in range(len(uris))]
+    if uris != expected:
         raise UserError(
             folder,
-            f"holds {[storage.basename(uri) for uri in found][:3]}, not generations 1 to n",
+            f"holds {[storage.basename(uri) for uri in uris][:3]}, expected 000001.json to "
+            f"{len(uris):06d}.json",
             "Give an --output that only this job writes to.",
         )
-    return Plan(output=output, generations=tuple(in_threads(_read_generation, found)))
+    return Plan(output=output, generations=tuple(in_threads(_read_generation, uris)))
 
 
-def extend(output: str, listed: Listed, *, shard_size: int) -> Plan:
-    """Plan what is new or changed among the listed images as one more generation; nothing new writes nothing.
+def extend(output: str, listed: ListedImages, *, shard_size: int) -> Plan:
+    """Plan the listed images that are new or changed as one more generation. Without any, write nothing.
 
     Args:
-        output: plans/ lies under it.
-        listed: knows every generation afterwards.
-        shard_size: images in one shard of the new generation.
+        output: the --output of the job; the plan lies in its plans/.
+        listed: the images that the command names. All planned images are added to it (`compare`).
+        shard_size: images in each shard of the new generation.
     """
     known = 0
     output = storage.absolute(output)
@@ -183,46 +186,55 @@ def extend(output: str, listed: Listed, *, shard_size: int) -> Plan:
             plan = Plan(output=output, generations=(*plan.generations, made))
             compare(plan, listed, known)
             return plan
-        # Another driver made this generation first: read it and add what it lacks.
+        # Another driver created this generation first. Read it, and plan the images that it lacks.
 
 
-def compare(plan: Plan, listed: Listed, first_shard: int = 0) -> None:
-    """Let `listed` know the rows of the plan from `first_shard` on."""
+def compare(plan: Plan, listed: ListedImages, first_shard: int = 0) -> None:
+    """Add the rows of the plan, from `first_shard` on, to `listed`, which then knows what is planned."""
     with storage.driver_errors(storage.join(plan.output, "plans")):
         for rows in plan.iter_parts(first_shard):
-            listed.know(rows)
+            listed.add_planned(rows)
 
 
 def rows_of(uri: str, shard: int) -> pa.Table:
-    """The rows of a shard (schema PLAN) from its part, by URI."""
+    """Read the rows of a shard (schema PLAN), by URI, from the part `uri`."""
     rows = _read_part(uri)
     return rows.filter(pc.equal(rows["shard"], shard))
 
 
 def part_uri(output: str, name: str) -> str:
-    """The object of a part."""
+    """Return the URI of a part."""
     return storage.join(output, "plans", "parts", name)
 
 
 @functools.lru_cache(maxsize=_PARTS_KEPT)
 def _read_part(uri: str) -> pa.Table:
-    """A part, kept in this process: the tasks that follow want its other rows. Raises `StorageError` too."""
+    """Read a part. The last ones are cached, because the next tasks need other rows of the same part.
+
+    Raises:
+        UserError: the object is damaged or is not a part.
+        StorageError: the object cannot be read.
+    """
     try:
         data = storage.read_bytes(uri)
         if hashlib.sha256(data).hexdigest() != storage.stem(uri):
-            raise ValueError("its bytes are not those that its name was made of")
+            raise ValueError("the SHA-256 of its bytes is not its name")
         with pq.ParquetFile(io.BytesIO(data)) as file:
             return read_columns(file, PLAN).cast(PLAN)
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise UserError(uri, f"is no part of a plan: {error}", "Give another --output.") from error
+        raise UserError(
+            uri, f"is not a part of a plan: {error}", "Give another --output."
+        ) from error
 
 
-def _write_parts(output: str, listed: Listed, first_shard: int, shard_size: int) -> dict[str, Any]:
-    """Write the new images as parts, which mean nothing yet; the JSON of the generation that names them."""
+def _write_parts(
+    output: str, listed: ListedImages, first_shard: int, shard_size: int
+) -> dict[str, Any]:
+    """Write the new images as parts, and return the JSON of the generation that will name these parts."""
     metadata = {b"format_version": str(PLAN_VERSION).encode()}
 
     def write(numbered: tuple[int, pa.Table]) -> tuple[Part, int]:
-        """One part, and the bytes of its images."""
+        """Write one part. Return it with the sum of its image sizes in bytes."""
         number, rows = numbered
         first = first_shard + number * SHARDS_A_PART
         shards = pa.array(first + np.arange(rows.num_rows) // shard_size, pa.int64())
@@ -253,7 +265,7 @@ def _read_generation(uri: str) -> Generation:
         raise UserError(uri, str(error), "Install the newer version.") from error
     except (StorageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            uri, f"is no generation of a plan: {error}", "Give another --output."
+            uri, f"is not a generation of a plan: {error}", "Give another --output."
         ) from error
 
 

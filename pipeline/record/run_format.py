@@ -1,7 +1,7 @@
-"""What a run began with, and keeps: runs/<run_id>/config.json, written once by its first command.
+"""The format of a run: runs/<run_id>/config.json, which the first command of the run writes once.
 
-A run that an older version of the program began goes on with the columns of that day, so that all of its
-shards are alike. New columns come with new runs.
+A run keeps the columns that it began with, also under a newer version of the program, so that all of its
+shards have the same columns. New columns come with new runs.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFormat:
-    """The format of a run's shards. The defaults are those of version 1, which wrote none of this down."""
+    """The format of a run's shards. The defaults describe version 1, whose config.json has no such keys."""
 
     columns: tuple[str, ...] = FIRST_COLUMNS
-    """Names of SCORED, in its order."""
+    """Names of columns of SCORED, in its order."""
     format_version: int = 1
     """TABLE_VERSION of the program that began the run."""
     decoder_version: int = 1
-    """The image decoder of that program. Each shard says which decoder made it."""
+    """Version of the image decoder that began the run. Each shard says which version decoded its images."""
 
     def metadata(self, classes: Sequence[str], model_id: str) -> dict[bytes, bytes]:
-        """File metadata of a shard that this program writes for the run."""
+        """Return the file metadata for the shards that this program writes for the run."""
         metadata = scored_metadata(classes, model_id, format_version=self.format_version)
         return metadata | {b"decoder_version": str(DECODER_VERSION).encode()}
 
@@ -50,19 +50,19 @@ class RunFormat:
 def begin_run(
     output: str, run_id: str, done: Collection[int], described: Mapping[str, Any]
 ) -> RunFormat:
-    """Write config.json, unless an earlier command did, and read what the run began with.
+    """Write config.json unless it exists, and return the format that the run began with.
 
     Args:
-        output: scored/ and runs/ lie under it.
-        run_id: the run.
-        done: its shards that exist already.
-        described: what else config.json says of the run.
+        output: the --output of the job, with scored/ and runs/.
+        run_id: names the run.
+        done: numbers of its shards that exist.
+        described: further keys of config.json.
 
     Raises:
         UserError: the run began under a newer version, or config.json is damaged.
     """
     uri = record.described_uri(output, run_id, "config.json")
-    if done and not storage.exists(uri):  # lost: the shards know
+    if done and not storage.exists(uri):  # it was lost, but a shard has the same facts
         begun = _format_of(record.shard_uri(output, run_id, min(done)))
     else:
         begun = RunFormat(
@@ -77,10 +77,10 @@ def begin_run(
 
 
 def read_format(uri: str) -> RunFormat:
-    """Read what config.json says of the format.
+    """Read the format of a run from its config.json.
 
     Raises:
-        UserError: a newer version wrote it, or it is damaged.
+        UserError: a newer version wrote the file, or it is damaged.
     """
     try:
         described = dict(json.loads(storage.read_bytes(uri)))
@@ -114,13 +114,13 @@ def _format_of(shard_uri: str) -> RunFormat:
 
 
 def warn_of_other_decoders(run_id: str, plan: Plan, done: Collection[int], begun: RunFormat) -> int:
-    """Say in the log how many rows of a run were made with another image decoder than this program's.
+    """Log how many rows of a run were made with another version of the image decoder.
 
     Args:
-        run_id: the run.
+        run_id: names the run.
         plan: the plan under the run's output.
-        done: shards that exist.
-        begun: what the run began with.
+        done: numbers of the shards that exist.
+        begun: the format that the run began with.
 
     Returns:
         The number of these rows.
@@ -132,8 +132,8 @@ def warn_of_other_decoders(run_id: str, plan: Plan, done: Collection[int], begun
     if count:
         logger.warning(
             "run %s: %d of its rows were made with another version of the image decoder (this program has"
-            " version %d), so odd images may have other pixels there. --fresh scores every image again, as"
-            " a new run",
+            " version %d). Unusual images may have been decoded differently there. --fresh scores every image"
+            " again, as a new run",
             run_id,
             count,
             DECODER_VERSION,

@@ -1,11 +1,12 @@
-"""Which images are done: whole shards under scored/<run_id>/, each created once.
+"""The shards of a run, scored/<run_id>/*.parquet: the only record of which images are done.
 
     <output>/scored/<run_id>/00000007.parquet        one row for each image that the plan put in shard 7
 
-Why every planned image has exactly one row in a run, whatever dies: the plan fixes the shard of an image
-(`pipeline.record.plan`); a shard is encoded in memory only when its rows are the plan's, and becomes visible
-through one exclusive create, so at most one object per shard ever exists and it is whole. A driver that
-was killed left some shards out; the next one scores plan minus LIST. Nothing else decides what is done.
+Why every planned image has exactly one row in a run, even when processes die: The plan fixes the shard of
+each image (`pipeline.record.plan`). A shard is encoded in memory when it has all its rows, and it is checked
+against the plan. One exclusive create makes it visible. So at most one object per shard exists, and it is
+whole. When a driver is killed, some shards are missing. The next driver lists the shards that exist and
+scores the others.
 """
 
 from __future__ import annotations
@@ -36,45 +37,46 @@ class Shard:
     """One object of scored/<run_id>/, as the manifest describes it."""
 
     shard: int
+    """Its number in the plan, from 0."""
     rows: int
     statuses: dict[str, int]
     num_detections: int
     size_bytes: int
     sha256: str
     decoder_version: int = 1
-    """The decoder that made the pixels (`pipeline.images.DECODER_VERSION`); 1 where nothing says so."""
+    """The version of the image decoder (`pipeline.images.DECODER_VERSION`); 1 if the file names none."""
 
 
 def make_run_id(facts: Mapping[str, object]) -> str:
-    """16 hex digits that change with anything in `facts` (JSON types).
+    """Hash `facts` (JSON types) to 16 hex digits.
 
-    The constant 1 stands where the version of the tables once stood. It stays: a new version of the tables
-    must not rename the runs that exist.
+    `table_version` was once the version of the tables. It stays 1, because a new version of the tables must
+    not rename existing runs.
     """
     text = json.dumps({**facts, "table_version": 1}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def scored_uri(output: str, run_id: str) -> str:
-    """The folder of a run's shards."""
+    """Return the folder with the shards of a run."""
     return storage.join(output, "scored", run_id)
 
 
 def shard_uri(output: str, run_id: str, shard: int) -> str:
-    """The object of one shard."""
+    """Return the URI of one shard."""
     return storage.join(scored_uri(output, run_id), f"{shard:08d}.parquet")
 
 
 def described_uri(output: str, run_id: str, name: str) -> str:
-    """The object `name` of what a run says about itself: runs/<run_id>/<name>."""
+    """Return the URI of a file that describes the run: runs/<run_id>/<name>."""
     return storage.join(output, "runs", run_id, name)
 
 
 def done_shards(output: str, run_id: str, plan: Plan) -> set[int]:
-    """The shards that are there.
+    """List the shards of a run that exist.
 
     Raises:
-        UserError: something else is there too: readers take all of scored/ for rows of ours.
+        UserError: the folder holds another object too. Readers take every object in it as rows of the run.
     """
     folder = storage.absolute(scored_uri(output, run_id)) + "/"
     done: set[int] = set()
@@ -89,42 +91,43 @@ def done_shards(output: str, run_id: str, plan: Plan) -> set[int]:
     if foreign:
         raise UserError(
             min(foreign),
-            f"is no shard of the plan under {output} ({len(foreign)} such objects)",
+            f"is not a shard of the plan under {output} ({len(foreign)} such objects)",
             "Move it away, or give another --output.",
         )
     return done
 
 
 def to_do(plan: Plan, done: Collection[int], only: Collection[int] | None = None) -> list[int]:
-    """The shards that are not done, in order; `only` some of them, where given."""
+    """Return the numbers of the shards that are not done, in order; if `only` is given, of those in it."""
     wanted = range(plan.num_shards) if only is None else sorted(only)
     return [shard for shard in wanted if shard not in done]
 
 
 def inspect(shard: int, data: bytes, planned: pa.Table) -> Shard:
-    """Describe the bytes of a shard after checking that its rows are the planned (image_uri, etag).
+    """Check that the rows of a shard are the planned (image_uri, etag), and describe it.
 
     Args:
         shard: its number.
-        data: Parquet.
-        planned: `Plan.shard`.
+        data: the bytes of its Parquet file.
+        planned: the rows that the plan has for it (`Plan.shard`).
 
     Raises:
-        JobError: they are not, or the bytes are no Parquet of ours.
+        JobError: the rows are not the planned ones, or the bytes are not a Parquet file with these columns.
     """
     try:
         columns = ["image_uri", "etag", "status", "num_detections"]
         with pq.ParquetFile(io.BytesIO(data)) as file:
             table = file.read(columns)
             metadata = file.schema_arrow.metadata or {}
-        found = Counter(image_keys(table))
+        keys = Counter(image_keys(table))
         statuses = dict(Counter(table["status"].cast(pa.string()).to_pylist()).most_common())
         num_detections = pc.sum(table["num_detections"]).as_py() or 0
     except (pa.ArrowException, KeyError) as error:
-        raise JobError(f"shard {shard} is no Parquet of ours: {error}") from error
-    if found != Counter(image_keys(planned)):
+        raise JobError(f"shard {shard} is not a Parquet file of this job: {error}") from error
+    if keys != Counter(image_keys(planned)):
         raise JobError(
-            f"shard {shard} holds {table.num_rows} rows that are not the {planned.num_rows} of the plan"
+            f"shard {shard} does not match the plan: it holds {table.num_rows} rows, and these are not the "
+            f"{planned.num_rows} planned images"
         )
     return Shard(
         shard=shard,
@@ -141,11 +144,14 @@ def inspect(shard: int, data: bytes, planned: pa.Table) -> Shard:
 def open_shard(
     uri: str, etag: str | None = None
 ) -> Iterator[tuple[pq.ParquetFile, tuple[str, ...], str]]:
-    """One Parquet file of a run, its checksums verified as it is read; its classes and model_id.
+    """Open one Parquet file of a run. The page checksums are verified while it is read.
+
+    Yields:
+        The file, its classes and its model_id.
 
     Raises:
-        UserError: not there, not readable, or not a table of a scoring run; this holds for what is read
-            inside the context too.
+        UserError: the object is missing, unreadable or not a table of a scoring run. Errors of reads inside
+            the context are raised as UserError too.
     """
     with storage.driver_errors(uri):
         data = storage.read_bytes(uri, etag=etag)

@@ -1,1 +1,1 @@
-"""A scored run as the jobs that read one see it: compact, report, export, evaluate."""
+"""Reads scoring runs for the jobs compact, report, export and evaluate, and makes the parts of a report."""

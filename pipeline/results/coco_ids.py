@@ -1,4 +1,4 @@
-"""The ids that a COCO annotation file gives to images and categories, for results to be measured on it."""
+"""Reads the ids of images and categories in a COCO annotation file, so that results can use the same ids."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from pipeline.results.tables import RunTables
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CocoIds:
-    """Ids of the file that was given."""
+    """The ids in a COCO annotation file."""
 
     images: Mapping[int, int]
-    """By the number of the image's row in the run's tables; only images that the file knows."""
+    """Number of an image's row in the tables of the run -> image id. Only for images in the file."""
     categories: Mapping[str, int]
-    """By class name."""
+    """Class name -> category id."""
 
 
 def read_ids(uri: str, tables: RunTables, run_id: str) -> CocoIds:
     """Match the images and classes of a COCO file (``instances_val2017.json``) with those of a run.
 
-    Images are matched as `jobs/evaluate.py` does: by full URI, else by how their paths end.
+    Images are matched as in `jobs/evaluate.py`: by full URI, or else by the end of their paths.
 
     Raises:
-        UserError: no COCO file; an image of it without a row; a class of the detector that it does not know.
+        UserError: the file is not a COCO file, an image in it has no row, or it lacks a class of the
+            detector.
     """
     with storage.driver_errors(uri):
         data = storage.read_bytes(uri)
@@ -39,16 +40,18 @@ def read_ids(uri: str, tables: RunTables, run_id: str) -> CocoIds:
         categories = {str(entry["name"]): int(entry["id"]) for entry in content["categories"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--ids {uri}", f"is no COCO file ({error!r})", "Give one with images and categories."
+            f"--ids {uri}",
+            f"is not a COCO file ({error!r})",
+            "Give a file with images and categories.",
         ) from error
     unknown = [name for name in tables.classes if name not in categories]
     if unknown:
         raise UserError(
             f"--ids {uri}",
-            f"has no category called {unknown[0]!r}, as {len(unknown)} of the detector's classes",
-            f"It has: {', '.join(categories)}.",
+            f"has no category called {unknown[0]!r}; it lacks {len(unknown)} of the detector's classes",
+            f"Give a file with all classes of the detector. This one has: {', '.join(categories)}.",
         )
     rows = tables.rows("SELECT row, image_uri FROM images ORDER BY image_uri")
     matches = match_images(names, [image_uri for _, image_uri in rows], f"run {run_id}")
-    found = {rows[number][0]: image_id for number, image_id in zip(matches, image_ids, strict=True)}
-    return CocoIds(images=found, categories=categories)
+    ids = {rows[number][0]: image_id for number, image_id in zip(matches, image_ids, strict=True)}
+    return CocoIds(images=ids, categories=categories)

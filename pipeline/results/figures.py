@@ -1,6 +1,6 @@
-"""The numbers of a report: aggregates of a run, computed once, small whatever the run's size.
+"""Computes the numbers of a report. They are aggregates, so they stay small for a run of any size.
 
-Everything is JSON types; lists by class are in the order of the detector's classes.
+All values are JSON types. Lists by class are in the order of the detector's classes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from pipeline.results.tables import RunTables
 
 SCORE_BINS = 100
 SIZE_BINS = 28
-"""Half octaves of sqrt(width * height): bin b is 2^(b/2) to 2^((b+1)/2) pixels; the last, and more."""
+"""Bins of sqrt(width * height): bin b is 2^(b/2) to 2^((b+1)/2) pixels. The last bin has no upper end."""
 _TIME_BINS = 120
-_TIME_STEPS_S = (
-    *(1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800),
-    *(hours * 3600 for hours in (1, 2, 3, 6, 12, 24, 48, 168, 720)),
-)
+"""The largest number of bins in the chart of throughput."""
+_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)
+_HOURS = (1, 2, 3, 6, 12, 24, 48, 168, 720)
+_TIME_STEPS_S = (*_SECONDS, *(hours * 3600 for hours in _HOURS))
+"""Widths of a bin of time, in seconds."""
 _PER_IMAGE = (0, 1, 2, 3, 4, 5, 6, 11, 21, 51, 101)
-"""First numbers of the bins of boxes an image."""
+"""The first number of boxes in each bin of boxes per image."""
 _CAUSES = 40
+"""Causes that the page lists; the others are counted."""
 _EXAMPLES = 3
+"""Example images of each cause."""
 
 _BY_SCORE = f"""
 SELECT label, least({SCORE_BINS - 1}, floor(score * {SCORE_BINS}))::INTEGER, count(*)
@@ -32,7 +35,7 @@ _BY_SIZE = f"""
 SELECT label, least({SIZE_BINS - 1}, floor(log2(greatest(1, (x_max - x_min) * (y_max - y_min)))))::INTEGER,
     count(*)
 FROM boxes GROUP BY ALL"""
-# Numbers and hexadecimal ETags differ from image to image; the cause does not.
+# Errors are grouped by cause: numbers and hexadecimal ETags, which differ from image to image, become #.
 _BY_CAUSE = f"""
 SELECT status, regexp_replace(words, '\\b[0-9a-f]*[0-9][0-9a-f]*\\b', '#', 'g') AS cause,
     count(*) AS images, min(words), arg_min(image_uri, hash(row), {_EXAMPLES})
@@ -43,7 +46,7 @@ GROUP BY ALL ORDER BY images DESC, status, cause"""
 
 
 def figures(tables: RunTables) -> dict[str, Any]:
-    """All of them, by the name that the page knows them by."""
+    """Return all numbers, by the names that the script of the page uses."""
     ((boxes, with_boxes),) = tables.rows("SELECT count(*), count(DISTINCT row) FROM boxes")
     return {
         "classes": list(tables.classes),
@@ -65,7 +68,7 @@ def figures(tables: RunTables) -> dict[str, Any]:
 
 
 def _class_images(tables: RunTables) -> list[int]:
-    """Images with at least one box of each class."""
+    """Count the images with at least one box of each class."""
     query = "SELECT label, count(*) FROM (SELECT DISTINCT label, row FROM boxes) GROUP BY 1"
     counts = dict(tables.rows(query))
     return [counts.get(name, 0) for name in tables.classes]
@@ -74,7 +77,7 @@ def _class_images(tables: RunTables) -> list[int]:
 def _histograms(
     tables: RunTables, rows: Iterable[tuple[Any, ...]], num_bins: int
 ) -> list[list[int]]:
-    """Counts by class and bin, (K, num_bins)."""
+    """Turn rows (label, bin, count) into counts by class and bin, (K, num_bins)."""
     histograms = {name: [0] * num_bins for name in tables.classes}
     for label, place, count in rows:
         histograms[label][max(0, place)] += count
@@ -82,7 +85,7 @@ def _histograms(
 
 
 def _per_image(tables: RunTables) -> dict[str, Any]:
-    """How many images have so many boxes."""
+    """Count the images by their number of boxes."""
     counts = [0] * len(_PER_IMAGE)
     query = "SELECT num_detections, count(*) FROM images WHERE status = 'ok' GROUP BY 1"
     for number, images in tables.rows(query):
@@ -95,9 +98,9 @@ def _per_image(tables: RunTables) -> dict[str, Any]:
 
 
 def _throughput(tables: RunTables) -> dict[str, Any] | None:
-    """Images by the time they were scored; None where no row has a time.
+    """Count the images by the time when they were scored. Returns None if no row has a time.
 
-    Rows with status `changed` bear the time of the plan, so they are left out.
+    Rows with status `changed` are left out, because they have the time of the plan.
     """
     when = "FROM images WHERE status <> 'changed' AND scored_at IS NOT NULL"
     ((first, last),) = tables.rows(f"SELECT min(scored_at), max(scored_at) {when}")
@@ -123,13 +126,18 @@ def _throughput(tables: RunTables) -> dict[str, Any] | None:
 
 
 def _causes(tables: RunTables, *, ok: bool) -> dict[str, Any]:
-    """What was wrong with the images that are not `ok`, or what is noted on those that are."""
+    """Count the images by the text in column `error`.
+
+    Args:
+        tables: the run.
+        ok: count the notes on images with status `ok`; else count the causes of the other statuses.
+    """
     rows = tables.rows(_BY_CAUSE, (ok,))
     shown = [
         {
             "status": status,
-            # One image has its own words; of many, those that they share.
-            "cause": (words if images == 1 else cause) or "no cause was written down",
+            # For one image, its whole text. For several, the text that they share.
+            "cause": (words if images == 1 else cause) or "no cause was recorded",
             "images": images,
             "examples": sorted(examples),
         }

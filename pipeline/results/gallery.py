@@ -1,7 +1,7 @@
-"""The pictures of a report: which ones, small, with their boxes.
+"""Selects the pictures of a report and makes thumbnails of them.
 
-Chosen so that every class shows its surest boxes and its least sure ones, where mistakes are, and that some
-images show where nothing was found. Bounded in number and in bytes.
+Every class is shown with its boxes of highest and of lowest score, because mistakes have low scores. Some
+pictures are of images without boxes. The number of pictures and their bytes are bounded.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from pipeline.storage import StorageError
 logger = logging.getLogger(__name__)
 
 _DEADLINE_S = 20.0
-_THREADS = 4  # a decoded image may have 200 MB
+_THREADS = 4  # a decoded image may take 200 MB
 _MAX_PIXELS = 64_000_000
 _MAX_BOXES = 60
-"""Of one image in the page, surest first."""
-_QUALITY = 78  # of JPEG: some 20 kB at 400 pixels
-_EMPTY_SHARE = 8  # one image in so many shows nothing
+"""The largest number of boxes of one image in the page; those with the highest scores are shown."""
+_QUALITY = 78  # JPEG quality; a thumbnail of 400 pixels takes about 20 kB
+_EMPTY_SHARE = 8  # one picture in 8 is of an image without boxes
 _PER_DECILE = 8
 
-# Of each class and tenth of the score a few images, by a hash: no sort, and the same ones every time.
-_CANDIDATES = f"""
+# A few images for each class and each tenth of the score. They are selected by a hash, which needs no sort
+# and selects the same images every time.
+_BY_SCORE = f"""
 SELECT label, arg_min(row, hash(row), {_PER_DECILE}) FROM boxes
 GROUP BY label, least(9, floor(score * 10))::INTEGER
 ORDER BY label, max(score) DESC"""
@@ -43,19 +44,20 @@ SELECT row FROM images WHERE status = 'ok' AND num_detections = 0 ORDER BY hash(
 
 
 def gallery(tables: RunTables, *, count: int, side: int, max_bytes: int) -> dict[str, Any]:
-    """At most `count` images and `max_bytes` of thumbnails, as JSON types.
+    """Make the thumbnails, as JSON types.
 
     Args:
-        count: images.
-        side: the longer side of a thumbnail, pixels.
-        max_bytes: of all thumbnails, as they lie in the page.
+        tables: the run.
+        count: the largest number of images.
+        side: the longer side of a thumbnail, in pixels.
+        max_bytes: the largest size of all thumbnails together, as they are encoded in the page.
 
     Returns:
         `items`: uri, width, height (of the image, pixels), src (data URI) and boxes: [class index, score,
         x_min, y_min, x_max, y_max] in pixels of the image, falling score. `unseen`: [uri, cause] of images
-        that could not be had. `left_out`: images that had no room.
+        that could not be read. `left_out`: the number of images that `max_bytes` excluded.
     """
-    rows = choose(tables, count)
+    rows = select_rows(tables, count)
     described = _describe(tables, rows)
     sources = in_threads(lambda row: _source(described[row], side), rows, threads=_THREADS)
     items: list[dict[str, Any]] = []
@@ -72,26 +74,35 @@ def gallery(tables: RunTables, *, count: int, side: int, max_bytes: int) -> dict
             items.append({name: item[name] for name in item if name != "etag"} | {"src": source})
     if unseen:
         logger.warning(
-            "%d of %d pictures could not be had: %s", len(unseen), len(rows), unseen[0][1]
+            "%d of %d pictures could not be read. The first error: %s",
+            len(unseen),
+            len(rows),
+            unseen[0][1],
         )
     return {"items": items, "unseen": unseen, "left_out": left_out}
 
 
-def choose(tables: RunTables, count: int) -> list[int]:
-    """Numbers of `count` images at most: classes take turns, each with its surest and least sure boxes."""
-    deciles: dict[str, list[list[int]]] = {}
-    for label, rows in tables.rows(_CANDIDATES):
-        deciles.setdefault(label, []).append(rows)
+def select_rows(tables: RunTables, count: int) -> list[int]:
+    """Select at most `count` images and return the numbers of their rows.
+
+    The classes take turns, each with images of its highest and lowest scores.
+    """
+    by_score: dict[str, list[list[int]]] = {}
+    for label, rows in tables.rows(_BY_SCORE):
+        by_score.setdefault(label, []).append(rows)
     empty = [row for (row,) in tables.rows(_EMPTY, (count,))]
-    by_class = [_from_both_ends(found) for found in deciles.values()]
+    by_class = [_from_both_ends(deciles) for deciles in by_score.values()]
     turns = [row for turn in zip_longest(*by_class) for row in turn if row is not None]
-    found = list(dict.fromkeys(turns))
-    with_boxes = found[: max(count - len(empty), count - count // _EMPTY_SHARE)]
+    unique = list(dict.fromkeys(turns))
+    with_boxes = unique[: max(count - len(empty), count - count // _EMPTY_SHARE)]
     return with_boxes + empty[: count - len(with_boxes)]
 
 
 def _from_both_ends(deciles: Sequence[list[int]]) -> list[int]:
-    """One image of each tenth before a second one of any: highest, lowest, second highest, ..."""
+    """Order images by tenth of the score: highest, lowest, second highest, ...
+
+    Each tenth gives one image before any tenth gives a second one.
+    """
     order = []
     left, right = 0, len(deciles) - 1
     while left <= right:
@@ -122,7 +133,11 @@ def _describe(tables: RunTables, rows: Sequence[int]) -> dict[int, dict[str, Any
 
 
 def _source(item: dict[str, Any], side: int) -> str | StorageError | ImageError:
-    """The thumbnail as a data URI: pixels only, nothing else that the file may carry."""
+    """Make the thumbnail as a data URI. It holds only pixels, no metadata of the file.
+
+    Returns:
+        The data URI, or the error if the image cannot be read.
+    """
     try:
         data = storage.read_bytes(
             item["uri"], etag=item["etag"], max_bytes=images.MAX_BYTES, deadline_s=_DEADLINE_S

@@ -1,11 +1,12 @@
-"""A finished run's boxes as an Iceberg or a Delta table, by Ray Data's own writers.
+"""Writes the boxes of a run to an Iceberg or a Delta table, with the writers of Ray Data.
 
-What is written is the table that `pipeline.compact` makes, one row a box. The lake's table is replaced in
-one commit: its readers see the run before, then this one, and the same command again changes nothing but the
+The input is the table that `pipeline.compact` makes, one row per box. The table of the lake is replaced in
+one commit, so its readers see either the old run or this one. The same command again changes only the
 version. The record itself stays plain Parquet, which needs no catalogue.
 
-Iceberg's catalogue is the one that pyiceberg calls "default": its .pyiceberg.yaml, or the environment
-(PYICEBERG_CATALOG__DEFAULT__URI). Delta needs none. Both take credentials from the AWS variables.
+The Iceberg catalogue is the one that pyiceberg calls "default". Its address is in .pyiceberg.yaml or in the
+environment (PYICEBERG_CATALOG__DEFAULT__URI). Delta needs no catalogue. Both take credentials from the AWS
+variables.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _CATALOG = "default"
 
 
 def check(config: ExportConfig) -> None:
-    """Raises UserError where the extra is not installed, or an Iceberg table has no name."""
+    """Raise UserError if the extra is not installed or --output does not name an Iceberg table."""
     package = _PACKAGES[config.format]
     try:
         importlib.import_module(package)
@@ -44,20 +45,20 @@ def check(config: ExportConfig) -> None:
     if config.format == "iceberg" and ("/" in config.output or not namespace or not name):
         raise UserError(
             f"--output {config.output}",
-            "is no Iceberg table",
-            "Give NAMESPACE.TABLE of its catalogue.",
+            "does not name an Iceberg table",
+            "Expected NAMESPACE.TABLE, as in the catalogue.",
         )
 
 
 def write(config: ExportConfig, detections: str) -> None:
-    """Replace a table of the lake by the boxes of a run.
+    """Replace a table of the lake with the boxes of a run.
 
     Args:
-        config: the format, the table and the lowest score.
+        config: gives the format, the table and the lowest score.
         detections: URI of the run's table under detections/.
 
     Raises:
-        JobError: the write failed; the table is as it was.
+        JobError: the write failed. The table is unchanged.
     """
     cluster.connect(allow_open=config.allow_open_cluster)
     cluster.configure_ray_data()
@@ -68,12 +69,15 @@ def write(config: ExportConfig, detections: str) -> None:
     )
     try:
         _WRITERS[config.format](rows, config.output)
-    except Exception as error:  # of a dozen libraries, each with its own
+    except Exception as error:  # a dozen libraries can fail here, each with its own exceptions
         raise JobError(f"{config.output} was not written: {error}") from error
 
 
 def plain(rows: pa.Table, *, min_score: float = 0.0) -> pa.Table:
-    """Rows of detections/ as their schema has them: Parquet's dictionaries are known to neither format."""
+    """Keep the boxes with a score of at least `min_score`, with the types of DETECTIONS.
+
+    The cast removes dictionary encoding, which neither format supports.
+    """
     return rows.filter(pc.greater_equal(rows["score"], min_score)).cast(DETECTIONS)
 
 
@@ -89,7 +93,7 @@ def _write_iceberg(rows: Dataset, table: str) -> None:
 def _write_delta(rows: Dataset, uri: str) -> None:
     options: dict[str, str] = {}
     if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
-        options["AWS_ALLOW_HTTP"] = "true"  # as the endpoint says
+        options["AWS_ALLOW_HTTP"] = "true"  # the user chose an http endpoint
     target = storage.absolute(uri)
     filesystem = storage.arrow_filesystem(uri)[0] if "://" in target else None
     rows.write_delta(

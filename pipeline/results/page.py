@@ -1,8 +1,8 @@
-"""The report's page: data, style and script in one HTML file that loads nothing.
+"""Makes the page of a report: data, style and script in one HTML file that loads nothing.
 
-Class names, keys and error messages come from outside. They are safe here three times over: the JSON has no
-character that ends a script or starts a tag; the page's script puts text in as text; and its policy
-lets no other script run, nor anything be loaded.
+Class names, keys and error messages come from outside, so the page is protected in three ways. The JSON has
+no character that can end a script or start a tag. The script inserts text only as text, never as markup. The
+content security policy blocks every other script and every request.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from typing import Any
 
 _SCRIPT = ("1_elements.js", "2_figures.js", "3_pictures.js")
 _ESCAPED = str.maketrans(
-    {c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}  # the last two end a line in old scripts
+    {
+        c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"
+    }  # old browsers read the last two as line ends
 )
 
 
 def page(title: str, data: Mapping[str, Any]) -> bytes:
-    """The whole file, UTF-8.
+    """Return the whole file as UTF-8.
 
     Args:
-        title: of the page, and its headline.
-        data: what the scripts in assets/ draw; JSON types.
+        title: the title and the headline of the page.
+        data: the data that the scripts in assets/ draw; JSON types.
     """
     style = _asset("style.css")
-    # One function, so that no name of ours meets one of the browser's.
+    # Everything is in one function, so that no name collides with a global name of the browser.
     script = f'(() => {{\n"use strict";\n{"".join(map(_asset, _SCRIPT))}}})();\n'
     policy = (
         f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
@@ -44,7 +46,7 @@ def page(title: str, data: Mapping[str, Any]) -> bytes:
         "script": script,
         "data": text.translate(_ESCAPED),
     }
-    # In one pass: what is put in is not looked through again.
+    # One pass, so that inserted text is not searched for placeholders.
     whole = re.sub(r"\{\{(\w+)\}\}", lambda name: parts[name[1]], _asset("page.html"))
     return whole.encode()
 

@@ -1,4 +1,4 @@
-"""Reading `scored/` back: which runs there are, and the newest row of each image of one of them."""
+"""Reads `scored/`: lists its runs, and reads the newest row of each image of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLUMNS = pa.schema(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFiles:
-    """The Parquet files of one run of `scored/`; `root` is the --output they were written to."""
+    """The Parquet files of one run of `scored/`. `root` is the --output that they were written to."""
 
     run_id: str
     root: str
@@ -35,20 +35,20 @@ class RunFiles:
 
     @property
     def uris(self) -> tuple[str, ...]:
-        """Of `objects`, in the same order: by name."""
+        """The URIs of `objects`, in the same order, which is by name."""
         return tuple(info.uri for info in self.objects)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredRun:
-    """What a run says of some images.
+    """The rows of a run for some images.
 
     Args:
-        classes: of the detector; label k is classes[k - 1].
-        model_id: of the detector.
-        rows: columns image_uri, status (plain text), generation, scored_at, detections; one row an image,
-            its newest, by image_uri.
-        num_rows: of the whole run, older ones and other images included.
+        classes: names of the detector's classes; label k is classes[k - 1].
+        model_id: the detector.
+        rows: the newest row of each image, by image_uri; columns image_uri, status (plain text), generation,
+            scored_at, detections.
+        num_rows: the number of all rows of the run, with older rows and other images.
     """
 
     classes: tuple[str, ...]
@@ -58,14 +58,15 @@ class ScoredRun:
 
 
 def find_run(scored: str, run_id: str | None = None) -> RunFiles:
-    """The run that `scored` and `run_id` mean.
+    """Find the files of a run.
 
     Args:
         scored: the --output of a scoring run, its `scored/`, or `scored/<run_id>`.
-        run_id: needed where there are several.
+        run_id: needed if there are several runs.
 
     Raises:
-        UserError: nothing there, no such run, or several and no `run_id`.
+        UserError: there is no run, there is no run with this `run_id`, or there are several and no `run_id`
+            is given.
     """
     runs = list_runs(scored)
     known = ", ".join(sorted(runs))
@@ -73,39 +74,41 @@ def find_run(scored: str, run_id: str | None = None) -> RunFiles:
         raise UserError(f"--scored {scored}", f"holds {len(runs)} runs", f"Give --run-id: {known}.")
     chosen = run_id or next(iter(runs))
     if chosen not in runs:
-        raise UserError(f"--run-id {chosen}", f"is not under {scored}", f"There is: {known}.")
+        raise UserError(f"--run-id {chosen}", f"is not under {scored}", f"Give one of: {known}.")
     return runs[chosen]
 
 
 def list_runs(scored: str) -> dict[str, RunFiles]:
-    """Files by run id; the folder of a run lies in scored/, or is what we were given.
+    """List the files of all runs, by run id.
+
+    The folder of a run lies in the `scored/` below `scored`, or in `scored`, or is `scored` itself.
 
     Args:
         scored: as for `find_run`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no run.
     """
     top = storage.absolute(scored).rstrip("/")
     below = storage.join(top, "scored")
-    found = storage.list_objects(below, suffixes=(".parquet",), missing_ok=True)
-    folders = [below + "/" + info.uri.removeprefix(below + "/").split("/")[0] for info in found]
-    if not found:
+    shards = storage.list_objects(below, suffixes=(".parquet",), missing_ok=True)
+    folders = [below + "/" + info.uri.removeprefix(below + "/").split("/")[0] for info in shards]
+    if not shards:
         depth = 1 if storage.basename(top) == "scored" else 0  # folders between `top` and a file
-        found = [
+        shards = [
             info
             for info in storage.list_objects(top, suffixes=(".parquet",))
             if info.uri.removeprefix(top + "/").count("/") == depth
         ]
-        folders = [info.uri.rpartition("/")[0] for info in found]
-    if not found:
+        folders = [info.uri.rpartition("/")[0] for info in shards]
+    if not shards:
         raise UserError(
             f"--scored {scored}",
             "holds no scored/<run_id>/*.parquet",
             "Give the --output of jobs/score_bucket.py.",
         )
     runs: dict[str, list[ObjectInfo]] = {}
-    for folder, info in zip(folders, found, strict=True):
+    for folder, info in zip(folders, shards, strict=True):
         runs.setdefault(folder, []).append(info)
     return {
         storage.basename(folder): RunFiles(
@@ -116,18 +119,21 @@ def list_runs(scored: str) -> dict[str, RunFiles]:
 
 
 def _root(folder: str) -> str:
-    """<root>/scored/<run_id> -> <root>: only shards may lie under scored/. Else the folder itself."""
+    """Return <root> for <root>/scored/<run_id>, because only shards may lie under scored/.
+
+    For another folder, return the folder itself.
+    """
     parent = folder.rpartition("/")[0]
     return parent.removesuffix("/scored") if parent.endswith("/scored") else folder
 
 
 def read_run(files: RunFiles, basenames: Collection[str]) -> ScoredRun:
-    """The newest row of each image whose file name is one of `basenames`.
+    """Read the newest row of each image whose file name is one of `basenames`.
 
-    Only those are kept in memory: a bucket may hold far more images than have labels.
+    Only these rows are kept in memory, because a bucket may hold far more images than have labels.
 
     Raises:
-        UserError: a file is not there, not readable, not a table of a scoring run, or of other classes.
+        UserError: a file is missing, unreadable, not a table of a scoring run, or has other classes.
     """
     wanted = frozenset(basenames)
     shards = in_threads(lambda uri: _read_shard(uri, wanted), files.uris)
@@ -146,12 +152,12 @@ def read_run(files: RunFiles, basenames: Collection[str]) -> ScoredRun:
 def check_classes(
     files: RunFiles, uri: str, classes: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
-    """Raises UserError where the file `uri` of a run has other classes than the run's first file."""
+    """Raise UserError if the file `uri` of a run has other classes than the first file of the run."""
     if classes != expected:
         raise UserError(
             uri,
-            f"is of a detector with other classes than {files.uris[0]}",
-            "Keep the files of different runs in different folders.",
+            f"comes from a detector with other classes than {files.uris[0]}",
+            "Put the files of different runs into different folders.",
         )
 
 
@@ -159,7 +165,7 @@ def _read_shard(uri: str, basenames: frozenset[str]) -> ScoredRun:
     with open_shard(uri) as (file, classes, model_id):
         uris = read_columns(file, [SCORED.field("image_uri")])["image_uri"]
         keep = np.array([storage.basename(u) in basenames for u in uris.to_pylist()], bool)
-        # Boxes are most of a file; those without a wanted image are not decoded.
+        # Boxes are the largest part of a file. They are not decoded if the file has no wanted image.
         rows = _COLUMNS.empty_table()
         if keep.any():
             rows = read_columns(file, _COLUMNS).filter(pa.array(keep)).cast(_COLUMNS)
@@ -172,10 +178,10 @@ def _read_shard(uri: str, basenames: frozenset[str]) -> ScoredRun:
 
 
 def newest(rows: pa.Table) -> pa.Table:
-    """One row an image_uri: that of the highest generation, and of several the one scored last.
+    """Keep one row for each image_uri: the one with the highest generation, then the one scored last.
 
     Args:
-        rows: with the columns image_uri, generation (null = 1) and scored_at, which may be null.
+        rows: have the columns image_uri, generation (null = 1) and scored_at, which may be null.
     """
     if rows.num_rows == 0:
         return rows

@@ -1,10 +1,10 @@
-"""A run of scored/ as two tables in a DuckDB database on this machine's disk: the newest row of each image.
+"""Loads a run of scored/ into two tables of a DuckDB database on this machine's disk.
 
-    images    one row an image          scored/ without `detections`
-    boxes     one row a box of those    what `detections` holds, with image_uri and the place in the list
+    images    one row per image, its newest    the columns of scored/ without `detections`
+    boxes     one row per box of these         the fields of `detections`, image_uri, position in the list
 
-Out of core: a run may be far larger than memory. Shards are read through `pipeline.storage` (retries,
-lengths, ETags, page checksums) and handed over as Arrow: DuckDB's own S3 client would bypass all that.
+The run may be far larger than memory. Shards are read through `pipeline.storage` (retries, lengths, ETags,
+page checksums) and inserted as Arrow tables, because DuckDB's own S3 client would bypass these checks.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from pipeline.storage import ObjectInfo
 
 _ROW = pa.field("row", pa.int64())
 _ROWS_AT_ONCE = 20_000
-"""Images a hand-over: one costs some 5 ms whatever its size; with ten boxes each these are 10 MB."""
+"""Images per insert, which takes about 5 ms at any size. With ten boxes an image, these rows are 10 MB."""
 
-# Without dictionaries, which differ from file to file, and without a zone, which DuckDB would apply.
+# Types without dictionaries, which differ from file to file, and without time zones, which DuckDB would
+# apply.
 _PLAIN_TYPES = {"status": pa.string(), "scored_at": pa.timestamp("us")}
 _PLAIN = pa.schema([f.with_type(_PLAIN_TYPES.get(f.name, f.type)) for f in SCORED])
 _IMAGE_COLUMNS = ", ".join(
@@ -43,7 +44,7 @@ _SELECT_BOXES = """
 SELECT row, image_uri, (place - 1)::SMALLINT AS detection, box.*
 FROM (SELECT row, image_uri, unnest(detections) AS box, generate_subscripts(detections, 1) AS place
       FROM shard)"""
-# Few images have more than one row, so only theirs are sorted; grouping spills to disk where it must.
+# Only the rows of images with several rows are sorted, and these are few. The grouping can spill to disk.
 _FIND_SUPERSEDED = """
 CREATE TABLE superseded AS SELECT row FROM (
     SELECT row, row_number() OVER (
@@ -56,44 +57,45 @@ WHERE age > 1"""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunTables:
-    """What was loaded. `connection` has the tables `images` and `boxes`; it is closed with its context."""
+    """A loaded run. `connection` has the tables `images` and `boxes`; `load_run` closes it."""
 
     connection: duckdb.DuckDBPyConnection
     classes: tuple[str, ...]
-    """Of the detector; label k is classes[k - 1]."""
+    """Names of the detector's classes; label k is classes[k - 1]."""
     model_id: str
     num_rows: int
-    """Rows of the run, those that a newer one has superseded included."""
+    """The number of rows of the run, with the rows that a newer row superseded."""
     num_images: int
 
     def rows(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """The result of a query, whole: for aggregates. Values are Python's."""
+        """Return the whole result of a query as Python values. For small results, such as counts."""
         result: list[tuple[Any, ...]] = self.connection.execute(query, parameters).fetchall()
         return result
 
     def stream(self, query: str, batch_size: int) -> pa.RecordBatchReader:
-        """The result of a query, `batch_size` rows at a time."""
+        """Return a reader of the result of a query, `batch_size` rows at a time."""
         return self.connection.sql(query).to_arrow_reader(batch_size)
 
 
 @contextmanager
 def load_run(files: RunFiles, *, memory_gib: float, temp_folder: str | None) -> Iterator[RunTables]:
-    """Read a run into a database that is there as long as the context.
+    """Read a run into a database that exists while the context is open.
 
     Args:
-        files: the run; shards that come later are left out.
-        memory_gib: what DuckDB may hold in memory, in GiB; what does not fit goes to `temp_folder`.
-        temp_folder: a folder of this machine; None: the system's.
+        files: the run. Shards that are written later are left out.
+        memory_gib: the memory that DuckDB may use, in GiB. The rest is spilled to `temp_folder`.
+        temp_folder: a folder of this machine; None means the default folder of the system.
 
     Raises:
-        UserError: a shard is gone, not readable, no table of a run or of other classes; no such folder.
-        JobError: the disk under `temp_folder` is full, or the memory is too little.
+        UserError: a shard is missing, unreadable, not a table of a run, or has other classes; or there is no
+            such folder.
+        JobError: the disk of `temp_folder` is full, or the memory is too small.
     """
     with work_folder(temp_folder) as folder, _disk_errors():
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{memory_gib}GiB",
             "temp_directory": f"{folder}/spilled",
-            "autoinstall_known_extensions": False,  # it needs none, and would ask the network for one
+            "autoinstall_known_extensions": False,  # none is needed; DuckDB would download one
         }
         with duckdb.connect(f"{folder}/run.duckdb", config=settings) as connection:
             yield _load(connection, files)
@@ -146,7 +148,7 @@ def _read_shard(info: ObjectInfo) -> _Shard:
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, tables: list[pa.Table], first_row: int) -> int:
-    """Hand `tables` over and empty the list; the number of rows."""
+    """Insert `tables`, empty the list, and return the number of rows."""
     if not tables:
         return 0
     shard = pa.concat_tables(tables)
@@ -161,7 +163,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, tables: list[pa.Table], first
 
 @contextmanager
 def _registered(connection: duckdb.DuckDBPyConnection, shard: pa.Table) -> Iterator[None]:
-    """Let queries see a table under the name `shard`."""
+    """Make a table visible to queries under the name `shard`."""
     connection.register("shard", shard)
     try:
         yield
@@ -171,10 +173,10 @@ def _registered(connection: duckdb.DuckDBPyConnection, shard: pa.Table) -> Itera
 
 @contextmanager
 def work_folder(temp_folder: str | None) -> Iterator[str]:
-    """A folder below --temp-folder that is removed at the end.
+    """Make a folder below --temp-folder, and delete it at the end of the context.
 
     Raises:
-        UserError: --temp-folder is not there or cannot be written to.
+        UserError: --temp-folder does not exist or cannot be written to.
     """
     parent = None if temp_folder is None else os.path.expanduser(temp_folder)
     try:
@@ -183,7 +185,7 @@ def work_folder(temp_folder: str | None) -> Iterator[str]:
         raise UserError(
             f"--temp-folder {temp_folder}",
             f"cannot be written to ({error.strerror})",
-            "Give a folder of this machine that is there.",
+            "Give an existing folder of this machine.",
         ) from error
     with folder as path:
         yield path
@@ -196,5 +198,5 @@ def _disk_errors() -> Iterator[None]:
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
         raise JobError(
             f"the tables did not fit: {one_line(error)}. Give more --memory-gib, or a --temp-folder with"
-            " more room"
+            " more free space"
         ) from error

@@ -1,1 +1,1 @@
-"""What every job needs while it runs: command line, cluster, progress, read-ahead, attempts."""
+"""Code that every job uses while it runs: command line, cluster, progress, read-ahead, attempts."""

@@ -1,8 +1,8 @@
-"""Command-line words -> a config. Every mistake is one line, found before tyro parses.
+"""Parses the words of a command line into a config. Every mistake gives an error of one line.
 
-tyro prints boxes of several lines, does not mention a wrong flag where a required one is missing, and has no
-public hook for its errors. So the words are checked here against the fields of the config; tyro turns what
-passes into the config.
+tyro prints boxes of several lines, does not mention a wrong flag if a required one is missing, and has no
+public hook for its errors. So this module checks the words against the fields of the config first, and tyro
+makes the config from the words that pass.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A flag as it was given."""
+    """A flag on the command line, with its values."""
 
     name: str
-    """With hyphens: --batch_size is --batch-size."""
+    """The name with hyphens: --batch_size is stored as --batch-size."""
     values: tuple[str, ...]
     attached: bool
     """Whether the first value came after `=`."""
 
 
 def parse_arguments(config_type: type[Config], words: Sequence[str], command: str) -> Config:
-    """Make the config.
+    """Parse the words into a config.
 
     Args:
-        words: what follows the command.
-        command: what runs the job, for messages.
+        config_type: the class of the config.
+        words: the words that follow the command.
+        command: the command that runs the job, for messages.
 
     Raises:
-        UserError: an unknown flag, a missing one, or a value that does not fit.
+        UserError: a flag is unknown or missing, or a value does not fit its flag.
     """
     flags = all_flags(config_type)
     given = split(words)
@@ -52,7 +53,10 @@ def parse_arguments(config_type: type[Config], words: Sequence[str], command: st
 
 
 def split(words: Sequence[str]) -> list[Given]:
-    """Flags, each with the words up to the next one. Words before the first flag have the name ``""``."""
+    """Split words into flags, each with the words up to the next flag.
+
+    Words before the first flag get the name ``""``.
+    """
     given: list[Given] = []
     for word in words:
         if not _is_flag(word):
@@ -65,7 +69,7 @@ def split(words: Sequence[str]) -> list[Given]:
 
 
 def _is_flag(word: str) -> bool:
-    """As tyro has it: -1, -.5 and -inf are numbers."""
+    """Return whether a word is a flag. As in tyro, -1, -.5 and -inf are numbers."""
     return re.match(r"--?[A-Za-z]|--$", word) is not None and not re.fullmatch(
         r"-(inf|infinity|nan)", word, re.IGNORECASE
     )
@@ -85,14 +89,17 @@ def _check_names(flags: dict[str, Flag], given: Sequence[Given], command: str) -
         why = "no such flags" if len(wrong) > 1 else "no such flag"
         raise UserError(", ".join(wrong), why, " ".join(hints))
     if stray:
-        raise UserError(repr(stray[0]), "stands after no flag", " ".join(hints))
+        raise UserError(repr(stray[0]), "is a value without a flag before it", " ".join(hints))
     if missing:
         why = "are required and missing" if len(missing) > 1 else "is required and missing"
         raise UserError(", ".join(missing), why, f"({command} --help describes them)")
 
 
 def nearest(name: str, flags: Iterable[str]) -> str | None:
-    """The flag that was meant, probably: a nested one by its last part too, a long one by how it begins."""
+    """Return the flag that the user probably meant; None if no flag is similar.
+
+    A nested flag can be meant by its last part, and a long flag by its beginning.
+    """
     names, meant = list(flags), name.lstrip("-")
     for known in names:
         if known.rpartition(".")[2] == meant:
@@ -110,7 +117,7 @@ def nearest(name: str, flags: Iterable[str]) -> str | None:
 
 
 def _spelled(flag: Flag, given: Given, command: str) -> list[str]:
-    """The words that tyro gets; raises UserError where the values do not fit the flag."""
+    """Return the words for tyro. Raises UserError if the values do not fit the flag."""
     values = given.values
     fits = len(values) == len(flag.values) or flag.repeated
     if len(values) == 1 and values[0] in (*flag.instead, *(["None"] if flag.optional else [])):
@@ -133,8 +140,8 @@ def _spelled(flag: Flag, given: Given, command: str) -> list[str]:
 
 def _as_tyro_reads(value: str, kind: Value) -> str:
     if kind.kind is bool:
-        return value.capitalize()  # tyro knows True and False alone
-    # The shell leaves `--output=~/x` as it is. Paths that are no `Path` are expanded by `storage`.
+        return value.capitalize()  # tyro accepts only True and False
+    # The shell does not expand `--output=~/x`. `storage` expands the paths that are not a `Path`.
     return os.path.expanduser(value) if kind.kind is Path else value
 
 
@@ -152,14 +159,14 @@ def _advice(flag: Flag, values: Sequence[str], command: str) -> str:
         folder, suffix = os.path.dirname(values[0]), os.path.splitext(values[0])[1]
         pattern = os.path.join(folder, f"*{suffix}")
         return (
-            "The shell has expanded a pattern, it seems: put it in quotes,"
+            "The shell probably expanded a pattern. Put the pattern in quotes,"
             f" as in {flag.name} '{pattern}'"
         )
     return f"({command} --help-all describes it)"
 
 
 def _by_tyro(config_type: type[Config], words: Sequence[str], command: str) -> Config:
-    import tyro  # a tenth of a second that --help need not wait
+    import tyro  # takes a tenth of a second, so not for --help
 
     printed = io.StringIO()
     try:
@@ -168,6 +175,6 @@ def _by_tyro(config_type: type[Config], words: Sequence[str], command: str) -> C
                 config_type, prog=command, args=words, config=(tyro.conf.FlagCreatePairsOff,)
             )
     except SystemExit as error:
-        # What was not foreseen above, e.g. a ValueError of a nested class.
+        # An error that the checks above do not find, e.g. a ValueError of a nested class.
         text = " ".join(re.sub(r"[─-╿]", " ", printed.getvalue()).split())
         raise UserError(" ".join(words), text, f"({command} --help-all)") from error

@@ -1,9 +1,9 @@
-"""An image that kills its process is tried three times, then it is a row; the job does not loop for ever.
+"""Stops trying an image that kills its process three times; the image then gets a row with status `failed`.
 
-Ray Data gives a dead worker's batch to the next worker, without end. So a worker reports which batch it
-begins and when the batch is done. A worker that gets a batch which was begun and never done knows that a
-process died with it, because of the batch or of something else. It then takes the images one at a time and
-reports each of them.
+Ray Data gives the batch of a dead worker to the next worker, without a limit. So a worker reports when it
+begins a batch and when it has finished it. If a worker gets a batch that was begun and never finished, a
+process died with this batch, because of the batch or for another reason. The worker then processes the images
+one at a time and reports each of them.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ import ray
 logger = logging.getLogger(__name__)
 
 ALONE = 2
-"""Tries of an image alone, after one try in its batch."""
+"""How often an image is tried alone, after it was tried once in its batch."""
 _NO_MEMORY = "DefaultCPUAllocator"
-"""Torch has no exception class for a CPU without memory: `c10/core/impl/alloc_cpu.cpp` writes this."""
+"""Text of torch's error when the CPU has no memory left. Torch has no exception class for it; the text comes
+from `c10/core/impl/alloc_cpu.cpp`."""
 
 
 class Attempts(Protocol):
-    """Counts how often a piece of work was begun and not ended."""
+    """Counts how often a piece of work was begun and not finished."""
 
     def begin(self, key: str) -> int:
-        """Note that `key` begins; return how often it began before and did not end."""
+        """Record that `key` begins. Return how often it was begun before and not finished."""
 
     def end(self, key: str) -> None:
-        """Note that `key` is done."""
+        """Record that `key` is finished."""
 
     def out_of_memory(self, error: Exception) -> None:
-        """Note that the process did not get the memory that a piece of work needs."""
+        """Handle a process that did not get the memory for a piece of work."""
 
 
 class AttemptLog:
-    """The counts, in one process."""
+    """The counts in one process."""
 
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
@@ -59,15 +60,16 @@ class AttemptLog:
 
 
 class SharedAttempts:
-    """The counts in an actor that outlives the workers; pickles, so that stages can carry it."""
+    """The counts in a Ray actor that outlives the workers. It can be pickled, so stages can hold it."""
 
     def __init__(self) -> None:
-        # If its node dies, the counts start again at 0: an image may be tried more often, but not for ever.
-        survives = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-        self._actor: Any = survives(AttemptLog).remote()
+        # If its node dies, the counts start again at 0: an image may then be tried more often, but not for
+        # ever.
+        restarted = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        self._actor: Any = restarted(AttemptLog).remote()
 
     def begin(self, key: str) -> int:
-        """See `Attempts`. Waits for the answer: the beginning must be noted before the work can kill us."""
+        """See `Attempts`. Waits until it is recorded, because the work may kill this process."""
         return int(ray.get(self._actor.begin.remote(key)))
 
     def end(self, key: str) -> None:
@@ -75,10 +77,12 @@ class SharedAttempts:
         self._actor.end.remote(key)
 
     def out_of_memory(self, error: Exception) -> None:
-        """See `Attempts`. Ends this worker, as the kernel would. Ray's code needs memory too: a worker
-        without memory may neither answer nor die (seen with `prlimit --as`).
+        """See `Attempts`. Ends this worker, as the kernel would.
+
+        The code of Ray needs memory too: a worker without memory may neither answer nor die (seen with
+        `prlimit --as`).
         """
-        logger.error("out of memory, another process takes over: %s", error)
+        logger.error("out of memory; this worker ends and another one takes its batch: %s", error)
         os._exit(1)
 
 
@@ -91,16 +95,19 @@ def attempt(
     attempts: Attempts,
     alone: Callable[[pa.Table], pa.Table] | None = None,
 ) -> pa.Table:
-    """Do `work` on a batch; image by image where a process died with the batch.
+    """Do `work` on a batch, or image by image if a process died with this batch before.
 
     Args:
         rows: the batch, with a column image_uri.
-        work: rows -> as many result rows.
-        fail: one row and a cause -> its result row, for an image that was tried `1 + ALONE` times.
-        stage: keeps the batches of two stages apart.
+        work: turns rows into as many result rows.
+        fail: turns one row and a cause into a result row, for an image that was tried `1 + ALONE` times.
+        stage: the name of the stage; batches of different stages are counted separately.
         attempts: the counts, shared by the workers.
-        alone: what is done, with more care, to each image of a batch with which a process died. None means
-            `work`.
+        alone: is called instead of `work` for each image of a batch with which a process died, and takes more
+            care. None means `work`.
+
+    Returns:
+        The result rows, one for each row of the batch.
     """
     if rows.num_rows == 0:
         return work(rows)

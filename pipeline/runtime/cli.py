@@ -1,9 +1,9 @@
-"""What every job's process does: flags -> config -> run -> exit code.
+"""Runs a job as a process: flags -> config -> run -> exit code.
 
-Exit codes (design contract, section 3): 0 done; 1 the job failed, running it again continues; 2 the user has
-to change the command or what it names, which one line says before any worker starts.
+Exit codes (design contract, section 3): 0: the job is done. 1: the job failed; the same command continues it.
+2: the user must change the command or something it names; one line says so before any worker starts.
 
-Ray, torch and storage are imported when a job runs, not before: --help and flag errors need none of them.
+Ray, torch and storage are imported when a job runs, because --help and flag errors do not need them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ Config = TypeVar("Config")
 
 
 def configure_logging() -> None:
-    """Plain lines on stderr; for drivers here, and for workers that report progress."""
+    """Log plain lines to stderr. Drivers call it, and so do workers that report progress."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
-    for chatty in ("aiobotocore", "botocore"):  # where each client found its credentials
+    for chatty in (
+        "aiobotocore",
+        "botocore",
+    ):  # they log where each client took its credentials from
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
@@ -37,13 +40,13 @@ def main(
     command: str | None = None,
     arguments: Sequence[str] | None = None,
 ) -> None:
-    """Parse the flags into `config_type`, call `run`, and exit with the code above.
+    """Parse the flags into `config_type`, call `run`, and exit with one of the codes above.
 
     Args:
-        config_type: the job's frozen dataclass; its fields are the flags, unknown ones are refused.
+        config_type: the frozen dataclass of the job. Its fields are the flags; other flags are refused.
         run: does the work; may raise `UserError`.
         description: paragraphs for ``--help``.
-        command: what runs the job, for messages; by default the program's name.
+        command: the command that runs the job, for messages; by default the name of the program.
         arguments: the flags; by default those of `sys.argv`.
     """
     configure_logging()
@@ -65,16 +68,17 @@ def main(
 
 
 def _ending(error: Exception) -> tuple[int, str] | None:
-    """Exit code and line; None for a bug, which rises."""
+    """Return the exit code and the line to print; None for a bug, which is raised."""
     if isinstance(error, UserError) and "ray.exceptions" not in sys.modules:
         return 2, f"error: {error}"
     from ray.exceptions import RayTaskError
 
     known = isinstance(error, UserError | JobError | StorageError)
     if known and isinstance(error, RayTaskError):
-        # Also an instance of what the worker raised. There it was too late to be the user's mistake.
+        # It is also an instance of the class that the worker raised. Exit code 2 is only for errors before
+        # a worker starts.
         return 1, f"failed: {one_line(error.cause)}"
     if isinstance(error, UserError):
         return 2, f"error: {error}"
-    # A StorageError: the store or the disk refused; it may work another time.
+    # A JobError; or a StorageError, when the store or the disk failed, which may work at another time.
     return (1, f"failed: {error}") if known else None

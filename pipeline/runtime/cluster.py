@@ -1,18 +1,21 @@
-"""Joining the Ray cluster, in every form in which a job may be started.
+"""Joins the Ray cluster of a job, or starts one.
 
-- ``ray job submit --working-dir . -- python jobs/X.py``: the job carries a working_dir, Ray puts it on
-  the path of driver and workers. Giving another one to `ray.init` would be refused as a conflict.
-- ``ray job submit jobs/X.py`` on a cluster started in the checkout: the job has no working_dir, so the
-  workers would not find `pipeline` and `fastrcnn`; we give them the checkout.
-- ``python jobs/X.py``: no cluster at all; Ray starts here, its workers inherit our path.
-- ``fastrcnn-ray X``, or Python that imports an installed package: there is no checkout to send, so every node
-  must have the package installed, in the same version. That is checked when the cluster is joined.
+A job can be started in four ways:
 
-Who reaches a Ray cluster runs code on it, with the credentials of its workers, and Ray listens on every
-interface whatever address it is given. So one that the internet or other machines are part of is joined only
-if it asks for a token (RAY_AUTH_MODE=token), or if the command says that it may not. One of this machine
-alone, in a network of its own (a laptop's ``ray start --head``), is joined with a warning; one that a job
-starts itself has a token that nobody else knows.
+- ``ray job submit --working-dir . -- python jobs/X.py``: the job has a working_dir, and Ray adds it to the
+  path of the driver and the workers. `ray.init` refuses another working_dir as a conflict.
+- ``ray job submit jobs/X.py`` on a cluster that was started in the checkout: the job has no working_dir, so
+  `connect` sends the checkout. Without it, the workers would not find `pipeline` and `fastrcnn`.
+- ``python jobs/X.py``: there is no cluster. Ray starts on this machine, and its workers inherit the path of
+  this process.
+- ``fastrcnn-ray X``, or Python that imports the installed package: there is no checkout to send. So every
+  node must have the package installed, in the same version. `connect` checks this.
+
+Anyone who can reach a Ray cluster can run code on it, with the credentials of its workers, and Ray listens on
+every network interface, even if it is given one address. So a cluster with nodes on other machines, or with
+an address on the internet, is joined only if it requires a token (RAY_AUTH_MODE=token) or the command has
+--allow-open-cluster. A cluster on this machine alone, in a private network (a laptop's ``ray start --head``),
+is joined with a warning. A cluster that the job starts itself requires a token that only this job knows.
 """
 
 from __future__ import annotations
@@ -39,39 +42,40 @@ from pipeline.errors import JobError, UserError
 logger = logging.getLogger(__name__)
 
 NO_PROGRESS_TIMEOUT_S = 900.0
-"""Ray Data's own is 30 minutes. The longest honest silence is a Detector that downloads its weights and
-takes its first batch on one CPU: minutes."""
+"""Ray Data fails after this time without progress. Its default is 30 minutes. A job that works pauses for
+minutes at most, when a Detector downloads its weights and scores its first batch on one CPU."""
 
 BLOCK_BYTES = 16 * 2**20
-"""Of encoded images between the stages. Ray's own, 128 MB, is a hundred batches: the first would wait for the
-last, and memory for all of them."""
+"""Size of the blocks of encoded images between the stages. Ray's default, 128 MB, holds a hundred batches:
+the first batch would wait for the last one, and all of them would be in memory."""
 
 STARTS_TOO_SLOWLY = "timed out during startup"
-"""In what Ray 2.60 raises, an `Exception`, when its raylet gave up: it grants its agent 15 s to import
-what it needs, and the driver grants the raylet 30 (ray-project/ray issue 65983)."""
+"""Text in the `Exception` that Ray 2.60 raises when its raylet does not start in time. The raylet gives its
+agent 15 s to import what it needs, and the driver gives the raylet 30 s (ray-project/ray issue 65983)."""
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-"""What holds `pipeline` and `fastrcnn`: the checkout, or the folder of installed packages."""
+"""The folder that holds `pipeline` and `fastrcnn`: the checkout, or the folder of installed packages."""
 
 VERSIONS_TIMEOUT_S = 120.0
-"""A node starts a worker and imports two small packages: seconds, or a minute where much else runs."""
+"""Time for all nodes to report their version. A node starts a worker and imports two small packages, which
+takes seconds, or a minute on a busy machine."""
 
 
 def connect(*, allow_open: bool = False) -> None:
-    """Join the cluster of this job, or start one on this machine. Does nothing where already joined.
+    """Join the cluster of this job, or start one on this machine. Do nothing if Ray is already initialized.
 
     Args:
-        allow_open: --allow-open-cluster.
+        allow_open: --allow-open-cluster: join a cluster that requires no token.
 
     Raises:
-        UserError: the cluster has nodes on other machines, asks nobody for a token, and that is not allowed;
-            or the package is installed here, and a node does not have it in the same version.
-        JobError: this machine is too busy for a cluster to start in the time that Ray gives it.
+        UserError: the cluster has nodes on other machines and requires no token, and `allow_open` is not set;
+            or the package is installed here, and a node does not have the same version.
+        JobError: this machine is so busy that Ray does not start within its time limits.
     """
     if ray.is_initialized():
         return
     if not _joins():
-        ask_for_own_token()
+        set_random_token()
     try:
         context = ray.init(
             runtime_env=_runtime_env(), log_to_driver=True, logging_level=logging.WARNING
@@ -80,37 +84,37 @@ def connect(*, allow_open: bool = False) -> None:
         if STARTS_TOO_SLOWLY not in str(error):
             raise
         raise JobError(
-            "Ray did not start on this machine: its processes were not up within the 15 s and 30 s that are "
-            "fixed in it. Too much else runs here; let it end, and run the same command again"
+            "Ray did not start on this machine within its fixed limits of 15 s and 30 s, because the machine "
+            "is too busy. Wait until other programs have ended, and run the same command again"
         ) from error
     if _joins() and not allow_open:
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         addresses = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
         check_closed(addresses, asks_for_token(getattr(context, "dashboard_url", None)))
     if not is_checkout():
-        # Also of a Ray that starts here: `ray.init` joins one that runs on this machine without being told.
+        # Always checked: without an address, `ray.init` may join a cluster that already runs on this machine.
         check_versions(node_versions(), __version__)
-    here = resources()
-    logger.info("Ray cluster: %g CPUs, %g GPUs", here.get("CPU", 0), here.get("GPU", 0))
+    total = resources()
+    logger.info("Ray cluster: %g CPUs, %g GPUs", total.get("CPU", 0), total.get("GPU", 0))
 
 
-def ask_for_own_token() -> None:
-    """Before Ray starts on this machine: it shall ask for a token that nobody else knows."""
-    # Ray 2.60 would write one to ~/.ray/auth_token, whose presence turns later clusters to token mode.
+def set_random_token() -> None:
+    """Set a random token, so that the Ray that this process starts requires it. Call before `ray.init`."""
+    # Without it Ray 2.60 writes a token to ~/.ray/auth_token, and later clusters then require it.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # It warns that there is one.
+    # Hides the warning that a token is set.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
 def check_closed(addresses: Collection[str], closed: bool) -> None:
-    """Refuse a cluster that asks for no token and is more than this machine in a network of its own.
+    """Refuse a cluster that requires no token, unless it is this machine alone in a private network.
 
     Args:
-        addresses: of its nodes.
-        closed: whether it asks for a token.
+        addresses: the addresses of its nodes.
+        closed: whether it requires a token.
 
     Raises:
-        UserError: a node is another machine, or has an address of the internet; without a token.
+        UserError: it requires no token, and a node is another machine or has an address on the internet.
     """
     if closed:
         return
@@ -118,14 +122,14 @@ def check_closed(addresses: Collection[str], closed: bool) -> None:
     if open_to_others:
         raise UserError(
             f"the Ray cluster (a node is {open_to_others[0]})",
-            "asks for no token, so whoever reaches it runs code with your credentials",
-            "Start every node with RAY_AUTH_MODE=token and one token"
+            "requires no token, so anyone who can reach it can run code with your credentials",
+            "Start every node with RAY_AUTH_MODE=token and the same token"
             " (docs.ray.io/en/latest/ray-security/token-auth.html), or give --allow-open-cluster.",
         )
     if any(not address.startswith("127.") for address in addresses):
         logger.warning(
-            "Ray listens on every interface of this machine and asks for no token. Once"
-            " `ray get-auth-token --generate`, and every Ray that you start here asks for one"
+            "Ray listens on every network interface of this machine and requires no token. Run"
+            " `ray get-auth-token --generate` once; every Ray that you start here then requires one"
         )
 
 
@@ -133,19 +137,21 @@ def _is_of_the_internet(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_global
     except ValueError:
-        return False  # a name, which _is_here has resolved
+        return False  # a host name, which _is_here has resolved
 
 
 def asks_for_token(dashboard: str | None) -> bool:
-    """Whether a cluster refuses who brings no token: its dashboard is asked, for our own word that we would
-    bring one says nothing of it. Where it cannot be asked our word is taken.
+    """Return whether a cluster refuses requests without a token.
+
+    The dashboard is asked with a request without a token, because RAY_AUTH_MODE in this process only says
+    that this process sends one. If the dashboard does not answer, RAY_AUTH_MODE decides.
 
     Args:
         dashboard: ``host:port`` or a URL.
     """
-    word = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    sends_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
     if not dashboard:
-        return word
+        return sends_token
     url = dashboard if "://" in dashboard else f"http://{dashboard}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -155,11 +161,11 @@ def asks_for_token(dashboard: str | None) -> bool:
         error.close()
         return error.code in (401, 403)
     except (OSError, ValueError):
-        return word
+        return sends_token
 
 
 def _is_here(address: str) -> bool:
-    """Whether an address is one of this machine's: only those can be bound."""
+    """Return whether an address belongs to this machine: only such an address can be bound."""
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -170,18 +176,18 @@ def _is_here(address: str) -> bool:
 
 
 def resources() -> dict[str, float]:
-    """What the cluster has in all, busy or not: "CPU", and "GPU" where there are any."""
+    """Return all resources of the cluster, busy or not: "CPU", and "GPU" if it has GPUs."""
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
 def node_cpus() -> list[float]:
-    """CPUs of each node that is there; 0 of a head that is given no work."""
+    """Return the CPUs of each living node. A head node that takes no work has 0."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
 
 
 def configure_ray_data() -> None:
-    """Bound what could hang or loop; and say no more in a job's log than what goes wrong."""
+    """Set limits on hangs and restarts of Ray Data, and let it log only problems."""
     context = DataContext.get_current()
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     context.max_consecutive_actor_init_deaths = 3
@@ -189,25 +195,25 @@ def configure_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # It warns of the bars that we turned off.
+    # Hides the warning that progress bars are turned off.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def is_checkout() -> bool:
-    """Whether the packages lie in a checkout or a copy of one, beside jobs/; else they are installed."""
+    """Return whether the packages lie in a checkout or a copy of one, beside jobs/."""
     return (CHECKOUT / "jobs" / "score_bucket.py").is_file()
 
 
 def node_versions() -> dict[str, str | None]:
-    """The package's version on every living node, by its address; None where it is not installed.
+    """Return the version of the package on every living node, by address; None if it is not installed.
 
-    One task a node, all at the same time. They take no CPU, so a busy cluster runs them too.
+    One task runs on each node, all at the same time. They need no CPU, so they run on a busy cluster too.
 
     Raises:
         JobError: a node did not answer in time.
     """
 
-    # Within the function, so that it travels as code: a node without the package could not import it.
+    # Defined inside, so that Ray sends its code: a node without the package could not import it.
     def installed_version() -> str | None:
         try:
             import pipeline
@@ -227,31 +233,31 @@ def node_versions() -> dict[str, str | None]:
     _, waiting = ray.wait(list(asked), num_returns=len(asked), timeout=VERSIONS_TIMEOUT_S)
     if waiting:
         raise JobError(
-            f"the node {asked[waiting[0]]} did not say within {VERSIONS_TIMEOUT_S:g} s which version of"
-            " fastrcnn-ray it has. Run the same command again, or take the node out of the cluster"
+            f"the node {asked[waiting[0]]} did not report its version of fastrcnn-ray within"
+            f" {VERSIONS_TIMEOUT_S:g} s. Run the same command again, or remove the node from the cluster"
         )
     return {at: ray.get(reference) for reference, at in asked.items()}
 
 
 def check_versions(versions: Mapping[str, str | None], here: str) -> None:
-    """Refuse nodes that lack the package, or have another version of it.
+    """Check that every node has the package in the version `here`.
 
     Raises:
-        UserError: naming the first of them.
+        UserError: a node has another version or none. The message names the first such node.
     """
     for address, version in sorted(versions.items()):
         if version != here:
             raise UserError(
                 f"the node {address} of the Ray cluster",
-                f"has fastrcnn-ray {version}, this machine has {here}"
+                f"has fastrcnn-ray {version}, but this machine has {here}"
                 if version
-                else f"has no fastrcnn-ray, this machine has {here}",
+                else f"has no fastrcnn-ray, but this machine has {here}",
                 f"Install fastrcnn-ray {here} in the Python of every node, or start the job from a checkout.",
             )
 
 
 def _joins() -> bool:
-    """Whether there is a cluster to be joined."""
+    """Return whether the environment names a cluster to join."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "RAY_ADDRESS" in os.environ
 
 
@@ -261,6 +267,6 @@ def _runtime_env() -> dict[str, Any]:
         return {}
     if _joins():
         return {"working_dir": str(CHECKOUT)} if is_checkout() else {}
-    # A cluster of our own: the workers are processes of this machine, so the path is enough.
+    # This process starts the cluster: the workers run on this machine, so the path is enough.
     path = os.pathsep.join(p for p in (str(CHECKOUT), os.environ.get("PYTHONPATH", "")) if p)
     return {"env_vars": {"PYTHONPATH": path}}

@@ -1,6 +1,8 @@
-"""The jobs: name, config, work and words of each, for `jobs/X.py`, `python -m pipeline` and `fastrcnn-ray`.
+"""The table of jobs: name, flags, function and help text. `jobs/X.py`, `python -m pipeline` and
+`fastrcnn-ray` use it.
 
-A job's modules are named by strings: they are imported when it runs, its config when its flags are read.
+Modules are named by strings, so that they are imported late: the config when the flags are read, the function
+when the job runs.
 """
 
 from __future__ import annotations
@@ -27,19 +29,19 @@ class Command:
     """One job."""
 
     name: str
-    """As `fastrcnn-ray NAME`."""
+    """NAME in `fastrcnn-ray NAME`."""
     config: str
-    """MODULE:CLASS of its flags."""
+    """MODULE:CLASS of the flags."""
     run: str
     """MODULE:FUNCTION that takes the config."""
     summary: str
-    """What it does, in one line."""
+    """One line that says what the job does."""
     description: str = ""
-    """More for --help: paragraphs."""
+    """More paragraphs for --help."""
     script: str = ""
-    """The file in jobs/, without .py, where its name is another one."""
+    """File name in jobs/ without .py, if it is not the name of the job."""
     on_ray: bool = True
-    """Whether it may be submitted to a Ray cluster."""
+    """True if the job can be submitted to a Ray cluster."""
 
     @property
     def file(self) -> str:
@@ -47,74 +49,73 @@ class Command:
 
 
 _TRAIN = """
-Run again with the same --output, it continues where it stopped.
+The data is a VOC, LabelImg, COCO or YOLO folder; the format is recognised by its files. Proposals are
+computed once, in parallel on the cluster, and cached. The output holds checkpoints, metrics and curves.
 
-What is learned: a VOC, LabelImg, COCO or YOLO data set, recognised by its files. Proposals are computed
-once across the cluster and cached. The output gets checkpoints, metrics and curves.
+If the job stops, run the same command again: it continues from the last checkpoint.
 """
 _SCORE = """
-Writes one row per image to OUTPUT/scored/<run_id>/*.parquet: its boxes, or a status that says why there are
-none. Run the same command again and it continues, or scores what is new or changed since. Another
-checkpoint's results are written beside these.
+Writes one row per image to OUTPUT/scored/<run_id>/*.parquet: the boxes, or a status that says why the image
+was not scored. A broken image does not stop the job. Run the same command again to continue, or to score
+new and changed images. Results of another checkpoint get another run_id.
 
-A prefix takes the objects whose names end in an image suffix (in any case) and counts the others; a glob
-takes what it matches; a list (.txt, .csv, .parquet of URIs) takes every URI it names. S3 endpoint, region
-and credentials come from the AWS variables on every worker. Broken images are rows, not failures of the
-job.
+--images can be a prefix (all objects with an image suffix, in upper or lower case; others are counted), a
+glob (all objects that match), or a list of URIs (.txt, .csv, .parquet). S3 endpoint, region and credentials
+come from the AWS variables on every worker.
 """
 _COMPACT = """
-Makes OUTPUT/detections/<run_id>.parquet of each scoring run: one row per box, sorted by label and falling
-score, so that a question about one class reads little of it. Of an image that was scored again only the
-newest row counts. Readers see the old table until the new one is complete. Run again, it does nothing, or
-adds what was scored since.
+Writes OUTPUT/detections/<run_id>.parquet for each scoring run: one row per box, sorted by label and falling
+score. A query for one class then reads only a small part of the file. If an image was scored several times,
+only its newest row is used. Readers see the old table until the new one is complete. Run again, the job adds
+new results, or does nothing if there are none.
 
-Sorting uses this machine's disk (--temp-folder), whatever the size of the run; memory is bounded
-(--memory-gib).
+Sorting uses the local disk (--temp-folder). Memory is limited by --memory-gib, for a run of any size.
 """
 _REPORT = """
-The page is OUTPUT/report/<run_id>.html, or OUTPUT itself where it ends in .html. It shows images by status,
-boxes by class, scores, sizes, throughput, failures with examples, pictures with their boxes, and accuracy
-where --data has the truth. It holds all it needs, loads nothing, and opens from a disk or a bucket.
+The page is OUTPUT/report/<run_id>.html, or OUTPUT itself if it ends in .html. It shows images by status,
+boxes by class, scores, sizes, throughput, failures with examples, and pictures with boxes. With --data it
+also shows accuracy. The page is one file that loads nothing else; open it from a disk or a bucket.
 
-The pictures are small copies of the images: everybody who may read the page sees them.
+The pictures are small copies of the images. Everyone who can read the page sees them.
 """
 _EXPORT = """
-coco: a results file for pycocotools, with --ids in the ids of an annotation file. fiftyone: a
+coco: a results file for pycocotools; with --ids it uses the ids of an annotation file. fiftyone: a
 FiftyOneImageDetectionDataset. labelstudio: tasks with the boxes as predictions, and the labelling
-interface. Images that could not be read are left out; images without boxes are not.
+interface. Images that could not be read are left out. Images without boxes are included.
 
-iceberg, delta: one row per box in a lake's table, replaced in one commit by Ray Data's writers (needs the
-extra of that name). --output is then NAMESPACE.TABLE of pyiceberg's catalogue "default", or the folder of
-the Delta table.
+iceberg, delta: a table of a data lake with one row per box, replaced in one commit by Ray Data's writers.
+This needs the extra of the same name. --output is then NAMESPACE.TABLE in pyiceberg's catalogue "default",
+or the folder of the Delta table.
 
-FiftyOne needs local paths and Label Studio needs URLs that a browser can open: --image-root says where the
-images are.
+FiftyOne needs local paths, and Label Studio needs URLs that a browser can open. Give them by --image-root.
 """
 _COMPRESS = """
-Keeps the largest singular values of fc6 and fc7, without training again (Fast R-CNN, section 3.1: VGG16
-detects in .22 s instead of .32 s and loses .3 points of mAP). The new checkpoint is scored like any other.
+Keeps the largest singular values of fc6 and fc7. No new training is needed. In the Fast R-CNN paper
+(section 3.1), VGG16 then needs .22 s per image instead of .32 s and loses .3 points of mAP. Use the new
+checkpoint like any other.
 """
 _ABLATE = """
-One trial per training and slot of the cluster (Ray Tune), one table with the paper's numbers beside.
-Comparisons: sampling, multi_task, scales, svd, svm, proposals, layers, class_agnostic. Only where they are
-named: roi_heads (torchvision's on the same proposals), proposers (opencv, selective_search, grid, rpn; with
-the recall of their best 300) and faster_rcnn (torchvision's by its recipe beside ours with
-selective_search, grid and rpn).
+Runs each training as one Ray Tune trial, in parallel, and writes one table with the numbers of the paper.
 
-Run again with the same --output, it continues where it stopped.
+Comparisons: sampling, multi_task, scales, svd, svm, proposals, layers, class_agnostic. Three more run only if
+--comparisons names them: roi_heads (torchvision's RoI heads on the same proposals), proposers (opencv,
+selective_search, grid and rpn, with the recall of their best 300 proposals) and faster_rcnn (torchvision's
+Faster R-CNN by its recipe, and this model with selective_search, grid and rpn).
+
+If the job stops, run the same command again: it continues.
 """
 _DRAW = """
 OUTPUT/shapes is a VOC folder: circles, crosses, rings, squares and triangles on textured backgrounds.
-OUTPUT/inbox holds files to score, a tenth of them broken on purpose. Needs no Ray.
+OUTPUT/inbox holds files to score; a tenth of them is broken on purpose. The job does not use Ray.
 """
 _IMPORT = """
-Reads fast-rcnn's .mat, detectron2's and mmdetection's .pkl, and writes a table that --proposals reads.
-Proposals are matched by the images' names, never by order; a pickle is read without running it. Needs no
-Ray.
+Reads .mat files of fast-rcnn and .pkl files of detectron2 and mmdetection, and writes a table for
+--proposals. Proposals are matched by image name, never by order. A pickle is read without running code from
+it. The job does not use Ray.
 """
 _EXPORT_PROPOSALS = """
-The detector was trained with --proposals rpn; the table is one that --proposals of train and score reads,
-for other detectors. Run again, it continues.
+The detector must be trained with --proposals rpn. Give the table as --proposals to the jobs train and score,
+for other detectors. If the job stops, run the same command again: it continues.
 """
 
 COMMANDS = (
@@ -122,14 +123,14 @@ COMMANDS = (
         name="train",
         config="pipeline.config:TrainConfig",
         run="pipeline.train:run",
-        summary="Fine-tune Fast R-CNN on labelled images, data-parallel over Ray Train workers.",
+        summary="Fine-tune Fast R-CNN on labelled images, with Ray Train workers in parallel.",
         description=_TRAIN,
     ),
     Command(
         name="score",
         config="pipeline.config:ScoreConfig",
         run="pipeline.score:run",
-        summary="Detect objects in every image of a bucket, on Ray Data actors.",
+        summary="Detect objects in every image of a bucket, with Ray Data actors.",
         description=_SCORE,
         script="score_bucket",
     ),
@@ -137,28 +138,28 @@ COMMANDS = (
         name="evaluate",
         config="pipeline.config:EvaluateConfig",
         run="pipeline.evaluate:run",
-        summary="Measure the boxes of a scoring run against the truth: VOC07, VOC10, COCO.",
-        description="Average precision over all classes and of each, with precision-recall curves.",
+        summary="Measure the accuracy of a scoring run on labelled images: VOC07, VOC10, COCO.",
+        description="Writes the mean average precision, the AP of each class, and precision-recall curves.",
     ),
     Command(
         name="compact",
         config="pipeline.config.results:CompactConfig",
         run="pipeline.compact:run",
-        summary="Make one flat table of boxes of each scoring run, sorted for queries.",
+        summary="Write the boxes of each scoring run as one flat table, sorted for queries.",
         description=_COMPACT,
     ),
     Command(
         name="report",
         config="pipeline.config.results:ReportConfig",
         run="pipeline.report:run",
-        summary="Make one HTML page of a scoring run.",
+        summary="Write one HTML page about a scoring run.",
         description=_REPORT,
     ),
     Command(
         name="export",
         config="pipeline.config.results:ExportConfig",
         run="pipeline.export:run",
-        summary="Write the boxes of a scoring run for other tools.",
+        summary="Write the boxes of a scoring run in the format of another tool.",
         description=_EXPORT,
     ),
     Command(
@@ -172,14 +173,14 @@ COMMANDS = (
         name="ablate",
         config="pipeline.ablation.config:AblateConfig",
         run="pipeline.ablate:run",
-        summary="Run the comparisons of the Fast R-CNN paper on your labelled images.",
+        summary="Repeat the comparisons of the Fast R-CNN paper on your labelled images.",
         description=_ABLATE,
     ),
     Command(
         name="draw-scenes",
         config="pipeline.config.tools:DrawConfig",
         run="pipeline.draw_scenes:run",
-        summary="Draw a small labelled data set, and files to score.",
+        summary="Draw a small labelled data set and files to score.",
         description=_DRAW,
         on_ray=False,
     ),
@@ -187,7 +188,7 @@ COMMANDS = (
         name="import-proposals",
         config="pipeline.config.tools:ImportConfig",
         run="pipeline.import_proposals:run",
-        summary="Turn other programs' proposals into a table.",
+        summary="Convert proposals of other programs into a proposals table.",
         description=_IMPORT,
         on_ray=False,
     ),
@@ -195,21 +196,21 @@ COMMANDS = (
         name="export-proposals",
         config="pipeline.config.tools:ExportProposalsConfig",
         run="pipeline.export_proposals:run",
-        summary="Write a detector's proposals as a table for other detectors.",
+        summary="Write the proposals of a trained RPN as a table for other detectors.",
         description=_EXPORT_PROPOSALS,
     ),
 )
 
 
 def run_file(name: str) -> None:
-    """Do what jobs/X.py does: the job of this name with the flags of `sys.argv`."""
+    """Run the job of this name with the flags of `sys.argv`. Every jobs/X.py calls this."""
     command = find(COMMANDS, name)
     assert command is not None, name
     start(command, f"python {command.file}", sys.argv[1:])
 
 
 def run_package() -> None:
-    """Do what `fastrcnn-ray` and `python -m pipeline` do: the first word names the job."""
+    """Run the job that the first word names. `fastrcnn-ray` and `python -m pipeline` call this."""
     program = PACKAGE if sys.argv[0].endswith(PACKAGE) else "python -m pipeline"
     dispatch(
         COMMANDS,
@@ -222,7 +223,7 @@ def run_package() -> None:
 def dispatch(
     commands: Sequence[Command], program: str, description: str, words: Sequence[str]
 ) -> None:
-    """Run the command that the first word names, or list them all for --help."""
+    """Run the command that the first word names; for --help, list all commands."""
     first = words[0] if words else ""
     if first in ("-h", "--help", "--help-all"):
         sys.stdout.write(_listing(commands, program, description))
@@ -242,7 +243,8 @@ def dispatch(
 
 
 def find(commands: Sequence[Command], name: str) -> Command | None:
-    """The command of this name, or of its file's: score, score_bucket and score-bucket are one."""
+    """Give the command of this name or file name, or None: score, score_bucket and score-bucket are the
+    same."""
     plain = name.replace("-", "_")
     for command in commands:
         if plain in (command.name.replace("-", "_"), PurePath(command.file).stem):
@@ -251,7 +253,7 @@ def find(commands: Sequence[Command], name: str) -> Command | None:
 
 
 def start(command: Command, program: str, arguments: Sequence[str]) -> None:
-    """Parse the flags, import the job's work, run it."""
+    """Parse the flags, import the function of the job, and run it."""
     description = f"{command.summary}\n\n{command.description.strip()}"
     if command.on_ray:
         options = "--working-dir . " if program.startswith("python jobs/") else ""
@@ -266,12 +268,13 @@ def start(command: Command, program: str, arguments: Sequence[str]) -> None:
 
 
 def load(path: str) -> Any:
-    """What MODULE:NAME names."""
+    """Import the object that MODULE:NAME names."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def _listing(commands: Sequence[Command], program: str, description: str) -> str:
+    """Write the help that lists all commands."""
     columns = min(shutil.get_terminal_size().columns, WIDEST)
     width = max(len(command.name) for command in commands) + 4
     lines = [f"usage: {program} COMMAND [flags]", ""]
@@ -280,5 +283,5 @@ def _listing(commands: Sequence[Command], program: str, description: str) -> str
     for command in commands:
         text = f"  {command.name}".ljust(width) + command.summary
         lines += textwrap.wrap(text, columns, subsequent_indent=" " * width)
-    lines += ["", f"{program} COMMAND --help describes one of them; --version shows the version."]
+    lines += ["", f"{program} COMMAND --help describes one command; --version shows the version."]
     return "".join(f"{line}\n" for line in lines)

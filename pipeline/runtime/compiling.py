@@ -1,4 +1,4 @@
-"""torch.compile, where it was asked for: whether it can work."""
+"""Checks whether torch.compile can be used."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pipeline.errors import UserError
 
 
 def check_compiles(flag: str, gpus: float) -> None:
-    """Raises UserError where torch.compile is slower than without it, or cannot work.
+    """Raise UserError if torch.compile cannot work or would be slower.
 
     Args:
-        flag: that asked for it.
-        gpus: of each worker.
+        flag: the flag that asked for it, for the message.
+        gpus: GPUs of each worker.
     """
     if not gpus:
-        # mobilenet_v2, two images of 240 px, a training step: .26 s against .17, after four minutes.
+        # A training step of mobilenet_v2 with two images of 240 px takes .26 s compiled and .17 s without,
+        # and compiling takes four minutes.
         why = "is slower on CPUs"
     elif importlib.util.find_spec("triton") is None:
         why = "needs triton, which is not installed"

@@ -1,14 +1,16 @@
-"""A job's frozen dataclass read as flags: names, words, values, groups. Imports the standard library alone.
+"""Reads the flags of a job from its frozen dataclass: names, help texts, values, groups.
+
+Imports only the standard library.
 
     class ScoreConfig:
         images: Uri                               -> --images URI, required
-        \"\"\"What to score.\"\"\"                      -> its words in --help
+        \"\"\"Images to score.\"\"\"                    -> its text in --help
         batch_size: int = 8                       -> --batch-size N (default: 8)
-        model: ModelNumbers = ModelNumbers()      -> --model.X of each field X of ModelNumbers
+        model: ModelNumbers = ModelNumbers()      -> --model.X for each field X of ModelNumbers
         GROUPS: ClassVar[Groups] = (Group("Work", common=("batch_size",)),)
 
-A class whose fields were made by a program has no such source: its docstring then has a section `Attributes:`
-with a line `name: words` for each field, indented by four blanks.
+A class whose fields were made by a program has no source with such strings. Its docstring then has a section
+`Attributes:` with a line `name: text` for each field, indented by four blanks.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union
 Uri: TypeAlias = Annotated[str, "URI"]
 """A local path or any fsspec URL."""
 Folder: TypeAlias = Annotated[str, "FOLDER"]
-"""A folder of this machine."""
+"""A folder on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,29 +45,30 @@ class Group:
 
 
 Groups: TypeAlias = tuple[Group, ...]
-"""The class variable GROUPS of a config: each flag with a default in exactly one; nested classes in none."""
+"""The class variable GROUPS of a config. Each flag with a default is in exactly one group; nested classes are
+in none."""
 
 _WORDS = {int: ("N", "an integer"), float: ("X", "a number"), bool: ("true|false", "true or false")}
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One word after a flag."""
+    """One value after a flag."""
 
     kind: type | tuple[str, ...]
-    """Its type, or the words to choose from."""
+    """Its type, or the allowed words."""
     name: str
-    """What stands for it in --help, e.g. N or paper|modern."""
+    """Its placeholder in --help, e.g. N or paper|modern."""
 
     @property
     def expected(self) -> str:
-        """What an error says was expected."""
+        """The expected value, for error messages."""
         if isinstance(self.kind, tuple):
             return f"one of {', '.join(self.kind)}"
         return _WORDS[self.kind][1] if self.kind in _WORDS else self.name
 
     def accepts(self, text: str) -> bool:
-        """Whether `text` can be such a value."""
+        """Return whether `text` is such a value."""
         if isinstance(self.kind, tuple):
             return text in self.kind
         if self.kind is bool:
@@ -82,35 +85,36 @@ class Flag:
     """One flag of a job."""
 
     field: str
-    """The dataclass field."""
+    """The name of the dataclass field; a nested field has a dot."""
     name: str
     """E.g. --batch-size, or --model.test-scales."""
-    words: str
-    """What --help says about it; one line, however long."""
+    help_text: str
+    """The text in --help, as one line of any length."""
     default: Any
-    """`dataclasses.MISSING` where the flag is required."""
+    """The default value; `dataclasses.MISSING` if the flag is required."""
     values: tuple[Value, ...]
-    """The words that follow it; empty for a switch."""
+    """The values that follow the flag; empty for a switch."""
     repeated: bool = False
-    """Any number of words may follow, each like the only one of `values`."""
+    """Whether any number of values may follow, each like the only entry of `values`."""
     instead: tuple[str, ...] = ()
-    """Words that may follow instead of the values, alone."""
+    """Words of which one may follow instead of the values."""
     optional: bool = False
-    """`None` may follow too: as if the flag were not given."""
+    """Whether `None` may follow, which means that the flag is not given."""
 
     @property
     def required(self) -> bool:
+        """Whether the flag has no default."""
         return self.default is dataclasses.MISSING
 
     @property
     def placeholder(self) -> str:
-        """What follows the flag in --help."""
+        """The placeholders of the values in --help."""
         names = " ".join(value.name for value in self.values)
         return f"{names} ..." if self.repeated else names
 
     @property
     def expected(self) -> str:
-        """What an error says should follow."""
+        """The expected values, for error messages."""
         single = len(self.values) == 1 and not self.repeated
         expected = self.values[0].expected if single else self.placeholder
         return " or ".join([expected, *self.instead])
@@ -121,55 +125,62 @@ class Nested:
     """The flags of a nested class."""
 
     title: str
-    """The first sentence of the field's words, and how its flags begin."""
+    """The first sentence of the field's docstring, and the prefix of its flags."""
     flags: tuple[Flag, ...]
 
 
 @cache
 def read_flags(config_type: type) -> tuple[tuple[Flag, ...], tuple[Nested, ...]]:
-    """The flags of a config, in order of its fields: plain ones, and those of each nested class."""
+    """Read the flags of a config, in the order of its fields.
+
+    Returns:
+        The plain flags, and the flags of each nested class.
+
+    Raises:
+        TypeError: a field has a type that no flag can have.
+    """
     flags, nested = [], []
-    for field, hint, words in _fields(config_type):
+    for field, hint, text in _fields(config_type):
         if dataclasses.is_dataclass(hint):
-            title = f"{words.partition('.')[0] or field.name} (--{field.name}.X)"
+            title = f"{text.partition('.')[0] or field.name} (--{field.name}.X)"
             inner = tuple(
-                _flag(f"{field.name}.{part.name}", part, part_hint, part_words)
-                for part, part_hint, part_words in _fields(typing.cast(type, hint))
+                _flag(f"{field.name}.{part.name}", part, part_hint, part_text)
+                for part, part_hint, part_text in _fields(typing.cast(type, hint))
             )
             nested.append(Nested(title=title, flags=inner))
         else:
-            flags.append(_flag(field.name, field, hint, words))
+            flags.append(_flag(field.name, field, hint, text))
     return tuple(flags), tuple(nested)
 
 
 def all_flags(config_type: type) -> dict[str, Flag]:
-    """Every flag by its name."""
+    """Return every flag, by its name."""
     flags, nested = read_flags(config_type)
     return {flag.name: flag for flag in (*flags, *(f for part in nested for f in part.flags))}
 
 
 def _fields(config_type: type) -> list[tuple[dataclasses.Field[Any], Any, str]]:
     hints = typing.get_type_hints(config_type, include_extras=True)
-    words = docstrings(config_type)
+    texts = docstrings(config_type)
     return [
-        (field, hints[field.name], words.get(field.name, ""))
+        (field, hints[field.name], texts.get(field.name, ""))
         for field in dataclasses.fields(config_type)
     ]
 
 
 def docstrings(config_type: type) -> dict[str, str]:
-    """The words of each field, each as one line: the string under it, or its line under `Attributes:`.
+    """Return the text of each field as one line: the string under it, or its line under `Attributes:`.
 
-    A field that has none, or whose class has no source, is missing.
+    Fields without a text, or of a class without source, are missing.
     """
     _, section, lines = (config_type.__doc__ or "").partition("\nAttributes:\n")
     if section:
         return dict(re.findall(r"^    (\w+): (.+)$", lines, re.MULTILINE))
-    words: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for part in reversed(config_type.__mro__):
         if dataclasses.is_dataclass(part):
-            words |= _strings_under_fields(part)
-    return words
+            texts |= _strings_under_fields(part)
+    return texts
 
 
 def _strings_under_fields(config_type: type) -> dict[str, str]:
@@ -179,18 +190,18 @@ def _strings_under_fields(config_type: type) -> dict[str, str]:
         return {}
     (class_def,) = ast.parse(textwrap.dedent(source)).body
     assert isinstance(class_def, ast.ClassDef)
-    words = {}
+    texts = {}
     for before, after in zip(class_def.body, class_def.body[1:], strict=False):
         match before, after:
             case (
                 ast.AnnAssign(target=ast.Name(id=name)),
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                words[name] = " ".join(text.split())
-    return words
+                texts[name] = " ".join(text.split())
+    return texts
 
 
-def _flag(path: str, field: dataclasses.Field[Any], hint: Any, words: str) -> Flag:
+def _flag(path: str, field: dataclasses.Field[Any], hint: Any, help_text: str) -> Flag:
     name = path.replace("_", "-")
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
@@ -198,12 +209,12 @@ def _flag(path: str, field: dataclasses.Field[Any], hint: Any, words: str) -> Fl
     hint, instead, optional = _parts(hint)
     if hint is bool and isinstance(default, bool):
         name = f"no-{name}" if default else name
-        return Flag(field=path, name=f"--{name}", words=words, default=default, values=())
+        return Flag(field=path, name=f"--{name}", help_text=help_text, default=default, values=())
     values, repeated = _values(hint)
     return Flag(
         field=path,
         name=f"--{name}",
-        words=words,
+        help_text=help_text,
         default=default,
         values=values,
         repeated=repeated,
@@ -213,15 +224,20 @@ def _flag(path: str, field: dataclasses.Field[Any], hint: Any, words: str) -> Fl
 
 
 def _parts(hint: Any) -> tuple[Any, tuple[str, ...], bool]:
-    """The type of the values, the words that may stand instead of them, and whether None may:
-    `int | Literal["null"] | None`."""
+    """Split a type such as `int | Literal["null"] | None`.
+
+    Returns:
+        The type of the values, the words that are allowed instead of them, and whether None is allowed.
+    """
     if typing.get_origin(hint) not in (Union, types.UnionType):
         return hint, (), False
     parts = [part for part in typing.get_args(hint) if part is not type(None)]
     literals = [part for part in parts if typing.get_origin(part) is Literal]
     others = [part for part in parts if part not in literals] or [literals.pop(0)]
     if len(others) != 1:
-        raise TypeError(f"{hint}: a flag has values of one type, words instead of them, and None")
+        raise TypeError(
+            f"{hint}: a flag has values of one type. Words (Literal) and None are allowed beside it"
+        )
     instead = tuple(word for literal in literals for word in typing.get_args(literal))
     return others[0], instead, len(parts) < len(typing.get_args(hint))
 
@@ -244,4 +260,4 @@ def _value(hint: Any) -> Value:
         return Value(hint, _WORDS[hint][0])
     if hint is str or hint is Path:
         return Value(hint, "PATH" if hint is Path else "TEXT")
-    raise TypeError(f"{hint}: no flag has values of this type")
+    raise TypeError(f"{hint}: no flag has values of this type. Use int, float, bool, str or Path")

@@ -1,6 +1,6 @@
-"""What --help and --help-all print: a job's flags in groups, wrapped to the terminal.
+"""Renders --help and --help-all: the flags of a job in groups, wrapped to the width of the terminal.
 
-Written here because tyro keeps the line ends of docstrings, which break sentences.
+The help of tyro is not used, because it keeps the line ends of docstrings in the middle of sentences.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from typing import Any
 from pipeline.runtime.flags import Flag, Group, read_flags
 
 WIDEST = 100
-"""Columns; longer lines are hard to read."""
+"""The largest number of columns, because longer lines are hard to read."""
 _INDENT = 26
-"""Column at which the words of a flag begin."""
+"""The column where the text of a flag begins."""
 EXIT_CODES = (
-    "Exit codes: 0, done. 1, failed: run the same command again, it continues. 2, the command or what it"
-    " names must be changed: one line says what and how."
+    "Exit codes: 0, the job is done. 1, the job failed; the same command continues it. 2, the command, or"
+    " something that it names, must be changed; one line says what and how."
 )
 
 
 def render(config_type: type, command: str, description: str, *, everything: bool) -> str:
-    """The text of --help, or of --help-all.
+    """Return the text of --help or --help-all.
 
     Args:
-        command: what runs the job, e.g. ``python jobs/train.py``.
-        description: paragraphs, divided by empty lines.
-        everything: --help-all.
+        config_type: the config of the job; its fields are the flags.
+        command: the command that runs the job, e.g. ``python jobs/train.py``.
+        description: paragraphs, separated by empty lines. Indented paragraphs are commands.
+        everything: render --help-all.
     """
     columns = min(shutil.get_terminal_size().columns, WIDEST)
     flags, nested = read_flags(config_type)
@@ -39,7 +40,7 @@ def render(config_type: type, command: str, description: str, *, everything: boo
     )
     lines = [*_wrapped(usage, columns, "    "), ""]
     for paragraph in description.strip().split("\n\n"):
-        is_command = paragraph.startswith("  ")  # on one line, to be copied
+        is_command = paragraph.startswith("  ")  # stays on one line, so that it can be copied
         lines += [*([paragraph] if is_command else _wrapped(paragraph, columns)), ""]
     lines += _section("Required", required, columns)
     groups: Sequence[Group] = getattr(config_type, "GROUPS", ())
@@ -63,18 +64,18 @@ def _section(title: str, flags: Collection[Flag], columns: int) -> Iterator[str]
     yield f"{title}:"
     for flag in flags:
         head = f"  {flag.name} {flag.placeholder}".rstrip()
-        words = flag.words + _default(flag.default)
+        text = flag.help_text + _default(flag.default)
         indent = " " * _INDENT
         if len(head) > _INDENT - 2:
             yield from _wrapped(head, columns, "      ")
-            yield from _wrapped(indent + words, columns, indent)
+            yield from _wrapped(indent + text, columns, indent)
         else:
-            yield from _wrapped(head.ljust(_INDENT) + words, columns, indent)
+            yield from _wrapped(head.ljust(_INDENT) + text, columns, indent)
     yield ""
 
 
 def _default(value: Any) -> str:
-    """How a default is shown. None, false and empty are not: the words of the flag say what they mean."""
+    """Format a default. None, false and empty values are not shown: the help text says what they mean."""
     if isinstance(value, tuple) and value:
         shown = " ".join(map(_spelled, value))
     elif (

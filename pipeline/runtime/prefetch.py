@@ -1,4 +1,4 @@
-"""Work in threads: the next items are made while this one is used."""
+"""Runs calls in threads: the next results are made while the present one is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 REQUESTS_AT_ONCE = 16
-"""Requests that one process has at a store at once. Each waits tens of milliseconds for the network."""
+"""Requests that one process sends to a store at the same time. Each waits tens of ms for the network."""
 
 
 def prefetch(
@@ -21,17 +21,16 @@ def prefetch(
     threads: int = 2,
     waiting: int | None = None,
 ) -> Generator[Result, None, None]:
-    """Yield call(item) for each item in order; threads make the next results meanwhile.
+    """Yield call(item) for each item, in order. Threads make the next results meanwhile.
 
-    Threads, not processes: reading waits on the network and decoding releases the interpreter's lock. The
-    items are taken by the thread that takes the results. Where that thread stops early, no new call begins.
+    Threads are enough, because reading waits for the network and decoding releases the interpreter's lock.
+    The items are iterated in the caller's thread. If the caller stops early, no further call begins.
 
     Args:
-        call: may run in several threads at once; what it raises is raised at the place of its result.
-        items: may be made as they are taken.
-        threads: calls at once.
-        waiting: results that are made or being made ahead of the one that is taken; None means twice
-            `threads`. They stay in memory.
+        call: may run in several threads at once. Its exception is raised where its result would be yielded.
+        items: may be a generator.
+        threads: calls at the same time.
+        waiting: results that are made ahead and kept in memory; None means twice `threads`.
     """
     most = 2 * threads if waiting is None else waiting
     with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
@@ -51,5 +50,5 @@ def prefetch(
 def in_threads(
     call: Callable[[Item], Result], items: Iterable[Item], *, threads: int = REQUESTS_AT_ONCE
 ) -> list[Result]:
-    """call(item) of each item, in order; so many calls at once."""
+    """Return call(item) for each item, in order, with `threads` calls at the same time."""
     return list(prefetch(call, items, threads=threads))

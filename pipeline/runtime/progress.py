@@ -1,11 +1,11 @@
-"""How far a job is: a bar where a person looks at a terminal, plain lines in a job's log.
+"""Shows the progress of a job: as a bar on a terminal, as plain lines in a log.
 
     with Progress("scoring", total, "images") as progress:
         progress.update(done, "981 ok, 3 undecodable")
 
-A bar is drawn on stderr, below what is logged meanwhile. Elsewhere (a pipe, a file, ``ray job logs``) there
-is a line every `SECONDS_BETWEEN_LINES`, and one at the end of what took so long. Ray's workers have no
-terminal: training's steps are lines of `pipeline.training.board`.
+On a terminal, the bar is drawn on stderr, below the log lines. Elsewhere (a pipe, a file, ``ray job logs``),
+a line is logged every `SECONDS_BETWEEN_LINES`. If any line was logged, another one is logged at the end.
+Ray's workers have no terminal: `pipeline.training.board` logs the steps of a training.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Progress of one piece of work, from one thread.
+    """The progress of one piece of work. Call it from one thread only.
 
     Args:
-        what: a participle or a noun: "scoring".
-        total: how many there are; None where nobody knows yet.
-        unit: what is counted, in the plural.
-        done: how many were done when this began, by an earlier command.
+        what: names the work with a participle or a noun, such as "scoring".
+        total: the number of items; None if it is not known yet.
+        unit: the name of the items, in the plural.
+        done: the number of items that an earlier command has done.
     """
 
     def __init__(self, what: str, total: int | None, unit: str, *, done: int = 0) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._done = self._before = done
-        self._said = ""
+        self._note = ""
         self._logged_any = False
         self._started = self._logged = time.monotonic()
         self._bar: rich_progress.Progress | None = None
@@ -50,7 +50,7 @@ class Progress:
             self._bar = self._stack.enter_context(_bar(self._unit))
             self._stack.enter_context(_logging_above())
             self._task = self._bar.add_task(
-                self._what, total=self._total, completed=self._done, said=""
+                self._what, total=self._total, completed=self._done, note=""
             )
         return self
 
@@ -66,11 +66,11 @@ class Progress:
         if self._bar is None and self._logged_any and kind is None:
             self._log()
 
-    def update(self, done: int, said: str = "") -> None:
-        """Take how many are done by now, and what else is to be said of them."""
-        self._done, self._said = done, said
+    def update(self, done: int, note: str = "") -> None:
+        """Show that `done` items are done, with a note such as their counts by status."""
+        self._done, self._note = done, note
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, said=said)
+            self._bar.update(self._task, completed=done, note=note)
         elif time.monotonic() - self._logged >= SECONDS_BETWEEN_LINES:
             self._log()
 
@@ -81,14 +81,14 @@ class Progress:
         if self._total is not None:
             seconds = (self._total - self._done) / rate if rate else float("inf")
             of, left = f" of {self._total}", f", {duration(seconds)} left"
-        said = f"; {self._said}" if self._said else ""
+        note = f"; {self._note}" if self._note else ""
         logger.info(
-            "%s: %d%s %s, %.1f/s%s%s", self._what, self._done, of, self._unit, rate, left, said
+            "%s: %d%s %s, %.1f/s%s%s", self._what, self._done, of, self._unit, rate, left, note
         )
 
 
 def duration(seconds: float) -> str:
-    """``0:00:07``; ``?`` where nobody knows."""
+    """Format seconds as ``0:00:07``; infinity, for an unknown time, as ``?``."""
     if seconds == float("inf"):
         return "?"
     minutes, rest = divmod(round(seconds), 60)
@@ -102,14 +102,17 @@ def _bar(unit: str) -> rich_progress.Progress:
         rich_progress.MofNCompleteColumn(),
         rich_progress.TextColumn(unit),
         rich_progress.TimeRemainingColumn(),
-        rich_progress.TextColumn("{task.fields[said]}", markup=False),
+        rich_progress.TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True),
     )
 
 
 @contextmanager
 def _logging_above() -> Iterator[None]:
-    """rich draws above its bar what is written to sys.stderr; handlers hold the stream of before."""
+    """Make log handlers write to the present sys.stderr, so that rich draws their lines above its bar.
+
+    rich replaces sys.stderr while the bar is shown, but the handlers keep the old stream.
+    """
     handlers = [h for h in logging.getLogger().handlers if type(h) is logging.StreamHandler]
     before = [handler.setStream(sys.stderr) for handler in handlers]
     try:

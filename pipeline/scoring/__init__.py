@@ -1,1 +1,1 @@
-"""What `pipeline.score` is made of: plan, CPU stage, passes through the model, whole shards, account."""
+"""The parts of the scoring job (`pipeline.score`): checks, CPU stage, Detector actors, progress, summary."""

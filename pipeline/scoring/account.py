@@ -1,4 +1,4 @@
-"""What a scoring job reports: its summary beside the manifest, and how to query the rows."""
+"""The report of a scoring job: its summary (runs/<run_id>/summary.json) and its last log lines."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreSummary:
-    """What there is now, and what this command did for it."""
+    """The state of a run after a command, and what the command did."""
 
     run_id: str
     statuses: dict[str, int]
-    """Rows of the run by status, most frequent first."""
+    """The number of rows of the run by status, most frequent first."""
     images: int
-    """Rows of the run, from this command and earlier ones."""
+    """The number of rows of the run, from this command and earlier ones."""
     scored: int
-    """Images that this command scored."""
+    """The number of images that this command scored."""
     seconds: float
-    """From the first image to the last shard; 0 when there was nothing to do."""
+    """Time from the first image to the last shard; 0 if there was nothing to score."""
     complete: bool
-    """Every planned image has its row."""
+    """Whether every planned image has its row."""
     bytes_read: int = 0
-    """Of the images that this command scored, as they lie in the store."""
+    """Encoded bytes of the images that this command scored."""
     detector_busy_share: float | None = None
-    """Of the Detectors' time, were there always as many as there may be."""
+    """Busy time of the Detectors, as a share of the time that the maximum number of Detectors had."""
 
 
 def description(job: Job) -> dict[str, object]:
-    """What config.json says of a run beside its id and format."""
+    """Return what config.json says about a run besides its id and format."""
     return {
         "model_id": job.checkpoint.model_id,
         "config": asdict(job.config),
@@ -50,7 +50,7 @@ def description(job: Job) -> dict[str, object]:
 
 
 def write_summary(job: Job, summary: ScoreSummary, resources: Resources) -> None:
-    """What the last command that scored anything did; replaced by the next."""
+    """Write summary.json. It describes the last command that scored an image; the next one replaces it."""
     hours = summary.seconds / 3600
     described = asdict(summary) | {
         "inputs": {"images": job.selection.num_images, "bytes": job.selection.size_bytes},
@@ -72,7 +72,7 @@ def write_summary(job: Job, summary: ScoreSummary, resources: Resources) -> None
 
 
 def price(config: ScoreConfig, cpu_hours: float, gpu_hours: float) -> float | None:
-    """Dollars; None where what is used has no price."""
+    """Return the price in dollars; None if no price is given for what is used."""
     cpu, gpu = config.price_per_cpu_hour, config.price_per_gpu_hour
     if (cpu is None and gpu is None) or (gpu is None and gpu_hours > 0):
         return None
@@ -80,20 +80,22 @@ def price(config: ScoreConfig, cpu_hours: float, gpu_hours: float) -> float | No
 
 
 def report(job: Job, summary: ScoreSummary) -> None:
-    """Log what there is and how to query it.
+    """Log how many rows the run has and how to query them.
 
     Raises:
-        JobError: a larger share than --max-failures is not `ok`.
+        JobError: the share of rows that are not `ok` is larger than --max-failures.
     """
     parquet = storage.join(record.scored_uri(job.config.output, job.run_id), "*.parquet")
     if summary.seconds:
         logger.info(
             "scored %d images in %.1f s: %.1f images/s, Detectors busy %.0f%%",
-            *(summary.scored, summary.seconds, summary.scored / summary.seconds),
+            summary.scored,
+            summary.seconds,
+            summary.scored / summary.seconds,
             100 * (summary.detector_busy_share or 0.0),
         )
     else:
-        logger.info("nothing to do: what was asked for has its rows")
+        logger.info("nothing to score: every selected image has its row")
     logger.info("%d rows in %s: %s", summary.images, parquet, counts(summary.statuses))
     logger.info(
         "DuckDB: SELECT d.label, count(*) FROM (SELECT unnest(detections) AS d FROM '%s') GROUP BY 1;",
@@ -103,5 +105,5 @@ def report(job: Job, summary: ScoreSummary) -> None:
     if failed > job.config.max_failures * summary.images:
         raise JobError(
             f"{failed} of {summary.images} images are not ok ({counts(summary.statuses)}), more than "
-            f"--max-failures {job.config.max_failures}; every row is written, column error says why"
+            f"--max-failures {job.config.max_failures}. Every row is written; see column error for the causes"
         )

@@ -1,6 +1,7 @@
-"""The CPU stage of scoring: tasks (TASK), which are pieces of shards, to candidates (CANDIDATE).
+"""The CPU stage of scoring: turns tasks (TASK), which are pieces of shards, into candidates (CANDIDATE).
 
-What is done to one image is `pipeline.proposals.reading`'s; its names can be imported from here too.
+A candidate is a planned image after reading. `pipeline.proposals.reading` reads one image and makes its
+proposals; its names can be imported from this module too.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pipeline.schema import CANDIDATE, TASK
 __all__ = ["CANDIDATE", "ReadSettings", "decode_candidates", "read_images", "read_tasks", "tasks"]
 
 BATCHES_READ_AT_ONCE = 4
+"""Batches of images that are read together and then sorted by shape."""
 
 
 def tasks(plan: Plan, shards: Collection[int], most: int) -> pa.Table:
-    """The work of some shards in tasks (TASK) of at most so many images."""
+    """Cut some shards into tasks (TASK) of at most `most` images."""
     rows = [
         {
             "part": plan.part_uri(shard),
@@ -38,9 +40,10 @@ def tasks(plan: Plan, shards: Collection[int], most: int) -> pa.Table:
 def read_tasks(
     work: pa.Table, settings: ReadSettings, attempts: Attempts | None = None, batch_size: int = 8
 ) -> Iterator[pa.Table]:
-    """Read, check and propose, some batches at a time: tasks (TASK) to candidates (CANDIDATE).
+    """Read, check and propose: turn tasks (TASK) into candidates (CANDIDATE), a few batches at a time.
 
-    Within a lot, images of like shape come after each other: in a batch each is padded to the largest.
+    Within these batches, images of similar shape follow each other, because the network pads all images of a
+    batch to the largest.
     """
     rows = pa.concat_tables(
         rows_of(task["part"], task["shard"]).slice(task["first"], task["rows"])

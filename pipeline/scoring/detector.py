@@ -1,9 +1,9 @@
-"""The second stage of a scoring job: one model in one process, on a GPU where Ray gave it one.
+"""The second stage of a scoring job: one model in one process, on a GPU if Ray assigned one.
 
-    candidates (schema.CANDIDATE) -> DetectorActor -> result rows (schema.RESULT), one for one
+    candidates (schema.CANDIDATE) -> DetectorActor -> result rows (schema.RESULT), one row for each candidate
 
-A candidate whose status is not `ok` passes through. `DetectorActor` is a plain callable class, of which Ray
-makes actors.
+A candidate whose status is not `ok` skips the model. `DetectorActor` is a plain callable class; Ray Data
+makes actors of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastrcnn.upload import Uploads
 from pipeline.detector import Detector
 from pipeline.runtime.attempts import AttemptLog, Attempts, attempt
 from pipeline.schema import CANDIDATE, RESULT
-from pipeline.scoring.passes import passes
+from pipeline.scoring.batches import decoded_batches
 
 
 class DetectorActor:
@@ -29,10 +29,10 @@ class DetectorActor:
 
     Args:
         checkpoint: folder or URI; the process that makes the actor downloads it.
-        run_id: goes into every row.
-        attempts: counts shared by all workers, of what was begun and not ended.
-        images_per_pass: a call takes its candidates so many at a time: the next ones are decoded and uploaded
-            while these are in the network. None: all at once.
+        run_id: written into every row.
+        attempts: counts of the batches that were begun and not finished, shared by all workers.
+        images_per_pass: candidates per forward pass. The next ones are decoded and uploaded while these are
+            in the network. None passes all candidates of a call at once.
         settings: further arguments of `pipeline.detector.Detector`.
     """
 
@@ -57,7 +57,7 @@ class DetectorActor:
         )
 
     def __call__(self, candidates: pa.Table) -> pa.Table:
-        """Score a batch. After it was in a process that died, its images are tried one at a time."""
+        """Score a batch. If a process died with this batch before, the images are scored one at a time."""
         return attempt(
             candidates,
             self._score,
@@ -83,19 +83,19 @@ def score_candidates(
     images_per_pass: int | None = None,
     fenced: bool = False,
 ) -> pa.Table:
-    """Turn candidates (CANDIDATE) into result rows (RESULT), one for one, in order.
+    """Turn candidates (CANDIDATE) into result rows (RESULT): one row for each candidate, in the same order.
 
     Args:
-        detector: looks at the images.
-        candidates: of any status.
-        run_id: goes into every row.
-        uploads: copies pixels to the detector's device; kept from call to call. None: made here.
-        images_per_pass: as in `DetectorActor`.
-        fenced: decode no image in this process.
+        detector: scores the images.
+        candidates: with any status; only those with status `ok` are scored.
+        run_id: written into every row.
+        uploads: copies pixels to the device of the detector; the caller reuses it. None makes one.
+        images_per_pass: candidates per forward pass, see `DetectorActor`.
+        fenced: decode in another process, which an image can kill without harm to this one.
     """
     started = time.perf_counter()
     results: list[dict[str, Any]] = []
-    for batch in passes(
+    for batch in decoded_batches(
         candidates,
         uploads or Uploads(detector.device),
         images_per_pass=images_per_pass,
@@ -121,7 +121,15 @@ def _result(
     run_id: str,
     now: datetime.datetime,
 ) -> dict[str, Any]:
-    """One result row. A text as outcome: the reason why the image failed. None: nobody looked at it."""
+    """Make one result row.
+
+    Args:
+        detector: the model that scored the image.
+        row: the candidate.
+        outcome: the boxes, or the reason why the image failed, or None if the image was not scored.
+        run_id: written into the row.
+        now: written into the row as `scored_at`.
+    """
     result = {name: row[name] for name in CANDIDATE.names if name in RESULT.names}
     result |= {
         "model_id": detector.model_id,

@@ -1,4 +1,4 @@
-"""--dry-run of a scoring job: how much there is to do, and what it would cost. Writes nothing."""
+"""--dry-run of a scoring job: estimates the time and the price, and writes nothing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.scoring.preflight import Job, detector_settings, read_settings
 logger = logging.getLogger(__name__)
 
 SAMPLE = 8
-"""Images scored to know the rate."""
+"""The number of images that are scored to measure the rate."""
 
 
 def estimate(job: Job) -> ScoreSummary:
-    """Log counts, bytes, time and price of what `pipeline.score.run` would do."""
+    """Log how many images `pipeline.score.run` would score, their bytes, the time and the price."""
     config, listed = job.config, job.selection.listed
     planned = plan.read(config.output)
     plan.compare(planned, listed)
@@ -33,21 +33,26 @@ def estimate(job: Job) -> ScoreSummary:
     size = sum(map(partial(_bytes, planned), shards)) + new_bytes
     logger.info(
         "dry run: %d images selected, %d of them new; %d to score, %.1f MB to read",
-        *(job.selection.num_images, new, todo, size / 1e6),
+        job.selection.num_images,
+        new,
+        todo,
+        size / 1e6,
     )
     if todo:
         hours = todo * _seconds_an_image(job) / 3600
         cpus = cluster.resources()["CPU"]
         logger.info(
-            "about %.2f CPU hours, so %.0f minutes on this cluster's %g CPUs (from the first images, "
-            "scored here on one CPU; with GPUs, less)",
-            *(hours, 60 * hours / cpus, cpus),
+            "about %.2f CPU hours: %.0f minutes on this cluster's %g CPUs (measured with the first images "
+            "on one CPU of this machine; GPUs need less time)",
+            hours,
+            60 * hours / cpus,
+            cpus,
         )
         dollars = account.price(config, hours, 0.0)
         logger.info(
             f"about ${dollars:.2f}"
             if dollars is not None
-            else "its price: give --price-per-cpu-hour, in dollars"
+            else "no price: give --price-per-cpu-hour, in dollars"
         )
     return ScoreSummary(
         run_id=job.run_id, statuses={}, images=0, scored=0, seconds=0.0, complete=todo == 0
@@ -55,9 +60,9 @@ def estimate(job: Job) -> ScoreSummary:
 
 
 def _bytes(planned: plan.Plan, shard: int) -> int:
-    """About: a generation's bytes are known, not each shard's."""
-    made = planned.generation(shard)
-    return made.size_bytes * planned.num_rows(shard) // made.rows
+    """Estimate the bytes of a shard: only the bytes of its generation are known."""
+    generation = planned.generation(shard)
+    return generation.size_bytes * planned.num_rows(shard) // generation.rows
 
 
 def _seconds_an_image(job: Job) -> float:

@@ -1,4 +1,4 @@
-"""Everything about a scoring job that is the user's to mend, found out before a worker starts."""
+"""Checks a scoring job before a worker starts, so that the user's mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -25,55 +25,55 @@ logger = logging.getLogger(__name__)
 
 
 NOT_HASHED = ("training", "operating_points", "embedding")
-"""Parts of a checkpoint's config.json that change no row."""
+"""Keys of a checkpoint's config.json that change no row, so they are not part of the run_id."""
 LATER_FLAGS: Mapping[str, object] = {"precision": "auto"}
-"""Flags that change rows and came after 2026-11-29 or close before it, and the value that means "as before".
-That value never changes, even if the flag's default does."""
+"""Flags that change rows and were added after run ids existed (about 2026-11-29), each with the value that
+means "as before". This value never changes, even if the default of the flag does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A checked configuration."""
+    """A scoring job whose configuration has been checked."""
 
     config: ScoreConfig
     checkpoint_uri: str
     """The folder with config.json."""
     checkpoint: Checkpoint
     proposals: ProposalConfig
-    """Its name is `table` where `table` is given."""
+    """The proposer. If the proposals come from a table, its name is `table`."""
     table: str | None
-    """URI of the proposals table."""
+    """URI of the proposals table, if there is one."""
     selection: Selection
     run_id: str
 
     def only(self) -> set[int] | None:
-        """The shards to score, where --limit leaves out others; asked when the plan has been compared."""
+        """Return the shards to score if --limit excludes others, else None. Call `plan.compare` before."""
         return None if self.config.limit is None else self.selection.listed.shards()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """How the cluster is divided."""
+    """The CPUs and GPUs of the cluster, and how the two stages share them."""
 
     cpus: float
-    """Of the cluster."""
+    """CPUs of the cluster."""
     gpus: float
-    """Of the cluster."""
+    """GPUs of the cluster."""
     workers: int
-    """Detector actors at most."""
+    """The largest number of Detector actors."""
     detector_cpus: float
-    """Of each."""
+    """CPUs of each Detector."""
     detector_gpus: float
-    """Of each."""
+    """GPUs of each Detector."""
     read_cpus: float
-    """Of each task of the CPU stage."""
+    """CPUs of each task of the CPU stage."""
 
 
 def prepare(config: ScoreConfig) -> Job:
-    """Load the checkpoint, list the images, and name the run; writes nothing.
+    """Load the checkpoint, list the images and compute the run_id. Writes nothing.
 
     Raises:
-        UserError: the checkpoint, the images, the output or the proposals are not usable.
+        UserError: the checkpoint, the images, the output or the proposals cannot be used.
     """
     check_apart(config.images, config.output)
     checkpoint_uri = find_checkpoint(config.checkpoint)
@@ -82,7 +82,7 @@ def prepare(config: ScoreConfig) -> Job:
         check_canary(checkpoint.model)
     except (StorageError, ValueError) as error:
         raise UserError(
-            f"--checkpoint {config.checkpoint}", str(error), "Give a whole checkpoint folder."
+            f"--checkpoint {config.checkpoint}", str(error), "Give a complete checkpoint folder."
         ) from error
     proposals, table = choose_proposals(config, checkpoint)
     keep = Filter(include=config.include, exclude=config.exclude)
@@ -101,16 +101,16 @@ def prepare(config: ScoreConfig) -> Job:
 def hashed_facts(
     config: ScoreConfig, checkpoint: Checkpoint, proposals: ProposalConfig, table: str | None
 ) -> dict[str, Any]:
-    """What the run_id is the hash of.
+    """Return the facts that are hashed to the run_id.
 
-    Every fact that was hashed on 2026-11-29 is hashed as it was then. What came later counts only where it is
-    not as before, so that an upgrade renames no run: fields of the configs by `fastrcnn.config.growth`, flags
-    by `LATER_FLAGS`.
+    Every fact that was hashed on 2026-11-29 is still hashed in the same way. A fact that was added later is
+    hashed only if its value is not the one that means "as before", so that an upgrade renames no run. For
+    fields of the configs, `fastrcnn.config.growth` has this value; for flags, `LATER_FLAGS`.
 
     Args:
         config: the flags.
         checkpoint: the detector.
-        proposals: the proposer, with the run's seed.
+        proposals: the proposer, with the seed of the run.
         table: URI of a proposals table, or None.
     """
     described = {k: v for k, v in checkpoint.config.items() if k not in NOT_HASHED}
@@ -136,11 +136,13 @@ def hashed_facts(
 def choose_proposals(
     config: ScoreConfig, checkpoint: Checkpoint
 ) -> tuple[ProposalConfig, str | None]:
-    """The proposer the detector was trained with, unless --proposals names another or a table (its URI).
+    """Return the proposer and the URI of the proposals table, if there is one.
+
+    Without --proposals, it is the proposer that the detector was trained with.
 
     Raises:
-        UserError: no such proposer, no such table, a detector trained on a table and none given, or an RPN's
-            proposals of a detector that has none.
+        UserError: the proposer or the table does not exist; the detector was trained on a table and no table
+            is given; or the proposals are those of an RPN and the detector has no RPN.
     """
     name = config.proposals or checkpoint.proposals.name
     spec = PROPOSER_SPECS.get(name)
@@ -148,19 +150,21 @@ def choose_proposals(
         raise UserError(
             f"--checkpoint {config.checkpoint}",
             "was trained on a table of proposals",
-            "Give --proposals: the URI of a table for these images.",
+            "Give --proposals with the URI of a table for these images.",
         )
     table = find_table(name)
     if spec and spec.learned and checkpoint.model.rpn is None:
         raise UserError(
             f"--proposals {LEARNED}",
             f"the detector has no RPN: it was trained on {checkpoint.proposals.name}",
-            f"Leave it out, or train one with jobs/train.py --proposals {LEARNED}.",
+            f"Leave the flag out, or train a detector with jobs/train.py --proposals {LEARNED}.",
         )
-    own, chosen = checkpoint.proposals, TABLE if table else name
-    if chosen != own.name:  # its modes and settings are another proposer's
-        own = ProposalConfig(name=chosen, max_boxes=own.max_boxes)
-    return replace(own, seed=config.seed), table
+    proposals, chosen = checkpoint.proposals, TABLE if table else name
+    if (
+        chosen != proposals.name
+    ):  # the modes and settings in the checkpoint are for another proposer
+        proposals = ProposalConfig(name=chosen, max_boxes=proposals.max_boxes)
+    return replace(proposals, seed=config.seed), table
 
 
 def size_cluster(
@@ -169,12 +173,12 @@ def size_cluster(
     """Divide the cluster so that both stages can always run: Detectors never take the last CPU.
 
     Args:
-        config: --num-workers and --gpus-per-worker.
-        available: `ray.cluster_resources()`.
-        nodes: CPUs of each node; none given: one has them all.
+        config: gives --num-workers and --gpus-per-worker.
+        available: the result of `ray.cluster_resources()`.
+        nodes: CPUs of each node. Empty means that one node has them all.
 
     Raises:
-        UserError: no CPU, or fewer GPUs than one Detector was to have.
+        UserError: the cluster has no CPU, or fewer GPUs than --gpus-per-worker.
     """
     cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
     if cpus <= 0:
@@ -184,26 +188,31 @@ def size_cluster(
         raise UserError(
             f"--gpus-per-worker {wanted:g}",
             f"the cluster has {gpus:g} GPUs",
-            "Start a node with a GPU first, or give 0.",
+            "Start a node with GPUs first, or give 0.",
         )
     if wanted > 0:
         room = int(gpus / wanted)
         workers = min(config.num_workers or room, room)
-        # A GPU Detector only decodes and feeds; the other CPUs read and propose.
+        # A Detector on a GPU uses its CPU only to decode and upload; the other CPUs read and propose.
         detector_cpus = min(0.5, (cpus - min(1.0, cpus / 2)) / workers)
         left = cpus - workers * _floored(detector_cpus)
     else:
         workers, detector_cpus, left = _share_cpus(config.num_workers, cpus, nodes)
     if config.num_workers is not None and workers < config.num_workers:
-        logger.warning("--num-workers %d: the cluster has room for %d", config.num_workers, workers)
+        logger.warning(
+            "--num-workers %d: the cluster has room for %d, so %d are used",
+            config.num_workers,
+            workers,
+            workers,
+        )
     return Resources(
         cpus=cpus,
         gpus=gpus,
         workers=workers,
         detector_cpus=_floored(detector_cpus),
         detector_gpus=wanted,
-        # Part of the time a read waits for the network. And were the two stages' CPUs equal, Ray Data would
-        # fuse them into the Detectors, and nothing would read while they detect.
+        # Below one CPU, because a read waits for the network part of the time. It must differ from
+        # detector_cpus: if both are equal, Ray Data fuses the stages, and nothing reads during detection.
         read_cpus=0.9 * min(1.0, left),
     )
 
@@ -211,20 +220,24 @@ def size_cluster(
 def _share_cpus(
     wanted: int | None, cpus: float, nodes: Sequence[float]
 ) -> tuple[int, float, float]:
-    """Detectors on CPUs: how many, the CPUs of each, and what is left for reading and proposing, which are a
-    tenth to a fifth of the work.
+    """Divide the CPUs among Detectors and reading. Reading and proposing are a tenth to a fifth of the work.
 
-    Where no node has four CPUs each is divided by itself, for a read must find room beside its Detectors: two
-    nodes of one CPU, divided as one of two, made half the images a second.
+    If no node has four CPUs, each node is divided by itself, so that a read has room beside the Detectors of
+    its node. Two nodes with one CPU each, divided like one node with two, scored half as many images per
+    second.
+
+    Returns:
+        The number of Detectors, the CPUs of each, and the CPUs that are left for reading.
     """
     largest = max(nodes, default=0.0) or cpus
-    own, count = (largest, int(cpus / largest)) if largest < 4 else (cpus, 1)
-    reading = max(own / 4, min(0.5, own / 2))
-    room = int(own) if 1 <= own < 4 else max(1, int(own - reading))
+    # What is divided: each small node, or the whole cluster as one node.
+    size, count = (largest, int(cpus / largest)) if largest < 4 else (cpus, 1)
+    reading = max(size / 4, min(0.5, size / 2))
+    room = int(size) if 1 <= size < 4 else max(1, int(size - reading))
     workers = min(wanted or room * count, room * count)
-    each = -(-workers // count)  # on a node
-    detector_cpus = min(1.0, (own - reading) / each)
-    return workers, detector_cpus, own - each * _floored(detector_cpus)
+    per_node = -(-workers // count)
+    detector_cpus = min(1.0, (size - reading) / per_node)
+    return workers, detector_cpus, size - per_node * _floored(detector_cpus)
 
 
 def _floored(cpus: float) -> float:
@@ -232,7 +245,7 @@ def _floored(cpus: float) -> float:
 
 
 def read_settings(job: Job) -> ReadSettings:
-    """What the job's CPU stage is told."""
+    """Return the settings of the CPU stage."""
     return ReadSettings(
         proposals=job.proposals,
         max_bytes=job.config.max_bytes,
@@ -243,7 +256,7 @@ def read_settings(job: Job) -> ReadSettings:
 
 
 def detector_settings(job: Job) -> dict[str, Any]:
-    """What the job's Detectors are made with, whatever they run on."""
+    """Return the constructor arguments of the Detectors that do not depend on the hardware."""
     return {
         "checkpoint": job.checkpoint_uri,
         "run_id": job.run_id,

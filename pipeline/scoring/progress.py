@@ -1,4 +1,4 @@
-"""How far a scoring run is, for its log and for Prometheus; and when it had better stop."""
+"""Counts the results of a scoring run for its log and for Prometheus; stops a run with too many failures."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from pipeline.errors import JobError
 from pipeline.runtime.progress import Progress
 
 _FROM_THE_STORE = ("denied", "unreadable")
-"""Statuses of images that the store would not give: they may be had another time."""
+"""Statuses that mean that the store did not give the image. It may do so later."""
 _LAST = 200
-"""Images that are looked back on: an outage is stopped before the first shard of it is whole."""
+"""The number of latest images that the outage check counts. It is smaller than a shard, so an outage stops
+the run before one of its shards is whole."""
 
 
 class ScoreProgress:
     """Counts result rows as they come.
 
     Args:
-        config: --max-failures, --max-unreachable.
+        config: gives --max-failures and --max-unreachable.
         run_id: a tag of the metrics.
-        total: images to score.
-        workers: Detectors at most.
+        total: the number of images to score.
+        workers: the largest number of Detectors.
     """
 
     def __init__(self, config: ScoreConfig, *, run_id: str, total: int, workers: int) -> None:
@@ -46,11 +47,11 @@ class ScoreProgress:
             "detection_images", "Images scored, by status", tag_keys=("run_id", "status")
         )
         self._gauges = {
-            name: metrics.Gauge(f"detection_{name}", said, tag_keys=("run_id",))
-            for name, said in {
-                "images_per_second": "Since the start of this command",
-                "images_left": "Of this command",
-                "detector_busy_share": "Of the time of all Detectors, since the first row",
+            name: metrics.Gauge(f"detection_{name}", description, tag_keys=("run_id",))
+            for name, description in {
+                "images_per_second": "Images scored per second since this command started",
+                "images_left": "Images that this command has still to score",
+                "detector_busy_share": "Busy time of the Detectors, as a share of the time they had",
             }.items()
         }
         self._tags = {"run_id": run_id}
@@ -64,15 +65,15 @@ class ScoreProgress:
 
     @property
     def busy_share(self) -> float:
-        """Of the Detectors' time since this began, were there always as many as there may be."""
+        """Busy time of the Detectors, as a share of the time that the maximum number of Detectors had."""
         seconds = time.monotonic() - self._started
         return min(1.0, self._busy_s / (seconds * self._workers)) if seconds else 0.0
 
     def check(self, rows: pa.Table) -> None:
-        """Look at result rows before they are written.
+        """Check result rows before they are written.
 
         Raises:
-            JobError: too many failed in this run, or the store gives too few of the last ones.
+            JobError: too many images of this run failed, or the store did not give too many of the last ones.
         """
         failed = rows.filter(pc.not_equal(rows["status"], "ok"))
         for status, error in zip(
@@ -84,19 +85,19 @@ class ScoreProgress:
         unreachable = [error for from_store, error in self._last if from_store]
         if len(self._last) == _LAST and len(unreachable) > self._config.max_unreachable * _LAST:
             raise JobError(
-                f"the store gave {_LAST - len(unreachable)} of the last {_LAST} images "
-                f"({unreachable[-1]}); shards that were not whole are not written. When it is mended, "
-                "run the same command again; if those images are never to be had, with --max-unreachable 1"
+                f"the store gave only {_LAST - len(unreachable)} of the last {_LAST} images "
+                f"({unreachable[-1]}). Shards that are not whole were not written. When the store works "
+                "again, run the same command again. If these images stay unreadable, add --max-unreachable 1"
             )
         if self._causes.total() > self._config.max_failures * self._total:
             raise JobError(
                 f"{self._causes.total()} of {self._total} images are not ok "
                 f"({counts(dict(self._causes.most_common()))}), more than --max-failures "
-                f"{self._config.max_failures}; the last: {failed['error'][-1].as_py()}"
+                f"{self._config.max_failures}. The last error: {failed['error'][-1].as_py()}"
             )
 
     def count(self, rows: pa.Table) -> None:
-        """Count rows that are on their way to their shards, and show it."""
+        """Count rows that were passed on to their shards, and show the progress."""
         new = Counter(rows["status"].to_pylist())
         self.statuses.update(new)
         self.bytes_read += pc.sum(rows["size_bytes"]).as_py() or 0
@@ -117,5 +118,5 @@ class ScoreProgress:
 
 
 def counts(statuses: Mapping[str, int]) -> str:
-    """`ok 450, missing 10`."""
+    """Format counts as in `ok 450, missing 10`."""
     return ", ".join(f"{status} {count}" for status, count in statuses.items())

@@ -1,7 +1,8 @@
-"""URIs, listing, reading, writing, retries: the only package that talks to storage.
+"""The only package that talks to storage: URIs, listing, lists of images, reading, writing, retries.
 
-Every URI is a local path or any fsspec URL. S3 has a store of its own (conditional requests, keys byte for
-byte, typed errors); endpoint, region and credentials come from the standard AWS variables of the process.
+Every URI is a local path or an fsspec URL. S3 has its own implementation, with conditional requests, keys
+byte for byte and typed errors. Endpoint, region and credentials come from the standard AWS environment
+variables of the process.
 """
 
 from pipeline.errors import (
@@ -15,11 +16,11 @@ from pipeline.errors import (
 from pipeline.schema import NAMED
 from pipeline.storage.folders import download_folder, upload_folder
 from pipeline.storage.listing import as_named, is_marker, iter_pages, list_objects, lists_in_order
-from pipeline.storage.manifest import (
-    MANIFEST_SUFFIXES,
+from pipeline.storage.lists import (
+    LIST_SUFFIXES,
+    is_image_list,
     is_inventory,
-    is_manifest,
-    iter_manifest,
+    iter_image_list,
 )
 from pipeline.storage.objects import (
     arrow_filesystem,
@@ -36,7 +37,7 @@ from pipeline.storage.objects import (
 from pipeline.storage.uris import ObjectInfo, absolute, basename, join, stem
 
 __all__ = [
-    "MANIFEST_SUFFIXES",
+    "LIST_SUFFIXES",
     "NAMED",
     "ObjectChanged",
     "ObjectDenied",
@@ -54,10 +55,10 @@ __all__ = [
     "download_folder",
     "driver_errors",
     "exists",
+    "is_image_list",
     "is_inventory",
-    "is_manifest",
     "is_marker",
-    "iter_manifest",
+    "iter_image_list",
     "iter_pages",
     "join",
     "list_objects",

@@ -1,4 +1,4 @@
-"""Checkpoints at URIs: found, loaded, put. The format itself is `fastrcnn.checkpoint`'s."""
+"""Finds, loads and writes checkpoints at URIs. The file format is defined in `fastrcnn.checkpoint`."""
 
 from __future__ import annotations
 
@@ -11,38 +11,41 @@ from pipeline.errors import UserError
 
 
 def find_checkpoint(uri: str) -> str:
-    """The folder with config.json: `uri` itself, or its `checkpoint/` (the --output of a training run).
+    """Return the URI of the folder with config.json.
+
+    It is `uri` itself, or the folder `checkpoint/` in it if `uri` is the --output of a training run.
 
     Raises:
-        UserError: neither.
+        UserError: neither folder has a config.json.
     """
     for folder in (uri, storage.join(uri, "checkpoint")):
         if storage.exists(storage.join(folder, "config.json")):
-            return storage.absolute(folder)  # the workers stand in another folder
+            return storage.absolute(folder)  # workers have another working directory
     raise UserError(
         f"--checkpoint {uri}",
-        "holds no config.json, neither itself nor in checkpoint/",
+        "holds no config.json, neither directly nor in its folder checkpoint/",
         "Give a checkpoint folder or the --output of jobs/train.py.",
     )
 
 
 def load(checkpoint: str) -> Checkpoint:
-    """Download a checkpoint, its two files and no more, and load it.
+    """Download the two files of a checkpoint, and load it.
 
     Raises:
-        fastrcnn.checkpoint.CheckpointError: it is not whole.
+        fastrcnn.checkpoint.CheckpointError: a file is missing, incomplete or modified.
+        StorageError: a file cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
         for name in (CONFIG, WEIGHTS):
             try:
                 data = storage.read_bytes(storage.join(checkpoint, name))
             except storage.ObjectMissing:
-                continue  # said below, with what else is wrong
+                continue  # load_checkpoint reports the missing file
             (Path(folder) / name).write_bytes(data)
         return load_checkpoint(Path(folder))
 
 
 def put(folder: Path, uri: str) -> None:
-    """Write the checkpoint in a local folder to `uri`: the config last, for it says that all is there."""
+    """Write the checkpoint in a local folder to `uri`. The config is last: it marks a complete checkpoint."""
     for name in (WEIGHTS, CONFIG):
         storage.write_bytes(storage.join(uri, name), (folder / name).read_bytes())

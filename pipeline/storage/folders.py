@@ -1,4 +1,4 @@
-"""Whole folders, many requests at a time."""
+"""Uploads and downloads whole folders, with many requests at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.storage.uris import absolute, join
 
 
 def upload_folder(local: Path, uri: str) -> None:
-    """Put every file under `local` below `uri`, keeping the tree. Raises `StorageError`."""
+    """Write every file under `local` below `uri`, with the same subfolders. Raises `StorageError`."""
     files = sorted(path for path in local.rglob("*") if path.is_file())
 
     def upload(path: Path) -> None:
@@ -23,10 +23,10 @@ def upload_folder(local: Path, uri: str) -> None:
 
 
 def download_folder(uri: str, local: Path) -> None:
-    """Get every object below `uri` into `local`, keeping the tree.
+    """Copy every object below `uri` into `local`, with the same subfolders.
 
     Raises:
-        UserError: nothing there, or a key that would leave `local`.
+        UserError: `uri` holds no object, or a key would be written outside `local`.
         StorageError: an object could not be read.
     """
     prefix = absolute(uri).rstrip("/") + "/"

@@ -1,11 +1,10 @@
-"""S3 Inventory: the list of a bucket that S3 writes every day or week, so that nobody has to list a billion
-keys.
+"""Reads S3 Inventory: a list of a bucket that S3 writes every day or week, so that nobody must list it.
 
     .../<bucket>/<id>/2026-11-01T01-00Z/manifest.json     names the data files: CSV (gzip), Parquet or ORC
 
-Format: docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html. Keys in CSV are
-URL-encoded, a space as "+"; in Parquet and ORC they are plain. Older versions and delete markers are left
-out.
+Format: docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html. In CSV the keys are
+URL-encoded, with "+" for a space; in Parquet and ORC they are plain text. Older versions and delete markers
+are left out.
 """
 
 from __future__ import annotations
@@ -31,25 +30,30 @@ from pipeline.storage.uris import parse
 
 INVENTORY = "manifest.json"
 ROWS_AT_ONCE = 50_000
-"""In one table of them: what is held of a list of any length."""
+"""Rows of one table. A list of any length takes the memory of one table."""
 _NEEDED = ("bucket", "key")
 _CSV_NAMES = {
     "etag": "e_tag",
     "islatest": "is_latest",
     "isdeletemarker": "is_delete_marker",
 }
-"""Names of CSV columns in lower case -> those of Parquet and ORC."""
+"""Names of CSV columns, in lower case -> the names in Parquet and ORC."""
 _WANTED = ("bucket", "key", "size", "e_tag", "is_latest", "is_delete_marker")
 
 Columns = dict[str, Sequence[Any]]
 
 
 def iter_inventory(uri: str) -> Iterator[pa.Table]:
-    """The current objects an inventory lists: image_uri, etag and size_bytes (null where it has no such
-    column).
+    """Yield the current objects of an inventory, as tables NAMED.
+
+    etag and size_bytes are null if the inventory has no such column.
+
+    Args:
+        uri: the inventory's manifest.json.
 
     Raises:
-        UserError: no inventory, without bucket or key, or a data file that is not the one it was made with.
+        UserError: the file is no inventory, has no column for the bucket or the key, or a data file has
+            another MD5 than the manifest states.
         StorageError: a data file cannot be read.
     """
     try:
@@ -60,7 +64,9 @@ def iter_inventory(uri: str) -> Iterator[pa.Table]:
         read = {"CSV": _read_csv, "Parquet": _read_parquet, "ORC": _read_orc}[kind]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
-            uri, f"is no manifest of an S3 Inventory ({error!r})", "Give the manifest.json of one."
+            uri,
+            f"is not the manifest of an S3 Inventory ({error!r})",
+            "Give the manifest.json of an inventory.",
         ) from error
     root = parse(uri).root
     for key, checksum in files:
@@ -72,11 +78,14 @@ def iter_inventory(uri: str) -> Iterator[pa.Table]:
 
 
 def _check(name: str, path: Path, checksum: str | None) -> None:
+    """Compare the MD5 of a data file with the manifest."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if checksum is not None and found != checksum:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if checksum is not None and digest != checksum:
         raise UserError(
-            name, f"has the MD5 {found}, not the {checksum} of its manifest", "Take a newer one."
+            name,
+            f"has the MD5 {digest}, but the inventory's manifest states {checksum}",
+            "The file has changed. Give a newer inventory.",
         )
 
 
@@ -95,7 +104,7 @@ def _read_csv(path: Path, schema: str) -> Iterator[Columns]:
 
 
 def _plain(columns: Columns) -> Columns:
-    """CSV's text as the values that Parquet and ORC hold."""
+    """Turn the text of CSV columns into the values that Parquet and ORC hold."""
     changed = dict(columns)
     if "key" in columns:
         changed["key"] = [unquote_plus(key) for key in columns["key"]]
@@ -109,23 +118,26 @@ def _plain(columns: Columns) -> Columns:
 
 def _read_parquet(path: Path, schema: str) -> Iterator[Columns]:
     file = pq.ParquetFile(path)
-    there = [name for name in _WANTED if name in file.schema_arrow.names]
-    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=there):
-        yield {name: batch[name].to_pylist() for name in there}
+    columns = [name for name in _WANTED if name in file.schema_arrow.names]
+    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
+        yield {name: batch[name].to_pylist() for name in columns}
 
 
 def _read_orc(path: Path, schema: str) -> Iterator[Columns]:
     file = orc.ORCFile(path)
-    there = [name for name in _WANTED if name in file.schema.names]
+    columns = [name for name in _WANTED if name in file.schema.names]
     for stripe in range(file.nstripes):
-        batch = file.read_stripe(stripe, columns=there)
-        yield {name: batch[name].to_pylist() for name in there}
+        batch = file.read_stripe(stripe, columns=columns)
+        yield {name: batch[name].to_pylist() for name in columns}
 
 
 def _current(uri: str, root: str, columns: Columns) -> pa.Table:
-    lacking = [name for name in _NEEDED if name not in columns]
-    if lacking:
-        raise UserError(uri, f"has no column {lacking[0]}", "Make the inventory with it.")
+    """Make a table NAMED of the rows that are the latest version and no delete marker."""
+    absent = [name for name in _NEEDED if name not in columns]
+    if absent:
+        raise UserError(
+            uri, f"has no column {absent[0]}", "Configure the inventory to include this column."
+        )
     count = len(columns["key"])
     latest = columns.get("is_latest", [True] * count)
     deleted = columns.get("is_delete_marker", [False] * count)
@@ -133,10 +145,10 @@ def _current(uri: str, root: str, columns: Columns) -> pa.Table:
     sizes = columns.get("size", [None] * count)
     rows = [
         (f"{root}{bucket}/{key}", (etag or "").strip('"') or None, size)
-        for bucket, key, etag, size, new, gone in zip(
+        for bucket, key, etag, size, is_latest, is_deleted in zip(
             columns["bucket"], columns["key"], etags, sizes, latest, deleted, strict=True
         )
-        if new is not False and not gone
+        if is_latest is not False and not is_deleted
     ]
     uris, etags, sizes = zip(*rows, strict=True) if rows else ((), (), ())
     return pa.table([list(uris), list(etags), list(sizes)], schema=NAMED)

@@ -1,4 +1,4 @@
-"""What lies under a URI: a folder, a glob, an object; a list of it, or page by page."""
+"""Lists the objects under a URI, which names a folder, a glob or an object; as one list or page by page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.errors import ObjectDenied, ObjectMissing, UserError
 from pipeline.schema import NAMED
-from pipeline.storage.objects import S3_SCHEMES, driver_errors, store_of
+from pipeline.storage.objects import driver_errors, store_of
 from pipeline.storage.retry import DRIVER_DEADLINE_S
 from pipeline.storage.uris import (
     Location,
@@ -27,29 +27,32 @@ def list_objects(
     missing_ok: bool = False,
     deadline_s: float = DRIVER_DEADLINE_S,
 ) -> list[ObjectInfo]:
-    """The objects that a person means by `uri`, sorted by URI.
+    """List the objects that `uri` names, sorted by URI.
 
-    An object of that very name is meant alone (whatever its suffix); else everything under it as a folder,
-    recursively; else, where it holds ``*``, ``?`` or ``[``, what it matches as a glob (``**`` crosses
-    folders). Folder markers (empty objects whose key ends in a slash) are left out.
+    If an object has exactly this name, the result is this object, with any suffix. Else `uri` is a folder,
+    and the result is everything under it, recursively. If the folder is empty and `uri` holds ``*``, ``?``
+    or ``[``, it is a glob (``**`` crosses folders). Folder markers (empty objects whose key ends in a slash)
+    are left out.
 
     Args:
         uri: an object, a folder or a glob.
         suffixes: lower-case suffixes to keep, compared without regard to case; None keeps all.
-        missing_ok: an empty list instead of an error where nothing is there (a missing bucket is still one).
+        missing_ok: return an empty list instead of an error if there is no object. A missing bucket is an
+            error all the same.
+        deadline_s: no attempt at a request starts later than this after the first, in seconds.
 
     Raises:
-        UserError: nothing there, no such bucket, no access, no answer.
+        UserError: no object, no such bucket, no access, or no answer.
     """
-    found = [
+    objects = [
         info
         for page in iter_pages(uri, missing_ok=missing_ok, deadline_s=deadline_s)
         for info in page
         if not is_marker(info.uri, info.size)
     ]
-    if suffixes is not None and [info.uri for info in found] != [parse(uri).uri]:
-        found = [info for info in found if info.uri.lower().endswith(suffixes)]
-    return sorted(found, key=lambda info: info.uri)
+    if suffixes is not None and [info.uri for info in objects] != [parse(uri).uri]:
+        objects = [info for info in objects if info.uri.lower().endswith(suffixes)]
+    return sorted(objects, key=lambda info: info.uri)
 
 
 def iter_pages(
@@ -59,16 +62,19 @@ def iter_pages(
     missing_ok: bool = False,
     deadline_s: float = DRIVER_DEADLINE_S,
 ) -> Iterator[list[ObjectInfo]]:
-    """What `list_objects` lists and folder markers, a bounded part at a time: for ten million keys.
+    """Yield the objects of `list_objects`, and folder markers, page by page; for millions of keys.
+
+    A page has a bounded size.
 
     Args:
         uri: an object, a folder or a glob.
-        ordered: an object store lists by key, with one request at a time; folders of a file system in no
-            order all the same.
-        missing_ok: nothing instead of an error where nothing is there.
+        ordered: list an object store in the order of its keys, with one request at a time. The folders of a
+            file system have no order in any case.
+        missing_ok: yield nothing instead of an error if there is no object.
+        deadline_s: as in `list_objects`, for each page.
 
     Raises:
-        UserError: as `list_objects`, when the first page is asked for.
+        UserError: as in `list_objects`, when the first page is requested.
     """
     empty = True
     with driver_errors(uri):
@@ -78,11 +84,11 @@ def iter_pages(
     if empty and not missing_ok:
         location = parse(uri)
         hint = "" if is_pattern(location.path) or location.is_local else f" (or the glob {uri}*)"
-        raise UserError(uri, "nothing is there", f"Give a folder, a glob or an object{hint}.")
+        raise UserError(uri, "names no object", f"Give a folder, a glob or an object{hint}.")
 
 
 def is_marker(uri: str, size: int | None) -> bool:
-    """Whether an object only stands for a folder: empty, as far as is known, and its key ends in a slash."""
+    """Whether an object only marks a folder: its key ends in a slash, and its size is 0 or unknown."""
     return not size and uri.endswith("/")
 
 
@@ -97,14 +103,14 @@ def _pages(location: Location, deadline_s: float, ordered: bool) -> Iterator[lis
         try:
             yield [store.stat(path, deadline_s=deadline_s)]
             return
-        except (ObjectMissing, ObjectDenied):  # the right to list may still be there
+        except (ObjectMissing, ObjectDenied):  # listing may be allowed although reading is not
             pass
     folder = path if path.endswith("/") else path + "/"
-    found = False
+    has_objects = False
     for page in store.iter_pages(folder, deadline_s=deadline_s, ordered=ordered):
-        found = found or not _only_markers(page)
+        has_objects = has_objects or not _only_markers(page)
         yield page
-    if found or not is_pattern(path):
+    if has_objects or not is_pattern(path):
         return
     matches = compile_pattern(path).fullmatch
     for page in store.iter_pages(literal_prefix(path), deadline_s=deadline_s, ordered=ordered):
@@ -112,12 +118,12 @@ def _pages(location: Location, deadline_s: float, ordered: bool) -> Iterator[lis
 
 
 def lists_in_order(uri: str) -> bool:
-    """Whether `iter_pages(uri, ordered=True)` goes by key, so that the first are had without the rest."""
-    return parse(uri).scheme in S3_SCHEMES
+    """Whether `iter_pages(uri, ordered=True)` yields the keys in order, so the first need not the rest."""
+    return store_of(parse(uri)).lists_in_order
 
 
 def as_named(objects: Sequence[ObjectInfo]) -> pa.Table:
-    """Listed objects as a table NAMED; an object that could not be looked at has neither ETag nor size."""
+    """Make a table NAMED of listed objects. An object that has vanished since has null for ETag and size."""
     return pa.table(
         [
             [info.uri for info in objects],

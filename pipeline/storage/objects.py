@@ -1,4 +1,4 @@
-"""One object at a time: what the rest of the pipeline calls."""
+"""Reads, writes and checks one object at a time. The rest of the pipeline calls these functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -15,20 +15,35 @@ from typing import Protocol
 import pyarrow.fs as pafs
 
 from pipeline.errors import ObjectDenied, ObjectMissing, StorageError, UserError
-from pipeline.storage import other, s3
 from pipeline.storage.local import LocalStore
 from pipeline.storage.other import FsspecStore
 from pipeline.storage.retry import DEADLINE_S, DRIVER_DEADLINE_S
 from pipeline.storage.s3 import S3Store
 from pipeline.storage.uris import Location, ObjectInfo, join, parse
 
-S3_SCHEMES = ("s3", "s3a")
+STORES: Mapping[str, Callable[[str, str], Store]] = {
+    "file": lambda scheme, root: LocalStore(root),
+    "s3": lambda scheme, root: S3Store(root),
+    "s3a": lambda scheme, root: S3Store(root),
+}
+"""Scheme -> a function of (scheme, root) that makes the store. Every other scheme gets an `FsspecStore`."""
 _PROBE = "exclusive-create-probe"
 
 
 class Store(Protocol):
-    """What each kind of storage does; paths are those of `Location`."""
+    """The methods that each kind of storage has. A path is `Location.path`."""
 
+    lists_in_order: bool
+    """Whether `iter_pages(..., ordered=True)` gives the keys in order."""
+    denied_advice: str
+    """What a user checks if access is denied."""
+    unreachable_advice: str
+    """What a user checks if there is no answer."""
+
+    def check_bucket(self, path: str, *, deadline_s: float) -> None:
+        """Raise ObjectMissing if what holds the path does not exist, and `stat` cannot tell."""
+
+    def arrow_filesystem(self) -> pafs.FileSystem: ...
     def stat(self, path: str, *, deadline_s: float) -> ObjectInfo: ...
     def iter_pages(
         self, prefix: str, *, deadline_s: float, ordered: bool = False
@@ -43,16 +58,16 @@ class Store(Protocol):
 
 
 def stat(uri: str, *, deadline_s: float = DEADLINE_S) -> ObjectInfo:
-    """ETag and size of one object. Raises `StorageError`."""
+    """Return ETag and size of one object. Raises `StorageError`."""
     location = parse(uri)
     return store_of(location).stat(location.path, deadline_s=deadline_s)
 
 
 def exists(uri: str) -> bool:
-    """Whether there is an object of this name.
+    """Whether an object of this name exists.
 
     Raises:
-        UserError: no such bucket, no access, no answer.
+        UserError: no such bucket, no access, or no answer.
     """
     location = parse(uri)
     store = store_of(location)
@@ -60,8 +75,7 @@ def exists(uri: str) -> bool:
         try:
             store.stat(location.path, deadline_s=DRIVER_DEADLINE_S)
         except ObjectMissing:
-            if isinstance(store, S3Store):
-                store.check_bucket(location.path, deadline_s=DRIVER_DEADLINE_S)
+            store.check_bucket(location.path, deadline_s=DRIVER_DEADLINE_S)
             return False
     return True
 
@@ -73,16 +87,17 @@ def read_bytes(
     max_bytes: int | None = None,
     deadline_s: float = DEADLINE_S,
 ) -> bytes:
-    """A whole object, its length checked.
+    """Read a whole object and check its length.
 
     Args:
         uri: the object.
-        etag: as listed; the object must still be that one.
-        max_bytes: larger objects are refused before their body is fetched.
+        etag: the ETag that the object must still have; None accepts any.
+        max_bytes: larger objects are refused before their body is fetched; None sets no limit.
         deadline_s: no attempt starts later than this after the first, in seconds.
 
     Raises:
-        StorageError: its `status` says which; server errors, resets and cut bodies only after retries.
+        StorageError: the object cannot be read; `status` names the kind of cause. Server errors, resets and
+            cut bodies are tried again first.
     """
     location = parse(uri)
     return store_of(location).read(
@@ -91,16 +106,16 @@ def read_bytes(
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Put an object in one step, replacing what is there. Raises `StorageError`."""
+    """Write an object in one step; an object of this name is replaced. Raises `StorageError`."""
     location = parse(uri)
     store_of(location).write(location.path, data)
 
 
 def upload_file(local: Path, uri: str) -> None:
-    """Put a file of any size in one step, replacing what is there: readers see the old object or the new.
+    """Upload a file of any size. Readers see the old object or the new one, never a part.
 
     Raises:
-        StorageError: it is not there, or what was there stayed.
+        StorageError: the upload failed; an old object has stayed.
     """
     location = parse(uri)
     store_of(location).upload(local, location.path)
@@ -108,8 +123,11 @@ def upload_file(local: Path, uri: str) -> None:
 
 @contextmanager
 def local_copy(uri: str, *, deadline_s: float = DRIVER_DEADLINE_S) -> Iterator[Path]:
-    """An object of any size as a file of this machine: itself where it is one, else a copy for as long as it
-    is needed. Raises `StorageError`."""
+    """Give an object of any size as a local file: a local object itself, else a temporary copy.
+
+    Raises:
+        StorageError: the object cannot be read.
+    """
     location = parse(uri)
     if location.is_local:
         store_of(location).stat(location.path, deadline_s=deadline_s)
@@ -122,25 +140,27 @@ def local_copy(uri: str, *, deadline_s: float = DRIVER_DEADLINE_S) -> Iterator[P
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
-    """Put an object unless the name is taken.
+    """Create an object, unless the name is taken.
 
     Returns:
-        True where the object now holds `data`; False where it already held something else. A PUT whose
-        acknowledgement was lost looks taken when it is retried, so the content decides.
+        True if the object now holds `data`; False if it already held something else. If the answer to a PUT
+        is lost, the retry finds the name taken. So the content decides.
 
     Raises:
-        StorageError: neither could be found out.
+        StorageError: it could not be determined which.
     """
     location = parse(uri)
     store = store_of(location)
     if store.create(location.path, data):
         return True
-    there = store.read(location.path, etag=None, max_bytes=None, deadline_s=DEADLINE_S)
-    return there == data
+    existing = store.read(location.path, etag=None, max_bytes=None, deadline_s=DEADLINE_S)
+    return existing == data
 
 
 def check_exclusive_create(uri: str) -> None:
-    """Prove on a small object under `uri` (made once, never deleted) that a second create is refused.
+    """Check with a small object under `uri` that the store refuses a second create.
+
+    The object is created once and never deleted.
 
     Raises:
         UserError: the store ignores the condition, so two writers would overwrite each other; or no access.
@@ -148,62 +168,51 @@ def check_exclusive_create(uri: str) -> None:
     probe = parse(join(uri, _PROBE))
     store = store_of(probe)
     with driver_errors(uri):
-        # Fresh content each time: were the first create ours or not, the second must be refused.
+        # New content each time: whether the first create succeeds or not, the second must be refused.
         store.create(probe.path, uuid.uuid4().hex.encode())
         if store.create(probe.path, uuid.uuid4().hex.encode()):
             raise UserError(
                 uri,
                 "the store ignores If-None-Match, so two runs could overwrite each other's results",
-                "Use a store with conditional writes (AWS S3, Ceph RGW, MinIO, R2, GCS, Azure, local disk)",
+                "Use a store with conditional writes (AWS S3, Ceph RGW, MinIO, R2, GCS, Azure, local disk).",
             )
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """For pyarrow.dataset and Ray's `storage_filesystem`: the file system, and the path of `uri` in it."""
+    """Return the file system of `uri` and the path in it, for pyarrow.dataset and for Ray's storage."""
     location = parse(uri)
-    if location.is_local:
-        return pafs.LocalFileSystem(), location.path
-    if location.scheme in S3_SCHEMES:
-        filesystem = s3.filesystem()
-    else:
-        filesystem = other.filesystem(location.scheme)
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), location.path
+    return store_of(location).arrow_filesystem(), location.path
 
 
 @contextmanager
 def driver_errors(uri: str) -> Iterator[None]:
-    """On the driver, before any worker started, a `StorageError` is the user's to mend."""
+    """Turn a `StorageError` on the driver, before any worker has started, into a `UserError`."""
     try:
         yield
     except ObjectMissing as error:
-        raise UserError(uri, "is not there", f"Check the name ({error}).") from error
+        raise UserError(uri, "does not exist", f"Check the name ({error}).") from error
     except StorageError as error:
-        denied = isinstance(error, ObjectDenied)
-        why = "no access" if denied else "cannot be reached"
-        if parse(uri).scheme not in S3_SCHEMES:
-            mend = f"Check name and rights ({error})."
-        elif denied:
-            mend = f"Check AWS_ACCESS_KEY_ID and its like, or the rights ({error})."
+        store = store_of(parse(uri))
+        if isinstance(error, ObjectDenied):
+            why, advice = "access is denied", store.denied_advice
         else:
-            mend = f"Check the URI and AWS_ENDPOINT_URL ({error})."
-        raise UserError(uri, why, mend) from error
+            why, advice = "cannot be reached", store.unreachable_advice
+        raise UserError(uri, why, f"{advice} ({error}).") from error
 
 
 _lock = threading.Lock()
 
 
 def store_of(location: Location) -> Store:
-    """The store of a location; one client a process."""
-    if location.is_local:
-        return LocalStore(location.root)
-    # A client is made once a process, and again when the environment it was configured by changes.
+    """Return the store of a location. It is made once a process."""
+    # It is made again if an AWS variable changes, because the variables configure its client.
     environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
     with _lock:
-        return _remote_store(os.getpid(), environment, location.scheme, location.root)
+        return _make_store(os.getpid(), environment, location.scheme, location.root)
 
 
 @functools.lru_cache(maxsize=8)
-def _remote_store(
+def _make_store(
     pid: int, environment: tuple[tuple[str, str], ...], scheme: str, root: str
 ) -> Store:
-    return S3Store(root) if scheme in S3_SCHEMES else FsspecStore(scheme, root)
+    return STORES.get(scheme, FsspecStore)(scheme, root)

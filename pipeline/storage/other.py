@@ -1,7 +1,7 @@
-"""Every other file system that fsspec has a driver for (gs, az, memory, ...), through its common methods.
+"""All other storage that fsspec has a driver for (gs, az, memory, ...), through fsspec's common methods.
 
-Weaker than S3 where the common methods are: an ETag is compared before and after the read instead of by the
-server, and retries are the driver's own.
+These methods allow less than the S3 store does. The ETag is compared before and after a read, and not by the
+server. Retries are left to the driver.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow.fs as pafs
 
 from pipeline.errors import (
     ObjectChanged,
@@ -29,71 +30,84 @@ _VERSION_FIELDS = ("etag", "ETag", "generation", "last_modified", "mtime", "upda
 
 
 def filesystem(scheme: str) -> Any:
-    """The driver's file system, configured by its own environment variables.
+    """Return the driver's file system, which its own environment variables configure.
 
     Raises:
-        UserError: no such scheme, or its package is not installed.
+        UserError: no driver has this scheme, or its package is not installed.
     """
     try:
         return fsspec.get_filesystem_class(scheme)(use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise UserError(
             f"{scheme}://",
-            f"no storage driver for it ({error})",
-            "s3:// and local paths are built in; gs:// and az:// come with the extras gcs and azure",
+            f"has no storage driver ({error})",
+            "s3:// and local paths are built in. For gs:// and az://, install the extras gcs and azure.",
         ) from error
 
 
 class FsspecStore:
-    """Paths are what follows ``scheme://``."""
+    """The store for a scheme of fsspec. A path is what follows ``scheme://``."""
+
+    lists_in_order = False
+    denied_advice = unreachable_advice = "Check the name and the permissions"
 
     def __init__(self, scheme: str, root: str) -> None:
         self._root = root
         self._fs = filesystem(scheme)
 
     def stat(self, path: str, *, deadline_s: float) -> ObjectInfo:
-        """Size and version of an object."""
+        """Return size and version of an object."""
         with self._errors(path):
             info = self._fs.info(self._key(path))
         if info["type"] != "file":
-            raise ObjectMissing(f"{self._root}{path}: no object")
+            raise ObjectMissing(f"{self._root}{path}: is not an object")
         return self._info(info)
 
     def iter_pages(
         self, prefix: str, *, deadline_s: float, ordered: bool = False
     ) -> Iterator[list[ObjectInfo]]:
-        """Every object whose path starts with `prefix`, folder by folder."""
+        """Yield every object whose path starts with `prefix`, folder by folder."""
         folder = prefix.rpartition("/")[0]
         with self._errors(prefix):
             if not self._fs.exists(self._key(folder)):
                 return
             for _, _, files in self._fs.walk(self._key(folder), detail=True, on_error="raise"):
-                found = [self._info(info) for info in files.values()]
-                yield [info for info in found if info.uri.startswith(self._root + prefix)]
+                infos = [self._info(info) for info in files.values()]
+                yield [info for info in infos if info.uri.startswith(self._root + prefix)]
+
+    def check_bucket(self, path: str, *, deadline_s: float) -> None:
+        """`stat` raises ObjectMissing for a missing bucket too."""
+
+    def arrow_filesystem(self) -> pafs.FileSystem:
+        return pafs.PyFileSystem(pafs.FSSpecHandler(self._fs))
 
     def read(
         self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
     ) -> bytes:
-        """The whole object, with the same version before and after."""
+        """Read a whole object; check that its version is the same before and after."""
         before = self.stat(path, deadline_s=deadline_s)
         if etag is not None and before.etag != etag:
-            raise ObjectChanged(f"{before.uri}: is {before.etag}, was {etag} when it was listed")
+            raise ObjectChanged(
+                f"{before.uri}: its ETag is {before.etag}, but it was {etag} when it was listed"
+            )
         if max_bytes is not None and before.size > max_bytes:
-            raise ObjectTooLarge(f"{before.uri}: {before.size} bytes, at most {max_bytes}")
+            raise ObjectTooLarge(
+                f"{before.uri}: has {before.size} bytes, more than the limit of {max_bytes}"
+            )
         with self._errors(path):
             data: bytes = self._fs.cat_file(self._key(path))
         after = self.stat(path, deadline_s=deadline_s)
         if after.etag != before.etag or len(data) != after.size:
-            raise ObjectChanged(f"{before.uri}: was written to while it was read")
+            raise ObjectChanged(f"{before.uri}: changed while it was read")
         return data
 
     def write(self, path: str, data: bytes) -> None:
-        """Put the object, replacing what is there."""
+        """Write an object; an object of this name is replaced."""
         with self._errors(path):
             self._fs.pipe_file(self._key(path), data)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Put the object unless it is there."""
+        """Create an object; return False if the name is taken."""
         try:
             with self._errors(path):
                 self._fs.pipe_file(self._key(path), data, mode="create")
@@ -102,12 +116,12 @@ class FsspecStore:
         return True
 
     def upload(self, local: Path, path: str) -> None:
-        """Put a file; the drivers of object stores show it when its last block is there."""
+        """Upload a file. In object stores it becomes visible when its last block has arrived."""
         with self._errors(path):
             self._fs.put_file(str(local), self._key(path))
 
     def download(self, path: str, local: Path, *, deadline_s: float) -> None:
-        """Get an object of any size into a file."""
+        """Download an object of any size into a file."""
         with self._errors(path):
             self._fs.get_file(self._key(path), str(local))
 
@@ -117,10 +131,8 @@ class FsspecStore:
 
     def _info(self, info: dict[str, Any]) -> ObjectInfo:
         version = next((info[field] for field in _VERSION_FIELDS if info.get(field)), "")
-        if isinstance(
-            version, datetime
-        ):  # some drivers say the same time as a number when they list
-            version = version.timestamp()
+        if isinstance(version, datetime):
+            version = version.timestamp()  # some drivers give the same time as a number in listings
         size = int(info["size"])
         return ObjectInfo(
             self._root + info["name"].lstrip("/"), str(version).strip('"') or f"{size:x}", size
@@ -137,7 +149,7 @@ class FsspecStore:
             raise ObjectMissing(f"{uri}: {error}") from error
         except PermissionError as error:
             raise ObjectDenied(f"{uri}: {error}") from error
-        except Exception as error:  # each driver has its own classes, which cannot be named here
+        except Exception as error:  # each driver has different exception classes
             raise ObjectUnreadable(f"{uri}: {type(error).__name__}: {error}") from error
 
 

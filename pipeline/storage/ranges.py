@@ -1,10 +1,11 @@
-"""All objects of a bucket listed from many places at once, in whatever order, in bounded memory.
+"""Lists all objects of a bucket with many requests at once, in any order and in bounded memory.
 
-A store gives a thousand keys an answer, in order of their bytes, from wherever it is asked; one after the
-other, ten million keys are ten thousand answers. Nothing is known of how the keys lie, so the work divides
-itself: whenever a lister has nothing to do, another's remaining range is cut in two at the key in the
-middle. A half that turns out empty costs one answer, and the next cut is nearer: after some twenty answers
-the cuts lie among the keys, whether they stand in one folder or in a million.
+A store returns a thousand keys in one response, in the order of their bytes, from any given key on. Listed
+one after the other, ten million keys take ten thousand responses. Where the keys lie is unknown, so the work
+divides itself: when a lister (a thread) has nothing to do, the remaining range of another lister is cut in
+two at the key in the middle. If one half is empty, that costs one response, and the next cut is closer to the
+keys. After about twenty responses the cuts lie among the keys, whether these are in one folder or in a
+million.
 """
 
 from __future__ import annotations
@@ -17,35 +18,39 @@ from dataclasses import dataclass, field
 from pipeline.storage.uris import ObjectInfo
 
 LISTERS = 16
-"""Requests under way; S3 answers 5,500 a second and prefix, the parsing here is what bounds them."""
+"""Requests at the same time. S3 answers 5,500 a second and prefix; parsing in this process is the limit."""
 _PAGES_WAITING = 64
 
 Page = tuple[list[tuple[str, ObjectInfo]], bool]
-"""Keys with their objects, by key; whether there are more."""
+"""Keys with their objects, in the order of the keys; and whether more keys follow."""
 ListPage = Callable[[str], Page]
-"""The page of keys behind this one (exclusive)."""
+"""Lists the page of keys after the given key, without that key."""
 
 
 @dataclass
 class _Work:
-    """What is still to be listed: ranges (after, until], until None for the end."""
+    """The work that is left, shared by the listers."""
 
     ranges: list[tuple[str, str | None]]
+    """Ranges (after, until] that no lister has taken; until None means to the end."""
     listing: int = 0
+    """Listers that list a range."""
     idle: int = 0
+    """Listers that wait for a range."""
     stopped: bool = False
     changed: threading.Condition = field(default_factory=threading.Condition)
+    """Guards the fields above, and wakes waiting listers."""
 
 
 def iter_pages(
     list_page: ListPage, start: str, listers: int = LISTERS
 ) -> Iterator[list[ObjectInfo]]:
-    """Every object that `list_page` lists behind `start`, each once, page by page, in no order.
+    """Yield every object after `start` once, page by page, in any order.
 
     Args:
-        list_page: answers from several threads at once; its errors rise here.
-        start: a key below all those wanted.
-        listers: threads; 1 lists in order.
+        list_page: lists one page; several threads call it at once. Its exceptions are raised here.
+        start: a key before all wanted keys.
+        listers: number of threads; 1 lists in order.
     """
     work = _Work(ranges=[(start, None)])
     pages: queue.Queue[list[ObjectInfo] | BaseException | None] = queue.Queue(_PAGES_WAITING)
@@ -55,14 +60,14 @@ def iter_pages(
             try:
                 pages.put(item, timeout=0.5)
                 return
-            except queue.Full:  # whoever reads us is slower: no more is asked for
+            except queue.Full:  # the reader is slower than the listers, so they wait
                 pass
 
     def lister() -> None:
         try:
-            while (taken := _take(work)) is not None:
-                _list_range(list_page, taken, work, put)
-        except BaseException as error:  # noqa: B036 - rises in the reader's thread
+            while (range_ := _take(work)) is not None:
+                _list_range(list_page, range_, work, put)
+        except BaseException as error:  # noqa: B036 - is raised in the reader's thread
             put(error)
         finally:
             put(None)
@@ -87,7 +92,7 @@ def iter_pages(
 
 
 def _take(work: _Work) -> tuple[str, str | None] | None:
-    """A range to list; None when all are done."""
+    """Wait for a range to list, and take it; None when everything is listed."""
     with work.changed:
         work.idle += 1
         while not work.ranges and work.listing and not work.stopped:
@@ -102,11 +107,12 @@ def _take(work: _Work) -> tuple[str, str | None] | None:
 
 def _list_range(
     list_page: ListPage,
-    taken: tuple[str, str | None],
+    range_: tuple[str, str | None],
     work: _Work,
     put: Callable[[list[ObjectInfo]], None],
 ) -> None:
-    after, until = taken
+    """List one range page by page; leave a part of it to idle listers after each page."""
+    after, until = range_
     more = True
     while more and not work.stopped:
         page, more = list_page(after)
@@ -122,7 +128,7 @@ def _list_range(
 
 
 def _share(work: _Work, after: str, until: str | None) -> str | None:
-    """Where somebody is idle, leave the second half of (after, until] to them; the new end of ours."""
+    """If a lister is idle, leave the second half of (after, until] to it; return the new end of the range."""
     with work.changed:
         if work.idle <= len(work.ranges):
             return until
@@ -135,10 +141,10 @@ def _share(work: _Work, after: str, until: str | None) -> str | None:
 
 
 def middle(after: str, until: str | None) -> str | None:
-    """A key about half way between two, in the order of their bytes; None where there is no room.
+    """Return a key about half way between two keys, in the order of their bytes.
 
-    Most keys are ASCII, so what lies above it is cut off first. Strings in Python compare by code point,
-    which is the order of their UTF-8.
+    None if no key fits between them. Most keys are ASCII, so the first cut separates the range above ASCII.
+    Python compares strings by code point, which is the order of their UTF-8 bytes.
     """
     start = 0
     ceiling = until if until is not None else ""
@@ -151,12 +157,12 @@ def middle(after: str, until: str | None) -> str | None:
     high = ord(until[start]) if until is not None and start < len(until) else 0x10FFFF
     cut = shared + _letter((low + high) // 2)
     if not after < cut:
-        # Neighbours: half of what follows the lower one.
+        # The first different characters are neighbours: halve the range that follows the lower one.
         rest = ord(after[start + 1]) if start + 1 < len(after) else 0x20
         cut = after[: start + 1] + _letter((rest + 0x7F) // 2 + 1)
     return cut if after < cut and (until is None or cut < until) else None
 
 
 def _letter(code: int) -> str:
-    """A character of about this code: surrogates are none."""
+    """Return the character with this code; for a surrogate, which is no character, the nearest below."""
     return chr(code if not 0xD800 <= code <= 0xDFFF else 0xD7FF)

@@ -1,4 +1,4 @@
-"""Another try, with growing pauses, until a deadline."""
+"""Repeats a failed request with growing pauses, until a deadline."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TypeVar
 from pipeline.errors import ObjectUnreadable, StorageError
 
 DEADLINE_S = 120.0
-"""Seconds after which no further attempt is made at one object."""
+"""Seconds after which no further attempt is made for one object."""
 DRIVER_DEADLINE_S = 20.0
-"""The same for listings and checks at the start, where a person waits for the answer."""
+"""The same for listings and checks at the start of a job, while a person waits for the answer."""
 OUTAGE_DEADLINE_S = 10.0
-"""Instead of a longer one, once a call gave up and until one gets an answer. In an outage a run ends after
-some hundred images (`pipeline.scoring.progress`), which at two minutes each, 8 at once, is half an hour a
-reader."""
+"""Deadline during an outage: after one call gave up, until another gets an answer. In an outage a run ends
+after about a hundred images (`pipeline.scoring.progress`). With two minutes each and 8 at once, that would
+take every reader half an hour."""
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 8.0
 
@@ -24,33 +24,39 @@ Result = TypeVar("Result")
 
 
 class Transient(Exception):
-    """One attempt failed in a way that another may not. It never leaves `pipeline.storage`."""
+    """One attempt failed, but the next may succeed. This exception never leaves `pipeline.storage`."""
 
 
 class Outage:
-    """Whether the last thing known of a store is that a call gave up; shared by the threads of a process."""
+    """Remembers whether the last call to a store gave up. The threads of a process share it."""
 
     def __init__(self) -> None:
         self._gave_up = False
 
     def deadline_s(self, wanted_s: float) -> float:
-        """How long a call that begins now had better wait."""
+        """Return the deadline for a call that begins now, in seconds; shorter in an outage."""
         return min(wanted_s, OUTAGE_DEADLINE_S) if self._gave_up else wanted_s
 
     def begin(self) -> None:
-        """A call gave up."""
+        """Note that a call gave up."""
         self._gave_up = True
 
     def end(self) -> None:
-        """The store answered, be it "no"."""
+        """Note that the store answered, even with an error about the object."""
         self._gave_up = False
 
 
 def retry(attempt: Callable[[], Result], uri: str, deadline_s: float, outage: Outage) -> Result:
-    """Call `attempt` until it raises something else than `Transient`, or returns.
+    """Call `attempt` until it returns or raises an exception other than `Transient`.
+
+    Args:
+        attempt: makes one request.
+        uri: the object, for the message.
+        deadline_s: seconds after which no further attempt begins.
+        outage: shortens the deadline if the store gave no answer before.
 
     Raises:
-        ObjectUnreadable: no success within `deadline_s` seconds; the last cause is in the message.
+        ObjectUnreadable: no attempt succeeded before the deadline; the message has the last cause.
     """
     start = time.monotonic()
     deadline_s = outage.deadline_s(deadline_s)
@@ -61,12 +67,12 @@ def retry(attempt: Callable[[], Result], uri: str, deadline_s: float, outage: Ou
         try:
             result = attempt()
         except Transient as error:
-            # Full jitter: a fleet that failed together must not come back together.
+            # A random pause: workers that failed at the same time must not try again at the same time.
             wait = pause * (0.5 + random.random())
             elapsed = time.monotonic() - start
             if elapsed + wait > deadline_s:
                 outage.begin()
-                message = f"{uri}: {error} (gave up after {tries} tries in {elapsed:.0f} s)"
+                message = f"{uri}: {error} (gave up after {tries} attempts in {elapsed:.0f} s)"
                 raise ObjectUnreadable(message) from error
         except StorageError:
             outage.end()

@@ -1,9 +1,10 @@
-"""S3 and what speaks like it, through the client inside s3fs.
+"""S3, and stores with the same interface, through the client inside s3fs.
 
-s3fs gives the session, the event loop and the environment's credentials; requests go to its client directly,
-because s3fs' own methods parse keys (``?versionId=``), cache listings and fold every error into OSError.
-One client a process, used from any thread: requests run on fsspec's loop. Retries are ours alone (botocore's
-and s3fs' would multiply), so that the time until an error is known.
+s3fs provides the session, the event loop and the credentials from the environment. Requests go to its client
+directly, because the methods of s3fs parse keys (``?versionId=``), cache listings and turn every error into
+OSError. A process has one client, and any thread may use it: requests run on the event loop of fsspec. Only
+this package repeats requests. The retries of botocore and s3fs are off, because they would multiply, and the
+time until an error would be unknown.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow.fs as pafs
 import s3fs
 from botocore import exceptions as boto
 
@@ -34,23 +36,27 @@ from pipeline.storage.uris import ObjectInfo
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
-"""Longest silence of the server, not the longest transfer."""
+"""Longest time without any byte from the server. The whole transfer may take longer."""
 MIN_BYTES_PER_S = 64 * 1024
-"""A body that comes slower than this, on average, is a failed attempt."""
+"""If a body arrives more slowly than this on average, the attempt has failed."""
 _CONNECTIONS = 64
 PART_BYTES = 32 * 2**20
-"""Of a multipart upload, and the largest file that is put in one request; S3 takes 5 MiB to 5 GiB."""
-_MOST_PARTS = 9_000  # S3 takes 10,000, and 5 TiB in all
+"""Size of a part of a multipart upload, and of the largest file that is sent in one request. S3 accepts parts
+of 5 MiB to 5 GiB."""
+_MOST_PARTS = 9_000  # S3 accepts 10,000 parts, and 5 TiB in total
 _PARTS_AT_ONCE = 4
 
 Result = TypeVar("Result")
 
 
 def filesystem(**config: Any) -> s3fs.S3FileSystem:
-    """s3fs with this process' environment and no cached listings; pickles without credentials."""
+    """Make an s3fs file system with the environment of this process and without cached listings.
+
+    Its pickle holds no credentials.
+    """
     return s3fs.S3FileSystem(
         use_listings_cache=False,
-        skip_instance_cache=True,  # fsspec's cache makes one client a thread
+        skip_instance_cache=True,  # fsspec's instance cache would make one client for each thread
         config_kwargs={
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": READ_TIMEOUT_S,
@@ -61,7 +67,11 @@ def filesystem(**config: Any) -> s3fs.S3FileSystem:
 
 
 class S3Store:
-    """Paths are ``bucket/key``, the key byte for byte; `root` stands before them in URIs."""
+    """The store for S3. Paths are ``bucket/key``, the key byte for byte; `root` precedes them in URIs."""
+
+    lists_in_order = True
+    denied_advice = "Check AWS_ACCESS_KEY_ID and the other credentials, or the permissions"
+    unreachable_advice = "Check the URI and AWS_ENDPOINT_URL"
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -70,7 +80,7 @@ class S3Store:
         self._body_check = BodyCheck()
 
     def stat(self, path: str, *, deadline_s: float) -> ObjectInfo:
-        """HEAD: size and ETag."""
+        """Return size and ETag by a HEAD request."""
         bucket, key = _split(path)
         head = self._call(path, deadline_s, "head_object", Bucket=bucket, Key=key)
         return ObjectInfo(self._root + path, head["ETag"].strip('"'), head["ContentLength"])
@@ -78,8 +88,10 @@ class S3Store:
     def iter_pages(
         self, prefix: str, *, deadline_s: float, ordered: bool = False
     ) -> Iterator[list[ObjectInfo]]:
-        """Every object whose key starts with the prefix, each page with its own retries; long lists from many
-        places at once, in no order, unless `ordered`."""
+        """Yield every object whose key starts with the prefix; each page has its own retries.
+
+        A list of several pages is read with many requests at once, in any order, unless `ordered`.
+        """
         bucket, start = _split(prefix)
 
         def list_page(after: str) -> Page:
@@ -87,7 +99,7 @@ class S3Store:
             if after:
                 request["StartAfter"] = start + after
             page = self._call(prefix, deadline_s, "list_objects_v2", **request)
-            found = [
+            objects = [
                 (
                     entry["Key"].removeprefix(start),
                     ObjectInfo(
@@ -98,7 +110,7 @@ class S3Store:
                 )
                 for entry in page.get("Contents", ())
             ]
-            return found, bool(page.get("IsTruncated"))
+            return objects, bool(page.get("IsTruncated"))
 
         first, more = list_page("")
         yield [info for _, info in first]
@@ -106,14 +118,21 @@ class S3Store:
             yield from iter_pages(list_page, first[-1][0], 1 if ordered else LISTERS)
 
     def check_bucket(self, path: str, *, deadline_s: float) -> None:
-        """Raises ObjectMissing where there is no such bucket (HEAD on a key cannot tell)."""
+        """Raise ObjectMissing if the bucket does not exist. HEAD on a key cannot tell."""
         bucket, _ = _split(path)
         self._call(bucket, deadline_s, "head_bucket", Bucket=bucket)
+
+    def arrow_filesystem(self) -> pafs.FileSystem:
+        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem()))
 
     def read(
         self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
     ) -> bytes:
-        """GET with If-Match; length and checksum are verified, or the MD5 that most ETags are."""
+        """Read an object by GET with If-Match.
+
+        The length and the checksum are verified. Without a checksum, the MD5 is compared with the ETag, which
+        is the MD5 for most objects.
+        """
         bucket, key = _split(path)
         request = {"Bucket": bucket, "Key": key}
         if etag is not None:
@@ -125,15 +144,17 @@ class S3Store:
             length: int = response["ContentLength"]
             async with response["Body"] as body:
                 if max_bytes is not None and length > max_bytes:
-                    raise ObjectTooLarge(f"{self._root}{path}: {length} bytes, at most {max_bytes}")
+                    raise ObjectTooLarge(
+                        f"{self._root}{path}: has {length} bytes, more than the limit of {max_bytes}"
+                    )
                 async with asyncio.timeout(READ_TIMEOUT_S + length / MIN_BYTES_PER_S):
                     data: bytes = await body.read()
             if len(data) != length:
-                raise Transient(f"{len(data)} of {length} bytes came")
-            found: str = response["ETag"].strip('"')
-            if etag not in (None, found):  # a store, or a cache before it, that ignores If-Match
+                raise Transient(f"only {len(data)} of {length} bytes arrived")
+            current: str = response["ETag"].strip('"')
+            if etag not in (None, current):  # the store, or a cache before it, ignores If-Match
                 raise ObjectChanged(
-                    f"{self._root}{path}: is {found}, was {etag} when it was listed"
+                    f"{self._root}{path}: its ETag is {current}, but it was {etag} when it was listed"
                 )
             self._body_check.check(response, data, digests)
             return data
@@ -141,7 +162,10 @@ class S3Store:
         return self._retry(path, deadline_s, get)
 
     def download(self, path: str, local: Path, *, deadline_s: float) -> None:
-        """GET into a file, whatever its size; its length is verified, the time it may take grows with it."""
+        """Download an object of any size into a file. The length is verified.
+
+        The time limit grows with the size.
+        """
         bucket, key = _split(path)
 
         async def get(client: Any) -> None:
@@ -153,17 +177,20 @@ class S3Store:
                         async for chunk in body.iter_chunks(1 << 20):
                             file.write(chunk)
             if local.stat().st_size != length:
-                raise Transient(f"{local.stat().st_size} of {length} bytes came")
+                raise Transient(f"only {local.stat().st_size} of {length} bytes arrived")
 
         self._retry(path, deadline_s, get)
 
     def write(self, path: str, data: bytes) -> None:
-        """PUT, replacing what is there."""
+        """Write an object by PUT; an object of this name is replaced."""
         bucket, key = _split(path)
         self._call(path, DEADLINE_S, "put_object", Bucket=bucket, Key=key, Body=data)
 
     def create(self, path: str, data: bytes) -> bool:
-        """PUT with ``If-None-Match: *``; False where the key is taken (perhaps by a lost PUT of ours)."""
+        """Create an object by PUT with ``If-None-Match: *``; return False if the key is taken.
+
+        An earlier attempt of the same call, whose answer was lost, may have taken it.
+        """
         bucket, key = _split(path)
         try:
             self._call(
@@ -174,10 +201,10 @@ class S3Store:
         return True
 
     def upload(self, local: Path, path: str) -> None:
-        """PUT a file, in parts where it is large; nothing is seen of them until the last request.
+        """Upload a file; a large one in parts, which are invisible until the last request.
 
-        A process that is killed before leaves parts that cost storage until the bucket's lifecycle rule
-        (AbortIncompleteMultipartUpload) takes them.
+        If the process is killed before that, the parts stay and cost storage, until the bucket's lifecycle
+        rule (AbortIncompleteMultipartUpload) deletes them.
         """
         size = local.stat().st_size
         if size <= PART_BYTES:
@@ -207,7 +234,7 @@ class S3Store:
         try:
             self._call(path, DEADLINE_S, "complete_multipart_upload", **request)
         except ObjectMissing:
-            # No such upload any more: a completion whose acknowledgement was lost, and that was sent again.
+            # The upload no longer exists: the answer to a first completion was lost, and this is the second.
             if self.stat(path, deadline_s=DEADLINE_S).size != size:
                 raise
 
@@ -236,7 +263,7 @@ class S3Store:
             raise ObjectDenied(f"{uri}: {one_line(error)}") from error
         except TRANSIENT as error:
             raise Transient(one_line(error)) from error
-        except boto.BotoCoreError as error:  # a bucket name or setting that no request can carry
+        except boto.BotoCoreError as error:  # e.g. an invalid bucket name or setting
             raise ObjectUnreadable(f"{uri}: {one_line(error)}") from error
 
 

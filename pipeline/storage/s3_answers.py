@@ -1,4 +1,4 @@
-"""What an answer of S3, or none, means: ask again, what the object is, whether the body is whole."""
+"""Interprets responses of S3: which errors are tried again, what the others mean, whether a body is whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.storage.retry import Transient
 
 _MD5 = re.compile("[0-9a-f]{32}")
 _SAME_BYTES = 4
-"""Times: what breaks a body by chance does not break it so often in the same way."""
+"""After so many reads with the same MD5, the bytes are what the store has: random damage does not repeat."""
 _CHECKSUMS = (
     "ChecksumCRC32",
     "ChecksumCRC32C",
@@ -43,15 +43,15 @@ _TRANSIENT_CODES = (
     "InternalError",
 )
 _DENIED_CODES = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
-"""With status 400: credentials that ran out."""
+"""Codes for expired credentials; S3 sends them with status 400."""
 TRANSIENT = (
-    boto.ConnectionError,  # refused, no such host, timed out while connecting
-    boto.HTTPClientError,  # reset, timed out while reading
+    boto.ConnectionError,  # refused, unknown host, time-out while connecting
+    boto.HTTPClientError,  # reset, time-out while reading
     boto.IncompleteReadError,
     boto.ResponseStreamingError,
     boto.FlexibleChecksumError,
     ResponseParserError,
-    aiohttp.ClientError,  # aiobotocore lets the body's errors through
+    aiohttp.ClientError,  # aiobotocore does not wrap errors of the body
     ConnectionError,
     TimeoutError,
 )
@@ -65,9 +65,10 @@ NO_CREDENTIALS = (
 
 
 class BodyCheck:
-    """Compares bodies that come without a checksum with the MD5 that most ETags are.
+    """Checks bodies without a checksum: compares their MD5 with the ETag.
 
-    Which they are is learnt: some stores, and some encryptions, make them otherwise.
+    For most objects the ETag is the MD5. Some stores, and some kinds of encryption, make other ETags. This
+    class learns from the bodies which kind the store has.
     """
 
     def __init__(self) -> None:
@@ -75,18 +76,18 @@ class BodyCheck:
         self._no_md5 = False
 
     def check(self, response: Mapping[str, Any], data: bytes, digests: Counter[str]) -> None:
-        """Let a body pass, or not.
+        """Check one body.
 
         Args:
-            response: of GetObject; where it has a checksum, botocore has compared that.
+            response: the response of GetObject. If it has a checksum, botocore has compared it already.
             data: the whole body.
-            digests: how often which MD5 came for this object; this one's is added.
+            digests: how often each MD5 was read for this object; the MD5 of this body is added.
 
         Raises:
-            Transient: it differs, and such bytes have not come `_SAME_BYTES` times.
+            Transient: the MD5 is not the ETag, and it was read less than `_SAME_BYTES` times.
         """
         etag = response["ETag"].strip('"')
-        # Of a multipart upload ("...-3") they are sums of sums, which botocore leaves alone.
+        # The checksum of a multipart upload ("...-3") is a checksum of checksums; botocore ignores it.
         summed = any(name in _CHECKSUMS and "-" not in value for name, value in response.items())
         if summed or self._no_md5 or not _MD5.fullmatch(etag):
             return
@@ -96,12 +97,12 @@ class BodyCheck:
             return
         digests[digest] += 1
         if digests[digest] < _SAME_BYTES:
-            raise Transient(f"the bytes that came have MD5 {digest}, the ETag is {etag}")
+            raise Transient(f"the bytes that arrived have MD5 {digest}, but the ETag is {etag}")
         self._no_md5 = not self._matched
 
 
 def classify(uri: str, error: Any) -> StorageError | Transient:
-    """What to raise for a ClientError about an object."""
+    """Return the exception to raise for a ClientError about an object."""
     details = error.response.get("Error", {})
     code = str(details.get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -111,7 +112,9 @@ def classify(uri: str, error: Any) -> StorageError | Transient:
         return ObjectMissing(message)
     if status == 412:
         return ObjectChanged(message)
-    if code == "InvalidObjectState":  # 403: archived, no right is missing
+    if (
+        code == "InvalidObjectState"
+    ):  # status 403, but no permission is missing: the object is archived
         return ObjectUnreadable(message)
     if status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES:
         return Transient(cause)

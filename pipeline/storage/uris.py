@@ -1,9 +1,10 @@
-"""URIs: `scheme://path` or a plain local path, and nothing else.
+"""Parses URIs: `scheme://path` or a plain local path.
 
-Keys are bytes to us. fsspec's own `url_to_fs` reads "::" as a chain of file systems, `*[?` as patterns and
-``?versionId=`` as a version, so it never sees a URI; each store gets the path as written. Nothing is
-percent-decoded. Local paths are made absolute (links are kept), and a leading ``~`` or ``~user`` is the home
-folder, as in a shell: ``./~`` names a file that is called so. ``file://`` stays where it was given.
+A key may hold any bytes, and nothing in it has a special meaning. fsspec's `url_to_fs` would read "::" as a
+chain of file systems, `*[?` as patterns and ``?versionId=`` as a version, so it gets no URI: each store gets
+the path as written. Nothing is percent-decoded. Local paths become absolute, and links are kept. A leading
+``~`` or ``~user`` is the home folder, as in a shell; ``./~`` names a file with this name. ``file://`` is kept
+if it was given.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ _TOKENS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object as it was listed."""
+    """One object of a listing."""
 
     uri: str
-    """Full URI, byte for byte; local files as absolute paths."""
+    """Full URI, byte for byte; the absolute path of a local file."""
     etag: str
-    """Changes when the content does; S3: the ETag without quotes, local: ``<mtime_ns>-<size>`` in hex."""
+    """Changes with the content. S3: the ETag without quotes; local: ``<mtime_ns>-<size>`` in hex."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A URI taken apart; ``root + path`` is the URI again."""
+    """The parts of a URI; ``root + path`` is the URI again."""
 
     scheme: str
-    """`file` for local paths, else as given, in lower case."""
+    """`file` for local paths; else the scheme as given, in lower case."""
     root: str
-    """What stands before the path: ``s3://``, ``file://`` or nothing."""
+    """The text before the path: ``s3://``, ``file://`` or empty."""
     path: str
     """``bucket/key`` or an absolute local path."""
 
@@ -56,7 +57,7 @@ class Location:
 
 
 def parse(uri: str) -> Location:
-    """Take a URI apart; relative local paths become absolute, `~` the home folder."""
+    """Split a URI into its parts. Relative local paths become absolute, and `~` becomes the home folder."""
     match = _SCHEME.match(uri)
     if match is None:
         return Location("file", "", os.path.abspath(os.path.expanduser(uri)))
@@ -67,40 +68,44 @@ def parse(uri: str) -> Location:
 
 
 def absolute(uri: str) -> str:
-    """The one spelling of a URI that listings, manifests and annotations share."""
+    """Return the spelling of a URI that listings, lists of images and annotations use alike."""
     return parse(uri).uri
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri` with `parts` below it, one slash between each two; parts are keys, not patterns."""
+    """Append `parts` to `uri`, with one slash between two parts. The parts are keys, not patterns."""
     return "/".join((uri.rstrip("/"), *(part.strip("/") for part in parts)))
 
 
 def basename(uri: str) -> str:
-    """What follows the last slash."""
+    """Return the part after the last slash."""
     return uri.rpartition("/")[2]
 
 
 def stem(uri: str) -> str:
-    """The base name without its last suffix: ``s3://b/a.b.JPG`` -> ``a.b``; a leading dot is no suffix."""
+    """Return the base name without its last suffix: ``s3://b/a.b.JPG`` -> ``a.b``.
+
+    A dot at the beginning of the name starts no suffix.
+    """
     return os.path.splitext(basename(uri))[0]
 
 
 def is_pattern(path: str) -> bool:
-    """Whether `path` could be a glob; an object may still have that very name."""
+    """Whether `path` could be a glob; an object may have exactly this name all the same."""
     return _MAGIC.search(path) is not None
 
 
 def literal_prefix(pattern: str) -> str:
-    """What every match of the glob starts with."""
+    """Return the text with which every match of the glob starts."""
     match = _MAGIC.search(pattern)
     return pattern if match is None else pattern[: match.start()]
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Glob -> regular expression for `fullmatch`; all but ``**`` stays within a folder.
+    """Turn a glob into a regular expression for `fullmatch`. Only ``**`` matches across folders.
 
-    fsspec's and Python's own know ``**`` only as a whole path part, and stop at a line end in a key.
+    The globs of fsspec and of Python accept ``**`` only as a whole part of a path, and fail if a key holds a
+    line end.
 
     Raises:
         UserError: a range that runs backwards, as in ``[z-a]``.
@@ -109,7 +114,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         return re.compile("".join(map(_translate, _TOKENS.finditer(pattern))), re.DOTALL)
     except re.error as error:
         raise UserError(
-            pattern, f"no glob ({error.msg})", "Mend what is in the brackets."
+            pattern, f"is not a valid glob ({error.msg})", "Correct the text in the brackets."
         ) from error
 
 

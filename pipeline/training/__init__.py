@@ -1,1 +1,2 @@
-"""What `pipeline.train` is made of: data and its checks, the plan, the loop of a worker, what it writes."""
+"""The parts of `pipeline.train`: reading and checking the data, the plan, the worker's loop, and its
+outputs."""

@@ -1,7 +1,6 @@
-"""What a person watches while training runs: lines of the log, and under the output TensorBoard files and
-validation pictures.
+"""Show progress while training runs: log lines, TensorBoard files and validation pictures.
 
-<output>/tensorboard/events.*            one file a validation; TensorBoard reads all of a folder
+<output>/tensorboard/events.*            one file per checkpoint; TensorBoard reads all files of a folder
 <output>/validation/<step>/*.png|jpg     see `pipeline.training.validation.draw_validation`
 """
 
@@ -23,11 +22,12 @@ logger = logging.getLogger(__name__)
 
 NAMES = ("loss", "classification", "localization", "learning_rate", "foreground")
 RPN_NAMES = ("loss_objectness", "loss_rpn_box")
-"""Where the model has an RPN. And `seconds` of a step, and the share of them that waited for data."""
+"""Columns of the history that TensorBoard shows under train/. A row has `RPN_NAMES` if the model has an
+RPN."""
 
 
 class ProgressLines:
-    """Steps as lines of the log, one every `SECONDS_BETWEEN_LINES`, with the means since the last one."""
+    """Log one line every `SECONDS_BETWEEN_LINES` seconds, with means over the steps since the last line."""
 
     def __init__(self, num_iterations: int, batch_size: int) -> None:
         self.num_iterations = num_iterations
@@ -36,27 +36,27 @@ class ProgressLines:
         self.since = time.monotonic()
 
     def step(self, row: dict[str, float]) -> None:
-        """Take a step's row of the history."""
+        """Add one step: its row of the history."""
         self.rows.append(row)
         elapsed = time.monotonic() - self.since
         if elapsed < SECONDS_BETWEEN_LINES and row["iteration"] < self.num_iterations:
             return
         mean = {key: sum(r[key] for r in self.rows) / len(self.rows) for key in row}
         speed = len(self.rows) / max(elapsed, 1e-9)
-        of_rpn = "".join(
+        rpn_losses = "".join(
             f", {name} {mean[key]:.3f}"
-            for name, key in (("objectness", "loss_objectness"), ("anchors", "loss_rpn_box"))
+            for name, key in (("objectness", "loss_objectness"), ("anchor box", "loss_rpn_box"))
             if key in mean
         )
         logger.info(
-            "step %d/%d  loss %.3f (class %.3f, box %.3f%s)  lr %.2g  foreground %.0f%%"
+            "step %d/%d  loss %.3f (class %.3f, box %.3f%s)  lr %.2g  foreground RoIs %.0f%%"
             "  %.1f images/s  waiting for data %.0f%%  %.0f s left",
             row["iteration"],
             self.num_iterations,
             mean["loss"],
             mean["classification"],
             mean["localization"],
-            of_rpn,
+            rpn_losses,
             row["learning_rate"],
             100 * mean["foreground"],
             speed * self.batch_size,
@@ -67,12 +67,16 @@ class ProgressLines:
 
 
 class TrainingBoard:
-    """Rank 0's. Events are gathered on this machine and put a file at a time: object stores cannot append."""
+    """Write TensorBoard files and validation pictures. Only rank 0 has one.
+
+    Events are collected on the local disk and uploaded as whole files, because object stores cannot append.
+    """
 
     def __init__(self, output: str, first_step: int) -> None:
         self._output = output
         self._folder = tempfile.TemporaryDirectory(prefix="tensorboard-")
-        # What an attempt that died had written beyond the step that this one goes on from is hidden.
+        # An attempt that failed may have written later steps than the one this run resumes at.
+        # TensorBoard hides them.
         purge = {"purge_step": first_step + 1} if first_step else {}
         self._writer = SummaryWriter(self._folder.name, filename_suffix=f".{first_step}", **purge)
 
@@ -84,7 +88,7 @@ class TrainingBoard:
         self._folder.cleanup()
 
     def step(self, row: Mapping[str, float]) -> None:
-        """Take a step's row of the history."""
+        """Add one step: its row of the history."""
         for name in (*NAMES, *(name for name in RPN_NAMES if name in row)):
             self._writer.add_scalar(f"train/{name}", row[name], int(row["iteration"]))
         seconds = row["seconds"]
@@ -95,7 +99,7 @@ class TrainingBoard:
     def validated(
         self, iteration: int, metrics: Mapping[str, Any], pictures: Mapping[str, bytes]
     ) -> None:
-        """Take a validation's metrics and put its pictures."""
+        """Add the metrics of a validation, and upload its pictures."""
         self._writer.add_scalar("validation/map", metrics["val_map"], iteration)
         for name, ap in metrics["val_ap"].items():
             if ap is not None:
@@ -105,8 +109,8 @@ class TrainingBoard:
             storage.write_bytes(uri, data)
 
     def save(self, iteration: int) -> None:
-        """Put the events since the last time."""
-        self._writer.close()  # its flush() does not wait for its own queue
+        """Upload the events since the last call."""
+        self._writer.close()  # flush() does not wait until its queue is empty
         for file in Path(self._folder.name).iterdir():
             uri = storage.join(self._output, "tensorboard", file.name)
             storage.write_bytes(uri, file.read_bytes())

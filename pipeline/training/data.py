@@ -1,4 +1,4 @@
-"""What is trained on: labelled images read and checked, joined with their proposals."""
+"""Read the training data: labelled images, checked and joined with their proposals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ logger = logging.getLogger(__name__)
 
 
 def read_data(config: TrainConfig) -> tuple[LabelledImages, LabelledImages | None]:
-    """Training and validation images, every problem of theirs logged. Raises UserError."""
+    """Read the labels of training and validation images, and log each problem in them.
+
+    Returns:
+        Training images, and validation images or None. Without --val-split, the split `val` is used if the
+        data has it and --split is `train`.
+
+    Raises:
+        UserError: the labels cannot be used.
+    """
     training = read_labelled_images(
         config.data, config.split, classes=config.classes, limit=config.limit
     )
@@ -41,27 +49,30 @@ def with_proposals(
     training: LabelledImages,
     validation: LabelledImages | None,
 ) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples: labelled images joined with their proposals.
+    """Join labelled images with their proposals, to training and validation examples.
 
-    Where the model makes its own, each image is looked at once all the same: what cannot be decoded is left
-    out here, and does not end a training hours later.
+    An image without proposals because it cannot be read is left out. With an RPN, no proposals are computed,
+    but
+    each image is still decoded once: a broken image is left out now and does not end the training hours
+        later.
 
     Raises:
-        UserError: a given table has no usable row for an image.
-        JobError: more images than --max-failures allows are not there or could not be read.
+        UserError: the given proposals table has no usable row for an image.
+        JobError: a larger share of images than --max-failures is missing or unreadable.
     """
     parts = [training.images, validation.images if validation else ()]
-    wanted = sorted({image.image_uri for part in parts for image in part})
+    image_uris = sorted({image.image_uri for part in parts for image in part})
     if proposer.spec.precomputed:
-        boxes = _table_boxes(config, wanted)
+        boxes = _table_boxes(config, image_uris)
     else:
-        # Every object, whatever its suffix: what is labelled is an image.
+        # List objects with any suffix: a labelled object is an image.
         listed = {info.uri: info for info in storage.list_objects(config.data)}
-        infos = [listed[uri] for uri in wanted if uri in listed]
+        infos = [listed[uri] for uri in image_uris if uri in listed]
         folder = storage.join(config.output, "checked" if proposer.spec.learned else "proposals")
         boxes, errors = compute_proposals(infos, proposer, folder)
-        errors |= {uri: "missing: labelled, but not there" for uri in wanted if uri not in listed}
-        check_failures(errors, len(wanted), config.max_failures)
+        missing = "missing: it has labels, but the file does not exist"
+        errors |= {uri: missing for uri in image_uris if uri not in listed}
+        check_failures(errors, len(image_uris), config.max_failures)
     pairs = [
         [Example(image, boxes[image.image_uri]) for image in part if image.image_uri in boxes]
         for part in parts
@@ -69,13 +80,14 @@ def with_proposals(
     return pairs[0], pairs[1]
 
 
-def _table_boxes(config: TrainConfig, wanted: Sequence[str]) -> dict[str, Boxes]:
+def _table_boxes(config: TrainConfig, image_uris: Sequence[str]) -> dict[str, Boxes]:
+    """Read the proposals (P, 4) of these images from the table that --proposals names."""
     table = ProposalsTable.read(config.proposals, root=config.data)
     try:
-        return {uri: table.of(uri, config.max_proposals) for uri in wanted}
+        return {uri: table.of(uri, config.max_proposals) for uri in image_uris}
     except ProposalsError as error:
         raise UserError(
             f"--proposals {config.proposals}",
             str(error),
-            "Every training image needs a row; one without proposals has an empty list.",
+            "Add a row for each training image; one without proposals has an empty list.",
         ) from error

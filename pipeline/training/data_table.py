@@ -1,4 +1,4 @@
-"""What is in a labelled data set, as lines that a person checks before a long run."""
+"""Describe a labelled data set in a few lines, to check before a long training."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from pipeline.annotations import LabelledImages
 
 BAR = 20
-"""Characters of the longest bar of the histogram."""
+"""Length of the longest histogram bar, in characters."""
 
 
 def describe_data(training: LabelledImages, validation: LabelledImages | None) -> list[str]:
-    """A line a split, a line a class with its histogram bar, and what is odd about it.
+    """Give one line per split, then one line per class: its counts, histogram bar and warning.
 
     Args:
-        validation: None where there is no such split.
+        validation: None without a validation split.
     """
     lines = [_split_line("training", training)]
     if validation is not None:
@@ -31,11 +31,12 @@ def describe_data(training: LabelledImages, validation: LabelledImages | None) -
         bar = "#" * round(BAR * boxes / max(max(c[0] for c in counts), 1))
         side = "-" if np.isnan(sides[k]) else f"{sides[k]:.0f}"
         line = f"  {name:<{width}} {boxes:>8} {images:>7} {side:>9}  {bar:<{BAR}}"
-        lines.append(f"{line}  {_oddity(boxes, absent[k])}".rstrip())
+        lines.append(f"{line}  {_warning(boxes, absent[k])}".rstrip())
     return lines
 
 
 def _split_line(name: str, data: LabelledImages) -> str:
+    """Describe one split: its images, and how many objects or images are special."""
     empty = sum(len(image.gt_boxes) == 0 for image in data.images)
     difficult = sum(int(image.difficult.sum()) for image in data.images)
     crowd = sum(int(image.crowd.sum()) for image in data.images)
@@ -52,7 +53,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _counts(data: LabelledImages) -> list[tuple[int, int]]:
-    """Boxes and images of each class."""
+    """Count boxes and images of each class."""
     boxes = np.zeros(len(data.classes) + 1, np.int64)
     images = np.zeros_like(boxes)
     for image in data.images:
@@ -62,18 +63,22 @@ def _counts(data: LabelledImages) -> list[tuple[int, int]]:
 
 
 def _median_sides(data: LabelledImages) -> Sequence[float]:
-    """Square root of the area, in pixels of the image: what `--scale` and backbone have to resolve."""
+    """Give the median object side of each class, in pixels of the image file; NaN for a class without boxes.
+
+    The side of a box is the square root of its area. --scale and the backbone must resolve it.
+    """
     sides: list[list[float]] = [[] for _ in data.classes]
     for image in data.images:
         extents = image.gt_boxes[:, 2:] - image.gt_boxes[:, :2]
         for label, side in zip(image.gt_labels, np.sqrt(extents.prod(axis=1)), strict=True):
             sides[label - 1].append(float(side))
-    return [float(np.median(own)) if own else float("nan") for own in sides]
+    return [float(np.median(values)) if values else float("nan") for values in sides]
 
 
-def _oddity(boxes: int, absent_from_validation: bool) -> str:
+def _warning(boxes: int, absent_from_validation: bool) -> str:
+    """Say why a class will train or validate badly; empty if it is fine."""
     if boxes == 0:
-        return "no example: it cannot be learnt"
+        return "no training example: cannot be learned"
     if boxes == 1:
-        return "one example only"
-    return "none to validate on" if absent_from_validation else ""
+        return "only one training example"
+    return "no validation example" if absent_from_validation else ""

@@ -1,9 +1,13 @@
-"""Labelled images to training batches: the same order, flips and samples whatever the number of workers.
+"""Make training batches from labelled images. Order, flips and samples do not depend on the number of
+workers.
 
-A *position* counts images since the start of the run. Position p is image permutation(epoch)[p mod n] of
-epoch p // n, flipped or not by a coin of its own, its RoIs sampled by a seed of its own. A step takes
-`batch_size` consecutive positions; a rank takes its slice of them. So every rank makes the same number of
-steps, every image is seen once an epoch, and one worker or four see the same batches.
+A *position* counts images since the start of the run. With n images, position p is image
+permutation(epoch)[p mod n] of epoch p // n. Its flip and its RoI sample are drawn from seeds made of the
+run's seed and p. A step takes `batch_size` consecutive positions, and each rank takes its slice of them. So
+every rank takes the same number of steps, every image is used once per epoch, and one worker or four see the
+same batches.
+
+Letters in shapes: H, W height and width of an image; P proposals; G ground-truth boxes.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from pipeline.proposals.table import Boxes
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled image and its proposals; what a worker needs to make a training input of it."""
+    """One labelled image and its proposals, boxes (P, 4) in the image frame."""
 
     image: LabelledImage
     proposals: Boxes
@@ -37,18 +41,21 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A rank's share of one step."""
+    """One rank's share of a step: lists with one entry per image."""
 
     images: list[Tensor]
-    """(H, W, 3) uint8 RGB."""
+    """Decoded images, (H, W, 3) uint8 RGB."""
     targets: list[Target]
     seeds: list[int]
-    """Of the RoI samples."""
+    """Seeds for sampling RoIs."""
     image_uris: list[str]
 
 
 def target_of(example: Example) -> Target:
-    """Ground truth that is trained on: difficult objects are (as in the reference code), crowds are not."""
+    """Give the proposals and ground truth to train on, in the image frame.
+
+    Difficult objects are included, as in the reference implementation. Crowds are left out.
+    """
     use = ~example.image.crowd
     return Target(
         torch.tensor(example.proposals, dtype=torch.float32),
@@ -67,18 +74,18 @@ def load_batch(
     rank: int = 0,
     world_size: int = 1,
 ) -> Batch:
-    """Read, decode and augment a rank's share of a step.
+    """Read, decode and augment one rank's share of a step.
 
     Args:
-        examples: all of the training set, in the same order on every rank.
-        step: from 0.
-        batch_size: images over all ranks, no fewer than there are; shares differ by one at most.
-        seed: of order, augmentation and samples.
-        config: what augments, and `train_nms`: here, since it costs some 8 ms an image and the step shall
-            not wait.
+        examples: the whole training set, in the same order on every rank.
+        step: counted from 0.
+        batch_size: images of the step over all ranks, at least one per rank. Shares differ by at most one.
+        seed: seed of the run, for order, augmentation and samples.
+        config: gives the augmentation and `train_nms`. The NMS runs here, beside the training step, because
+            it takes about 8 ms per image.
 
     Raises:
-        StorageError, ImageError: an image was readable when its proposals were made, and is not now.
+        StorageError, ImageError: an image cannot be read now. It could be read when its proposals were made.
     """
     first, last = (step * batch_size + r * batch_size // world_size for r in (rank, rank + 1))
     batch = Batch([], [], [], [])
@@ -98,7 +105,8 @@ def load_batch(
 
 
 def image_at(position: int, num_images: int, seed: int) -> int:
-    """Index of the image at a position of the run: a fresh seeded permutation each epoch."""
+    """Give the index of the image at a position of the run. Each epoch has its permutation, drawn from the
+    seed."""
     epoch, place = divmod(position, num_images)
     return int(_permutation(num_images, seed, epoch)[place])
 
@@ -111,10 +119,11 @@ def _permutation(
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Of what a rank draws inside a step (dropout)."""
+    """Give the seed for random numbers that a rank draws within a step (dropout)."""
     return _hash(seed, f"step/{rank}", step)
 
 
 def _hash(seed: int, purpose: str, position: int) -> int:
+    """Make a seed of 56 bits from the run's seed, the purpose and the position."""
     digest = hashlib.blake2b(f"{seed}/{purpose}/{position}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big")

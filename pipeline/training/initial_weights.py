@@ -1,4 +1,4 @@
-"""What a training run starts from: `imagenet`, `none`, a state_dict, Caffe's weights, or a checkpoint."""
+"""Make the initial model: ImageNet weights, random weights, a state_dict, Caffe weights, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,34 +27,35 @@ from pipeline.training.examples import Example, target_of
 
 logger = logging.getLogger(__name__)
 
-MEND = (
-    "Give the path or URI of a torchvision state_dict (.pth, .safetensors), a .caffemodel, a checkpoint,"
-    " or none."
+ADVICE = (
+    "Give imagenet, none, or the path or URI of a torchvision state_dict (.pth, .safetensors), a .caffemodel"
+    " or a checkpoint."
 )
-SIBLINGS = ("head.cls_score.", "head.bbox_pred.", "head.delta_")
-"""Tensors that belong to a list of classes."""
+CLASS_TENSORS = ("head.cls_score.", "head.bbox_pred.", "head.delta_")
+"""Prefixes of the tensors whose rows belong to classes."""
 
 
 def initial_model(
     config: FastRCNNConfig, weights: str, seed: int, classes: Sequence[str]
 ) -> FastRCNN:
-    """A model before its first step: seeded random heads, the backbone as `weights` says.
+    """Make a model before its first step: head drawn from `seed`, backbone from `weights`.
 
-    From a checkpoint of ours every tensor that fits is taken over; where its classes are others, the two
-    sibling outputs start anew, and the log says so.
+    From a checkpoint of this program, every tensor of the same name and shape is copied. If its classes
+    differ, the two output layers are drawn from the seed, and the log says so.
 
     Args:
+        weights: `imagenet`, `none`, or a path or URI.
         classes: K names, in label order.
 
     Raises:
-        UserError: the weights cannot be had, or are of another network.
+        UserError: the weights cannot be read, or belong to another network.
     """
     torch.manual_seed(seed)
     model = FastRCNN(config)
     if weights == "none":
         return model
     if weights != "imagenet" and storage.exists(storage.join(weights, CONFIG)):
-        _take_over(model, weights, tuple(classes))
+        _copy_checkpoint(model, weights, tuple(classes))
         return model
     if weights == "imagenet":
         state_dict = _imagenet(config.backbone)
@@ -64,13 +65,18 @@ def initial_model(
         load_pretrained(model, state_dict)
     except ValueError as error:
         raise UserError(
-            f"--weights {weights}", str(error), f"--backbone is {config.backbone}."
+            f"--weights {weights}",
+            f"{error} (--backbone is {config.backbone})",
+            "Give the --backbone of the weights, or other weights.",
         ) from error
     return model
 
 
 def measure_deltas(model: FastRCNN, examples: Sequence[Example]) -> None:
-    """Give the model the deltas' mean and deviation on these examples, where its config fixes none."""
+    """Measure mean and standard deviation of the box deltas on these examples, unless the config gives them.
+
+    Changes the model in place.
+    """
     config = model.config
     if config.delta_std is None:
         model.head.delta_mean, model.head.delta_std = delta_statistics(
@@ -80,44 +86,46 @@ def measure_deltas(model: FastRCNN, examples: Sequence[Example]) -> None:
         )
 
 
-def _take_over(model: FastRCNN, uri: str, classes: tuple[str, ...]) -> None:
-    """Start from a trained detector's weights."""
+def _copy_checkpoint(model: FastRCNN, uri: str, classes: tuple[str, ...]) -> None:
+    """Copy the tensors of a trained detector that fit, into the model in place."""
     try:
         given = load(uri)
     except (CheckpointError, StorageError) as error:
-        raise UserError(f"--weights {uri}", str(error), "Give a whole checkpoint.") from error
+        raise UserError(f"--weights {uri}", str(error), "Give a complete checkpoint.") from error
     if given.model.config.backbone != model.config.backbone:
         raise UserError(
             f"--weights {uri}",
-            f"is a {given.model.config.backbone} detector",
-            f"--backbone is {model.config.backbone}.",
+            f"is a {given.model.config.backbone} detector, expected {model.config.backbone}",
+            "Give the --backbone of the weights, or other weights.",
         )
     tensors = given.model.state_dict()
     if given.classes != classes:
-        tensors = {k: v for k, v in tensors.items() if not k.startswith(SIBLINGS)}
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(CLASS_TENSORS)}
     wanted = model.state_dict()
     fitting = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
     model.load_state_dict(wanted | fitting)
-    anew = sorted(set(wanted) - set(fitting))
+    random = sorted(set(wanted) - set(fitting))
     logger.info(
-        "weights: %d of %d tensors of %s; starting anew: %s",
+        "weights: %d of %d tensors from %s; drawn from the seed: %s",
         len(fitting),
         len(wanted),
         uri,
-        ", ".join(anew) or "none",
+        ", ".join(random) or "none",
     )
 
 
 def _imagenet(backbone: str) -> Mapping[str, Tensor]:
+    """Download the backbone's ImageNet weights, or read them from the cache."""
     try:
         return backbone_spec(backbone).imagenet_weights()
     except ValueError as error:
-        raise UserError("--weights imagenet", str(error), MEND) from error
+        raise UserError("--weights imagenet", str(error), ADVICE) from error
     except (URLError, OSError, RuntimeError) as error:  # RuntimeError: torch.hub's hash check
-        raise UserError("--weights imagenet", f"cannot be downloaded ({error})", MEND) from error
+        raise UserError("--weights imagenet", f"cannot be downloaded ({error})", ADVICE) from error
 
 
 def _read(uri: str, backbone: str) -> Mapping[str, Tensor]:
+    """Read a state_dict or a .caffemodel. Runs no code from the file."""
     try:
         data = storage.read_bytes(uri)
         if uri.endswith(".caffemodel"):
@@ -126,12 +134,12 @@ def _read(uri: str, backbone: str) -> Mapping[str, Tensor]:
             return safetensors.torch.load(data)
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (StorageError, SafetensorError) as error:
-        raise UserError(f"--weights {uri}", str(error), MEND) from error
+        raise UserError(f"--weights {uri}", str(error), ADVICE) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = "is not a state_dict that loads without running code"
-        raise UserError(f"--weights {uri}", reason, MEND) from error
+        reason = "is not a state_dict that can be loaded without running code"
+        raise UserError(f"--weights {uri}", reason, ADVICE) from error
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise UserError(f"--weights {uri}", "holds something else than named tensors", MEND)
+        raise UserError(f"--weights {uri}", "does not hold a mapping of names to tensors", ADVICE)
     return loaded
 
 
@@ -139,4 +147,8 @@ def _caffe(data: bytes, uri: str, backbone: str) -> Mapping[str, Tensor]:
     try:
         return caffe_state_dict(data, backbone)
     except ValueError as error:
-        raise UserError(f"--weights {uri}", str(error), f"--backbone is {backbone}.") from error
+        raise UserError(
+            f"--weights {uri}",
+            f"{error} (--backbone is {backbone})",
+            "Give other weights, or another --backbone.",
+        ) from error

@@ -1,4 +1,4 @@
-"""What is fitted to the training boxes, an RPN's anchors and a grid's shapes; and what an RPN excludes."""
+"""Fit an RPN's anchors and a grid's shapes to the training boxes; refuse settings that an RPN excludes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from pipeline.errors import UserError
 logger = logging.getLogger(__name__)
 
 DELTA_STD = (0.1, 0.1, 0.2, 0.2)
-"""With an RPN there is nothing to measure them on before training (py-faster-rcnn's
-BBOX_NORMALIZE_STDS, of its end-to-end training; TV and D2)."""
+"""Standard deviations of the box deltas of a model with an RPN. They cannot be measured, because there are no
+proposals before training. Source: BBOX_NORMALIZE_STDS of py-faster-rcnn's end-to-end training; torchvision
+and detectron2 use the same."""
 
 
 def rpn_of(
@@ -30,21 +31,21 @@ def rpn_of(
     proposals: ProposalConfig,
     numbers: Numbers,
 ) -> FastRCNNConfig:
-    """The model with an RPN, where proposals are its own.
+    """Add an RPN to the model if --proposals is `rpn`; else give the model unchanged.
 
     Args:
-        numbers: those that flags give, the RPN's among them.
+        numbers: the numbers that flags give, for the model, the solver and the RPN.
 
     Raises:
-        UserError: another number excludes an RPN, or flags give an RPN's numbers and there is no RPN.
+        UserError: a setting excludes an RPN, or a flag gives a number of an RPN and the model has none.
     """
     if not proposals.spec.learned:
         for name, flag in numbers.flags.items():
             if name.startswith("rpn."):
                 raise UserError(
                     flag,
-                    f"--proposals {proposals.name} are no RPN's",
-                    f"Give --proposals {LEARNED}, or leave it out.",
+                    f"needs an RPN, but the proposals are {proposals.name}",
+                    f"Give --proposals {LEARNED}, or leave this flag out.",
                 )
         return model
     _check_goes_with_rpn(model, solver)
@@ -60,52 +61,55 @@ def rpn_of(
 
 
 def _check_goes_with_rpn(model: FastRCNNConfig, solver: SolverConfig) -> None:
-    given = "Give another proposer or a table, or leave this out."
+    """Raise UserError for a setting of model or solver that excludes an RPN."""
+    advice = "Give another proposer or a table, or leave this setting out."
     excluded = [
-        (f"pyramid={model.pyramid}", bool(model.pyramid), "an RPN looks at one scale"),
+        (f"pyramid={model.pyramid}", bool(model.pyramid), "an RPN works on one scale only"),
         (
             f"trained={solver.trained}",
             solver.trained != "all",
-            "a second stage that trains one layer wants proposals that stay as they are",
+            "a second stage trains one layer and needs the same proposals as the first stage",
         ),
         (
             f"rois_per_image={model.rois_per_image}",
             model.fg_fraction * model.rois_per_image < 1,
-            "RoI-centric sampling would train the RPN on an image for one RoI of it",
+            "RoI-centric sampling would train the RPN on a whole image for each RoI",
         ),
         (
             f"train_nms={model.train_nms}",
             model.train_nms is not None,
-            "an RPN suppresses near-duplicates itself: that is --rpn.nms",
+            "an RPN suppresses near-duplicates itself, see --rpn.nms",
         ),
     ]
-    for setting, asked, reason in excluded:
-        if asked:
-            raise UserError(f"--proposals {LEARNED} with {setting}", reason, given)
+    for setting, is_set, reason in excluded:
+        if is_set:
+            raise UserError(f"--proposals {LEARNED} with {setting}", reason, advice)
 
 
 def fit_anchors_to(model: FastRCNNConfig, images: Sequence[LabelledImage]) -> FastRCNNConfig:
-    """Anchors for the boxes of these images in the model frame; given ones stay."""
+    """Fit the RPN's anchors to the boxes of these images, in the model frame. Anchors given by flags stay."""
     rpn = model.rpn
     if rpn is None or (rpn.sides and rpn.ratios):
         return model
     sizes = [
-        own * scale_factor(size, model.scale, model.max_size) for own, size in _box_sizes(images)
+        box_sizes * scale_factor(image_size, model.scale, model.max_size)
+        for box_sizes, image_size in _box_sizes(images)
     ]
     if not sizes:
-        logger.warning("no image with boxes says its size: standard anchors, fitted to nothing")
+        logger.warning("the labels state no image size: standard anchors are used, not fitted ones")
         return model
     sides, ratios = fit_anchors(np.concatenate(sizes), len(backbone_spec(model.backbone).strides))
     return replace(model, rpn=replace(rpn, sides=rpn.sides or sides, ratios=rpn.ratios or ratios))
 
 
 def fit_grid_to(proposals: ProposalConfig, images: Sequence[LabelledImage]) -> ProposalConfig:
-    """Fit a grid's shapes to the boxes of these images; a proposer or mode that fits nothing stays."""
+    """Fit a grid's shapes to the boxes of these images. A proposer or mode without fitting stays
+    unchanged."""
     if proposals.mode not in proposals.spec.fitted_modes:
         return proposals
-    sizes = [own / min(size) for own, size in _box_sizes(images)]
+    sizes = [box_sizes / min(image_size) for box_sizes, image_size in _box_sizes(images)]
     if not sizes:
-        logger.warning("no image with boxes says its size: an even grid, fitted to nothing")
+        logger.warning("the labels state no image size: an even grid is used, not a fitted one")
         return proposals
     return replace(proposals, shapes=fit_grid(np.concatenate(sizes)))
 
@@ -113,10 +117,15 @@ def fit_grid_to(proposals: ProposalConfig, images: Sequence[LabelledImage]) -> P
 def _box_sizes(
     images: Sequence[LabelledImage],
 ) -> list[tuple[npt.NDArray[np.float32], tuple[int, int]]]:
-    """(G, 2) height, width of each image's own objects, crowds left out, and the image's size."""
-    found = []
+    """Give box sizes and image size of each image whose labels state its size; crowds are left out.
+
+    Returns:
+        Pairs: heights and widths (G, 2) of the boxes, and (height, width) of the image, all in pixels of the
+        image.
+    """
+    sizes = []
     for image in images:
         boxes = image.gt_boxes[~image.crowd]
         if image.size is not None and len(boxes):
-            found.append((boxes[:, [3, 2]] - boxes[:, [1, 0]], image.size))
-    return found
+            sizes.append((boxes[:, [3, 2]] - boxes[:, [1, 0]], image.size))
+    return sizes

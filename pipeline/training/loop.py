@@ -1,4 +1,4 @@
-"""What each training worker does: restore, step, validate, save. Rank 0 reports.
+"""The training loop of one worker: restore, step, validate, save. Rank 0 logs and writes the outputs.
 
 This module does not know the flags or where the data is: the driver (`pipeline.train`) gives it a `TrainJob`.
 A rank's share of a step depends only on (seed, step, rank). So a resumed run, or one with another number of
@@ -42,11 +42,11 @@ from pipeline.training.validation import detector_of, draw_validation, upright_o
 
 logger = logging.getLogger(__name__)
 
-STEPS_BETWEEN_LOOKS = 10
-"""Steps between two looks for a notice. A look asks an actor and waits for every rank, which a GPU
-would feel at every step."""
+STEPS_BETWEEN_CHECKS = 10
+"""Steps between two checks for a preemption notice. A check asks an actor and waits for all ranks. At every
+step this would slow down a GPU."""
 UNMEASURED = {"val_map": -1.0}
-"""Metric of a checkpoint that was not validated. It ranks below every other when the best are kept."""
+"""Metric of a checkpoint without validation. It ranks below all others when Ray chooses the best to keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class TrainJob:
     seed: int
     provenance: dict[str, Any]
     output: str
-    """URI, for the boards of rank 0."""
+    """URI of the output. Rank 0 writes TensorBoard files and pictures there."""
     mlflow_uri: str | None
     examples: Any
     """ObjectRef of list[Example]."""
@@ -73,11 +73,11 @@ class TrainJob:
 
 
 def train_loop(setup: dict[str, TrainJob]) -> str | None:
-    """Train in one worker; Ray Train's train_loop_per_worker. All ranks take as many steps and reports.
+    """Train in one worker: the train_loop_per_worker of Ray Train. All ranks take the same number of steps.
 
     Returns:
-        None, or the reason why the run cannot be finished. It is returned and not raised, because Ray would
-        restart a worker that raises, and the same seed leads to the same step.
+        None, or the reason why the run cannot continue. The reason is returned and not raised, because Ray
+        restarts a worker that raises, and with the same seed the same step would fail again.
     """
     configure_logging()
     try:
@@ -99,7 +99,7 @@ class _Worker:
     progress: TrainingProgress
     validation: list[Example]
     boards: Sequence[TrainingBoard | MLflowRun]
-    """The displays of the run. Only rank 0 has any."""
+    """TensorBoard and MLflow writers. Empty on all ranks but 0."""
 
     @property
     def model(self) -> FastRCNN:
@@ -142,24 +142,30 @@ def _train(job: TrainJob) -> None:
 
 
 def _prepare(model: FastRCNN, solver: SolverConfig) -> nn.Module:
-    """Move a model to the worker's device, and wrap its objective for several workers."""
-    # Before DDP is built: it waits for a gradient of every parameter that is trained.
+    """Move the model to the worker's device; with several workers, wrap its objective in DDP."""
+    # Freeze before DDP is built: DDP waits for a gradient of every parameter that requires one.
     freeze_untrained(model, solver)
     if solver.compile:
         model.backbone.compile(dynamic=True)  # images come in many sizes
-    # With device_ids, DDP would copy its inputs to the GPU, and each image's RoIs would be sampled there. The
-    # objective itself copies what the GPU needs.
+    # With device_ids, DDP would copy all inputs to the GPU, and RoIs would be sampled there. The objective
+    # copies what the GPU needs.
     no_copies = {"device_ids": None, "output_device": None}
     return ray.train.torch.prepare_model(Objective(model), parallel_strategy_kwargs=no_copies)
 
 
 def _boards(job: TrainJob, progress: TrainingProgress) -> Iterator[TrainingBoard | MLflowRun]:
+    """Make the writers of rank 0: TensorBoard, and MLflow if --mlflow-uri is given."""
     yield TrainingBoard(job.output, progress.iteration)
     if job.mlflow_uri:
         yield MLflowRun(job.mlflow_uri, job.output, job.provenance["flags"])
 
 
 def _take_steps(worker: _Worker, load: Callable[[int], Batch]) -> None:
+    """Take the remaining steps. Validate and save every `validate_every` steps and at the end.
+
+    Args:
+        load: gives this rank's batch of a step; called ahead of the steps, in threads.
+    """
     job, progress = worker.job, worker.progress
     steps = range(progress.iteration, job.num_iterations)
     lines = ProgressLines(job.num_iterations, job.solver.batch_size)
@@ -196,7 +202,8 @@ def _load(examples: list[Example], job: TrainJob, settings: StepSettings, step: 
 
 
 def _validate(worker: _Worker) -> dict[str, Any]:
-    """Measure the model on the validation images, shared among the ranks. Rank 0 shows the metrics."""
+    """Measure the model on the validation images, split among the ranks. Rank 0 writes metrics and
+    pictures."""
     settings, iteration = worker.settings, worker.progress.iteration
     metrics: dict[str, Any] = {"iteration": iteration, "loss": worker.progress.history[-1]["loss"]}
     if not worker.validation:
@@ -217,7 +224,7 @@ def _validate(worker: _Worker) -> dict[str, Any]:
 
 
 def _save(worker: _Worker, metrics: dict[str, Any]) -> None:
-    """Write a checkpoint on rank 0 and report on every rank. The upload runs while training continues."""
+    """Write a checkpoint on rank 0 and report on all ranks. The upload runs while training continues."""
     job, progress = worker.job, worker.progress
     checkpoint = None
     for board in worker.boards:
@@ -242,22 +249,26 @@ def _save(worker: _Worker, metrics: dict[str, Any]) -> None:
 
 
 class PreemptionNotice:
-    """Tells whether a node of this run will be taken away soon: spot capacity, a scale-down, a maintenance.
+    """Check whether a node of this run will be taken away soon (spot capacity, scale-down, maintenance).
 
-    There is time for one more checkpoint then. Every rank asks at the same steps and gets the same answer.
-    When the node goes, Ray starts the run again elsewhere, from that checkpoint; how often is not limited.
+    Then there is time to save one more checkpoint. All ranks ask at the same steps and get the same answer.
+    When the node is gone, Ray restarts the run on other nodes from that checkpoint, any number of times.
     """
 
     def __init__(self) -> None:
         self._nodes: set[str] = set()
 
     def came(self, iteration: int) -> bool:
-        """Whether there is a notice about nodes that no earlier notice named."""
-        if iteration % STEPS_BETWEEN_LOOKS:
+        """Return True if there is a notice about nodes that were not in an earlier notice."""
+        if iteration % STEPS_BETWEEN_CHECKS:
             return False
         info = ray.train.get_preemption_info()
         new = set(info.preempted_node_ids) - self._nodes if info else set()
         self._nodes |= new
         if new:
-            logger.warning("iteration %d: nodes are about to go, saving", iteration)
+            logger.warning(
+                "iteration %d: %d nodes will be taken away soon; saving a checkpoint",
+                iteration,
+                len(new),
+            )
         return bool(new)

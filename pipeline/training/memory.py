@@ -1,8 +1,9 @@
-"""Will a training fit? What a step holds at the least, worked out before any worker starts.
+"""Estimate the memory of a training step, before any worker starts. The estimate is a lower bound.
 
-Only what must be there at once is counted: weights, gradients, momentum, what the forward pass keeps for the
-backward one. It was 72% and 84% of what a process grew by (mobilenet_v2, resnet50_fpn): workspaces and gaps
-come on top. So what is refused here cannot fit, and what is let through may still fail.
+It counts what must be in memory at the same time: weights, gradients, momentum, and the activations kept for
+the backward pass. Measured, this was 72% (mobilenet_v2) and 84% (resnet50_fpn) of the growth of the process.
+The rest is workspace and fragmentation. So a training that is refused here cannot fit, and one that is
+accepted may still run out of memory.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ from pipeline.errors import UserError
 from pipeline.runtime import cluster
 
 FLOAT = 4
-"""Bytes. Weights, gradients and momentum are float32 in mixed precision too."""
+"""Bytes of a float32. Weights, gradients and momentum are float32, also with mixed precision."""
 GB = 1e9
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMemory:
-    """Bytes of one worker."""
+    """Memory of one worker during a step, in bytes."""
 
     weights: int
     gradients: int
-    """Of what is trained."""
+    """One per trained parameter."""
     momentum: int
     activations: int
-    """Kept for the backward pass, of the images that go through at once."""
+    """Kept for the backward pass, for the images of one pass."""
 
     @property
     def total(self) -> int:
@@ -48,9 +50,10 @@ class StepMemory:
 
 
 def step_memory(config: FastRCNNConfig, solver: SolverConfig, num_workers: int) -> StepMemory:
-    """What a worker's step holds, for images of 4:3 at the largest scale; frozen stages keep nothing.
+    """Estimate the memory of one worker's step, for images of 4:3 at the largest scale.
 
-    The network runs on the meta device, whose tensors have shapes and no data: some 0.1 s.
+    The network runs on the meta device, whose tensors have shapes but no data. This takes about 0.1 s. Frozen
+    stages keep no activations.
     """
     with torch.device("meta"):
         model = FastRCNN(config)
@@ -62,7 +65,7 @@ def step_memory(config: FastRCNNConfig, solver: SolverConfig, num_workers: int) 
     image = torch.empty(1, 3, short, min(round(short * 4 / 3), config.max_size), device="meta")
     channels, side = model.backbone.out_channels, config.pool_size
     pooled = torch.empty(config.rois_per_image, channels, side, side, device="meta")
-    # With a trained backbone, gradients flow into the pooled features.
+    # If the backbone is trained, gradients flow into the pooled features.
     trained_backbone = any(p.requires_grad for p in model.backbone.parameters())
     pooled.requires_grad_(trained_backbone)
     kept = _kept_for_backward(model.backbone, image) + _kept_for_backward(model.head, pooled)
@@ -74,62 +77,67 @@ def step_memory(config: FastRCNNConfig, solver: SolverConfig, num_workers: int) 
         weights=FLOAT * weights,
         gradients=FLOAT * trained,
         momentum=FLOAT * trained,
-        activations=images * kept // (2 if solver.mixed_precision else 1),  # bfloat16 at the best
+        activations=images
+        * kept
+        // (2 if solver.mixed_precision else 1),  # at best all are bfloat16
     )
 
 
 def _kept_of_rpn(model: FastRCNN, image: Tensor, trained_backbone: bool) -> int:
-    """Of its head, without the feature maps, which the backbone's part has; anchors come on top."""
+    """Count the bytes that the RPN's head keeps. Feature maps are counted with the backbone, anchors not at
+    all."""
     assert model.rpn is not None
     with torch.no_grad():
         maps = model.backbone(image)
-    maps = [torch.empty_like(own, requires_grad=trained_backbone) for own in maps]
+    maps = [torch.empty_like(level, requires_grad=trained_backbone) for level in maps]
     return _kept_for_backward(model.rpn.head, maps, shared=maps)
 
 
 def _kept_for_backward(
     module: nn.Module, inputs: Tensor | list[Tensor], shared: Sequence[Tensor] = ()
 ) -> int:
-    """Bytes that autograd keeps, each storage once, without the module's own parameters and buffers, and
-    without what is `shared` with others."""
+    """Count the bytes that autograd keeps for the backward pass of a module.
+
+    Each storage counts once. Parameters and buffers of the module and the tensors in `shared` do not count.
+    """
     parts = (*module.parameters(), *module.buffers(), *shared)
-    own = {t.untyped_storage()._cdata for t in parts}
+    excluded = {t.untyped_storage()._cdata for t in parts}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in excluded:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = module.train()(inputs)  # alive until counted: an address is one storage
+        outputs = module.train()(inputs)  # kept alive until counted, so that no address is reused
     del outputs
     return sum(kept.values())
 
 
 def check_fits(memory: StepMemory, num_workers: int, gpus: float) -> None:
-    """Raises UserError where a worker cannot hold a step.
+    """Raise UserError if a worker has too little memory for a step.
 
     Args:
-        gpus: of each worker; 0 trains in the machines' own memory.
+        gpus: GPUs of one worker. With 0, it trains in the memory of the machine.
     """
-    has = _gpu_bytes(gpus) if gpus else _machine_bytes(num_workers)
-    if memory.total > has:
+    available = _gpu_bytes(gpus) if gpus else _machine_bytes(num_workers)
+    if memory.total > available:
         raise UserError(
-            "memory of a GPU" if gpus else "memory of the machines",
-            f"a worker needs {memory} and has {has / GB:.2f}",
+            "GPU memory" if gpus else "memory of the machines",
+            f"a worker needs {memory} and has {available / GB:.2f} GB",
             "Give --set images_per_pass=1, a smaller --scale or --rois-per-image, or more workers.",
         )
 
 
 def _machine_bytes(num_workers: int) -> float:
-    """A worker's share of what Ray counts as memory: without what it keeps for its objects."""
+    """Give a worker's share of the cluster's memory, as Ray counts it: without the object store."""
     return cluster.resources().get("memory", float("inf")) / num_workers
 
 
 def _gpu_bytes(gpus: float) -> float:
-    """A worker's share of a GPU, asked of one of them."""
+    """Give a worker's share of one GPU's memory. A task on one of the GPUs reads it."""
     probe = ray.remote(num_gpus=gpus, num_cpus=0)(_device_bytes)
     total: float = ray.get(probe.remote())
     return total * min(gpus, 1.0)

@@ -1,6 +1,6 @@
-"""A training in MLflow, where --mlflow-uri names a server or store: flags, every step, every validation.
+"""Write a training to MLflow if --mlflow-uri is given: flags, every step, every validation.
 
-One MLflow run an --output: a training that is resumed goes on in the run it began.
+Each --output has one MLflow run. A resumed training continues it.
 """
 
 from __future__ import annotations
@@ -16,34 +16,38 @@ from pipeline.errors import UserError
 
 EXPERIMENT = "fastrcnn-ray"
 MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000
-"""Of one request (MLflow's REST API, log-batch)."""
+"""Limits of one log-batch request of MLflow's REST API; the last is in characters."""
 NOT_SHOWN = ("iteration", "val_ap")
+"""Entries that are not sent as metrics: the step, and a table that is sent class by class."""
 
 
 def check_installed(uri: str) -> None:
-    """Raises UserError where the extra is not installed."""
+    """Raise UserError if MLflow is not installed."""
     if importlib.util.find_spec("mlflow") is None:
         raise UserError(
             f"--mlflow-uri {uri}",
-            "needs MLflow, which is not installed",
+            "needs the package mlflow, which is not installed",
             "Install fastrcnn-ray[mlflow] on every node.",
         )
 
 
 class MLflowRun:
-    """Rank 0's. Numbers are gathered and sent with each checkpoint, so no step waits for the server."""
+    """The MLflow run of a training. Only rank 0 has one.
+
+    Numbers are collected and sent with each checkpoint, so that no step waits for the server.
+    """
 
     def __init__(self, uri: str, output: str, flags: Mapping[str, Any]) -> None:
-        # An extra, and it takes seconds to import.
+        # Imported here: mlflow is an optional package and takes seconds to import.
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
         self._metric = Metric
         self._pending: list[Any] = []
         self._client = MlflowClient(tracking_uri=uri)
-        found = self._client.get_experiment_by_name(EXPERIMENT)
-        experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT)
-        # A search has no way to write a quote; a hash needs none.
+        known = self._client.get_experiment_by_name(EXPERIMENT)
+        experiment = known.experiment_id if known else self._client.create_experiment(EXPERIMENT)
+        # MLflow's search syntax cannot escape a quote, so the tag holds a hash of the output.
         digest = hashlib.sha256(output.encode()).hexdigest()[:32]
         runs = self._client.search_runs([experiment], f"tags.output_sha256 = '{digest}'")
         if runs:
@@ -63,19 +67,19 @@ class MLflowRun:
         self._client.set_terminated(self._run_id, "FAILED" if kind else "FINISHED")
 
     def step(self, row: Mapping[str, float]) -> None:
-        """Take a step's row of the history."""
+        """Add one step: its row of the history."""
         self._take("train", row, int(row["iteration"]))
 
     def validated(
         self, iteration: int, metrics: Mapping[str, Any], pictures: Mapping[str, bytes]
     ) -> None:
-        """Take a validation's metrics. Pictures lie under the output and are not sent."""
+        """Add the metrics of a validation. Pictures stay in the output and are not sent."""
         self._take("validation", metrics, iteration)
         per_class = {name: ap for name, ap in metrics["val_ap"].items() if ap is not None}
         self._take("validation/ap", per_class, iteration)
 
     def save(self, iteration: int) -> None:
-        """Send what there is since the last time."""
+        """Send the numbers collected since the last call."""
         for start in range(0, len(self._pending), MOST_METRICS):
             part = self._pending[start : start + MOST_METRICS]
             self._client.log_batch(self._run_id, metrics=part)

@@ -1,4 +1,4 @@
-"""Flags, preset and data made into the configs that training workers get."""
+"""Make the configs of a training from its flags, its preset and its data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ class TrainPlan:
 
     @classmethod
     def of(cls, config: TrainConfig, classes: Sequence[str]) -> TrainPlan:
-        """Raises UserError where flags do not fit each other."""
+        """Make the configs before anything is fitted to the data.
+
+        Raises:
+            UserError: flags exclude each other, or a number is out of range.
+        """
         numbers = read_numbers(config)
         proposals = _proposals(config)
         model, solver = configs(config, numbers, len(classes))
@@ -42,7 +46,7 @@ class TrainPlan:
         return cls(model=model, solver=solver, proposals=proposals)
 
     def fitted(self, images: Sequence[LabelledImage]) -> TrainPlan:
-        """With the anchors of an RPN, or the shapes of a grid, fitted to the boxes of these images."""
+        """Fit the anchors of an RPN, or the shapes of a grid, to the boxes of these images."""
         return replace(
             self,
             model=fit_anchors_to(self.model, images),
@@ -51,6 +55,7 @@ class TrainPlan:
 
 
 def _proposals(config: TrainConfig) -> ProposalConfig:
+    """Make the config of the proposer. Raise UserError if it has no such mode."""
     name = config.proposals if find_table(config.proposals) is None else TABLE
     modes = PROPOSER_SPECS[name].modes
     if config.proposal_mode not in modes:
@@ -68,12 +73,12 @@ def describe(
     training: LabelledImages,
     validation: LabelledImages | None,
 ) -> None:
-    """Log what will be trained on what: the lines that a person checks before going away."""
+    """Log data, model and length of the training, so that a person can check them before a long run."""
     num_images = len(training.images)
     iterations = plan.solver.num_iterations(num_images)
     logger.info("data\n%s", "\n".join(describe_data(training, validation)))
     logger.info(
-        "%s, %s preset, weights %s: %d iterations of %d images (%.1f epochs), rate %g",
+        "%s, %s preset, weights %s: %d iterations of %d images (%.1f epochs), learning rate %g",
         plan.model.backbone,
         config.preset,
         config.weights,
@@ -84,13 +89,15 @@ def describe(
     )
     if plan.model.rpn is not None:
         rpn = plan.model.rpn
-        logger.info("anchors: sides %s, height / width %s", rpn.sides, rpn.ratios)
+        logger.info(
+            "anchors: sides %s px in the model frame, height / width %s", rpn.sides, rpn.ratios
+        )
     if plan.proposals.shapes is not None:
-        logger.info("grid: shapes %s of the shorter side", plan.proposals.shapes)
+        logger.info("grid: shapes %s as shares of the shorter image side", plan.proposals.shapes)
 
 
 def provenance(config: TrainConfig, plan: TrainPlan, num_images: int) -> dict[str, Any]:
-    """How the checkpoint was made, for its config.json."""
+    """Describe how the checkpoint was made: the entry `training` of its config.json."""
     return {
         "flags": as_flags(config),
         "solver": asdict(plan.solver),

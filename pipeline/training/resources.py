@@ -1,4 +1,4 @@
-"""What of the cluster each training worker is given."""
+"""Choose CPUs and GPUs of each training worker."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from pipeline.runtime import cluster
 
 
 def worker_resources(config: TrainConfig) -> dict[str, float]:
-    """ "CPU" and "GPU" of one worker: a CPU beside its GPU, or without GPUs as many CPUs as there are for it.
+    """Give the resources of one worker, under the names "CPU" and "GPU".
+
+    With GPUs, a worker gets its GPUs and one CPU. Without, it gets as many CPUs as the cluster has for it.
 
     Raises:
-        UserError: the cluster has not enough of them. Ray would wait for ever.
+        UserError: the cluster has too few. Ray would wait for ever.
     """
-    there = cluster.resources()
+    available = cluster.resources()
     gpus = config.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if there.get("GPU", 0) >= 1 else 0.0
+        gpus = 1.0 if available.get("GPU", 0) >= 1 else 0.0
     fewest = config.fewest_workers
     flag = "--num-workers" if config.min_workers is None else "--min-workers"
-    if gpus * fewest > there.get("GPU", 0):
+    if gpus * fewest > available.get("GPU", 0):
         raise UserError(
             f"{flag} {fewest}",
-            f"need {gpus * fewest:g} GPUs, the cluster has {there.get('GPU', 0):g}",
-            "Give fewer workers or --gpus-per-worker 0.",
+            f"need {gpus * fewest:g} GPUs, the cluster has {available.get('GPU', 0):g}",
+            "Give fewer workers, or --gpus-per-worker 0.",
         )
     if gpus:
         return {"CPU": 1, "GPU": gpus}
@@ -35,14 +37,17 @@ def worker_resources(config: TrainConfig) -> dict[str, float]:
     if not cpus:
         raise UserError(
             f"{flag} {fewest}",
-            f"need a CPU each, the cluster has {there.get('CPU', 0):g}",
+            f"need one CPU each, the cluster has {available.get('CPU', 0):g}",
             "Give fewer workers.",
         )
     return {"CPU": cpus, "GPU": 0}
 
 
 def cpus_each(nodes: Sequence[float], num_workers: int) -> int:
-    """Most CPUs that each of the workers can have: one worker never lies on two nodes.
+    """Give the largest number of CPUs that each worker can have. A worker runs on one node.
+
+    Args:
+        nodes: CPUs of each node.
 
     Example:
         Nodes of 2 and 2 CPUs: one worker gets 2, two get 2, three or four get 1, five get 0.

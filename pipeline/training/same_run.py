@@ -1,9 +1,10 @@
-"""run.json: the flags an output was made with, so that another run is not mistaken for it.
+"""Write and compare run.json: the flags of the run that an output belongs to.
 
     {"data": "s3://...", ..., "set": ["momentum=0.8"], "numbers": "one door"}
 
-A job gains flags. Those of 2026-11-29 are always written, later ones only where they do not mean "as
-before"; a missing flag means "as before". Numbers are compared by value, whatever flag gave them.
+A command may resume an output only with the same flags. Flags are added over time: the flags of 2026-11-29
+are always written, later ones only if their value does not mean "as before". A missing flag means "as
+before". Numbers of model, solver and RPN are compared by value: it does not matter which flag gave them.
 """
 
 from __future__ import annotations
@@ -39,26 +40,27 @@ FIRST: Mapping[str, frozenset[str]] = {
         + ("limit",)
     ),
 }
-"""The flags of 2026-11-29 that run.json holds, by config. Add none: a new flag goes into `LATER`."""
+"""The flags of 2026-11-29 in run.json, by config. Do not add to it: a new flag goes into `LATER`."""
 LATER: Mapping[str, Mapping[str, Any]] = {
     "TrainConfig": {"model": {}, "solver": {}, "rpn": {}},
     "AblateConfig": {},
 }
-"""Each flag that came later, and the value that means "as before"."""
+"""Later flags, by config: each with the value that means "as before"."""
 
 RULE, ONE_DOOR = "numbers", "one door"
-"""Marks an output whose numbers all doors change alike (`pipeline.config.numbers.by_old_rule`)."""
+"""Entry of run.json since 2026-11-30: all flags for a number have the same effect. For outputs without it,
+see `pipeline.config.numbers.by_old_rule`."""
 
 
 def claim_output(config: Any, free: Collection[str]) -> None:
-    """Write run.json under `config.output`, unless it is there.
+    """Write run.json into `config.output`; if it exists, check that it holds the same flags.
 
     Args:
         config: a job's dataclass with a field `output`.
-        free: fields that may differ between a run and its continuation; `output` may anyway.
+        free: fields that may differ when a run is resumed; `output` may always differ.
 
     Raises:
-        UserError: the output is another run's.
+        UserError: the output belongs to a run with other flags.
     """
     flags = kept(_flags(config, free), FIRST[type(config).__name__], _as_before(config))
     data = json.dumps(flags | {RULE: ONE_DOOR}, indent=2).encode()
@@ -67,7 +69,7 @@ def claim_output(config: Any, free: Collection[str]) -> None:
 
 
 def check_same_run(config: Any, free: Collection[str]) -> None:
-    """Raises UserError where `config.output` holds a run with other flags."""
+    """Raise UserError if `config.output` holds a run with other flags."""
     stored = _read_run(config)
     if stored is None:
         return
@@ -82,26 +84,31 @@ def check_same_run(config: Any, free: Collection[str]) -> None:
         )
     before = {name: v for name, v in (_as_before(config) | stored).items() if name not in free}
     try:
-        there = _compared(before, config, old)
+        stored_values = _compared(before, config, old)
     except (AttributeError, TypeError, UserError) as error:
         raise UserError(
             f"--output {config.output}",
-            f"holds a run.json that this version does not read ({error})",
+            f"holds a run.json that this version cannot read ({error})",
             "Resume it with the version that wrote it, or give another --output.",
         ) from error
-    here = _compared(_flags(config, free), config, old)
-    changed = sorted(k for k in here | there if here.get(k, MISSING) != there.get(k, MISSING))
+    values = _compared(_flags(config, free), config, old)
+    changed = sorted(
+        k for k in values | stored_values if values.get(k, MISSING) != stored_values.get(k, MISSING)
+    )
     if changed:
-        listed = ", ".join(f"{k} was {_shown(there, k)}, is {_shown(here, k)}" for k in changed)
+        changes = ", ".join(
+            f"{k} was {_shown(stored_values, k)}, is {_shown(values, k)}" for k in changed
+        )
         raise UserError(
             f"--output {config.output}",
-            f"holds another run ({listed})",
-            "Give another --output, or the same flags to resume that run.",
+            f"holds a run with other flags ({changes})",
+            "Give another --output, or give the same flags to resume that run.",
         )
 
 
 def check_doors(config: TrainConfig) -> None:
-    """Raises UserError where two flags give one number different values, unless the output is an old one."""
+    """Raise UserError if two flags give one number different values, unless the output is from before
+    2026-11-30."""
     try:
         read_numbers(config)
     except UserError:
@@ -110,26 +117,26 @@ def check_doors(config: TrainConfig) -> None:
 
 
 def settled(config: TrainConfig) -> TrainConfig:
-    """The flags that the plan is made of: an output goes on by the rule that it was begun by."""
+    """Give the flags to make the plan from. An old output keeps the rule that it was started with."""
     return by_old_rule(config) if begun_by_old_rule(config) else config
 
 
 def begun_by_old_rule(config: Any) -> bool:
-    """Whether `config.output` holds a run from before 2026-11-30."""
+    """Return True if `config.output` holds a run from before 2026-11-30."""
     stored = _read_run(config)
     return stored is not None and stored.get(RULE) != ONE_DOOR
 
 
 def read_object(uri: str) -> dict[str, Any]:
-    """A JSON object of an earlier run. Raises UserError."""
+    """Read a JSON object of an earlier run. Raise UserError if it is none."""
     with storage.driver_errors(uri):
         data = storage.read_bytes(uri)
     try:
         value = json.loads(data)
     except ValueError as error:
-        raise UserError(uri, f"is not JSON ({error})", "Give another --output.") from error
+        raise UserError(uri, f"is not valid JSON ({error})", "Give another --output.") from error
     if not isinstance(value, dict):
-        raise UserError(uri, "is no JSON object", "Give another --output.")
+        raise UserError(uri, "is not a JSON object", "Give another --output.")
     return value
 
 
@@ -139,23 +146,24 @@ def _read_run(config: Any) -> dict[str, Any] | None:
 
 
 def _flags(config: Any, free: Collection[str]) -> dict[str, Any]:
+    """Give the flags to store and compare, with their values as JSON reads them back."""
     flags = {k: v for k, v in as_flags(config).items() if k not in free and k != "output"}
-    return cast(dict[str, Any], json.loads(json.dumps(flags)))  # as it reads back
+    return cast(dict[str, Any], json.loads(json.dumps(flags)))
 
 
 def _as_before(config: Any) -> dict[str, Any]:
-    """What each flag means that run.json lacks: its registered value, else its default."""
+    """Give the value of each flag that run.json may lack: from `LATER`, else the flag's default."""
     defaults = {f.name: f.default for f in fields(config) if f.default is not MISSING}
     values = defaults | {**LATER[type(config).__name__]}
     return cast(dict[str, Any], json.loads(json.dumps(values)))
 
 
 def _compared(flags: Mapping[str, Any], config: Any, old: bool) -> dict[str, Any]:
-    """What makes two runs the same: flags as they are, numbers by name."""
+    """Give the values that two runs must share: flags by name, numbers by the name of the number."""
     rest = {k: v for k, v in flags.items() if k not in DOORS}
     if isinstance(rest.get("data"), list) and len(rest["data"]) == 1:
-        (rest["data"],) = rest["data"]  # one --data is stored as text
-    if old:  # then short flags did more than --set
+        (rest["data"],) = rest["data"]  # one --data is stored as a string
+    if old:  # short flags and --set had different effects then
         shorts = {f"--{k}": flags.get(k) for k in SHORT}
         later = numbers_of({k: v for k, v in flags.items() if k not in SHORT}, {}, strict=False)
         return rest | shorts | dict(later.values)

@@ -1,4 +1,4 @@
-"""What a resumed run needs beside the model: momentum and progress. Nothing is pickled."""
+"""Save and load what a resumed run needs beside the model: momentum and progress. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ MOMENTUM, STATE = "momentum.safetensors", "training_state.json"
 
 @dataclass(slots=True)
 class TrainingProgress:
-    """What grows while training, and is saved with each checkpoint."""
+    """The history of a training, saved with each checkpoint."""
 
     iteration: int
-    """Steps done."""
+    """Number of steps taken."""
     history: list[dict[str, float]]
-    """One row a step, averaged over all ranks."""
+    """One row per step, averaged over all ranks."""
     validations: list[dict[str, Any]]
+    """Metrics of each validation."""
 
 
 def save_state(
     folder: Path, model: FastRCNN, optimizer: torch.optim.SGD, progress: TrainingProgress
 ) -> None:
-    """Momentum by parameter name and progress as JSON, beside the model: nothing is pickled."""
+    """Write momentum (safetensors, by parameter name) and progress (JSON) beside the model."""
     momentum = {
         name: optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
         for name, parameter in model.named_parameters()
@@ -52,18 +53,21 @@ def save_state(
 
 
 def restore_state(model: FastRCNN, optimizer: torch.optim.SGD) -> TrainingProgress:
-    """Go back to the run's latest checkpoint, where there is one: model, momentum, rates, progress."""
+    """Load the run's latest checkpoint, if there is one: model, momentum, learning rates and progress.
+
+    Model and optimizer are changed in place. Without a checkpoint, the progress is empty.
+    """
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return TrainingProgress(0, [], [])
     with checkpoint.as_directory() as folder:
         progress = load_state(Path(folder), model, optimizer)
-    logger.info("resumed at iteration %d", progress.iteration)
+    logger.info("resumed from the checkpoint of iteration %d", progress.iteration)
     return progress
 
 
 def load_state(folder: Path, model: FastRCNN, optimizer: torch.optim.SGD) -> TrainingProgress:
-    """Inverse of `save_checkpoint` and `save_state`; model and optimizer are changed in place."""
+    """Load what `save_checkpoint` and `save_state` wrote. Changes model and optimizer in place."""
     model.load_state_dict(load_checkpoint(folder).model.state_dict())
     momentum: dict[str, Tensor] = load_file(folder / MOMENTUM)
     state = json.loads((folder / STATE).read_text())
@@ -71,5 +75,5 @@ def load_state(folder: Path, model: FastRCNN, optimizer: torch.optim.SGD) -> Tra
         if name in momentum:
             optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
     for group, rate in zip(optimizer.param_groups, state["learning_rates"], strict=True):
-        group["lr"] = rate  # Caffe's momentum is relative to the rate it was gathered at
+        group["lr"] = rate  # set_learning_rate rescales the momentum when the rate changes
     return TrainingProgress(state["iteration"], state["history"], state["validations"])

@@ -1,4 +1,4 @@
-"""One step of SGD on a rank's share of a batch; Ray Train workers and ablation trials call it."""
+"""Take one step of SGD on a rank's share of a batch. Ray Train workers and ablation trials call it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.training.examples import Batch, step_seed
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss is NaN or infinite: names the step, the images and the parts."""
+    """The loss is NaN or infinite. The message names the step, the images and the loss parts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,13 +32,13 @@ class StepSettings:
     num_iterations: int
     """Steps of the whole run; the learning rate depends on it."""
     seed: int
-    """Seed of the run. Dropout draws from a seed made of it, the step and the rank."""
+    """Seed of the run. The seed for dropout is made from it, the step and the rank."""
     rank: int = 0
     world_size: int = 1
 
 
 class _Sums(NamedTuple):
-    """Sums over the RoIs, and for the RPN over the images, of one rank or of all."""
+    """Sums over RoIs, and for the RPN over images; of one rank, or of all ranks."""
 
     total: float
     classification: float
@@ -66,19 +66,19 @@ def train_step(
     step: int,
     settings: StepSettings,
 ) -> dict[str, float]:
-    """Forward, backward and update of the weights. Every rank calls it with its share of the same step.
+    """Run forward and backward, and update the weights. Every rank calls it with its share of the same step.
 
     Args:
-        objective: an `Objective`; DistributedDataParallel around it where there are several ranks.
-        optimizer: of the same parameters.
-        batch: this rank's images.
-        step: from 0.
+        objective: an `Objective`. With several ranks, DistributedDataParallel around one.
+        optimizer: holds the same parameters.
+        batch: the images of this rank.
+        step: counted from 0.
 
     Returns:
-        The step's row of the history, averaged over the RoIs of all ranks.
+        The step's row of the history: losses averaged over the RoIs of all ranks.
 
     Raises:
-        NonFiniteLossError: on every rank, before any weight has changed.
+        NonFiniteLossError: the loss is NaN or infinite. All ranks raise it, before any weight is changed.
     """
     model, solver = model_of(objective), settings.solver
     objective.train()
@@ -86,20 +86,21 @@ def train_step(
     set_learning_rate(optimizer, rate, caffe_momentum=solver.caffe_momentum)
     torch.manual_seed(step_seed(settings.seed, step, settings.rank))  # dropout
     optimizer.zero_grad(set_to_none=True)
-    # Gradients are summed over RoIs, passes and ranks, then divided by the number of RoIs. Each is divided by
-    # the number asked for beforehand, which keeps the sums near 1; the correction follows below.
-    wanted = solver.batch_size * model.config.rois_per_image
-    shared = _backward(objective, batch, solver, settings.world_size / wanted)
+    # The gradient is the sum over RoIs, passes and ranks, divided by the number of sampled RoIs. That number
+    # is known only after the forward passes. So each pass divides by the number requested, which keeps the
+    # sums near 1, and the gradient is corrected below.
+    requested = solver.batch_size * model.config.rois_per_image
+    shared = _backward(objective, batch, solver, settings.world_size / requested)
     if settings.world_size > 1:
         dist.all_reduce(shared)
     sums = _Sums(*shared.tolist())
     if not math.isfinite(sums.total + sums.objectness + sums.rpn_box):
         images = _all_images(batch, settings.world_size)
         raise NonFiniteLossError(_describe(sums, step, images, with_rpn=model.rpn is not None))
-    # With an RPN there is no correction: its gradients are divided by the anchors asked for, the head's by
-    # the RoIs asked for, and one factor cannot correct both.
-    if max(sums.num_rois, 1.0) != wanted and model.rpn is None:
-        _scale_gradients(optimizer, wanted / max(sums.num_rois, 1.0))
+    # With an RPN there is no correction: its gradients are divided by the number of anchors requested, the
+    # head's by the number of RoIs requested, and one factor cannot correct both.
+    if max(sums.num_rois, 1.0) != requested and model.rpn is None:
+        _scale_gradients(optimizer, requested / max(sums.num_rois, 1.0))
     if solver.max_grad_norm is not None:
         torch.nn.utils.clip_grad_norm_(objective.parameters(), solver.max_grad_norm)
     optimizer.step()
@@ -107,6 +108,7 @@ def train_step(
 
 
 def _history_row(sums: _Sums, step: int, rate: float, *, with_rpn: bool) -> dict[str, float]:
+    """Turn the sums over all ranks into the step's row of the history."""
     count = max(sums.num_rois, 1.0)
     objectness, rpn_box = (
         value / max(sums.num_images, 1.0) for value in (sums.objectness, sums.rpn_box)
@@ -124,16 +126,17 @@ def _history_row(sums: _Sums, step: int, rate: float, *, with_rpn: bool) -> dict
 
 
 def _describe(sums: _Sums, step: int, images: list[str], *, with_rpn: bool) -> str:
-    rpn = f", objectness {sums.objectness}, anchors' boxes {sums.rpn_box}" if with_rpn else ""
+    """Write the message of a NonFiniteLossError."""
+    rpn = f", objectness {sums.objectness}, anchor boxes {sums.rpn_box}" if with_rpn else ""
     return (
-        f"loss at step {step} is not finite: classification {sums.classification}, localization"
+        f"the loss at step {step} is not finite: classification {sums.classification}, localization"
         f" {sums.localization}{rpn}; images: {', '.join(images)}."
-        " Look at them, or lower --learning-rate."
+        " Check these images, or lower --learning-rate."
     )
 
 
 def _all_images(batch: Batch, world_size: int) -> list[str]:
-    """Gather the URIs of the step's images from every rank."""
+    """Collect the URIs of the step's images from all ranks."""
     if world_size == 1:
         return batch.image_uris
     shares: list[Any] = [None] * world_size
@@ -142,22 +145,25 @@ def _all_images(batch: Batch, world_size: int) -> list[str]:
 
 
 def _backward(objective: nn.Module, batch: Batch, solver: SolverConfig, weight: float) -> Tensor:
-    """Run forward and backward on each pass of a batch; give this rank's `_Sums` as a tensor (8,).
+    """Run forward and backward on each pass of a batch.
 
     Args:
-        weight: what one RoI counts in the gradient.
+        weight: weight of one RoI in the gradient.
+
+    Returns:
+        This rank's `_Sums` as a tensor (8,).
     """
     model = model_of(objective)
     sums = torch.zeros(len(_Sums._fields), device=model.device)
     passes = _passes(batch, solver.images_per_pass)
     for part in passes:
-        # In the last backward, DDP averages over the ranks all gradients that have been added up till then.
+        # DDP averages the gradients over the ranks in the last backward; until then they add up on each rank.
         with nullcontext() if part is passes[-1] else _no_sync(objective):
             with _autocast(solver, model.device):
                 losses: TrainingLoss = objective(part.images, part.targets, part.seeds)
             total = losses.loss.total * (losses.num_rois * weight)
             if losses.rpn is not None:
-                # An image counts as much as the RoIs that are asked for in it.
+                # An image has the weight of the RoIs requested in it.
                 rois = len(part.images) * model.config.rois_per_image
                 total = total + torch.stack([*losses.rpn]).sum() * (rois * weight)
             torch.autograd.backward(total)
@@ -166,7 +172,7 @@ def _backward(objective: nn.Module, batch: Batch, solver: SolverConfig, weight: 
 
 
 def _sums_of(losses: TrainingLoss, num_images: int) -> Tensor:
-    """Turn the averages of a pass into `_Sums`, a tensor (8,) without gradient."""
+    """Turn the mean losses of a pass into `_Sums`: a tensor (8,) without gradient."""
     head = torch.stack([*losses.loss]).detach() * losses.num_rois
     counts = head.new_tensor([losses.num_rois, losses.num_fg])
     rpn = head.new_zeros(2) if losses.rpn is None else torch.stack([*losses.rpn]).detach()
@@ -174,7 +180,7 @@ def _sums_of(losses: TrainingLoss, num_images: int) -> Tensor:
 
 
 def _passes(batch: Batch, images_per_pass: int | None) -> list[Batch]:
-    """Split a batch into the parts that go through the network at once; at least one, which may be empty."""
+    """Split a batch into passes through the network. An empty batch gives one empty pass."""
     num_images = max(len(batch.images), 1)
     size = images_per_pass or num_images
     cuts = [slice(start, start + size) for start in range(0, num_images, size)]

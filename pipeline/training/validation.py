@@ -1,4 +1,4 @@
-"""How good the model is so far: detection on the validation images, shared among the ranks, and pictures."""
+"""Validate the model during training: detect on the validation images, measure mAP, draw pictures."""
 
 from __future__ import annotations
 
@@ -23,77 +23,83 @@ from pipeline.proposals.table import Boxes
 from pipeline.training.examples import Example
 
 VALIDATION_BATCH = 4
+"""Images per call of the detector."""
 MAX_PICTURES = 8
 MIN_SCORE = 0.5
-"""Boxes below it are not drawn: average precision wants them, eyes do not."""
+"""Lowest score of a drawn box. Average precision uses all boxes."""
 
 
 class Validation(NamedTuple):
-    """What `validate` found, the same on every rank."""
+    """The result of `validate`, the same on every rank."""
 
     result: VOCResult
-    """VOC07."""
+    """Average precision by the rules of VOC07."""
     detections: list[ImageDetections]
-    """Of each example, in order."""
+    """Detections of each example, in order."""
 
     def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
-        """val_map, and val_ap by class name: None, for JSON knows no NaN, where no image holds the class."""
+        """Give val_map, and val_ap by class name.
+
+        The AP of a class that is in no image is None, because JSON has no NaN.
+        """
         pairs = zip(classes, self.result.ap, strict=True)
         per_class = {name: None if math.isnan(ap) else float(ap) for name, ap in pairs}
         return {"val_map": float(self.result.mean_ap), "val_ap": per_class}
 
 
 Detect = Callable[[Sequence[npt.NDArray[np.uint8]], Sequence[Boxes]], list[Detections]]
-"""Decoded images and their proposals to detections."""
+"""A function from decoded images (H, W, 3) and their proposals (P, 4) to detections; all in the image
+frame."""
 
 
 def detector_of(model: FastRCNN) -> Detect:
-    """A model in eval mode as `validate` calls it: on the proposals it is given, or on its own RPN's."""
+    """Wrap a model in eval mode for `validate`. A model with an RPN ignores the proposals it gets."""
 
-    def run(
+    def detect_images(
         images: Sequence[npt.NDArray[np.uint8]], proposals: Sequence[Boxes]
     ) -> list[Detections]:
         return detect(model, images, None if model.rpn else proposals)
 
-    return run
+    return detect_images
 
 
 def upright_only(model: FastRCNN) -> FastRCNN:
-    """Give the same network, set to look at the upright image alone: that is how it is validated in training.
+    """Give the same network without `test_flips` and `test_scales`, for validation during training.
 
-    Twelve views of each of 87 images, for `test_flips` and two `test_scales`, took as long as four epochs of
+    With `test_flips` and two `test_scales`, twelve views of each of 87 images took as long as four epochs of
     205 images (docs/benchmarks.md).
     """
     return with_config(model, test_flips=False, test_scales=())
 
 
 def validate(
-    run: Detect,
+    detector: Detect,
     num_classes: int,
     validation: Sequence[Example],
     rank: int = 0,
     world_size: int = 1,
 ) -> Validation:
-    """Detect on the validation images, each rank on its share, and measure average precision.
+    """Detect on the validation images and measure average precision. Each rank detects on its share.
 
     Args:
-        run: of a model in eval mode.
+        detector: made from a model in eval mode.
+        num_classes: K, without the background.
     """
-    found: dict[int, ImageDetections] = {}
-    own = range(rank, len(validation), world_size)
-    for start in range(0, len(own), VALIDATION_BATCH):
-        indices = own[start : start + VALIDATION_BATCH]
+    by_index: dict[int, ImageDetections] = {}
+    share = range(rank, len(validation), world_size)
+    for start in range(0, len(share), VALIDATION_BATCH):
+        indices = share[start : start + VALIDATION_BATCH]
         pixels = [decode(storage.read_bytes(validation[i].image.image_uri)).pixels for i in indices]
-        batch = run(pixels, [validation[i].proposals for i in indices])
+        batch = detector(pixels, [validation[i].proposals for i in indices])
         for index, (boxes, labels, scores) in zip(indices, batch, strict=True):
-            found[index] = ImageDetections(
+            by_index[index] = ImageDetections(
                 boxes=boxes.numpy(), labels=labels.numpy(), scores=scores.numpy()
             )
     if world_size > 1:
         shares: list[Any] = [None] * world_size
-        dist.all_gather_object(shares, found)
-        found = {index: result for share in shares for index, result in share.items()}
-    detections = [found[index] for index in range(len(validation))]
+        dist.all_gather_object(shares, by_index)
+        by_index = {index: result for part in shares for index, result in part.items()}
+    detections = [by_index[index] for index in range(len(validation))]
     truth = [_ground_truth(example) for example in validation]
     return Validation(evaluate_voc(truth, detections, num_classes), detections)
 
@@ -106,16 +112,22 @@ def _ground_truth(example: Example) -> ImageGroundTruth:
 
 
 def draw_validation(
-    found: Validation, examples: Sequence[Example], classes: Sequence[str]
+    validation: Validation, examples: Sequence[Example], classes: Sequence[str]
 ) -> dict[str, bytes]:
-    """pr_curves.png, and pictures.jpg: each image twice, detections beside ground truth.
+    """Draw precision-recall curves, and a sheet of pictures.
 
     Args:
-        examples: those that were validated on, in order.
-        classes: K names.
+        examples: the validation examples, in order.
+        classes: K names, in label order.
+
+    Returns:
+        pr_curves.png, and pictures.jpg: the first `MAX_PICTURES` images, each twice, with detections on the
+        left and ground truth on the right.
     """
     pictures, captions = [], []
-    for example, detections in list(zip(examples, found.detections, strict=True))[:MAX_PICTURES]:
+    for example, detections in list(zip(examples, validation.detections, strict=True))[
+        :MAX_PICTURES
+    ]:
         image = example.image
         pixels = decode(storage.read_bytes(image.image_uri)).pixels
         sure = np.asarray(detections.scores) >= MIN_SCORE
@@ -124,9 +136,9 @@ def draw_validation(
         pictures.append(draw_boxes(pixels, boxes, labels.tolist(), scores.tolist(), classes))
         pictures.append(draw_boxes(pixels, image.gt_boxes, image.gt_labels.tolist(), None, classes))
         name = storage.basename(image.image_uri)[-30:]
-        captions += [f"{name}: found", "labelled"]
+        captions += [f"{name}: detected", "ground truth"]
     sink = io.BytesIO()
     Image.fromarray(contact_sheet(pictures, captions)).save(sink, format="JPEG", quality=88)
-    title = f"validation, mAP (VOC07) {found.result.mean_ap:.3f}"
-    curves = draw_precision_recall(found.result, classes, title)
+    title = f"validation, mAP (VOC07) {validation.result.mean_ap:.3f}"
+    curves = draw_precision_recall(validation.result, classes, title)
     return {"pr_curves.png": curves, "pictures.jpg": sink.getvalue()}

@@ -1,4 +1,4 @@
-"""The detector's benchmark: what is compared gives the same boxes, and the floor is what arithmetic says."""
+"""Tests of the detector benchmark: all detectors give the same boxes, and floors are worked out by hand."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def config(folder: Path) -> DetectorBenchmarkConfig:
     )
 
 
-def test_peers_find_what_ours_finds(tmp_path: Path) -> None:
-    """Torchvision resizes and pools a little otherwise: nearly the same scores, before suppression."""
+def test_torchvision_gives_nearly_the_same_scores(tmp_path: Path) -> None:
+    """Scores before NMS differ slightly, because torchvision resizes and pools in another way."""
     torch.manual_seed(0)
     small = {"backbone": "tiny", "scale": 96, "fc_dim": 16}
     numbers = FastRCNNConfig.modern(2, **small, score_threshold=0.0, nms_threshold=1.0)
     model = FastRCNN(numbers).eval()
     (batch, _) = benchmark_detector._batches(config(tmp_path), 40)
-    found = {name: scorer(batch) for name, scorer in benchmark_detector._scorers(model).items()}
-    for one, alone in zip(found["ours"], found["ours, one at a time"], strict=True):
+    results = {name: scorer(batch) for name, scorer in benchmark_detector._scorers(model).items()}
+    for one, alone in zip(results["ours"], results["ours, one at a time"], strict=True):
         torch.testing.assert_close(one.scores, alone.scores, rtol=1e-3, atol=1e-5)
-    pairs = zip(found["ours, all proposals"], found["torchvision"], strict=True)
+    pairs = zip(results["ours, all proposals"], results["torchvision"], strict=True)
     for every, peer in pairs:
         assert len(every.scores) > 50
         assert abs(len(every.scores) - len(peer["scores"])) <= 3
@@ -81,28 +81,36 @@ def test_backward_costs_the_forward_pass_once_for_each_gradient(groups: int) -> 
     assert floor.flops == 3 * forward
     floor = Floor(Peak(flops=1.0, bandwidth=1e30))
     with floor:
-        layer(torch.ones(2, 8, 10, 12)).sum().backward()  # as the first layer's images
+        layer(
+            torch.ones(2, 8, 10, 12)
+        ).sum().backward()  # the input needs no gradient, like the images of the first layer
     assert floor.flops == 2 * forward
 
 
-def test_ratios_are_of_the_same_batch() -> None:
+def test_ratios_compare_the_same_batch() -> None:
     calls: list[str] = []
     scorers = {name: lambda batch, name=name: calls.append(name) or [] for name in ("a", "b")}
-    found = measure(scorers, [([], []), ([], [])], 2, torch.device("cpu"))  # type: ignore[arg-type]
-    assert calls[:2] == ["a", "b"]  # not timed
+    results = measure(scorers, [([], []), ([], [])], 2, torch.device("cpu"))  # type: ignore[arg-type]
+    assert calls[:2] == ["a", "b"]  # not measured
     assert calls[2:] == ["a", "b", "b", "a"] * 2
-    assert found["a"].beside_ours == 1
+    assert results["a"].beside_ours == 1
 
 
-def test_it_prints_a_table_and_writes_json(
+def test_detector_prints_a_table_and_writes_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = config(tmp_path)
     benchmark_detector.run(settings)
     lines = capsys.readouterr().out.splitlines()
     assert [line[:26].strip() for line in lines] == [
-        *("40 proposals", "ours", "ours, float32", "ours, all proposals", "ours, one at a time"),
-        *("torchvision", "floor", lines[-1][:26].strip()),
+        "40 proposals",
+        "ours",
+        "ours, float32",
+        "ours, all proposals",
+        "ours, one at a time",
+        "torchvision",
+        "floor",
+        lines[-1][:26].strip(),
     ]
     written = json.loads((tmp_path / "results" / "results.json").read_text())["results"]
     assert table(written["tables"]["40"], 40) == lines

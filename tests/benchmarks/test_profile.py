@@ -19,11 +19,11 @@ from benchmarks.profile import kind_of, share_line, shares
         ("aten::relu", "rest"),
     ],
 )
-def test_operators_are_told_apart_by_their_names(operator: str, kind: str) -> None:
+def test_the_kind_of_an_operator_follows_from_its_name(operator: str, kind: str) -> None:
     assert kind_of(operator) == kind
 
 
-def test_shares_add_up_and_the_dearest_has_the_most() -> None:
+def test_shares_add_up_and_the_slowest_kind_has_the_largest() -> None:
     square, boxes = torch.rand(700, 700), torch.tensor([[0.0, 0, 9, 9]])
 
     def work() -> None:
@@ -31,8 +31,8 @@ def test_shares_add_up_and_the_dearest_has_the_most() -> None:
             torch.mm(square, square)
         nms(boxes, torch.ones(1), 0.5)
 
-    found = shares(work, torch.device("cpu"))
-    assert sum(found.values()) == pytest.approx(1)
-    assert found["products"] > 0.5 > found["suppression"] > 0
-    assert found["convolutions"] == 0
-    assert share_line(found).startswith("convolutions 0%, products ")
+    by_kind = shares(work, torch.device("cpu"))
+    assert sum(by_kind.values()) == pytest.approx(1)
+    assert by_kind["products"] > 0.5 > by_kind["suppression"] > 0
+    assert by_kind["convolutions"] == 0
+    assert share_line(by_kind).startswith("convolutions 0%, products ")

@@ -12,17 +12,17 @@ from pipeline.ablation.comparisons import rows
 from pipeline.draw_scenes import draw_split
 
 
-def test_it_trains_on_trainval_or_where_there_is_none_on_train(tmp_path: Path) -> None:
+def test_training_uses_trainval_or_else_train(tmp_path: Path) -> None:
     for split in ("train", "trainval"):
         for each in (split, "test"):
             draw_split(tmp_path / split, each, range(1), seed=0, size=(90, 110))
         config = ProposersConfig(data=(str(tmp_path / split),), weights="none", epochs=2)
-        own = ablation(config, config.data[0], str(tmp_path / "out"))
-        assert (own.split, own.test_split, own.epochs) == (split, "test", 2)
-        assert len(rows(own)) == 4 * 3
+        flags = ablation(config, config.data[0], str(tmp_path / "out"))
+        assert (flags.split, flags.test_split, flags.epochs) == (split, "test", 2)
+        assert len(rows(flags)) == 4 * 3
 
 
-def test_a_line_is_a_setting_with_the_mean_and_the_range_of_its_seeds() -> None:
+def test_a_line_has_a_setting_with_mean_and_range_over_seeds() -> None:
     given = [
         {"setting": setting, "map": value, "recall": 0.9, "average_recall": 0.5, "image_seconds": s}
         for setting, value, s in (("grid", 0.6, 0.03), ("grid", 0.7, 0.02), ("rpn", 0.8, 0.05))
@@ -36,7 +36,7 @@ def test_a_line_is_a_setting_with_the_mean_and_the_range_of_its_seeds() -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
-def test_every_data_set_has_its_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_data_set_has_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("one", "two"):
         for split in ("train", "test"):
             draw_split(tmp_path / name, split, range(2), seed=0, size=(90, 110))

@@ -1,4 +1,4 @@
-"""The benchmark of the chain: its peer is torchvision's, and gives a row an image; rates counted by hand."""
+"""Tests of the score benchmark: Ray's example, and rates worked out by hand."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ from pipeline.errors import UserError
 from pipeline.runtime.arguments import parse_arguments
 
 
-def test_several_counts_can_be_given() -> None:
+def test_counts_accepts_several_numbers() -> None:
     flags = ["--images", "photos", "--counts", "300", "1000", "--bucket"]
     config = parse_arguments(ScoreBenchmarkConfig, flags, "benchmark")
     assert config == ScoreBenchmarkConfig(images=Path("photos"), counts=(300, 1000), bucket=True)
 
 
-def test_less_than_two_batches_have_no_rate() -> None:
-    with pytest.raises(UserError, match="--counts 15: is less than two batches. Give at least 16"):
+def test_fewer_than_two_batches_are_refused() -> None:
+    with pytest.raises(
+        UserError, match="--counts 15: expected at least two batches. Give at least 16"
+    ):
         ScoreBenchmarkConfig(images=Path("photos"), counts=(100, 15))
 
 
-def test_photographs_are_taken_again_until_there_are_enough(tmp_path: Path) -> None:
+def test_too_few_photographs_are_repeated(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     a, b = tmp_path / "a.JPG", tmp_path / "b.png"
@@ -45,13 +47,13 @@ def test_photographs_are_taken_again_until_there_are_enough(tmp_path: Path) -> N
         photographs(tmp_path / "none", 3)
 
 
-def test_a_rate_is_of_the_middle_rows() -> None:
-    # Twenty batches of two, a second apart, after a start and before an end that took far longer.
+def test_a_rate_uses_the_middle_rows() -> None:
+    # Twenty batches of two rows, one second apart. Start and end took much longer.
     seconds = np.repeat([0, *range(100, 120), 500], 2)
     assert middle_rate(seconds * 1_000_000) == 2
 
 
-def test_the_tables_say_how_much_faster_and_how_flat() -> None:
+def test_tables_show_ratios_and_growth() -> None:
     lines = comparison_lines(
         {
             "bare_images_per_second": [8.0, 10.0, 12.0],
@@ -79,27 +81,25 @@ def test_the_tables_say_how_much_faster_and_how_flat() -> None:
     ]
 
 
-def test_its_detector_is_torchvisions_on_our_backbone() -> None:
+def test_the_example_uses_faster_rcnn_on_our_backbone() -> None:
     torch.manual_seed(0)
     model = FastRCNN(FastRCNNConfig.modern(2, backbone="tiny", scale=64, fc_dim=16)).eval()
     peer = benchmark_ray_example.faster_rcnn(model, max_proposals=7, score_threshold=0.0).eval()
     proposed: list[int] = []
     peer.rpn.register_forward_hook(lambda module, args, out: proposed.extend(map(len, out[0])))
     with torch.inference_mode():
-        (found,) = peer([torch.rand(3, 200, 300)])
+        (result,) = peer([torch.rand(3, 200, 300)])
     assert proposed == [7]
     assert peer.backbone.backbone is model.backbone
-    assert 0 < len(found["boxes"]) <= 2 * 7
-    boxes = found["boxes"]
+    assert 0 < len(result["boxes"]) <= 2 * 7
+    boxes = result["boxes"]
     assert (boxes >= 0).all()
-    assert (
-        boxes[:, 2].max() > 128
-    )  # in the image's own frame, not that of the model, 96 pixels wide
+    assert boxes[:, 2].max() > 128  # in the image frame; the model frame is 96 pixels wide
     assert (boxes <= torch.tensor([300, 200, 300, 200])).all()
 
 
-def test_the_examples_stages_give_a_row_an_image(tmp_path: Path) -> None:
-    """Of a model without an RPN, and two sizes: Ray gives such a batch as objects."""
+def test_the_stages_of_the_example_give_one_row_per_image(tmp_path: Path) -> None:
+    """The model has no RPN, and the images have two sizes: Ray gives such a batch as objects."""
     model = FastRCNN(FastRCNNConfig.modern(2, backbone="tiny", scale=64, fc_dim=16))
     save_checkpoint(
         tmp_path / "model", model, classes=("a", "b"), proposals=ProposalConfig(), training={}
@@ -116,10 +116,12 @@ def test_the_examples_stages_give_a_row_an_image(tmp_path: Path) -> None:
     assert rows[0]["transformed"].min() == 1
     images = np.empty(2, object)
     images[:] = [row["transformed"] for row in rows]
-    found = detector({"path": np.array(["0.jpg", "1.jpg"], object), "transformed": images})
-    assert found.schema.equals(benchmark_ray_example.RESULT)
-    assert found["path"].to_pylist() == ["0.jpg", "1.jpg"]
-    for boxes, scores in zip(found["boxes"].to_pylist(), found["scores"].to_pylist(), strict=True):
+    result = detector({"path": np.array(["0.jpg", "1.jpg"], object), "transformed": images})
+    assert result.schema.equals(benchmark_ray_example.RESULT)
+    assert result["path"].to_pylist() == ["0.jpg", "1.jpg"]
+    for boxes, scores in zip(
+        result["boxes"].to_pylist(), result["scores"].to_pylist(), strict=True
+    ):
         assert 0 < len(boxes) == len(scores) <= 2 * 9
 
 
@@ -132,10 +134,10 @@ def test_the_examples_stages_give_a_row_an_image(tmp_path: Path) -> None:
         (("--counts", "24", "--nodes", "2"), ("chain",)),
     ],
 )
-def test_the_job_measures_and_writes_json(
+def test_score_measures_and_writes_json(
     flags: tuple[str, ...], rates: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """It raises where a row is missing."""
+    """The benchmark raises if a row is missing."""
     draw_split(tmp_path, "train", range(3), seed=0, size=(60, 90))
     model = ("--backbone", "tiny", "--scale", "64", "--proposals", "grid", "--max-proposals", "9")
     where = ("--images", tmp_path / "JPEGImages", "--output", tmp_path / "results")

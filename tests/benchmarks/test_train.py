@@ -1,4 +1,4 @@
-"""Tables of the training benchmark from made-up histories, and one real step of torchvision's loop."""
+"""Tests of the training benchmark: tables from invented histories, and real steps of all loops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def history(seconds: float, losses: list[float]) -> list[dict[str, float]]:
     return [{"loss": loss, "seconds": seconds, "waited": seconds / 10} for loss in losses]
 
 
-def test_efficiency_is_measured_against_the_cores_there_are(
+def test_efficiency_is_limited_by_the_number_of_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(benchmark_train.os, "cpu_count", lambda: 2)
@@ -46,18 +46,18 @@ def test_ratios_are_taken_step_by_step() -> None:
     assert len(lines) == 4
 
 
-def test_an_rpns_proposals_are_none_that_the_peer_could_be_given() -> None:
+def test_proposals_rpn_is_refused() -> None:
     with pytest.raises(UserError, match="comparisons faster_rcnn"):
         TrainBenchmarkConfig(data="data", proposals="rpn")
 
 
-def test_all_loops_take_the_same_batches(tmp_path: Path) -> None:
+def test_all_loops_use_the_same_batches(tmp_path: Path) -> None:
     draw_split(tmp_path, "train", range(4), seed=0, size=(90, 110))
     config = TrainBenchmarkConfig(
         data=str(tmp_path), backbone="tiny", scale=64, fc_dim=16, rois_per_image=8, iterations=5
     )
     seconds, floor = beside_torchvision(config.training("unused", 1), config.iterations)
     assert list(seconds) == ["ours", "ours, float32", "the same, norms apart", "torchvision"]
-    assert {len(own) for own in seconds.values()} == {5 - WARM}
-    assert min(min(own) for own in seconds.values()) > 0
+    assert {len(times) for times in seconds.values()} == {5 - WARM}
+    assert min(min(times) for times in seconds.values()) > 0
     assert min(floor.seconds, floor.flops) > 0

@@ -21,7 +21,7 @@ from demo.processes import (
 )
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-# A family as Ray's: a child, one in a session of its own, and one that does not care for SIGTERM.
+# Processes like Ray's: a child, one in a new session, and one that ignores SIGTERM.
 FAMILY = "setsid sleep 300 & sh -c 'trap \"\" TERM; sleep 300; sleep 300' & sleep 300"
 
 
@@ -33,7 +33,7 @@ def wait_for_family(pid: int, size: int) -> set[tuple[int, str]]:
 
 
 def running(family: set[tuple[int, str]]) -> set[int]:
-    """Process ids that are there, and not only as the exit code that nobody has asked for yet."""
+    """Give the ids of processes that run. A zombie does not run."""
     stats = {pid: Path(f"/proc/{pid}/stat") for pid, _ in family}
     return {
         pid
@@ -51,7 +51,7 @@ def test_a_server_ends_with_all_its_descendants(tmp_path: Path) -> None:
     assert running(family) == set()
 
 
-def test_a_server_ends_when_the_body_fails(tmp_path: Path) -> None:
+def test_a_server_ends_if_the_body_raises(tmp_path: Path) -> None:
     def fail() -> None:
         with background(["sleep", "300"], tmp_path / "log") as process:
             processes.append(process)
@@ -72,7 +72,7 @@ def test_ending_leaves_other_processes_alone(tmp_path: Path) -> None:
         other.kill()
 
 
-def test_ending_what_has_ended_does_nothing() -> None:
+def test_ending_an_ended_process_does_nothing() -> None:
     process = subprocess.Popen(["true"])
     process.wait()
     end(process)
@@ -80,12 +80,12 @@ def test_ending_what_has_ended_does_nothing() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process adopt orphans")
-def test_orphans_are_found_too() -> None:
+def test_orphans_are_ended_too() -> None:
     script = (
         "import os, subprocess, time\n"
         "from demo.processes import adopt_orphans, descendants, end_all\n"
         "adopt_orphans()\n"
-        "subprocess.run(['sh', '-c', 'setsid sleep 300 & '])\n"  # its parent is gone now
+        "subprocess.run(['sh', '-c', 'setsid sleep 300 & '])\n"  # its parent has ended
         "family = descendants(os.getpid())\n"
         "end_all(family)\n"
         "print(len(family), len(descendants(os.getpid())))\n"
@@ -113,12 +113,12 @@ def test_a_signal_unwinds_the_stack_once() -> None:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "cleaning\n"
-        process.send_signal(signal.SIGINT)  # an impatient second one changes nothing
+        process.send_signal(signal.SIGINT)  # a second signal changes nothing
         assert process.stdout.read() == "clean\n"
     assert process.returncode == 128 + signal.SIGTERM
 
 
-def test_a_command_is_shown_with_its_output_and_kept_whole(
+def test_a_command_is_printed_with_its_output_and_logged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "log"
@@ -150,7 +150,7 @@ def test_a_server_that_never_listens_is_reported_in_time(tmp_path: Path) -> None
 
 
 def test_this_process_has_no_descendants_left() -> None:
-    # Ray's and moto's fixtures of other tests may run here; those of this file may not.
+    # Ray and moto of other tests may run in this process; processes of this file may not.
     names = [
         Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
         for pid, _ in descendants(os.getpid())

@@ -1,4 +1,4 @@
-"""Drawn pictures for tests of proposals. Imports no torch: other processes draw them too."""
+"""Drawn pictures for tests of proposals. This module imports no torch, because child processes import it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Image = npt.NDArray[np.uint8]
 
 
 def scene(height: int = 240, width: int = 320, seed: int = 0) -> Image:
-    """Discs and boxes of many sizes on a shaded ground with a little noise."""
+    """Draw discs and boxes of many sizes on a shaded ground with a little noise."""
     rng = np.random.default_rng(seed)
     ground = np.linspace(90, 150, width)[None, :, None] + np.zeros((height, 1, 3))
     image = ground.astype(np.uint8)
@@ -33,6 +33,6 @@ def scene(height: int = 240, width: int = 320, seed: int = 0) -> Image:
 
 
 def digest() -> str:
-    """Of the default proposals of three scenes."""
+    """Compute a digest of the default proposals of three scenes."""
     boxes = [propose(scene(480, 640, seed), ProposalConfig()).tobytes() for seed in range(3)]
     return hashlib.sha256(b"".join(boxes)).hexdigest()

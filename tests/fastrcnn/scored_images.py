@@ -1,4 +1,4 @@
-"""Images with objects and detections to measure: random ones, and real ones that lie beside the checkout."""
+"""Images with objects and detections for tests of metrics: random ones, and real ones beside the checkout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Images = tuple[list[ImageGroundTruth], list[ImageDetections]]
 def random_images(
     seed: int, num_images: int, num_objects: int, num_found: int, num_classes: int
 ) -> Images:
-    """Detections are objects moved a little, some with another label; no two scores are equal."""
+    """Make detections by moving objects a little. Some get another label. All scores differ."""
     rng = np.random.default_rng(seed)
     scores = rng.permutation(num_images * num_found).reshape(num_images, -1)
     scores = scores / scores.size
@@ -47,10 +47,10 @@ def random_images(
 
 
 def disjoint_images(seed: int, num_images: int, num_classes: int) -> Images:
-    """Objects a cell apart, so that no detection can take two; a difficult one is detected once at most.
+    """Place objects one cell apart, so that no detection matches two of them.
 
-    There VOC's matching (the object overlapped most, taken or not) and COCO's (the free one overlapped most)
-    are the same.
+    A difficult object is detected at most once. So VOC's matching (the object of highest IoU, matched or not)
+    and COCO's (the unmatched object of highest IoU) are the same.
     """
     rng = np.random.default_rng(seed)
     truth, found = [], []
@@ -79,7 +79,7 @@ def disjoint_images(seed: int, num_images: int, num_classes: int) -> Images:
 
 
 def voc_style(folder: Path) -> tuple[list[ImageGroundTruth], list[ImageDetections], list[str]]:
-    """eval_vectors/voc_style_30class: images, detections, and the names of labels 1, 2, ..."""
+    """Load eval_vectors/voc_style_30class: images, detections, and the names of labels 1, 2, ..."""
     truth_rows, found_rows = [], []
     for path in sorted((folder / "ground-truth").glob("*.txt")):
         detected = folder / "detection-results" / path.name
@@ -110,7 +110,7 @@ def _corners(words: list[list[str]]) -> npt.NDArray[np.float32]:
 
 
 def coco_val2014(folder: Path) -> tuple[list[ImageGroundTruth], list[ImageDetections], int]:
-    """eval_vectors/coco_val2014_100: images, detections, and the number of classes."""
+    """Load eval_vectors/coco_val2014_100: images, detections, and the number of classes."""
     data = json.loads((folder / "instances_val2014_100.json").read_text())
     results = json.loads((folder / "instances_val2014_fakebbox100_results.json").read_text())
     label = {c["id"]: k for k, c in enumerate(sorted(data["categories"], key=lambda c: c["id"]), 1)}

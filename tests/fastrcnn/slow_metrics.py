@@ -1,4 +1,4 @@
-"""Average precision and recall a second time: plain loops, written from the definitions and nothing else."""
+"""Average precision and recall in plain loops, written from their definitions, to test the fast code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from fastrcnn.metrics import ImageDetections, ImageGroundTruth
 
 Point = tuple[float, float, float]
-"""Recall, precision, and the score that it takes to get there."""
+"""Recall, precision and the score threshold of one point of a curve."""
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:
@@ -24,7 +24,7 @@ def flagged(flags: Any, index: int) -> bool:
 
 
 def ranked(found: Sequence[ImageDetections], label: int) -> list[tuple[float, int, list[float]]]:
-    """Score, image and box of one class's detections, best first, else in the order given."""
+    """List score, image and box of one class's detections, best first. Equal scores keep their order."""
     queue = [
         (float(image.scores[n]), i, image.boxes[n].astype(float).tolist())
         for i, image in enumerate(found)
@@ -40,7 +40,10 @@ def slow_curve(
     label: int,
     threshold: float = 0.5,
 ) -> list[Point]:
-    """VOC's development kit: each detection asks for the object that it overlaps most, taken or not."""
+    """Compute a curve like VOC's development kit.
+
+    Each detection goes to the object of its class with the highest IoU, even if that is matched already.
+    """
     asked = {
         (i, g): not (flagged(t.difficult, g) or flagged(t.crowd, g))
         for i, t in enumerate(truth)
@@ -71,7 +74,7 @@ def slow_curve(
 
 
 def slow_ap(points: Sequence[Point], method: str) -> float:
-    """The best precision at or beyond a recall: its mean over eleven recalls, or its area."""
+    """Compute AP from the best precision at or beyond a recall: the mean over eleven recalls, or the area."""
     if method == "voc07":
         levels = [k / 10 for k in range(11)]
         return sum(max((p for r, p, _ in points if r >= k), default=0.0) for k in levels) / 11
@@ -85,7 +88,10 @@ def slow_ap(points: Sequence[Point], method: str) -> float:
 def slow_coco_ap(
     truth: Sequence[ImageGroundTruth], found: Sequence[ImageDetections], label: int
 ) -> float:
-    """COCO's AP of one class: the mean over IoU .5, .55 ... .95 of 101 precisions; NaN without objects."""
+    """Compute COCO's AP of one class: the mean of 101 precisions, over IoU .5, .55 ... .95.
+
+    It is NaN if the class has no objects.
+    """
     values = []
     for step in range(10):
         threshold = 0.5 + 0.05 * step
@@ -112,7 +118,7 @@ def slow_coco_ap(
         for n, (score, correct) in enumerate(verdicts, 1):
             right += correct
             points.append((right / num_gt, right / n, score))
-        levels = [k * 0.01 for k in range(101)]  # pycocotools' own rounding of .28 and .57
+        levels = [k * 0.01 for k in range(101)]  # rounds .28 and .57 as pycocotools does
         values.append(
             sum(max((p for r, p, _ in points if r >= k), default=0.0) for k in levels) / 101
         )
@@ -127,7 +133,7 @@ def _coco_match(
     crowd: Sequence[bool],
     threshold: float,
 ) -> int | None:
-    """The free object that the box overlaps most, an ignored one only where no other will do."""
+    """Find the unmatched object of highest IoU. An ignored object is matched only if no other can be."""
     for kind in (False, True):
         candidates = [
             (_coco_iou(box, truth.boxes[g].astype(float).tolist(), crowd[g]), g)
@@ -141,7 +147,7 @@ def _coco_match(
 
 
 def _coco_iou(box: Sequence[float], other: Sequence[float], crowd: bool) -> float:
-    """A crowd covers a box by the share of the box that lies in it."""
+    """Compute the overlap with a crowd: the share of the box that lies in the crowd."""
     if not crowd:
         return iou(box, other)
     width = min(box[2], other[2]) - max(box[0], other[0])
@@ -150,7 +156,7 @@ def _coco_iou(box: Sequence[float], other: Sequence[float], crowd: bool) -> floa
 
 
 def slow_recall(proposals: Sequence[Any], gt_boxes: Sequence[Any], threshold: float) -> float:
-    """The share of objects that some proposal overlaps by the threshold or more."""
+    """Compute the share of the objects whose IoU with some proposal is at least the threshold."""
     near = [
         any(iou(p.tolist(), g.tolist()) >= threshold for p in boxes.astype(float))
         for boxes, gt in zip(proposals, gt_boxes, strict=True)

@@ -1,4 +1,4 @@
-"""RoIAlign as a gather, against torchvision's kernel: values, gradients, rims, levels, and time."""
+"""RoIAlign as a gather, compared with torchvision's kernel: values, gradients, edges, levels and time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastrcnn.align import roi_align_levels
 
 
 def random_rois(count: int, *, side: float, seed: int = 0) -> Tensor:
-    """Some reach over the rim, some lie wholly outside, some have no area."""
+    """Make RoIs inside the map, over its edge, outside it, and without area."""
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(count, 2, generator=generator) * side * 1.4 - side * 0.2
     sizes = torch.rand(count, 2, generator=generator) ** 2 * side
@@ -34,7 +34,7 @@ def by_kernel(features: Tensor, rois: Tensor, stride: int, bins: int = 7) -> Ten
 
 @pytest.mark.parametrize("stride", [1, 8, 16])
 @pytest.mark.parametrize("bins", [1, 6, 7])
-def test_values_and_gradients_are_the_kernels(stride: int, bins: int) -> None:
+def test_values_and_gradients_equal_those_of_the_kernel(stride: int, bins: int) -> None:
     torch.manual_seed(1)
     features = torch.randn(2, 5, 13, 17, dtype=torch.float64, requires_grad=True)
     rois = random_rois(60, side=15.0 * stride).double()
@@ -47,7 +47,7 @@ def test_values_and_gradients_are_the_kernels(stride: int, bins: int) -> None:
     torch.testing.assert_close(mine, kernels, rtol=0, atol=1e-5)
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
+def test_gradients_equal_finite_differences() -> None:
     features = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     rois = torch.tensor([[0, 3.0, 2.0, 30.0, 41.0], [0, -9.0, 4.0, 11.0, 8.0]], dtype=torch.float64)
 
@@ -57,7 +57,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(pooled, (features,))
 
 
-def test_each_roi_reads_its_own_level_and_image() -> None:
+def test_each_roi_reads_its_level_and_image() -> None:
     levels = [torch.full((2, 3, 8 >> n, 12 >> n), 10.0 * n) for n in range(3)]
     for n, level in enumerate(levels):
         level[1] += 1
@@ -77,7 +77,7 @@ def test_no_rois_give_an_empty_map_and_a_zero_gradient() -> None:
     assert features.grad.abs().sum() == 0
 
 
-def test_a_training_step_of_it_is_faster_than_the_kernels() -> None:
+def test_a_training_step_is_faster_than_with_the_kernel() -> None:
     features = torch.randn(2, 128, 60, 80).to(memory_format=torch.channels_last).requires_grad_()
     rois = random_rois(256, side=500.0)
     gradient = torch.randn(256, 128, 7, 7)

@@ -1,4 +1,4 @@
-"""Anchors and grid shapes fitted to boxes: by hand, and against every other choice."""
+"""Anchors and grid shapes fitted to boxes, compared with hand-computed ones and with all other partitions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fastrcnn.anchors import cluster_centres, fit_anchors, fit_grid
 
 
-def test_well_apart_groups_have_a_centre_each() -> None:
+def test_each_separate_group_has_one_centre() -> None:
     values = np.log([10.0, 10, 40, 160, 160, 160])
     np.testing.assert_allclose(np.exp(cluster_centres(values, 3)), [10, 40, 160])
     np.testing.assert_allclose(
@@ -20,14 +20,14 @@ def test_well_apart_groups_have_a_centre_each() -> None:
     )
 
 
-def test_more_centres_than_values_go_on_by_the_square_root_of_two() -> None:
+def test_centres_without_values_are_a_factor_of_root_two_apart() -> None:
     found = np.exp(cluster_centres(np.log([100.0]), 4))
     np.testing.assert_allclose(found, [50, 100 / 2**0.5, 100, 100 * 2**0.5])
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 96), min_size=3, max_size=8), st.integers(1, 3))
-def test_no_other_partition_is_nearer(bins: list[int], count: int) -> None:
+def test_no_other_partition_has_a_smaller_distance(bins: list[int], count: int) -> None:
     values = np.array(sorted(bins)) / 32
     centres = cluster_centres(values, count)
     assert len(centres) == count
@@ -37,7 +37,7 @@ def test_no_other_partition_is_nearer(bins: list[int], count: int) -> None:
         assert own <= sum(((part - part.mean()) ** 2).sum() for part in parts) + 1e-9
 
 
-def test_sides_go_from_fine_maps_to_coarse_and_ratios_are_heights_to_widths() -> None:
+def test_small_sides_go_to_fine_maps_and_ratios_are_height_over_width() -> None:
     # Squares of 10 and 20, boxes of 80 x 20 and 20 x 80 (side 40): 4 sides, 3 ratios.
     sizes = np.array([[10.0, 10], [20, 20], [80, 20], [20, 80]] * 5 + [[80, 80]])
     sides, ratios = fit_anchors(sizes, 4)
@@ -47,14 +47,14 @@ def test_sides_go_from_fine_maps_to_coarse_and_ratios_are_heights_to_widths() ->
     assert one_map == ((7.07, 10.0, 20.0, 40.0, 80.0),)
 
 
-def test_the_order_of_boxes_does_not_count() -> None:
+def test_the_order_of_boxes_changes_nothing() -> None:
     sizes = np.exp(np.random.default_rng(0).normal(3, 1, (200, 2)))
     shuffled = np.random.default_rng(1).permutation(sizes)
     assert fit_anchors(sizes, 3) == fit_anchors(shuffled, 3)
     assert fit_grid(sizes / 500) == fit_grid(shuffled / 500)
 
 
-def test_a_grid_has_the_shapes_that_boxes_have() -> None:
+def test_a_fitted_grid_has_the_shapes_of_the_boxes() -> None:
     tall, flat = [0.2, 0.05], [0.1, 0.4]  # sides .1 and .2, ratios 4 and 1/4: no tall one of .2
     shapes = fit_grid(np.array([tall] * 9 + [flat] * 9))
     assert shapes == ((0.1, 0.4), (0.2, 0.05))

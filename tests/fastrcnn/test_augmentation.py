@@ -1,4 +1,4 @@
-"""Turns move pixels and boxes together; colours move pixels alone."""
+"""Flips and turns change pixels and boxes together. Colour changes affect the pixels only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PURPOSES = ("transposition", "flip", "vertical flip")
 
 
 def painted() -> tuple[Tensor, Target]:
-    """Pixels that are all different, with the box's own in front of the rest."""
+    """Make an image whose pixels all differ, and a box in it."""
     pixels = (
         torch.arange(HEIGHT * WIDTH, dtype=torch.uint8).reshape(HEIGHT, WIDTH, 1).repeat(1, 1, 3)
     )
@@ -42,7 +42,7 @@ def turned(bits: int, **changes: object) -> tuple[Tensor, Target]:
 
 
 @pytest.mark.parametrize("bits", range(8))
-def test_boxes_hold_the_same_pixels_after_every_turn(bits: int) -> None:
+def test_boxes_hold_the_same_pixels_after_every_flip_and_turn(bits: int) -> None:
     before, after = painted(), turned(bits, vertical_flips=True, quarter_turns=True)
     assert after[0].shape == ((WIDTH, HEIGHT, 3) if bits & 1 else (HEIGHT, WIDTH, 3))
     for name in ("proposals", "gt_boxes"):
@@ -55,7 +55,7 @@ def test_boxes_hold_the_same_pixels_after_every_turn(bits: int) -> None:
     ("changes", "views"),
     [({}, 2), ({"vertical_flips": True}, 4), ({"vertical_flips": True, "quarter_turns": True}, 8)],
 )
-def test_each_turn_that_is_asked_for_doubles_what_is_seen(
+def test_each_flip_or_turn_doubles_the_number_of_views(
     changes: dict[str, bool], views: int
 ) -> None:
     seen = Counter(
@@ -70,17 +70,17 @@ def test_a_transposed_box_has_its_edges_swapped() -> None:
     ]
 
 
-def test_colours_are_multiplied_as_by_hand() -> None:
+def test_colours_are_multiplied_as_computed_by_hand() -> None:
     pixels = torch.tensor([[[100, 50, 0], [60, 60, 60]]], dtype=torch.uint8)
     assert torch.equal(recolour(pixels, 1, 1, 1), pixels)
     assert recolour(pixels, 1.5, 1, 1).tolist() == [[[150, 75, 0], [90, 90, 90]]]
-    # Grey is .2989 R + .587 G + .114 B (ITU-R 601), here rounded down: 59.24 and 59.99. Without saturation
-    # it is all there is, without contrast its mean.
+    # Grey is .2989 R + .587 G + .114 B (ITU-R 601), here rounded down: 59.24 and 59.99. With saturation 0
+    # each pixel is its grey value. With contrast 0 each pixel is the mean grey value.
     assert recolour(pixels, 1, 1, 0).flatten().unique().tolist() == [59]
     assert recolour(pixels, 1, 0, 1).flatten().unique().tolist() == [59]
 
 
-def test_colours_stay_within_what_was_asked_for_and_boxes_where_they_are() -> None:
+def test_colours_stay_within_the_jitter_and_boxes_do_not_move() -> None:
     pixels = torch.full((3, 5, 3), 100, dtype=torch.uint8)
     config = FastRCNNConfig(num_classes=2, color_jitter=0.2)
     means = []
@@ -95,12 +95,12 @@ def test_colours_stay_within_what_was_asked_for_and_boxes_where_they_are() -> No
     assert 110 < max(means) <= 120
 
 
-def test_colours_are_left_alone_where_nobody_asks() -> None:
+def test_colours_do_not_change_without_jitter() -> None:
     pixels, _ = turned(0)
     assert torch.equal(pixels, painted()[0])
 
 
-def test_what_stands_upright_does_not_lie_on_its_side() -> None:
+def test_quarter_turns_need_vertical_flips() -> None:
     with pytest.raises(ValueError, match="expected vertical_flips too"):
         FastRCNNConfig(num_classes=2, quarter_turns=True)
 

@@ -1,4 +1,4 @@
-"""Hand-computed boxes: facts of the paper's appendix C and of the reference code, with continuous edges."""
+"""Box geometry on hand-computed boxes, with continuous edges (R-CNN's appendix C and the reference code)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROPOSAL = torch.tensor([[10.0, 20.0, 50.0, 100.0]])
 GT = torch.tensor([[14.0, 18.0, 58.0, 90.0]])
 
 
-def test_deltas_are_the_hand_computed_ones() -> None:
+def test_deltas_equal_hand_computed_ones() -> None:
     deltas = encode(PROPOSAL, GT)
     torch.testing.assert_close(deltas, torch.tensor([[0.15, -0.075, 0.0953102, -0.1053605]]))
 
@@ -39,20 +39,20 @@ box = st.tuples(
 ).map(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
 
 
-def test_each_class_is_decoded_from_its_own_columns() -> None:
+def test_each_class_is_decoded_from_its_columns() -> None:
     deltas = torch.tensor([[0.0, 0, 0, 0, 0.5, 0, 0, 0, 0, 0.25, math.log(2), 0]])
     boxes = decode(PROPOSAL, deltas)
     expected = [[10.0, 20, 50, 100], [30.0, 20, 70, 100], [-10.0, 40, 70, 120]]
     torch.testing.assert_close(boxes, torch.tensor([expected]))
 
 
-def test_growth_is_clamped_at_a_thousand_over_sixteen() -> None:
+def test_a_box_grows_at_most_by_a_thousand_over_sixteen() -> None:
     boxes = decode(torch.tensor([[0.0, 0, 16, 16]]), torch.tensor([[0.0, 0, 50, 50]]))
     torch.testing.assert_close(boxes[0, 0, 2:] - boxes[0, 0, :2], torch.tensor([1000.0, 1000.0]))
     assert pytest.approx(4.1352, abs=1e-4) == MAX_LOG_RATIO
 
 
-def test_empty_in_empty_out() -> None:
+def test_empty_inputs_give_empty_outputs() -> None:
     none = torch.zeros(0, 4)
     assert encode(none, none).shape == (0, 4)
     assert decode(none, torch.zeros(0, 12)).shape == (0, 3, 4)
@@ -64,7 +64,7 @@ def test_clip_takes_height_then_width() -> None:
     torch.testing.assert_close(clipped, torch.tensor([[0.0, 0, 200, 100]]))
 
 
-def test_each_box_is_clipped_to_its_own_image_where_there_are_several() -> None:
+def test_each_box_of_several_images_is_clipped_to_its_image() -> None:
     boxes = torch.tensor([[-5.0, -5, 300, 300]]).repeat(2, 1)
     sizes = torch.tensor([[100, 200], [50, 60]])
     expected = torch.tensor([[0.0, 0, 200, 100], [0, 0, 60, 50]])

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or refused with the reason."""
+"""Checkpoints: a complete one is loaded, any other is refused with the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "c"
 
 
-def test_what_is_saved_is_what_is_loaded(folder: Path) -> None:
+def test_a_loaded_checkpoint_equals_the_saved_one(folder: Path) -> None:
     torch.manual_seed(0)
     expected = FastRCNN(CONFIG).state_dict()
     checkpoint = load_checkpoint(folder)
@@ -44,14 +44,14 @@ def test_what_is_saved_is_what_is_loaded(folder: Path) -> None:
         assert torch.equal(value, expected[name])
 
 
-def test_a_checkpoint_older_than_a_setting_has_its_default(folder: Path) -> None:
+def test_a_setting_that_an_old_checkpoint_lacks_has_its_default(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["model"]["fc7_dim"]
     (folder / "config.json").write_text(json.dumps(config))
     assert load_checkpoint(folder).model.config == CONFIG
 
 
-def test_other_weights_have_another_id(folder: Path, tmp_path: Path) -> None:
+def test_different_weights_have_different_ids(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     save_checkpoint(
         tmp_path / "d", FastRCNN(CONFIG), classes=CLASSES, proposals=ProposalConfig(), training={}
@@ -62,7 +62,7 @@ def test_other_weights_have_another_id(folder: Path, tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused(folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match="truncated or altered"):
+    with pytest.raises(CheckpointError, match="the file is truncated or modified"):
         load_checkpoint(folder)
 
 
@@ -70,7 +70,7 @@ def test_one_flipped_bit_is_refused(folder: Path) -> None:
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-7] ^= 1
     (folder / "model.safetensors").write_bytes(bytes(data))
-    with pytest.raises(CheckpointError, match="truncated or altered"):
+    with pytest.raises(CheckpointError, match="the file is truncated or modified"):
         load_checkpoint(folder)
 
 
@@ -85,15 +85,15 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     ("key", "value", "reason"),
     [
         ("format_version", 99, "format_version 99"),
-        ("classes", ["cat"], "1 classes, model of 2"),
+        ("classes", ["cat"], "names 1 classes, but its model has 2"),
         ("model", {"num_classes": 2, "wings": 3}, "unknown model settings: wings"),
-        ("model", None, "not one of ours"),
+        ("model", None, "not the config of a checkpoint"),
         ("model", {"num_classes": 2, "rpn": 5}, "rpn=5: expected null or a RPNConfig"),
-        ("model", {"num_classes": 2, "rpn": {"sides": [4, 8]}}, "not one of ours"),
+        ("model", {"num_classes": 2, "rpn": {"sides": [4, 8]}}, "not the config of a checkpoint"),
         ("model", {"num_classes": 2, "rpn": {"anchors_per_image": 2.5}}, r"anchors_per_image=2\.5"),
         ("proposals", {"name": "grid", "shapes": [[0.5, 0.0]]}, "each a number above 0"),
         ("proposals", {"name": "grid", "shapes": [[0.5]]}, r"shapes=.*values, each 2 values"),
-        ("proposals", {"name": "rpn"}, "a model without one"),
+        ("proposals", {"name": "rpn"}, "but its model has no RPN"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(
@@ -115,7 +115,7 @@ def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["model"]["fc_dim"] = 32
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="does not fit its config"):
+    with pytest.raises(CheckpointError, match="does not match config.json: tensor"):
         load_checkpoint(folder)
 
 
@@ -128,7 +128,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-def test_class_names_must_be_as_many_as_classes(tmp_path: Path) -> None:
+def test_each_class_needs_a_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 class names for 2"):
         save_checkpoint(
             tmp_path, FastRCNN(CONFIG), classes=("cat",), proposals=ProposalConfig(), training={}

@@ -1,4 +1,4 @@
-"""Output rules on hand-made logits, and detect on a small random model."""
+"""Postprocessing of hand-made logits, and detect with a small random model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastrcnn.transform import PADDING_WASTE, batch_images, group_by_shape, to_r
 
 @pytest.fixture(params=["cpu", "cuda"])
 def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images go through the network as on a CPU, one by one, and as on a GPU, like-shaped together."""
+    """Group images as on a CPU (one by one) and as on a GPU (similar shapes together)."""
     groups, device = detection._groups, torch.device(request.param)
     monkeypatch.setattr(
         detection, "_groups", lambda images, config, _: groups(images, config, device)
@@ -41,13 +41,13 @@ def postprocess(
     rules: FastRCNNConfig,
     score_threshold: float,
 ) -> Detections:
-    """Of one image."""
+    """Postprocess the outputs of one image."""
     (found,) = detection.postprocess([boxes], logits, deltas, [size], rules, score_threshold)
     return found
 
 
 def logits_of(*scores: tuple[float, float]) -> Tensor:
-    """Logits whose softmax gives these scores for classes 1 and 2."""
+    """Make logits whose softmax gives these scores for classes 1 and 2."""
     rows = [[max(1 - a - b, 1e-9), a, b] for a, b in scores]
     return torch.tensor(rows).clamp(min=1e-9).log()
 
@@ -119,7 +119,7 @@ def test_an_image_without_proposals_has_no_detections_and_keeps_its_place(
 
 
 @pytest.mark.usefixtures("passes")
-def test_alone_or_in_company_an_image_gets_the_same_boxes() -> None:
+def test_an_image_gets_the_same_boxes_alone_and_among_others() -> None:
     torch.manual_seed(0)
     model = FastRCNN(config(score_threshold=0.2)).eval()
     sizes = [(40, 60), (60, 40), (41, 60), (90, 30), (40, 58)]
@@ -136,7 +136,7 @@ def test_alone_or_in_company_an_image_gets_the_same_boxes() -> None:
         torch.testing.assert_close(alone.scores.max(), expected.scores.max(), atol=0.05, rtol=0)
 
 
-def test_numpy_images_are_taken_and_more_images_than_proposals_refused() -> None:
+def test_numpy_images_are_accepted_and_missing_proposals_refused() -> None:
     model = FastRCNN(config()).eval()
     image = torch.zeros(40, 40, 3, dtype=torch.uint8)
     box = torch.tensor([[0.0, 0, 30, 30]])
@@ -164,7 +164,7 @@ def test_chunks_of_rois_change_nothing() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 500)), max_size=20))
-def test_groups_hold_every_image_once_and_waste_little(sizes: list[tuple[int, int]]) -> None:
+def test_groups_hold_every_image_once_with_little_padding(sizes: list[tuple[int, int]]) -> None:
     groups = group_by_shape(sizes)
     assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
     for group in groups:
@@ -172,7 +172,7 @@ def test_groups_hold_every_image_once_and_waste_little(sizes: list[tuple[int, in
         assert all(padded <= PADDING_WASTE * sizes[i][0] * sizes[i][1] for i in group)
 
 
-def test_a_proposal_close_to_a_better_one_is_left_out_and_the_rest_keep_their_order() -> None:
+def test_a_proposal_near_a_better_one_is_removed_and_the_rest_keep_their_order() -> None:
     ten = [0.0, 0.0, 10.0, 10.0]
     nine = [0.0, 0.0, 10.0, 9.0]  # IoU .9 with ten
     eight = [0.0, 0.0, 10.0, 8.0]  # .8 with ten, 8/9 with nine
@@ -233,7 +233,7 @@ def test_the_margins_of_svms_are_the_scores() -> None:
     assert found.scores.tolist() == [1.5, 0.25, -1.0]
 
 
-def test_one_box_for_all_classes_is_given_to_each() -> None:
+def test_a_class_agnostic_box_is_given_to_each_class() -> None:
     torch.manual_seed(0)
     model = FastRCNN(config(class_agnostic=True, delta_std=(0.1, 0.1, 0.2, 0.2)))
     assert model.head.bbox_pred.out_features == 4
@@ -244,7 +244,7 @@ def test_one_box_for_all_classes_is_given_to_each() -> None:
     assert deltas.abs().sum() > 0
 
 
-def test_a_cpu_takes_images_one_by_one_and_a_gpu_like_shaped_ones_together() -> None:
+def test_a_cpu_takes_single_images_and_a_gpu_groups_of_similar_shape() -> None:
     images = [torch.zeros(40, 60, 3)] * 2 + [torch.zeros(90, 30, 3)]
     assert detection._groups(images, config(), torch.device("cpu")) == [[0], [1], [2]]
     assert detection._groups(images, config(), torch.device("cuda")) == [[0, 1], [2]]
@@ -259,7 +259,7 @@ TURNS: dict[str, tuple[dict[str, bool], Callable[[Tensor], Tensor], Callable[[Te
     ),
     "transposed": ({"quarter_turns": True}, lambda image: image.transpose(0, 1), transpose),
 }
-"""What training must have asked for; the turn of an image of 70 x 90 pixels, and of boxes in it."""
+"""For each flip or turn: the config that has it as a view, and how it changes an image 70 x 90 and boxes."""
 
 
 @pytest.mark.parametrize("test_scales", [(), (48,)])
@@ -268,10 +268,10 @@ TURNS: dict[str, tuple[dict[str, bool], Callable[[Tensor], Tensor], Callable[[Te
     [{}, {"vertical_flips": True}, {"vertical_flips": True, "quarter_turns": True}],
 )
 @pytest.mark.parametrize("turn", TURNS)
-def test_looking_at_turned_images_too_finds_the_turned_boxes_in_a_turned_image(
+def test_with_all_views_a_turned_image_has_the_turned_boxes(
     turn: str, trained: dict[str, bool], test_scales: tuple[int, ...]
 ) -> None:
-    """The views of the one are the views of the other: exactly where training turned images so too."""
+    """The outputs agree if, and only if, the views of the image and of its turned copy are the same."""
     torch.manual_seed(0)
     numbers = {"score_threshold": 0.0, "nms_threshold": 1.0, **trained}
     plain = FastRCNN(config(**numbers)).eval()
@@ -289,7 +289,7 @@ def test_looking_at_turned_images_too_finds_the_turned_boxes_in_a_turned_image(
     assert not torch.equal(detect(plain, [image], [proposals])[0].scores, found.scores)
 
 
-def test_an_rpns_proposals_are_looked_at_in_the_mirror_too() -> None:
+def test_an_rpns_proposals_are_classified_in_the_mirrored_view_too() -> None:
     torch.manual_seed(0)
     rpn = RPNConfig(max_proposals_test=10)
     numbers = {"score_threshold": 0.0, "nms_threshold": 1.0}
@@ -301,7 +301,7 @@ def test_an_rpns_proposals_are_looked_at_in_the_mirror_too() -> None:
     torch.testing.assert_close(found.scores, given.scores)
 
 
-def test_other_scales_look_at_the_proposals_of_the_first_and_outputs_are_averaged() -> None:
+def test_test_scales_share_the_proposals_of_the_first_scale_and_average_the_outputs() -> None:
     torch.manual_seed(0)
     rpn = RPNConfig(max_proposals_test=10)
     rules = config(rpn=rpn, score_threshold=0.0, nms_threshold=1.0, test_scales=(48, 90))
@@ -331,8 +331,6 @@ def test_other_scales_look_at_the_proposals_of_the_first_and_outputs_are_average
         ({"pyramid": (48, 64), "test_scales": (96,)}, "with a pyramid, tests use its scales"),
     ],
 )
-def test_test_scales_that_say_nothing_new_are_refused(
-    numbers: dict[str, object], reason: str
-) -> None:
+def test_useless_test_scales_are_refused(numbers: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         config(**numbers)

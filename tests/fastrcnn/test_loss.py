@@ -1,4 +1,4 @@
-"""The multi-task loss on hand-computed values, and the order of the training steps."""
+"""The multi-task loss on hand-computed values, and the steps of the training objective."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_zero_logits_cost_ln_of_the_number_of_columns() -> None:
 
 
 @pytest.mark.parametrize(("beta", "expected"), [(1.0, 0.53125), (1 / 9, 0.8333333), (0.0, 0.875)])
-def test_the_box_loss_is_the_hand_computed_one(beta: float, expected: float) -> None:
+def test_the_box_loss_equals_the_hand_computed_one(beta: float, expected: float) -> None:
     deltas = torch.zeros(4, 12)
     deltas[0, 4:8] = torch.tensor([0.5, -2.0, 0.0, 1.0])  # class 1's columns
     labels = torch.tensor([1, 0, 0, 0])
@@ -47,7 +47,7 @@ def test_more_background_dilutes_the_box_loss() -> None:
     assert loss.localization.item() == pytest.approx(0.53125 / 2)
 
 
-def test_only_the_true_classs_columns_carry_a_gradient() -> None:
+def test_only_the_columns_of_the_true_class_have_a_gradient() -> None:
     deltas = torch.randn(2, 12, generator=torch.Generator().manual_seed(0)).requires_grad_()
     multi_task_loss(
         torch.zeros(2, 3), deltas, torch.tensor([2, 0]), torch.zeros(2, 4)
@@ -108,7 +108,7 @@ def test_normalised_targets_have_mean_zero_and_deviation_one_per_class() -> None
         )
 
 
-def test_a_class_whose_only_positives_are_its_own_boxes_gets_no_nan() -> None:
+def test_a_class_with_perfect_proposals_only_gets_no_nan() -> None:
     far = torch.tensor([[500.0, 500, 520, 520]])
     lonely = Target(far, torch.tensor([[0.0, 0, 30, 30]]), torch.tensor([2]))
     mean, std = delta_statistics([*targets(), lonely], 3)
@@ -135,7 +135,7 @@ def small_config(**changes: Any) -> FastRCNNConfig:
     return FastRCNNConfig.modern(2, backbone="tiny", **(numbers | changes))
 
 
-def test_the_loss_falls_when_one_batch_is_learnt_by_heart() -> None:
+def test_the_loss_falls_when_one_batch_is_repeated() -> None:
     torch.manual_seed(0)
     model = FastRCNN(small_config())
     images = [torch.randint(0, 256, (100, 120, 3), dtype=torch.uint8) for _ in range(2)]

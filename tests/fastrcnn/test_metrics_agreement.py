@@ -1,4 +1,4 @@
-"""The metrics, pycocotools and plain loops agree, on random detections and on real ones."""
+"""The metrics, pycocotools and plain loops give the same numbers, on random and on real detections."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.fastrcnn.slow_metrics import flagged, iou, slow_ap, slow_coco_ap, slo
 
 
 def real(name: str, folder: Path) -> tuple[Images, int]:
-    """Detections of a detector on photographs, every fifth object called difficult."""
+    """Load the detections of a detector on photographs. Every fifth object is marked as difficult."""
     if name == "voc":
         truth, found, names = voc_style(folder / "eval_vectors" / "voc_style_30class")
         num_classes = len(names)
@@ -58,7 +58,9 @@ def images(request: pytest.FixtureRequest) -> tuple[Images, int]:
 
 
 @pytest.mark.parametrize("method", ["voc07", "area"])
-def test_every_curve_and_ap_is_that_of_plain_loops(images: tuple[Images, int], method: str) -> None:
+def test_every_curve_and_ap_equals_that_of_plain_loops(
+    images: tuple[Images, int], method: str
+) -> None:
     (truth, found), num_classes = images
     result = evaluate_voc(truth, found, num_classes, method=method)  # type: ignore[arg-type]
     assert np.isfinite(result.ap).sum() >= min(num_classes, 25)
@@ -74,7 +76,7 @@ def test_every_curve_and_ap_is_that_of_plain_loops(images: tuple[Images, int], m
 
 
 class WithDifficult(COCOeval):  # type: ignore[misc]
-    """pycocotools' own objects ignored are its crowds; difficult ones are ignored too here."""
+    """pycocotools' evaluation, which also ignores difficult objects. The original ignores crowds only."""
 
     def _prepare(self) -> None:
         super()._prepare()
@@ -86,7 +88,7 @@ class WithDifficult(COCOeval):  # type: ignore[misc]
 def pycocotools_evaluation(
     truth: Sequence[ImageGroundTruth], found: Sequence[ImageDetections], thresholds: list[float]
 ) -> COCOeval:
-    """Of every detection, however many, at these IoUs."""
+    """Evaluate all detections, however many, at these IoUs."""
 
     def rows(images: Sequence[Any]) -> COCO:
         data = COCO()
@@ -120,7 +122,7 @@ def pycocotools_evaluation(
 def pycocotools_aps(
     truth: Sequence[ImageGroundTruth], found: Sequence[ImageDetections], result: VOCResult
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """Each class's 11-point AP and area: its best precisions at recalls k / 10 and at k / objects."""
+    """Compute 11-point AP and area for each class: the best precisions at recalls k / 10 and k / objects."""
     evaluation = pycocotools_evaluation(truth, found, [0.5])
     steps = {n: [k / n for k in range(1, n + 1)] for n in (10, *result.num_gt.tolist()) if n}
     levels = np.array(sorted({0.0, *(level for own in steps.values() for level in own)}))
@@ -142,7 +144,7 @@ def pycocotools_aps(
 def same_matching(
     truth: Sequence[ImageGroundTruth], found: Sequence[ImageDetections], label: int
 ) -> bool:
-    """No detection may take two objects, and no ignored object is detected twice."""
+    """Tell whether no detection can match two objects and no ignored object is detected twice."""
     for t, d in zip(truth, found, strict=True):
         own = [g for g in range(len(t.boxes)) if t.labels[g] == label]
         boxes = d.boxes[d.labels == label].astype(float).tolist()
@@ -157,7 +159,9 @@ def same_matching(
 
 
 @pytest.mark.parametrize("images", ["disjoint", "voc", "coco"], indirect=True)
-def test_every_ap_is_that_of_pycocotools_where_it_matches_alike(images: tuple[Images, int]) -> None:
+def test_every_ap_equals_that_of_pycocotools_if_the_matching_is_the_same(
+    images: tuple[Images, int],
+) -> None:
     (truth, found), num_classes = images
     voc07 = evaluate_voc(truth, found, num_classes, method="voc07")
     area = evaluate_voc(truth, found, num_classes, method="area")
@@ -170,7 +174,7 @@ def test_every_ap_is_that_of_pycocotools_where_it_matches_alike(images: tuple[Im
     assert 0.1 < area.mean_ap < 0.95
 
 
-def test_cocos_ap_of_each_class_is_that_of_plain_loops(images: tuple[Images, int]) -> None:
+def test_cocos_ap_of_each_class_equals_that_of_plain_loops(images: tuple[Images, int]) -> None:
     (truth, found), num_classes = images
     result = evaluate_coco(truth, found, num_classes)
     counts = np.bincount(np.concatenate([t.labels for t in truth]), minlength=num_classes + 1)
@@ -181,7 +185,7 @@ def test_cocos_ap_of_each_class_is_that_of_plain_loops(images: tuple[Images, int
 
 
 @pytest.mark.parametrize("images", ["random", "disjoint", "voc", "coco"], indirect=True)
-def test_recall_of_proposals_is_that_of_plain_loops_and_of_pycocotools(
+def test_recall_of_proposals_equals_that_of_plain_loops_and_of_pycocotools(
     images: tuple[Images, int],
 ) -> None:
     (truth, found), _ = images

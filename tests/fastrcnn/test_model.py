@@ -1,4 +1,4 @@
-"""The network's shapes, initialisation and weights."""
+"""The network's shapes, initial weights and loaded weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_backbone_gives_scores_and_deltas_for_each_roi(preset: object, bac
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_map_is_as_fine_as_its_stride_says(backbone: str) -> None:
+def test_each_map_has_the_size_that_its_stride_gives(backbone: str) -> None:
     network = Backbone(backbone).eval()
     with torch.no_grad():
         maps = network(torch.zeros(1, 3, 256, 320))
@@ -42,7 +42,7 @@ def test_a_map_is_as_fine_as_its_stride_says(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_calling_the_model_is_features_then_classify(training: bool) -> None:
+def test_a_call_of_the_model_runs_features_then_classify(training: bool) -> None:
     torch.manual_seed(0)
     model = FastRCNN(FastRCNNConfig.modern(3, backbone="resnet50_fpn", fc_dim=16)).train(training)
     images = torch.randn(1, 3, 128, 128)
@@ -87,7 +87,7 @@ def test_the_papers_network_m_is_as_wide_as_its_name_says(preset: object) -> Non
     assert narrower.head.fc7.weight.shape == (512, 512)
 
 
-def test_vgg16_starts_from_the_classifiers_own_layers() -> None:
+def test_vgg16_starts_from_the_layers_of_the_classifier() -> None:
     torch.manual_seed(0)
     donor = torchvision.models.alexnet(weights=None).state_dict()
     model = FastRCNN(FastRCNNConfig.paper(3, backbone="caffenet"))
@@ -97,13 +97,13 @@ def test_vgg16_starts_from_the_classifiers_own_layers() -> None:
     assert torch.equal(model.backbone.body[0].weight, donor["features.0.weight"])  # type: ignore[index]
 
 
-def test_layers_that_do_not_fit_keep_their_own_start_and_are_not_claimed() -> None:
+def test_layers_of_another_shape_keep_their_initial_weights_and_are_not_reported() -> None:
     donor = torchvision.models.alexnet(weights=None).state_dict()
     model = FastRCNN(FastRCNNConfig.paper(3, backbone="caffenet", fc_dim=64))
     assert load_pretrained(model, donor) == ["backbone"]
 
 
-def test_a_classifier_without_its_hidden_layers_starts_the_backbone_alone() -> None:
+def test_a_classifier_without_hidden_layers_is_loaded_into_the_backbone_only() -> None:
     donor = torchvision.models.alexnet(weights=None).state_dict()
     features = {k: v for k, v in donor.items() if k.startswith("features.")}
     model = FastRCNN(FastRCNNConfig.paper(3, backbone="caffenet", fc_dim=16))
@@ -117,7 +117,7 @@ def test_weights_of_another_network_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_0"])
-def test_published_weights_load_whole(shared_data: Path, name: str) -> None:
+def test_published_weights_load_completely(shared_data: Path, name: str) -> None:
     weights = torch.load(shared_data.parent / "weights" / f"{name}.pth", weights_only=True)
     model = FastRCNN(FastRCNNConfig.modern(3, backbone=name, fc_dim=16))
     assert load_pretrained(model, weights) == ["backbone"]
@@ -144,12 +144,12 @@ def test_frozen_norms_do_not_move_in_training() -> None:
         ({"fg_fraction": 0.0}, "fg_fraction"),
     ],
 )
-def test_numbers_that_cannot_work_are_refused(changes: dict[str, object], reason: str) -> None:
+def test_impossible_numbers_are_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         FastRCNNConfig(**({"num_classes": 3} | changes))  # type: ignore[arg-type]
 
 
-def test_the_frozen_norm_is_torchvisions() -> None:
+def test_the_frozen_norm_equals_torchvisions() -> None:
     torch.manual_seed(0)
     ours, theirs = FrozenNorm(6), torchvision.ops.FrozenBatchNorm2d(6)
     for buffer in ours.buffers():

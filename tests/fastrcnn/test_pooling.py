@@ -1,4 +1,4 @@
-"""RoI pooling against Caffe's layer: hand-computed maxima, its rounding, its gradient."""
+"""RoI pooling compared with Caffe's layer: hand-computed maxima, rounding and gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_bins_overlap() -> None:
     assert pooled.flatten().tolist() == [18, 20, 34, 36]
 
 
-def test_align_averages_four_samples_a_bin() -> None:
+def test_align_averages_four_samples_per_bin() -> None:
     pooled = roi_align_pool(ARANGE, rois((0, 0, 4, 4)), 2, 1.0)
     assert pooled.flatten().tolist() == [4.5, 6.5, 20.5, 22.5]
 
@@ -30,7 +30,7 @@ def test_corners_round_half_away_from_zero(x: float, cell: int) -> None:
     assert pooled.item() == cell
 
 
-def test_an_roi_of_no_size_covers_one_cell_and_gathers_every_bins_gradient() -> None:
+def test_an_roi_of_size_zero_covers_one_cell_that_gets_the_gradients_of_all_bins() -> None:
     features = ARANGE.clone().requires_grad_()
     pooled = roi_max_pool(features, rois((3, 3, 3, 3)), 6, 1.0)
     assert pooled.unique().tolist() == [27]
@@ -40,7 +40,7 @@ def test_an_roi_of_no_size_covers_one_cell_and_gathers_every_bins_gradient() -> 
     assert features.grad.sum() == 36
 
 
-def test_outside_the_map_is_zero_and_passes_no_gradient() -> None:
+def test_a_bin_outside_the_map_is_zero_and_passes_no_gradient() -> None:
     features = ARANGE.clone().requires_grad_()
     pooled = roi_max_pool(features, rois((20, 20, 30, 30)), 2, 1.0)
     assert pooled.abs().sum() == 0
@@ -65,7 +65,7 @@ def test_the_first_of_equal_maxima_gets_the_gradient() -> None:
     assert features.grad.sum() == 1
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
+def test_gradients_equal_finite_differences() -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randperm(2 * 36, generator=generator).double().reshape(1, 2, 6, 6)  # no ties
     values.requires_grad_()
@@ -75,13 +75,13 @@ def test_gradients_are_those_of_finite_differences() -> None:
     )
 
 
-def test_pyramid_levels_follow_the_boxs_side() -> None:
+def test_the_pyramid_level_depends_on_the_side_of_the_box() -> None:
     sides = torch.tensor([10.0, 111.0, 112.0, 223.0, 224.0, 448.0, 2000.0])
     boxes = torch.stack([torch.zeros(7), torch.zeros(7), sides, sides], dim=1)
     assert fpn_levels(boxes, 4).tolist() == [0, 0, 1, 1, 2, 3, 3]
 
 
-def test_each_roi_is_pooled_from_its_own_level() -> None:
+def test_each_roi_is_pooled_from_its_level() -> None:
     maps = [torch.full((1, 2, 64 // 2**i, 64 // 2**i), float(i)).requires_grad_() for i in range(4)]
     boxes = rois((0, 0, 60, 60), (0, 0, 250, 250), (0, 0, 120, 120))
     pooled = pool(maps, boxes, (4, 8, 16, 32), 3, "align")

@@ -1,4 +1,4 @@
-"""RoI max pooling against plain loops in float64, its gradient in an order that does not change."""
+"""RoI max pooling compared with plain loops in float64, and its deterministic gradient."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def by_hand(
     *,
     drop_malformed: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """roi_pooling_layer.cpp's forward and .cu's backward, one cell at a time.
+    """Pool like roi_pooling_layer.cpp (forward) and .cu (backward), one cell at a time.
 
     Args:
         upstream: (R, C, P, P) gradient of the pooled values.
-        drop_malformed: as Caffe, whose backward asks for cells between the RoI's start and its end.
+        drop_malformed: do as Caffe's backward pass, which reads only cells between start and end of an RoI.
     """
     x = features.detach().numpy()
     gradient = np.zeros_like(x)
@@ -77,7 +77,7 @@ def by_hand(
 
 
 def odd_rois(scale: float) -> Tensor:
-    """In cells of a 9 x 11 map: inside, over each rim, outside, on halves, without area, end before start."""
+    """Make RoIs on a 9 x 11 map: inside, over each edge, outside, on halves, without area, reversed."""
     boxes = [
         *[(0, 0, 10, 8), (2.5, 3.5, 7.5, 6.5), (1, 1, 1, 1), (3.2, 2.4, 9.9, 5.1), (0, 0, 30, 30)],
         *[(-4, -3, 3, 2), (8, 6, 15, 12), (-2.5, -0.5, 4.5, 8.5), (20, 2, 25, 5), (-9, -9, -6, -7)],
@@ -95,7 +95,7 @@ def gradient_of(pooled: Tensor, features: Tensor, upstream: Tensor) -> Tensor:
 
 
 def maps(*, ties: bool) -> Tensor:
-    """Two images; with ties every cell is one of three values, so most maxima are shared."""
+    """Make maps of two images. With ties, every cell has one of three values, so most maxima are equal."""
     generator = torch.Generator().manual_seed(int(ties))
     if ties:
         values = torch.randint(-1, 2, (2, 2, 9, 11), generator=generator).double()
@@ -105,7 +105,7 @@ def maps(*, ties: bool) -> Tensor:
 
 
 def whole_numbers(shape: tuple[int, ...]) -> Tensor:
-    """Upstream gradients whose sums are exact, whatever their order."""
+    """Make upstream gradients whose sums are exact in every order."""
     generator = torch.Generator().manual_seed(2)
     return torch.randint(-8, 9, shape, generator=generator).double()
 
@@ -115,7 +115,7 @@ CASES = [(1, 1.0, False), (2, 1 / 16, True), (6, 1 / 16, False), (7, 1.0, True),
 
 @pytest.mark.parametrize(("bins", "scale", "ties"), CASES)
 @pytest.mark.parametrize("ordered", [False, True])
-def test_values_and_gradients_are_those_of_plain_loops(
+def test_values_and_gradients_equal_those_of_plain_loops(
     bins: int, scale: float, ties: bool, ordered: bool, request: pytest.FixtureRequest
 ) -> None:
     if ordered:
@@ -131,7 +131,7 @@ def test_values_and_gradients_are_those_of_plain_loops(
     assert ("Ordered" in type(ours.grad_fn).__name__) == ordered
 
 
-def test_caffe_differs_in_rois_that_end_before_they_start_alone() -> None:
+def test_caffe_differs_only_in_rois_that_end_before_they_start() -> None:
     features, rois = maps(ties=False), odd_rois(1.0)
     malformed = (rois[:, 3] < rois[:, 1]) | (rois[:, 4] < rois[:, 2])
     assert malformed.sum() == 3
@@ -144,7 +144,7 @@ def test_caffe_differs_in_rois_that_end_before_they_start_alone() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_two_ordered_runs_agree_in_every_bit_and_with_the_kernel(
+def test_two_deterministic_runs_agree_in_every_bit_and_with_the_kernel(
     deterministic: None, device: str
 ) -> None:
     if device == "cuda" and not torch.cuda.is_available():

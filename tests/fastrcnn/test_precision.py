@@ -17,14 +17,16 @@ CPU = torch.device("cpu")
         ({"architecture": "aarch64"}, False),
     ],
 )
-def test_a_cpu_multiplies_it_with_instructions_of_its_own(
+def test_a_cpu_multiplies_bfloat16_if_it_has_instructions_for_it(
     found: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     assert multiplies_bfloat16(CPU) is expected
 
 
-def test_a_torch_that_cannot_say_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_without_get_capabilities_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not multiplies_bfloat16(CPU)
 
@@ -32,7 +34,7 @@ def test_a_torch_that_cannot_say_computes_in_float32(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)]
 )
-def test_gpus_do_since_ampere(
+def test_gpus_multiply_bfloat16_since_ampere(
     capability: tuple[int, int], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)

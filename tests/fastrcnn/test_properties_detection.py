@@ -1,4 +1,4 @@
-"""What holds for every output of the detection rules, against suppression in plain loops."""
+"""Properties of every output of postprocessing, compared with suppression in plain loops."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def iou(a: Box, b: Box) -> float:
 
 
 def by_hand(boxes: Tensor, logits: Tensor, config: FastRCNNConfig) -> list[tuple[float, int, Box]]:
-    """Score, label and box of each detection without regression: the paper's rules, one box at a time."""
+    """Compute score, label and box of each detection without regression, by the paper's rules, box by box."""
     scores = torch.softmax(logits, dim=1).tolist()
     height, width = SIZE
     kept: list[tuple[float, int, Box]] = []
@@ -87,7 +87,7 @@ def by_hand(boxes: Tensor, logits: Tensor, config: FastRCNNConfig) -> list[tuple
 
 @quick
 @given(cases)
-def test_detections_are_those_of_plain_loops(case: Case) -> None:
+def test_detections_equal_those_of_plain_loops(case: Case) -> None:
     boxes, logits, _, config = inputs(case)
     result = found(boxes, logits, torch.zeros(len(boxes), 12), config)
     expected = by_hand(boxes, logits, config)
@@ -98,7 +98,7 @@ def test_detections_are_those_of_plain_loops(case: Case) -> None:
 
 @quick
 @given(st.lists(cases, min_size=1, max_size=3))
-def test_an_image_has_the_same_detections_in_company(several: list[Case]) -> None:
+def test_an_image_has_the_same_detections_among_others(several: list[Case]) -> None:
     config = inputs(several[0])[-1]
     own = [inputs(case)[:3] for case in several]
     logits, deltas = (torch.cat([case[i] for case in own]) for i in (1, 2))
@@ -157,7 +157,7 @@ def test_a_mirrored_image_has_mirrored_detections(case: Case) -> None:
 
 @quick
 @given(cases)
-def test_a_higher_score_threshold_keeps_a_beginning_of_the_list(case: Case) -> None:
+def test_a_higher_score_threshold_keeps_the_first_detections(case: Case) -> None:
     boxes, logits, deltas, config = inputs(case)
     all_of_them = found(boxes, logits, deltas, config)
     fewer = of_one(boxes, logits, deltas, config, 0.5)

@@ -1,4 +1,4 @@
-"""What holds for all boxes and image sizes: the codec, flips, clips, scales and pyramid levels."""
+"""Properties of all boxes and image sizes: encode and decode, flips, clips, scales and pyramid levels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_decode_inverts_encode_under_any_weights(
 
 @quick
 @given(pairs, st.floats(0.1, 10), corner, corner)
-def test_deltas_do_not_depend_on_where_or_how_large_the_image_is(
+def test_deltas_do_not_depend_on_shift_and_scale(
     pair: tuple[Tensor, Tensor], scale: float, x: float, y: float
 ) -> None:
     moved = [scale * b + torch.tensor([x, y, x, y], dtype=torch.float64) for b in pair]
@@ -46,7 +46,9 @@ def test_deltas_do_not_depend_on_where_or_how_large_the_image_is(
 
 @quick
 @given(pairs, st.integers(1, 2000))
-def test_a_flip_turns_dx_around_and_nothing_else(pair: tuple[Tensor, Tensor], width: int) -> None:
+def test_a_flip_changes_the_sign_of_dx_and_nothing_else(
+    pair: tuple[Tensor, Tensor], width: int
+) -> None:
     mirrored = encode(*(flip(b, width) for b in pair))
     sign = torch.tensor([-1, 1, 1, 1], dtype=torch.float64)
     torch.testing.assert_close(mirrored, encode(*pair) * sign, rtol=1e-6, atol=1e-6)
@@ -81,7 +83,7 @@ def test_a_clipped_box_is_the_part_inside_the_image(a: Tensor, height: int, widt
     assert torch.equal(clipped[inside], a[inside])
 
 
-def test_the_references_inclusive_flip_is_ours_with_the_last_pixels_far_edge() -> None:
+def test_the_references_inclusive_flip_equals_ours_with_an_exclusive_end() -> None:
     # facts, oracle 12: pixels 10 to 20 of 100 -> 79 to 89; their edges are 10 and 21 -> 79 and 90.
     edges = flip(torch.tensor([10.0, 0, 20 + 1, 1]), 100)
     assert (edges[0].item(), edges[2].item() - 1) == (79, 89)
@@ -89,7 +91,7 @@ def test_the_references_inclusive_flip_is_ours_with_the_last_pixels_far_edge() -
 
 @quick
 @given(length, length, st.integers(1, 1200), st.integers(0, 2000))
-def test_one_side_reaches_its_limit_and_none_passes_it(
+def test_one_side_reaches_its_limit_and_none_exceeds_it(
     height: int, width: int, scale: int, more: int
 ) -> None:
     size, max_size = (height, width), scale + more
@@ -108,9 +110,7 @@ def test_one_side_reaches_its_limit_and_none_passes_it(
     st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=3),
     st.sampled_from([20, 45, 64]),
 )
-def test_an_images_box_is_the_batchs_own_and_comes_back(
-    sizes: list[tuple[int, int]], scale: int
-) -> None:
+def test_a_box_maps_to_the_batch_and_back(sizes: list[tuple[int, int]], scale: int) -> None:
     images = [torch.full((*size, 3), 255, dtype=torch.uint8) for size in sizes]
     batch = batch_images(images, scale, 100)
     assert all(side % 32 == 0 for side in batch.images.shape[2:])

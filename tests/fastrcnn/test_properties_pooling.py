@@ -1,4 +1,4 @@
-"""What holds for every map and RoI, of RoI max pooling and of RoIAlign."""
+"""Properties of RoI max pooling and of RoIAlign for every map and RoI."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def random_map(seed: int, images: int = 2, channels: int = 3) -> Tensor:
 
 
 def random_rois(seed: int, stride: int, *, inside: bool = False, count: int = 9) -> Tensor:
-    """(count, 5) of two images; some reach over the rim unless `inside`, which leaves a cell all round."""
+    """Make RoIs (count, 5) of two images. Some reach over the edge. With `inside` none is near it."""
     generator = torch.Generator().manual_seed(seed + 1)
     limit = torch.tensor([COLUMNS, ROWS], dtype=torch.float64)
     ends = torch.rand(count, 2, 2, generator=generator, dtype=torch.float64).sort(dim=1).values
@@ -42,7 +42,7 @@ def by_gather(maps: Tensor, rois: Tensor, size: int, scale: float) -> Tensor:
 @pytest.mark.parametrize("layer", [roi_max_pool, roi_align_pool, by_gather])
 @quick
 @given(seeds, bins, strides)
-def test_rois_are_pooled_each_on_its_own(layer: object, seed: int, size: int, stride: int) -> None:
+def test_each_roi_is_pooled_independently(layer: object, seed: int, size: int, stride: int) -> None:
     maps, rois = random_map(seed), random_rois(seed, stride)
     pooled = layer(maps, rois, size, 1 / stride)  # type: ignore[operator]
     order = torch.randperm(len(rois), generator=torch.Generator().manual_seed(seed))
@@ -80,7 +80,7 @@ def test_the_bins_of_max_pooling_cover_the_roi(seed: int, size: int, stride: int
 
 @quick
 @given(seeds, bins, strides)
-def test_max_pooling_follows_the_order_of_values_alone(seed: int, size: int, stride: int) -> None:
+def test_max_pooling_depends_on_the_order_of_values_only(seed: int, size: int, stride: int) -> None:
     maps, rois = random_map(seed), random_rois(seed, stride, inside=True)
     pooled = roi_max_pool(maps, rois, size, 1 / stride)
     torch.testing.assert_close(roi_max_pool(maps.exp(), rois, size, 1 / stride), pooled.exp())

@@ -1,4 +1,4 @@
-"""What holds for every sample of RoIs, against IoUs that the test computes itself."""
+"""Properties of every sample of RoIs. The test computes the IoUs itself."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_every_sample_keeps_the_rules(
 
 @settings(max_examples=30, deadline=None)
 @given(cases)
-def test_a_seed_is_a_sample_and_labels_do_not_move_it(
+def test_the_sample_depends_on_the_seed_and_not_on_the_labels(
     case: tuple[list[Box], list[Box], int, float, tuple[float, float], int],
 ) -> None:
     proposals, gt, num_rois, fg_fraction, bg_iou, seed = case

@@ -1,4 +1,4 @@
-"""One interface, one promise: same image, same boxes, same order; inside the image; best first."""
+"""All proposers: the same image gives the same boxes in the same order, inside the image, best first."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_same_image_gives_the_same_boxes_in_the_same_order(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(PROPOSERS))
-def test_fewer_boxes_are_the_first_of_more_or_a_sparser_grid(name: str) -> None:
+def test_a_smaller_max_boxes_gives_the_first_boxes_or_a_sparser_grid(name: str) -> None:
     few = propose(picture(), ProposalConfig(name=name, max_boxes=10))
     many = propose(picture(), ProposalConfig(name=name, max_boxes=60))
     assert len(few) == min(10, len(many))
@@ -66,7 +66,7 @@ def test_selective_search_keeps_no_box_below_the_smallest_side() -> None:
     assert (boxes[:, 2:] - boxes[:, :2]).min() >= 30
 
 
-def test_another_seed_is_another_order_of_the_same_boxes() -> None:
+def test_another_seed_gives_the_same_boxes_in_another_order() -> None:
     one, two = (opencv_selective_search(picture(), seed=s) for s in (0, 1))
     assert not np.array_equal(one, two)
     assert np.array_equal(np.unique(one, axis=0), np.unique(two, axis=0))
@@ -79,7 +79,7 @@ def test_an_unknown_mode_is_refused() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 900), st.integers(1, 900), st.integers(50, 3000))
-def test_a_grid_uses_its_budget_and_holds_the_whole_image(
+def test_a_grid_has_almost_max_boxes_and_holds_the_whole_image(
     height: int, width: int, max_boxes: int
 ) -> None:
     boxes = grid((height, width), max_boxes=max_boxes)
@@ -97,7 +97,7 @@ def test_a_grid_of_four_thousand_covers_objects_of_many_sizes() -> None:
     assert (iou >= 0.5).float().mean() > 0.97
 
 
-def test_a_fitted_grid_has_the_shapes_it_was_given_whatever_the_images_size() -> None:
+def test_a_fitted_grid_has_the_given_shapes_at_every_image_size() -> None:
     shapes = ((0.5, 2.0), (0.1, 0.1))
     boxes = grid((100, 150), max_boxes=200, shapes=shapes)
     sizes = {(round(float(h), 3), round(float(w), 3)) for w, h in boxes[:, 2:] - boxes[:, :2]}
@@ -108,7 +108,7 @@ def test_a_fitted_grid_has_the_shapes_it_was_given_whatever_the_images_size() ->
     np.testing.assert_allclose(twice, 2 * boxes, rtol=1e-5)
 
 
-def test_a_grid_fitted_to_boxes_finds_more_of_their_like() -> None:
+def test_a_fitted_grid_covers_more_boxes_of_the_same_kind() -> None:
     generator = torch.Generator().manual_seed(0)
     size = torch.tensor([[30.0, 90.0], [140.0, 45.0]])[
         torch.randint(2, (400,), generator=generator)
@@ -127,7 +127,7 @@ def test_a_grid_fitted_to_boxes_finds_more_of_their_like() -> None:
     assert recalls[1] < 0.5
 
 
-def test_a_setting_that_is_not_set_is_no_part_of_a_hash() -> None:
+def test_a_setting_that_is_none_is_not_hashed() -> None:
     assert "shapes" not in ProposalConfig(name="grid").settings()
     fitted = ProposalConfig(name="grid", shapes=((0.5, 0.5),))
     assert fitted.settings()["shapes"] == ((0.5, 0.5),)

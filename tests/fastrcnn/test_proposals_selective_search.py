@@ -1,4 +1,4 @@
-"""Our selective search: equal everywhere, bounded on every image, and near to OpenCV's where it says so."""
+"""Our selective search: equal results everywhere, valid boxes on every image, mode `exact` near OpenCV's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled() -> None:
-    """Tests that take the time do not take the compiler's."""
+    """Compile before the tests, so that measured times do not include the compiler."""
     prepare(ProposalConfig())
 
 
@@ -62,15 +62,15 @@ def test_any_image_gives_boxes_inside_it_without_duplicates(name: str, mode: str
     assert len(np.unique(boxes, axis=0)) == len(boxes)
 
 
-def test_a_flat_image_has_one_region_the_whole() -> None:
+def test_the_only_region_of_a_flat_image_is_the_whole_image() -> None:
     assert selective_search(odd_images()["flat"]).tolist() == [[0, 0, 300, 400]]
 
 
-def test_an_image_below_the_smallest_side_is_its_own_only_box() -> None:
+def test_the_only_box_of_an_image_below_the_smallest_side_is_the_whole_image() -> None:
     assert selective_search(scene(15, 30)).tolist() == [[0, 0, 30, 15]]
 
 
-def test_a_huge_image_costs_little_more_than_its_shrinking() -> None:
+def test_a_huge_image_takes_little_longer_than_shrinking_it() -> None:
     huge = np.zeros((10_000, 10_000, 3), np.uint8)
     huge[2500:5000, 5000:7500] = 200
     started = time.process_time()
@@ -79,7 +79,7 @@ def test_a_huge_image_costs_little_more_than_its_shrinking() -> None:
     assert box_iou(torch.tensor([[5000.0, 2500, 7500, 5000]]), boxes).max() > 0.98
 
 
-def test_it_finds_the_two_rectangles_to_a_pixel() -> None:
+def test_two_rectangles_are_boxed_to_a_pixel() -> None:
     image = np.full((90, 120, 3), 100, np.uint8)
     image[20:60, 30:80] = (220, 40, 40)
     image[50:85, 85:115] = (30, 60, 200)
@@ -110,7 +110,7 @@ def test_the_root_tends_to_come_first() -> None:
     assert np.mean(ranks) < 0.1
 
 
-def test_another_seed_is_another_order_of_the_same_boxes() -> None:
+def test_another_seed_gives_the_same_boxes_in_another_order() -> None:
     one, two = (selective_search(scene(), seed=s, max_boxes=10**6) for s in (0, 1))
     assert not np.array_equal(one, two)
     assert np.array_equal(np.unique(one, axis=0), np.unique(two, axis=0))
@@ -127,7 +127,7 @@ def test_another_seed_is_another_order_of_the_same_boxes() -> None:
         (scene()[:0], {}, "H, W >= 1"),
     ],
 )
-def test_what_it_cannot_do_is_refused(
+def test_unusable_settings_and_images_are_refused(
     image: Image, settings: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -198,7 +198,7 @@ def test_settings_reach_the_kernel() -> None:
 def test_compiled_code_is_not_loaded_from_a_folder_that_others_can_write(tmp_path: Path) -> None:
     _check_private(tmp_path)
     tmp_path.chmod(0o777)
-    with pytest.raises(PermissionError, match="not this user's alone"):
+    with pytest.raises(PermissionError, match="expected a folder that only this user"):
         _check_private(tmp_path)
 
 

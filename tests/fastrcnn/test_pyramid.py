@@ -1,4 +1,4 @@
-"""Image pyramids (paper, section 2.4): a random scale in training, the nearest one to 224^2 at test."""
+"""Image pyramids (paper, section 2.4): a random level in training, the one nearest to 224^2 at test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_papers_scales_send_squares_to_their_levels() -> None:
     assert levels.tolist() == [4, 3, 1, 0]
 
 
-def test_each_proposal_is_classified_at_its_own_level() -> None:
+def test_each_proposal_is_classified_at_its_level() -> None:
     model = pyramid_model(nms_threshold=1.0, detections_per_class=None)
     image = torch.randint(0, 256, (60, 90, 3), dtype=torch.uint8)
     # 224^2 is above all of these, so the largest scale is nearest; 150^2 * (96 / 60)^2 is above it.
@@ -48,7 +48,7 @@ def test_each_proposal_is_classified_at_its_own_level() -> None:
     torch.testing.assert_close(found.scores, torch.tensor([score for _, score in expected]))
 
 
-def test_images_in_company_keep_their_own_levels_and_order() -> None:
+def test_several_images_keep_their_levels_and_order() -> None:
     model = pyramid_model()
     images = [torch.randint(0, 256, (60, 90, 3), dtype=torch.uint8) for _ in range(3)]
     boxes = [
@@ -63,7 +63,7 @@ def test_images_in_company_keep_their_own_levels_and_order() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"pyramid": (), "scale": 64, "train_scales": SCALES}])
-def test_training_draws_a_scale_an_image_from_its_seed(
+def test_training_draws_the_scale_of_each_image_from_its_seed(
     changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = pyramid_model(**changes)

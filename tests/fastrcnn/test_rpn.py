@@ -1,4 +1,4 @@
-"""A region proposal network: its anchors and samples by hand, and a detector that needs no proposals."""
+"""The region proposal network: hand-computed anchors and samples, and a detector without given proposals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def config(**changes: object) -> FastRCNNConfig:
 
 
 def scene(seed: int) -> tuple[Tensor, Target]:
-    """One bright box and one dark box on noise."""
+    """Draw one bright box and one dark box on noise."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(90, 130, (96, 128, 3), dtype=torch.uint8, generator=generator)
     boxes = []
@@ -49,7 +49,7 @@ def scene(seed: int) -> tuple[Tensor, Target]:
 
 
 def test_anchors_lie_on_the_cells_that_the_stride_says() -> None:
-    anchors = Anchors(((8.0,), (32.0,)), (1.0, 4.0), (4, 16)).of(
+    anchors = Anchors(((8.0,), (32.0,)), (1.0, 4.0), (4, 16)).on_maps(
         [(1, 2), (1, 1)], torch.device("cpu")
     )
     assert anchors[0].tolist() == [
@@ -59,11 +59,11 @@ def test_anchors_lie_on_the_cells_that_the_stride_says() -> None:
 
 
 def test_small_anchors_keep_their_shape() -> None:
-    (cell,) = Anchors(((1.0,),), (16.0,), (8,)).of([(1, 1)], torch.device("cpu"))
+    (cell,) = Anchors(((1.0,),), (16.0,), (8,)).on_maps([(1, 1)], torch.device("cpu"))
     assert cell.tolist() == [[-0.125, -2, 0.125, 2]]  # torchvision's rounding makes it no box
 
 
-def test_matches_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matches_equal_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastrcnn.rpn.GT_AT_ONCE", 3)
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(300, 2, generator=generator) * 60
@@ -95,7 +95,7 @@ def test_anchors_and_outputs_are_in_torchvisions_order() -> None:
     objectness, deltas = concat_box_prediction_layers(*rpn.head(maps))
     torch.testing.assert_close(torch.cat([p.objectness for p in predictions]), objectness.flatten())
     torch.testing.assert_close(torch.cat([p.deltas for p in predictions]), deltas)
-    own = torch.cat(rpn.anchor_generator.of([(8, 12), (4, 6)], torch.device("cpu")))
+    own = torch.cat(rpn.anchor_generator.on_maps([(8, 12), (4, 6)], torch.device("cpu")))
     assert torch.equal(predictions[1].anchors, own)
     assert predictions[0].level_counts == [8 * 12 * 4, 4 * 6 * 4]
 
@@ -107,8 +107,8 @@ def test_padding_has_no_anchors() -> None:
     assert one.anchors[:, 1::2].mean(dim=1).max() == 32
 
 
-def test_losses_are_the_hand_computed_ones() -> None:
-    """Two cells, one of them the object itself: the loss of zero logits is ln 2 an anchor."""
+def test_losses_equal_hand_computed_ones() -> None:
+    """There are two anchors, and one equals the object. Zero logits have a loss of ln 2 per anchor."""
     rpn = RPN(RPNConfig(sides=((8.0,),), ratios=(1.0,), anchors_per_image=4), 1, (8,))
     with torch.no_grad():
         for parameter in rpn.parameters():
@@ -127,7 +127,7 @@ def test_losses_are_the_hand_computed_ones() -> None:
     torch.testing.assert_close(empty.objectness, losses.objectness)
 
 
-def test_a_sample_hangs_on_the_images_own_generator_alone() -> None:
+def test_a_sample_depends_only_on_the_generator_of_the_image() -> None:
     torch.manual_seed(0)
     rpn = RPN(RPNConfig(sides=SIDES, ratios=(1.0,), anchors_per_image=16), 6, (8,))
     maps, size = torch.randn(1, 6, 12, 16), (96, 128)
@@ -161,7 +161,7 @@ def test_every_backbones_maps_give_proposals_inside_the_image(backbone: str) -> 
 
 @lru_cache
 def trained() -> tuple[FastRCNN, list[dict[str, float]]]:
-    """A detector after 100 steps on twelve scenes, and its losses; some seconds."""
+    """Train a detector for 100 steps on twelve scenes. Return it and its losses. This takes some seconds."""
     torch.manual_seed(0)
     model = FastRCNN(config())
     scenes = [scene(seed) for seed in range(12)]
@@ -185,7 +185,7 @@ def trained() -> tuple[FastRCNN, list[dict[str, float]]]:
     return model.eval(), rows
 
 
-def test_losses_fall_and_the_objects_are_found_without_given_proposals() -> None:
+def test_losses_fall_and_objects_are_detected_without_given_proposals() -> None:
     model, rows = trained()
     for name in ("total", "objectness", "box"):
         first, last = (sum(row[name] for row in part) for part in (rows[:10], rows[-10:]))
@@ -208,7 +208,7 @@ def test_losses_fall_and_the_objects_are_found_without_given_proposals() -> None
     assert sum(hits) >= 9  # of 12
 
 
-def test_its_own_proposals_given_explicitly_are_the_same_detection() -> None:
+def test_the_rpns_proposals_given_explicitly_give_the_same_detections() -> None:
     model, _ = trained()
     images = [scene(seed)[0] for seed in (100, 101)] + [scene(102)[0][:60]]
     proposed = propose_learned(model, images)
@@ -219,7 +219,7 @@ def test_its_own_proposals_given_explicitly_are_the_same_detection() -> None:
             assert torch.equal(a, b)
 
 
-def test_an_image_has_the_same_proposals_alone_and_in_company() -> None:
+def test_an_image_has_the_same_proposals_alone_and_among_others() -> None:
     model, _ = trained()
     images = [scene(100)[0], scene(101)[0][:, :120]]  # the second is padded, alone too
     for image, own in zip(images, propose_learned(model, images), strict=True):
@@ -252,7 +252,7 @@ def test_on_a_gpu_it_proposes_as_on_a_cpu_and_trains_in_mixed_precision() -> Non
     assert all(p.grad is not None for p in gpu.rpn.parameters())
 
 
-def test_a_model_without_an_rpn_wants_proposals() -> None:
+def test_a_model_without_an_rpn_needs_proposals() -> None:
     model = FastRCNN(config(rpn=None)).eval()
     with pytest.raises(ValueError, match="has no RPN: give proposals"):
         detect(model, [scene(0)[0]])
@@ -276,15 +276,15 @@ def test_a_checkpoint_holds_the_rpn_and_its_anchors(tmp_path: Path) -> None:
     )
 
 
-def test_a_checkpoint_that_promises_an_rpn_and_has_none_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_with_rpn_proposals_but_no_rpn_is_refused(tmp_path: Path) -> None:
     model = FastRCNN(config(rpn=None))
     proposals = ProposalConfig(name="rpn")
     save_checkpoint(tmp_path, model, classes=("a", "b"), proposals=proposals, training={})
-    with pytest.raises(CheckpointError, match="model without one"):
+    with pytest.raises(CheckpointError, match="but its model has no RPN"):
         load_checkpoint(tmp_path)
 
 
-def test_an_rpn_that_gives_no_finite_numbers_is_found_out() -> None:
+def test_an_rpn_with_infinite_outputs_is_refused() -> None:
     model = FastRCNN(config()).eval()
     check_canary(model)
     assert model.rpn is not None
@@ -306,13 +306,13 @@ def test_an_rpn_that_gives_no_finite_numbers_is_found_out() -> None:
         ({"ratios": (-1.0,)}, "above 0"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(changes: dict[str, object], reason: str) -> None:
+def test_contradictory_numbers_are_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         replace(RPNConfig(), **changes)
 
 
-def test_an_rpn_looks_at_one_scale_and_at_every_map() -> None:
+def test_an_rpn_needs_one_scale_and_sides_for_every_map() -> None:
     with pytest.raises(ValueError, match="one scale"):
         config(pyramid=(64, 96))
-    with pytest.raises(ValueError, match="sides of 2 maps, the backbone has 1"):
+    with pytest.raises(ValueError, match="sides for 2 maps: expected 1, one for each"):
         FastRCNN(config(rpn=RPNConfig(sides=((8.0,), (16.0,)))))

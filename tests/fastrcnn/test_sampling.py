@@ -1,4 +1,4 @@
-"""Hierarchical sampling against the reference's rules (minibatch.py) and counts."""
+"""Hierarchical sampling compared with the rules and counts of the reference code (minibatch.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LABEL = torch.tensor([3])
 
 
 def boxes_of_iou(iou: float, count: int) -> Tensor:
-    """Equal boxes inside GT that cover a share `iou` of it."""
+    """Make equal boxes inside GT whose IoU with GT is `iou`."""
     return torch.tensor([[0.0, 0.0, 100.0, 100.0 * iou]]).repeat(count, 1)
 
 
@@ -42,7 +42,7 @@ def test_without_objects_only_a_zero_floor_gives_background() -> None:
     assert with_floor_zero.labels.sum() == 0
 
 
-def test_the_bounds_are_as_in_the_paper() -> None:
+def test_the_iou_bounds_are_those_of_the_paper() -> None:
     # IoU .5 is foreground; .1 is background; below .1 is neither.
     for iou, expected in ((0.5, 3), (0.1, 0)):
         got = sample_rois(boxes_of_iou(iou, 5), GT, LABEL, num_rois=64)
@@ -95,8 +95,8 @@ def test_each_roi_is_matched_to_the_box_it_overlaps_most() -> None:
     assert torch.equal(got.gt_boxes[:, 0] == 20, got.labels == 2)
 
 
-def test_one_roi_of_many_images_is_foreground_in_its_share() -> None:
-    """RoI-centric sampling: 32 of 128 RoIs of 128 images are foreground (R-CNN, SPPnet)."""
+def test_with_one_roi_per_image_a_quarter_of_the_rois_is_foreground() -> None:
+    """RoI-centric sampling (R-CNN, SPPnet): of 128 images, 32 of 128 RoIs are foreground on average."""
     proposals = torch.cat([boxes_of_iou(0.8, 5), boxes_of_iou(0.3, 50)])
     labels = [
         sample_rois(

@@ -18,7 +18,7 @@ ROIS = torch.tensor([[0, 4, 4, 60, 50], [0, 20, 8, 90, 90], [0, 0, 0, 16, 16]], 
 
 
 def trained(backbone: str, **changes: object) -> FastRCNN:
-    """With norms that do something."""
+    """Make a model whose norm layers are not the identity."""
     torch.manual_seed(0)
     config = FastRCNNConfig.modern(3, backbone=backbone, fc_dim=32, **changes)
     model = FastRCNN(config).eval()
@@ -34,7 +34,7 @@ def trained(backbone: str, **changes: object) -> FastRCNN:
 @pytest.mark.parametrize("frozen_norm", [True, False])
 @pytest.mark.parametrize("backbone", BACKBONES)
 @torch.inference_mode()
-def test_the_outputs_are_those_of_the_model(backbone: str, frozen_norm: bool) -> None:
+def test_the_outputs_equal_those_of_the_model(backbone: str, frozen_norm: bool) -> None:
     model = trained(backbone, frozen_norm=frozen_norm)
     images = torch.rand(1, 3, 96, 96)
     expected = model(images, ROIS)
@@ -52,7 +52,7 @@ def test_no_norm_is_left(backbone: str) -> None:
 
 
 @torch.inference_mode()
-def test_detections_are_the_same_with_no_proposals_too() -> None:
+def test_detections_are_the_same_and_without_proposals_there_are_none() -> None:
     model = trained("mobilenet_v2", scale=96)
     image = torch.randint(0, 255, (80, 100, 3), dtype=torch.uint8)
     proposals = [torch.tensor([[5.0, 5, 60, 70], [20, 10, 90, 60]]), torch.zeros(0, 4)]
@@ -79,7 +79,7 @@ def test_the_thin_layers_of_a_truncated_head_are_packed_too() -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @torch.inference_mode()
-def test_bfloat16_changes_outputs_by_its_rounding_and_no_type(backbone: str) -> None:
+def test_bfloat16_changes_outputs_by_rounding_only_and_keeps_their_type(backbone: str) -> None:
     model = trained(backbone)
     images = torch.rand(1, 3, 96, 96)
     expected = model(images, ROIS)
@@ -107,7 +107,7 @@ def test_a_truncated_head_and_an_rpn_are_bfloat16_too_and_boxes_stay_float32() -
     assert proposed.boxes.dtype == detected.boxes.dtype == detected.scores.dtype == torch.float32
 
 
-def test_a_model_is_bfloat16_where_the_device_multiplies_it(
+def test_a_model_is_bfloat16_if_the_device_has_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for able, dtype in ((True, torch.bfloat16), (False, torch.float32)):

@@ -1,4 +1,4 @@
-"""Rates, decay and momentum against the reference's prototxt and its Caffe."""
+"""Learning rates, decay and momentum, compared with the reference's prototxt and with Caffe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer, learning_rate, set_learning_rate
 
 
-def test_the_paper_drops_the_rate_at_thirty_thousand() -> None:
+def test_the_papers_rate_drops_at_iteration_30000() -> None:
     config = SolverConfig.paper()
     assert learning_rate(config, 29_999, 40_000) == pytest.approx(1e-3)
     assert learning_rate(config, 30_000, 40_000) == pytest.approx(1e-4)
@@ -36,7 +36,7 @@ def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:
 
 
 def steps_after(*, caffe_momentum: bool) -> list[float]:
-    """Step sizes under a constant unit gradient: 200 at 1e-3, then the rate drops tenfold."""
+    """Compute step sizes for a constant gradient of 1: 200 steps at 1e-3, then at a tenth of the rate."""
     parameter = nn.Parameter(torch.zeros(1, 1, dtype=torch.float64))
     model = nn.ParameterList([parameter])
     config = SolverConfig.paper(weight_decay=0.0)
@@ -51,7 +51,7 @@ def steps_after(*, caffe_momentum: bool) -> list[float]:
     return sizes
 
 
-def test_caffes_velocity_remembers_the_rate_it_was_gathered_at() -> None:
+def test_caffes_velocity_keeps_the_learning_rate_of_each_gradient() -> None:
     caffe, torchs = steps_after(caffe_momentum=True), steps_after(caffe_momentum=False)
     assert caffe[199] == pytest.approx(1e-2, rel=1e-6)
     assert caffe[200] == pytest.approx(9.1e-3, rel=1e-6)  # .9 * 1e-2 + 1e-4
@@ -77,7 +77,7 @@ def test_frozen_stages_are_bit_identical_after_training() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"iterations": 5, "epochs": 1.0}, {"iterations": None}])
-def test_a_run_has_one_length(changes: dict[str, float]) -> None:
+def test_exactly_one_of_iterations_and_epochs_is_needed(changes: dict[str, float]) -> None:
     with pytest.raises(
         ValueError, match="iterations=.*, epochs=.*: expected a number for one of them"
     ):

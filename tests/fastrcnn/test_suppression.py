@@ -4,18 +4,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrcnn.suppression import choose, distinct, suppress, suppress_together
+from fastrcnn.suppression import distinct, suppress, suppress_together, true_indices
 
 IMAGES = st.lists(st.integers(0, 40), min_size=1, max_size=4)
-"""How many boxes each image has."""
+"""Number of boxes of each image."""
 
 
 @settings(max_examples=60, deadline=None)
 @given(IMAGES, st.integers(0, 2**20), st.sampled_from([0.0, 0.3, 0.5, 0.9]))
-def test_all_images_in_one_call_keep_what_each_keeps_alone(
+def test_one_call_for_all_images_gives_the_result_of_each_image(
     sizes: list[int], seed: int, iou_threshold: float
 ) -> None:
-    """As on a GPU, here on the CPU: boxes far from 0, where float32 has no fractions of a pixel to spare."""
+    """The GPU's code runs on the CPU here. Boxes are far from 0, where float32 is coarse."""
     generator = torch.Generator().manual_seed(seed)
     boxes, scores, kinds = [], [], []
     for size in sizes:
@@ -31,7 +31,7 @@ def test_all_images_in_one_call_keep_what_each_keeps_alone(
         assert values[own].tolist() == sorted(values[own].tolist(), reverse=True)
 
 
-def test_boxes_suppress_their_own_kind_and_image_only() -> None:
+def test_boxes_suppress_only_boxes_of_the_same_kind_and_image() -> None:
     box = torch.tensor([[0.0, 0, 10, 10]])
     boxes, scores = [box.repeat(3, 1), box], [torch.tensor([0.5, 0.9, 0.7]), torch.tensor([0.1])]
     kinds = [torch.tensor([0, 0, 1]), torch.tensor([0])]
@@ -40,7 +40,7 @@ def test_boxes_suppress_their_own_kind_and_image_only() -> None:
     assert [own.tolist() for own in suppress(boxes, scores, None, 0.5)] == [[1], [0]]
 
 
-def test_no_images_and_images_without_boxes_are_no_special_case() -> None:
+def test_no_images_and_images_without_boxes_give_empty_results() -> None:
     assert suppress([], [], None, 0.5) == []
     none = [torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2
     kinds = [torch.zeros(0, dtype=torch.int64)] * 2
@@ -49,7 +49,7 @@ def test_no_images_and_images_without_boxes_are_no_special_case() -> None:
     assert [own.shape for own in distinct(none[0], 0.5)] == [(0, 4)] * 2
 
 
-def test_choosing_says_how_many_each_image_has() -> None:
-    index, counts = choose(torch.tensor([True, False, True, True, False]), [2, 0, 3])
+def test_true_indices_are_counted_for_each_image() -> None:
+    index, counts = true_indices(torch.tensor([True, False, True, True, False]), [2, 0, 3])
     assert (index.tolist(), counts) == ([0, 2, 3], [1, 0, 2])
-    assert choose(torch.zeros(0, dtype=torch.bool), [])[1] == []
+    assert true_indices(torch.zeros(0, dtype=torch.bool), [])[1] == []

@@ -1,4 +1,4 @@
-"""Truncated layers against linear algebra and the paper's counts."""
+"""Truncated layers, compared with linear algebra and the paper's numbers of weights."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ def linear() -> nn.Linear:
     return nn.Linear(12, 8)
 
 
-def test_the_full_rank_is_the_layer_itself(linear: nn.Linear) -> None:
+def test_full_rank_gives_the_same_layer(linear: nn.Linear) -> None:
     x = torch.randn(5, 12)
     torch.testing.assert_close(truncate_linear(linear, 8)(x), linear(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 7])
-def test_the_error_is_that_of_the_singular_values_left_out(linear: nn.Linear, rank: int) -> None:
+def test_the_error_is_the_norm_of_the_omitted_singular_values(linear: nn.Linear, rank: int) -> None:
     first, second = truncate_linear(linear, rank)
     error = (second.weight @ first.weight - linear.weight).square().sum()  # type: ignore[operator]
     left_out = torch.linalg.svdvals(linear.weight)[rank:].square().sum()
     torch.testing.assert_close(error, left_out, atol=1e-5, rtol=1e-4)
 
 
-def test_zero_goes_to_the_old_bias(linear: nn.Linear) -> None:
+def test_a_zero_input_gives_the_bias(linear: nn.Linear) -> None:
     first, second = truncate_linear(linear, 2)
     torch.testing.assert_close(second(first(torch.zeros(1, 12)))[0], linear.bias)
     assert first.bias is None
 
 
 @pytest.mark.parametrize("rank", [0, 9])
-def test_a_rank_that_is_not_there_is_refused(linear: nn.Linear, rank: int) -> None:
+def test_an_impossible_rank_is_refused(linear: nn.Linear, rank: int) -> None:
     with pytest.raises(ValueError, match=f"rank={rank}"):
         truncate_linear(linear, rank)
 

@@ -1,4 +1,4 @@
-"""Post-hoc SVMs: margins on the model's own features, and what cannot be trained."""
+"""Post-hoc SVMs: their margins on the model's features, and what is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BACKGROUND = torch.tensor([[x, y, x + 24.0, y + 24] for x in (0, 60) for y in (4
 
 
 def scene(seed: int) -> tuple[torch.Tensor, Target]:
-    """A red and a blue square on grey, and proposals beside them."""
+    """Draw a red and a blue square on grey, with proposals on and beside them."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(90, 130, (96, 96, 3), dtype=torch.uint8, generator=generator)
     boxes = torch.tensor([[8.0, 6, 32, 30], [56.0, 6, 80, 30]])
@@ -44,7 +44,7 @@ def test_margins_tell_the_classes_from_each_other_and_from_background(model: Fas
     assert bool((everything.scores < 0).all())
 
 
-def test_all_but_the_classifier_stays_as_it_was(model: FastRCNN) -> None:
+def test_only_the_classifier_changes(model: FastRCNN) -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     svm = with_svms(model, *zip(*(scene(seed) for seed in range(2)), strict=True))
     for name, value in svm.state_dict().items():

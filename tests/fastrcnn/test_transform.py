@@ -1,4 +1,4 @@
-"""Image frame to model frame and its numbers."""
+"""From the image frame to the model frame: sizes, factors, padding and RoIs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fastrcnn.transform import IMAGE_MEAN, batch_images, scale_factor, scaled_si
 @pytest.mark.parametrize(
     ("size", "factor", "scaled"), [((500, 375), 1.6, (800, 600)), ((1000, 300), 1.0, (1000, 300))]
 )
-def test_the_shorter_side_becomes_600_unless_the_longer_would_pass_1000(
+def test_the_shorter_side_becomes_600_unless_the_longer_would_exceed_1000(
     size: tuple[int, int], factor: float, scaled: tuple[int, int]
 ) -> None:
     assert scale_factor(size, 600, 1000) == factor
     assert scaled_size(size, 600, 1000) == scaled
 
 
-def test_an_image_of_one_pixel_by_many_keeps_a_pixel() -> None:
+def test_an_image_one_pixel_high_keeps_one_pixel() -> None:
     assert scaled_size((1, 20_000), 600, 1000) == (1, 1000)
 
 
@@ -44,7 +44,7 @@ def test_padding_does_not_change_the_pixels_of_an_image() -> None:
     torch.testing.assert_close(together[:, :100, :100], alone[:, :100, :100])
 
 
-def test_rois_carry_their_image_and_its_scale() -> None:
+def test_rois_hold_their_image_index_and_are_scaled() -> None:
     factors = torch.tensor([[2.0] * 4, [0.5, 0.25, 0.5, 0.25]])
     rois = to_rois([torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([[8.0, 8, 16, 16]])], factors)
     assert rois.tolist() == [[0, 2, 4, 6, 8], [1, 4, 2, 8, 4]]

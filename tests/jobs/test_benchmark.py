@@ -1,4 +1,4 @@
-"""The benchmark's command lines, and what its table of proposals says, on boxes counted by hand."""
+"""Tests of the benchmarks: flags, and the table of proposals on boxes worked out by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def task(name: str, *flags: str) -> object:
     return parse_arguments(load(command.config), flags, name)
 
 
-def test_the_job_is_executable_and_its_tasks_take_flags() -> None:
+def test_the_job_is_executable_and_its_tasks_accept_flags() -> None:
     assert os.access(JOB, os.X_OK)
     assert task("accuracy", "--data", "bccd", "--weights", "x.pth") == AccuracyConfig(
         data=Path("bccd"), weights="x.pth"
@@ -43,7 +43,7 @@ def test_the_job_is_executable_and_its_tasks_take_flags() -> None:
     assert task("decode", "--data", "a", "--rounds", "2") == DecodeConfig(data=("a",), rounds=2)
 
 
-def test_a_proposer_is_a_name_and_settings() -> None:
+def test_a_proposer_is_read_from_a_name_and_settings() -> None:
     text = "selective_search,mode=small,max_side=400,k=60/150,strategies=CTSF/F"
     assert benchmark_proposals.parse(text) == ProposalConfig(
         mode="small", max_side=400, k=(60, 150), strategies=("CTSF", "F")
@@ -51,7 +51,7 @@ def test_a_proposer_is_a_name_and_settings() -> None:
 
 
 @pytest.mark.parametrize("text", ["sliding", "grid,mode", "grid,side=3", "selective_search,mode=x"])
-def test_a_proposer_that_there_is_not_is_refused(text: str) -> None:
+def test_an_unknown_proposer_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--proposers"):
         benchmark_proposals.parse(text)
 
@@ -59,9 +59,9 @@ def test_a_proposer_that_there_is_not_is_refused(text: str) -> None:
 def test_recall_counts_objects_by_size_and_at_each_cut() -> None:
     near = np.array([[10, 10, 90, 80]], np.float32)  # IoU .875 with the large object
     far = np.zeros((100, 4), np.float32) + (200, 200, 210, 210)
-    found = Measured(boxes=[np.concatenate([far, near])], seconds=[0.02])
+    measured = Measured(boxes=[np.concatenate([far, near])], seconds=[0.02])
     reference = Measured(boxes=[near], seconds=[2.0])
-    row = benchmark_proposals.summary("cells", "ours", found, [GT], reference)
+    row = benchmark_proposals.summary("cells", "ours", measured, [GT], reference)
     assert row["times_faster"] == pytest.approx(100)
     assert row["ms"] == pytest.approx(20)
     assert row["at"][100]["r50"] == 0  # the good box is the 101st
@@ -76,10 +76,10 @@ def test_recall_counts_objects_by_size_and_at_each_cut() -> None:
     assert row["sizes"][">96"]["objects"] == 0
 
 
-def test_the_macro_mean_leaves_mosaics_out() -> None:
-    found = Measured(boxes=[GT], seconds=[0.02])
+def test_the_macro_mean_ignores_mosaics() -> None:
+    measured = Measured(boxes=[GT], seconds=[0.02])
     rows = [
-        benchmark_proposals.summary(name, "ours", found, [gt], None)
+        benchmark_proposals.summary(name, "ours", measured, [gt], None)
         for name, gt in (("a", GT), ("b", GT + 500), ("mosaic", GT + 500))
     ]
     (mean,) = benchmark_proposals.macro(rows)
@@ -95,7 +95,7 @@ def test_a_mosaic_shrinks_pictures_and_their_objects() -> None:
     assert picture.sum() == picture[20:, 30:].sum()
 
 
-def test_it_writes_a_table_a_plot_and_numbers(
+def test_proposals_writes_a_table_a_plot_and_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "cells" / "test"
@@ -129,7 +129,7 @@ def test_it_writes_a_table_a_plot_and_numbers(
     assert "$ / 100M" in table
 
 
-def test_decoding_is_measured_beside_every_decoder(
+def test_decode_measures_every_installed_decoder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = tmp_path / "photos"

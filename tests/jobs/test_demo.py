@@ -43,7 +43,7 @@ def row(uri: str, detections: list[dict[str, Any]] | None, **columns: Any) -> di
 
 @pytest.fixture
 def results(bucket: str) -> str:
-    """Two shards in a bucket, one of them without any box."""
+    """Two shards in a bucket; one of them has no box."""
     pixels = np.full((50, 40, 3), 200, dtype=np.uint8)
     for name in ("a", "b", "c"):
         storage.write_bytes(f"{bucket}/inbox/{name}.jpg", jpeg_bytes(pixels))
@@ -64,7 +64,7 @@ def results(bucket: str) -> str:
     return f"{bucket}/results"
 
 
-def test_the_queries_give_the_answers_counted_by_hand(results: str) -> None:
+def test_the_queries_give_the_answers_worked_out_by_hand(results: str) -> None:
     connection = connect()
     answers = [
         connection.sql(query.format(scored=f"{results}/scored/**/*.parquet")).fetchall()
@@ -72,7 +72,7 @@ def test_the_queries_give_the_answers_counted_by_hand(results: str) -> None:
     ]
     assert answers == [
         [("ok", 3, None), ("undecodable", 1, "not an image")],
-        [("ring", 2, 2, 0.7), ("cross", 1, 1, 0.75)],  # of scores from .5 on
+        [("ring", 2, 2, 0.7), ("cross", 1, 1, 0.75)],  # boxes with a score of at least .5
         [("a.jpg", 2, 30.0)],  # (20 * 25 + 10 * 10) / (40 * 50); b.jpg's cross is below .5
     ]
 
@@ -83,7 +83,7 @@ def test_an_answer_is_printed_as_a_table(results: str) -> None:
     assert re.search(r"undecodable\s*│\s*1\s*│\s*not an image", text)
 
 
-def test_pictures_show_the_images_that_were_looked_at(results: str, tmp_path: Path) -> None:
+def test_pictures_show_the_images_with_status_ok(results: str, tmp_path: Path) -> None:
     assert draw_results(results, tmp_path / "boxes.png") == 3
     with Image.open(tmp_path / "boxes.png") as picture:
         sheet = np.asarray(picture)
@@ -91,13 +91,13 @@ def test_pictures_show_the_images_that_were_looked_at(results: str, tmp_path: Pa
     assert (sheet == (0, 158, 115)).all(axis=2).any()  # the ring's colour: label 3
 
 
-def test_a_demo_that_is_stopped_leaves_nothing_running(tmp_path: Path) -> None:
+def test_an_interrupted_demo_leaves_no_process(tmp_path: Path) -> None:
     with subprocess.Popen(
         [*DEMO, "--output", tmp_path, *SMALL], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
     ) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
-            if "Running entrypoint for job" in line:  # the training job lives on the cluster now
+            if "Running entrypoint for job" in line:  # the training job runs on the cluster now
                 break
         time.sleep(2)
         family = descendants(demo.pid)
@@ -109,13 +109,13 @@ def test_a_demo_that_is_stopped_leaves_nothing_running(tmp_path: Path) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there, and not only the exit code that nobody has asked for yet."""
+    """Return True if a process runs. A zombie does not run."""
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.timeout(900)
-def test_the_demo_runs_the_main_job_end_to_end(tmp_path: Path) -> None:
+def test_the_demo_runs_end_to_end(tmp_path: Path) -> None:
     done = subprocess.run(
         [*DEMO, "--output", tmp_path, *SMALL],
         cwd=CHECKOUT,

@@ -1,4 +1,4 @@
-"""What --help of every job prints, in a terminal of 80 columns, and what --help and flag errors cost."""
+"""Tests of --help: text in a terminal of 80 columns, and the time and memory of --help and flag errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CASES = [
 
 
 def exit_of(words: list[str], monkeypatch: pytest.MonkeyPatch, columns: int = 80) -> object:
-    """Exit code of the job's file, run in this process."""
+    """Run the job's file in this process; give the exit code."""
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as stop:
@@ -35,13 +35,13 @@ def exit_of(words: list[str], monkeypatch: pytest.MonkeyPatch, columns: int = 80
     return stop.value.code
 
 
-def test_each_executable_file_is_in_the_table() -> None:
+def test_every_executable_file_is_in_the_table_of_jobs() -> None:
     files = {f"jobs/{p.name}" for p in (CHECKOUT / "jobs").glob("*.py") if p.stat().st_mode & 0o100}
     assert files == {*JOBS, "jobs/benchmark.py"}
 
 
 @pytest.mark.parametrize("file", [*JOBS, "jobs/benchmark.py"])
-def test_a_jobs_docstring_starts_with_its_command(file: str) -> None:
+def test_the_docstring_of_a_job_starts_with_its_command(file: str) -> None:
     text = (CHECKOUT / file).read_text()
     assert re.match(
         rf'#!/usr/bin/env python3\n"""(ray job submit --working-dir \. -- )?python {file}', text
@@ -82,12 +82,12 @@ def test_help_shows_the_required_flags_first_and_fewer_than_help_all(
 
 
 @pytest.mark.parametrize(("words", "command"), CASES)
-def test_every_flag_is_in_one_group_and_has_words(words: list[str], command: Command) -> None:
+def test_every_flag_is_in_one_group_and_has_a_help_text(words: list[str], command: Command) -> None:
     config = load(command.config)
     flags, _ = read_flags(config)
     grouped = [name for group in config.GROUPS for name in (*group.common, *group.more)]
     assert sorted(grouped) == sorted(flag.field for flag in flags if not flag.required)
-    wordless = [flag.name for flag in all_flags(config).values() if len(flag.words) < 10]
+    wordless = [flag.name for flag in all_flags(config).values() if len(flag.help_text) < 10]
     assert wordless == []
 
 
@@ -109,7 +109,7 @@ except SystemExit as stop:
     code = stop.code
 heavy = {"torch", "ray", "pyarrow", "numpy", "boto3", "duckdb", "PIL", "cv2"} & set(sys.modules)
 used = resource.getrusage(resource.RUSAGE_SELF)
-# Not ru_maxrss: that of a process which a large one has started begins with the large one's memory.
+# ru_maxrss is not used: it starts with the memory of the parent process.
 (peak,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
 print("PROBE", code, used.ru_utime + used.ru_stime, int(peak) // 1024, *sorted(heavy))
 """
@@ -131,7 +131,7 @@ def test_help_and_flag_errors_import_nothing_heavy(
     assert heavy == []
     assert int(code) == (0 if flag == "--help" else 2)
     assert float(seconds) < 0.5
-    assert int(mebibytes) < 60  # 150 is the promise, 20 what is measured
+    assert int(mebibytes) < 60  # 150 is promised, 20 is measured
     if flag != "--help":
         assert done.stderr.startswith("error: --no-such-flag: no such flag.")
         assert done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The wheel, installed in an environment of its own, on a running cluster: no checkout anywhere."""
+"""Tests of the wheel, installed in a new environment, on a running cluster without a checkout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """An environment with the package."""
+    """A virtual environment with the package."""
 
     bin: Path
     packages: Path
@@ -42,7 +42,7 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """A fresh environment; what the package needs it takes from this one's site-packages."""
+    """Make a new environment. Dependencies come from the site-packages of the current environment."""
     folder = tmp_path_factory.mktemp("installed")
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
     run([*build, "--directory", folder], cwd=CHECKOUT)
@@ -50,12 +50,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     python = folder / "venv" / "bin" / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = Path(run([python, "-c", code], cwd=folder).strip())
-    # Added by hand, not by a .pth file of that folder: those there, which name the checkout, stay unread.
+    # This .pth file adds the folder to the path, but does not read the .pth files in it, which name the
+    # checkout.
     (packages / "shared.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     (wheel,) = folder.glob("*.whl")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
     run([*pip, "--ignore-installed", wheel], cwd=folder)
-    # `ray` of the shared environment would start the cluster in that one, where the checkout is installed.
+    # The `ray` of the current environment would start the cluster with the installed checkout.
     ray = python.parent / "ray"
     ray.write_text(f"#!{python}\nfrom ray.scripts.scripts import main\n\nmain()\n")
     ray.chmod(0o755)
@@ -77,7 +78,8 @@ def run(command: list[object], cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def address(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of the GCS of a cluster that the environment's `ray start` began outside the checkout."""
+    """Start a cluster with the environment's `ray start`, outside the checkout; give the address of its
+    GCS."""
     logs = tmp_path_factory.mktemp("logs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(logs)
@@ -93,7 +95,7 @@ def address(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A folder that is no checkout, with two images and a detector."""
+    """A folder outside the checkout, with two images and a detector."""
     save_tiny_checkpoint(tmp_path / "model")
     (tmp_path / "photos").mkdir()
     for name in ("a.jpg", "b.jpg"):
@@ -140,7 +142,7 @@ def test_the_installed_command_scores_on_a_cluster_that_has_the_package(
 def test_a_node_with_another_version_is_refused(
     installed: Installed, address: str, elsewhere: Path
 ) -> None:
-    """Here the command has 0.0.9, an unpacked copy; the cluster's node has 0.1.0."""
+    """The command has an unpacked copy of version 0.0.9; the node of the cluster has 0.1.0."""
     for name in PACKAGES:
         shutil.copytree(installed.packages / name, elsewhere / "older" / name)
     source = elsewhere / "older" / "fastrcnn" / "__init__.py"
@@ -158,7 +160,7 @@ def test_a_node_with_another_version_is_refused(
 def test_a_node_without_the_package_is_refused(
     installed: Installed, address: str, elsewhere: Path
 ) -> None:
-    """The package is taken from the node; the command has a copy."""
+    """The package is removed from the node; the command has a copy."""
     (elsewhere / "copy").mkdir()
     for name in PACKAGES:
         shutil.move(installed.packages / name, elsewhere / "copy" / name)

@@ -1,4 +1,4 @@
-"""The job as a user meets it: a process with flags, an exit code, and lines on stderr."""
+"""Tests of the scoring job as a process: flags, exit code, and lines on stderr."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def zero_batch(tmp_path: Path, checkpoint: Path) -> list[str]:
 
 
 MISTAKES: dict[Callable[[Path, Path], list[str]], str] = {
-    truncated: "truncated or altered",
+    truncated: "the file is truncated or modified",
     missing_bucket: "s3://no-such-bucket",
     empty_prefix: "holds no image",
     unknown_flag: "--bach: no such flag. Did you mean --batch-size?",
@@ -89,17 +89,17 @@ MISTAKES: dict[Callable[[Path, Path], list[str]], str] = {
 
 @pytest.mark.usefixtures("s3")
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_users_mistake_is_one_line_and_exit_code_2(
+def test_a_wrong_flag_gives_one_line_and_exit_code_2(
     tmp_path: Path,
     tiny_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     mistake: Callable[[Path, Path], list[str]],
 ) -> None:
-    """In this process, because importing torch takes longer than all of them together."""
+    """The job runs in this process, because importing torch takes longer than all cases together."""
 
     def no_cluster() -> None:
-        raise AssertionError("asked for the cluster before the mistake was found")
+        raise AssertionError("connected to the cluster before the error was reported")
 
     monkeypatch.setattr(cluster, "connect", no_cluster)
     flags = [*mistake(tmp_path, tiny_checkpoint), "--output", str(tmp_path / "out")]
@@ -113,8 +113,8 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     assert not (tmp_path / "out" / "scored").exists()
 
 
-def test_a_process_says_a_mistake_on_stderr_and_exits_with_2(tmp_path: Path) -> None:
-    """Its cluster is not there: had it asked for it, it would wait."""
+def test_a_process_writes_the_error_to_stderr_and_exits_with_2(tmp_path: Path) -> None:
+    """The cluster does not exist: connecting to it would wait."""
     flags = ["--images", str(tmp_path), "--checkpoint", str(tmp_path), "--output", str(tmp_path)]
     job = start(*flags, RAY_ADDRESS="127.0.0.1:1")
     _, err = job.communicate(timeout=200)
@@ -125,7 +125,8 @@ def test_a_process_says_a_mistake_on_stderr_and_exits_with_2(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_driver_loses_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """SIGKILL once a shard is there; the same command again: every image once, old shards untouched."""
+    """SIGKILL after the first shard, then the same command: every image has one row, old shards are
+    unchanged."""
     config = ScoreConfig(
         images=images(tmp_path / "in", 400),
         checkpoint=str(tiny_checkpoint),

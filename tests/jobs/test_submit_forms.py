@@ -1,9 +1,9 @@
-"""Every job in the submitted forms of the contract, on a cluster started in the checkout.
+"""Tests of submitting a job by its file, on a cluster started in the checkout.
 
-The documented form, ``ray job submit --working-dir . -- python jobs/X.py``, is what the demo runs
-(`test_demo.py`); the direct one is in each job's own tests. Here: the two in which the file itself is run,
-and that a secret in the environment is found nowhere afterwards.
-Ray's command line takes a job's flags for its own unless ``--`` stands before the job.
+The documented form, ``ray job submit --working-dir . -- python jobs/X.py``, is tested by the demo
+(`test_demo.py`), and the direct form by the tests of each job. This file tests the two other forms, and that
+a secret in the environment is not written anywhere. Without ``--`` before the job, Ray's command line would
+read the flags of the job as its flags.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ TRAIN = (
 ).split()
 
 CANARY = secrets.token_hex(20)
-"""The S3 secret of the cluster and all its jobs."""
+"""S3 secret of the cluster and its jobs."""
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
 def dashboard(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A cluster of its own, asking for a token, started in the checkout with this Python first."""
+    """Start a cluster with token authentication in the checkout; this Python comes first in PATH."""
     before = set(Path("/tmp").glob("ray-*"))
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     with pytest.MonkeyPatch.context() as patch:
@@ -83,18 +83,18 @@ def submit(dashboard: str, form: str, *command: str) -> str:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_each_job_runs_when_its_file_is_submitted(
+def test_each_job_runs_if_its_file_is_submitted(
     form: str, dashboard: str, bucket: str, shapes: Path
 ) -> None:
     data, model, results = (f"{bucket}/{name}" for name in ("shapes", "model", "results"))
     storage.upload_folder(shapes, data)
-    said = submit(dashboard, form, "jobs/train.py", "--data", data, "--output", model, *TRAIN)
+    output = submit(dashboard, form, "jobs/train.py", "--data", data, "--output", model, *TRAIN)
     places = ["--images", f"{data}/JPEGImages", "--checkpoint", model, "--output", results]
-    said += submit(dashboard, form, "jobs/score_bucket.py", *places)
+    output += submit(dashboard, form, "jobs/score_bucket.py", *places)
     shards = storage.list_objects(f"{results}/scored")
     assert [storage.basename(shard.uri).endswith(".parquet") for shard in shards] == [True]
     labels = ["--data", data, "--split", "train"]
-    said += submit(dashboard, form, "jobs/evaluate.py", "--scored", results, *labels)
+    output += submit(dashboard, form, "jobs/evaluate.py", "--scored", results, *labels)
     (metrics,) = [
         info.uri
         for info in storage.list_objects(f"{results}/evaluation")
@@ -102,12 +102,12 @@ def test_each_job_runs_when_its_file_is_submitted(
     ]
     assert 0 <= json.loads(storage.read_bytes(metrics))["voc07"]["mean_ap"] <= 1
     report.run(ReportConfig(scored=results, output=results))
-    assert CANARY not in said
+    assert CANARY not in output
     written = [info.uri for place in (model, results) for info in storage.list_objects(place)]
     assert any(uri.endswith(".html") for uri in written)
     assert len(written) > 10  # checkpoints, tables, plans, manifests, curves, the page
     assert [uri for uri in written if CANARY.encode() in storage.read_bytes(uri)] == []
 
 
-def test_the_cluster_is_known_to_ask_for_a_token(dashboard: str) -> None:
+def test_the_cluster_reports_token_authentication(dashboard: str) -> None:
     assert asks_for_token(dashboard)

@@ -1,4 +1,4 @@
-"""The training job as a user meets it: a process with flags, an exit code, and one line on stderr."""
+"""Tests of the training job as a process: flags, exit code, and one line on stderr."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def exit_of(monkeypatch: pytest.MonkeyPatch, *flags: str) -> object:
         (["--max-failures", "2"], "--max-failures 2"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(
+def test_a_wrong_flag_gives_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     shapes: Path,
@@ -61,14 +61,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_missing_bucket_is_named(
+def test_the_error_names_a_missing_bucket(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_of(monkeypatch, "--data", "s3://no-such-bucket/x", "--output", "s3://b/y") == 2
     assert "no-such-bucket" in capsys.readouterr().err
 
 
-def test_an_unknown_flag_is_refused_by_the_process_itself() -> None:
+def test_the_process_refuses_an_unknown_flag() -> None:
     done = subprocess.run(
         [sys.executable, JOB, "--data", "x", "--output", "y", "--bach-size", "4"],
         capture_output=True,
@@ -78,7 +78,7 @@ def test_an_unknown_flag_is_refused_by_the_process_itself() -> None:
 
 
 @pytest.mark.timeout(600)
-def test_the_file_run_directly_starts_ray_here_and_trains(shapes: Path, tmp_path: Path) -> None:
+def test_the_file_starts_ray_on_this_machine_and_trains(shapes: Path, tmp_path: Path) -> None:
     flags = (
         "--backbone tiny --weights none --proposals opencv --max-proposals 50 --scale 96 --fc-dim 16"
         " --rois-per-image 16 --batch-size 2 --iterations 2 --preset paper"

@@ -1,6 +1,6 @@
-"""Bad and odd annotation files, made anew each time: what each is refused with, or what comes of it.
+"""Bad and unusual annotation files, each with the expected error or the expected boxes.
 
-Every data set has one image, `a.jpg`, 40 wide and 30 high, and the class `dog`.
+Every data set has one image, `a.jpg`, 40 wide and 30 high, and the class `dog`. The files are made in memory.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ WHOLE = ((0.0, 0.0, 40.0, 30.0),)
 
 @dataclass(frozen=True, slots=True)
 class HostileAnnotation:
-    """One data set: its files beside the image, and what must become of it."""
+    """One data set: its files beside the image, and the expected result."""
 
     name: str
     layout: str
     files: dict[str, bytes]
     says: tuple[str, ...]
-    """Parts of the refusal, or, where `boxes` are given, of what is reported."""
+    """Parts of the error message; where `boxes` are given, parts of the reported problem."""
     boxes: tuple[tuple[float, ...], ...] | None = None
-    """Ground truth of the image; None: the data set is refused."""
+    """The expected ground truth of the image; None means that the data set is refused."""
 
 
 def corpus() -> list[HostileAnnotation]:
-    """All of them."""
-    found = [
+    """Make all cases."""
+    cases = [
         case for group in (_xml, _xml_objects, _coco, _yolo_lines, _yolo_yaml) for case in group()
     ]
-    assert len({case.name for case in found}) == len(found)
-    return found
+    assert len({case.name for case in cases}) == len(cases)
+    return cases
 
 
 def _voc(
@@ -247,7 +247,7 @@ def _coco() -> Iterator[HostileAnnotation]:
             "polygon only",
             {"bbox": None, "segmentation": [[0, 0, 9, 0, 9, 9]]},
             "bbox None",
-            "bounds its segm",
+            "bounding box of its segm",
         ),
         ("three numbers", {"bbox": [1, 2, 3]}, "[1, 2, 3]", "[x, y, w, h]"),
         ("text in a box", {"bbox": ["1", 2, 3, 4]}, "holds text"),
@@ -259,7 +259,7 @@ def _coco() -> Iterator[HostileAnnotation]:
         ("outside", {"bbox": [30, 0, 40, 30]}, "[30, 0, 40, 30]", "40 wide and 30 high"),
         ("category of text", {"category_id": "1"}, "category_id '1'"),
         ("category of float", {"category_id": 1.0}, "category_id 1.0"),
-        ("category unknown", {"category_id": 7}, "category_id 7", "They are 1"),
+        ("category unknown", {"category_id": 7}, "category_id 7", "The category ids are 1"),
         ("image of float", {"image_id": 1.0}, "image id 1.0"),
         ("orphan", {"image_id": 9}, "images that it does not list: annotation 1"),
         ("crowd of text", {"iscrowd": "0"}, "iscrowd is '0'", "0 or 1"),
@@ -282,7 +282,7 @@ def _coco() -> Iterator[HostileAnnotation]:
         "image elsewhere",
         _document(image={"file_name": "../../etc/passwd"}),
         "etc/passwd",
-        "not there",
+        "do not exist",
     )
     yield _json("image name of number", _document(image={"file_name": 7}), "file_name 7")
     yield _json("size of text", _document(image={"width": "40"}), "width '40'")
@@ -323,11 +323,11 @@ def _yolo_lines() -> Iterator[HostileAnnotation]:
         ("class of 5000 digits", f"{'9' * 5000} .5 .5 1 1", "class"),
         ("four numbers", "0 .5 .5 1", "4 numbers"),
         ("confidence", "0 .5 .5 1 1 .9", "6 numbers"),
-        ("pixels", "0 20 15 40 30", "no shares", "Divide by its size"),
+        ("pixels", "0 20 15 40 30", "not shares", "Divide pixels by the width or height"),
         ("NaN", "0 .5 .5 nan 1", "not a finite number"),
         ("comma", "0 0,5 .5 1 1", "'0,5'", "not a finite number"),
         ("outside", "0 .9 .5 .5 1", "lies outside its image"),
-        ("negative width", "0 .5 .5 -.5 1", "no shares"),
+        ("negative width", "0 .5 .5 -.5 1", "not shares"),
     ):
         yield _yolo(name, f"0 .5 .5 1 1\n{line}\n", yaml, "labels/train/a.txt (line 2)", *says)
     yield _yolo("not UTF-8", b"0 .5 .5 1 1 \xff", yaml, "labels/train/a.txt", "not UTF-8")
@@ -350,14 +350,14 @@ def _yolo_yaml() -> Iterator[HostileAnnotation]:
     )
     for name, yaml, *says in (
         ("a Python object", "names: !!python/object/apply:os.system [id]", "not readable as YAML"),
-        ("aliases that multiply", bomb + "names: *j\n", "name 0 is no text"),
+        ("aliases that multiply", bomb + "names: *j\n", "name 0 is not text"),
         ("deep", "names: " + "[" * 1000, "not readable as YAML"),
-        ("names twice", "names: [dog, dog]", "'dog' is there twice"),
+        ("names twice", "names: [dog, dog]", "'dog' is used twice"),
         ("names with a gap", "names: {0: dog, 2: cat}", "numbered from 0"),
-        ("no names", "train: images/train", "names are no list"),
+        ("no names", "train: images/train", "names is neither a list"),
         ("a name of nothing", "names: [dog, ]\nnc: 2", "nc is not 1"),
-        ("a name that is a list", "names: [[dog]]", "name 0 is no text"),
-        ("a split that is a mapping", "train: [{a: b}]\nnames: [dog]", "no text"),
+        ("a name that is a list", "names: [[dog]]", "name 0 is not text"),
+        ("a split that is a mapping", "train: [{a: b}]\nnames: [dog]", "not text"),
         ("tabs", "names:\n\t- dog", "not readable as YAML", "line 2"),
         ("a list", "[dog]", "holds no settings"),
     ):

@@ -1,4 +1,4 @@
-"""Builders of image files that no encoder writes: headers that lie, too many segments, odd metadata."""
+"""Makes image files that no encoder writes: with false headers, too many segments or unusual metadata."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def encode(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
 
 
 def photo(height: int = 48, width: int = 64, mode: str = "RGB") -> Image.Image:
-    """Smooth colours with some noise: as compressible as a photograph."""
+    """Make smooth colours with some noise: the image compresses as well as a photograph."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:height, 0:width]
     ramps = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=2)
@@ -28,7 +28,7 @@ def photo(height: int = 48, width: int = 64, mode: str = "RGB") -> Image.Image:
 
 
 def chunk(name: bytes, data: bytes, crc: int = 0) -> bytes:
-    """One chunk of a PNG; `crc` is added to the right one."""
+    """Make one chunk of a PNG; `crc` is added to the correct checksum."""
     right = zlib.crc32(name + data)
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", (right + crc) % 2**32)
 
@@ -43,19 +43,19 @@ def png(
     extra: bytes = b"",
     interlace: int = 0,
 ) -> bytes:
-    """A PNG with this header, by default without enough pixels."""
+    """Make a PNG with this header; by default it has too few pixels."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
     body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows or b"", 9))
     return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
 
 
 def segment(marker: int, body: bytes) -> bytes:
-    """One of a JPEG's."""
+    """Make one segment of a JPEG."""
     return bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
 
 
 def with_segments(jpeg: bytes, *segments: bytes) -> bytes:
-    """The JPEG with these right after its SOI."""
+    """Insert segments into a JPEG directly after its SOI marker."""
     return jpeg[:2] + b"".join(segments) + jpeg[2:]
 
 
@@ -64,17 +64,17 @@ def patched(data: bytes, at: int, new: bytes) -> bytes:
 
 
 def frame_at(jpeg: bytes) -> int:
-    """Where the body of SOF0 or SOF2 begins: precision, height, width, components."""
+    """Find the body of the segment SOF0 or SOF2: precision, height, width, components."""
     return max(jpeg.find(b"\xff\xc0"), jpeg.find(b"\xff\xc2")) + 4
 
 
 def sized(jpeg: bytes, height: int, width: int) -> bytes:
-    """The JPEG with another size in its header."""
+    """Write another size into the header of a JPEG."""
     return patched(jpeg, frame_at(jpeg) + 1, struct.pack(">HH", height, width))
 
 
 def scan_bomb(scans: int, side: int) -> bytes:
-    """A progressive JPEG that repeats its last scan; all of it blank, so a scan is a few bytes."""
+    """Make a progressive JPEG that repeats its last scan. It is blank, so a scan is a few bytes."""
     blank = encode(Image.new("L", (16, 16)), progressive=True)
     last, end = blank.rindex(b"\xff\xda"), len(blank) - 2
     return sized(blank[:last] + blank[last:end] * scans + blank[end:], side, side)
@@ -87,7 +87,7 @@ def exif(orientation: int) -> bytes:
 
 
 def icc_profile(description: str, red_x: float) -> bytes:
-    """A display profile whose red is elsewhere."""
+    """Make the ICC profile of a display whose red differs from sRGB's."""
     xyz = [(red_x, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)]
     bodies = {
         name: b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in values))
@@ -106,7 +106,7 @@ def icc_profile(description: str, red_x: float) -> bytes:
 
 
 def tiff(entries: dict[int, tuple[int, int, int]], following: int = 0, tail: bytes = b"") -> bytes:
-    """A little-endian TIFF of one directory: tag -> (type, count, value)."""
+    """Make a little-endian TIFF with one directory: tag -> (type, count, value)."""
     directory = struct.pack("<H", len(entries))
     for tag, (kind, count, value) in sorted(entries.items()):
         directory += struct.pack("<HHII", tag, kind, count, value)
@@ -114,7 +114,7 @@ def tiff(entries: dict[int, tuple[int, int, int]], following: int = 0, tail: byt
 
 
 def gray_tiff(width: int, height: int, *, following: int = 0, strip_bytes: int = 16) -> bytes:
-    """An uncompressed 8-bit TIFF that claims this size."""
+    """Make an uncompressed 8-bit TIFF that states this size."""
     entries = {
         256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1),
         273: (4, 1, 8 + 2 + 9 * 12 + 4), 277: (3, 1, 1), 278: (4, 1, height), 279: (4, 1, strip_bytes),
@@ -123,14 +123,14 @@ def gray_tiff(width: int, height: int, *, following: int = 0, strip_bytes: int =
 
 
 def webp_extended(width: int, height: int) -> bytes:
-    """A WebP of which there is but the header of its canvas."""
+    """Make a WebP that ends after the header of its canvas."""
     body = bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     data = b"WEBPVP8X" + struct.pack("<I", 10) + body
     return b"RIFF" + struct.pack("<I", len(data)) + data
 
 
 def fuzzed(data: bytes, other: bytes, random_: random.Random) -> bytes:
-    """Damage of one of the kinds that files have: flipped bits, a cut, zeros, noise, a splice."""
+    """Damage a file at random: flipped bits, a cut, zeros, noise, or a piece of another file."""
     kind = random_.randrange(6)
     damaged = bytearray(data)
     at = random_.randrange(len(data))

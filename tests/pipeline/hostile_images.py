@@ -1,7 +1,7 @@
-"""A corpus of bad and odd images, made anew each time: name -> bytes and what must become of them.
+"""Bad and unusual images, each with the statuses that it may get. The files are made in memory.
 
-Sizes stay small; what the larger ones cost lies in their headers. `OK_OR_NOT` marks damage that no decoder
-can be sure to see: a flipped bit inside a scan is another picture.
+The files stay small: a large image is expensive through the size in its header. `OK_OR_NOT` marks damage that
+a decoder need not notice: with a flipped bit inside a scan the file is a different but valid picture.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """One file and what must become of it."""
+    """One file and the expected result."""
 
     name: str
     data: bytes
     statuses: frozenset[str]
     says: str = ""
-    """Part of the row's column `error`."""
+    """A part of the error, or of the warning of a decoded image."""
 
 
 def corpus() -> list[Hostile]:
-    """All of them."""
+    """Make all cases."""
     groups = (_no_images, _cut, _damaged, _bombs, _odd_jpegs, _odd_depths, _odd_files, _metadata)
-    found = [case for group in groups for case in group()]
-    assert len({case.name for case in found}) == len(found)
-    return found
+    cases = [case for group in groups for case in group()]
+    assert len({case.name for case in cases}) == len(cases)
+    return cases
 
 
 def _no_images() -> Iterator[Hostile]:
@@ -160,7 +160,7 @@ def _damaged() -> Iterator[Hostile]:
     yield Hostile("PNG depth 3", png(8, 8, depth=3, rows=rows), UNDECODABLE)
     yield Hostile("PNG without palette", png(8, 8, colour=3, rows=bytes(9) * 8), OK_OR_NOT)
     yield Hostile("PNG 0 x 8", png(0, 8), UNDECODABLE)
-    # One flipped bit of this one's kind ends processes in another decoder.
+    # A flipped bit of this kind kills the process of another decoder.
     yield Hostile("PNG of 69 bytes", patched(png(1, 1, rows=bytes(4)), 45, b"\x7f"), UNDECODABLE)
 
 

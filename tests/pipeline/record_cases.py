@@ -16,7 +16,7 @@ from fastrcnn.config import ProposalConfig
 from pipeline import record, storage
 from pipeline.record import plan
 from pipeline.record.committer import Committer
-from pipeline.record.listed import Listed
+from pipeline.record.listed import ListedImages
 from pipeline.schema import PLAN, RESULT, SCORED, scored_metadata
 from pipeline.scoring.candidates import ReadSettings, read_images
 from pipeline.scoring.selection import select
@@ -32,9 +32,9 @@ def planned(output: str, count: int, shard_size: int = 3) -> plan.Plan:
 
 def extend(output: str, images: Sequence[ObjectInfo], *, shard_size: int) -> plan.Plan:
     """Plan some objects as if they had been listed."""
-    listed = Listed()
+    listed = ListedImages()
     listed.add(storage.as_named(images))
-    listed.keep_once(None, look_up=False)
+    listed.deduplicate(None, look_up=False)
     planned = plan.extend(output, listed, shard_size=shard_size)
     listed.close()
     return planned

@@ -1,4 +1,4 @@
-"""scored/ -> detections/."""
+"""Compacting a run: the flat table is complete, sorted, and replaced in one step."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_boxes_are_flat_and_sorted_by_label_then_falling_score(output: str) -> N
     ]
 
 
-def test_the_file_says_what_it_is(tmp_path: Path) -> None:
+def test_the_metadata_of_the_file_describes_it(tmp_path: Path) -> None:
     write_shard(str(tmp_path), image("a.jpg", ("cat", 0.75, A)))
     (summary,) = run(config(str(tmp_path)))
     footer = pq.read_metadata(summary.uri)
@@ -121,11 +121,11 @@ def test_each_run_gets_its_table(tmp_path: Path) -> None:
     summaries = run(config(output))
     assert [(s.run_id, s.written) for s in summaries] == [("r1", True), ("r2", False)]
     assert [boxes(output, run)[0][0] for run in ("r1", "r2")] == ["cat", "dog"]
-    with pytest.raises(UserError, match="--run-id r9: is not under .* There is: r1, r2"):
+    with pytest.raises(UserError, match="--run-id r9: is not under .* Give one of: r1, r2"):
         run(config(output, run_id="r9"))
 
 
-def test_run_again_it_does_nothing_or_takes_in_what_is_new(output: str) -> None:
+def test_a_second_run_does_nothing_or_adds_the_new_images(output: str) -> None:
     write_shard(output, image("a.jpg", ("cat", 0.5, A)))
     (first,) = run(config(output))
     before = storage.stat(first.uri)
@@ -139,7 +139,7 @@ def test_run_again_it_does_nothing_or_takes_in_what_is_new(output: str) -> None:
     assert [info.uri for info in storage.list_objects(f"{output}/detections")] == [third.uri]
 
 
-def test_who_reads_the_old_table_goes_on_with_it(tmp_path: Path) -> None:
+def test_a_reader_of_the_old_table_on_disk_continues_with_it(tmp_path: Path) -> None:
     output = str(tmp_path)
     write_shard(output, image("a.jpg", ("cat", 0.5, A)))
     (summary,) = run(config(output))
@@ -150,7 +150,9 @@ def test_who_reads_the_old_table_goes_on_with_it(tmp_path: Path) -> None:
     assert table(output).num_rows == 101
 
 
-def test_who_reads_the_old_table_in_a_bucket_never_gets_a_piece_of_the_new(bucket: str) -> None:
+def test_a_reader_of_the_old_table_in_a_bucket_never_reads_a_part_of_the_new_one(
+    bucket: str,
+) -> None:
     write_shard(bucket, image("a.jpg", ("cat", 0.5, A)))
     (summary,) = run(config(bucket))
     opened = s3fs.S3FileSystem().open(summary.uri, cache_type="none")
@@ -171,7 +173,7 @@ def many(count: int, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_more_than_fits_in_memory_is_sorted_on_disk(
+def test_a_run_larger_than_memory_is_sorted_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """100k boxes in row groups of 16k, with less memory than their rows take."""
@@ -189,7 +191,7 @@ def test_more_than_fits_in_memory_is_sorted_on_disk(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["detections", "scored"]
 
 
-# --- what a person can mend ----------------------------------------------------------------------
+# --- mistakes of the user ------------------------------------------------------------------------
 
 
 def test_a_full_disk_or_too_little_memory_leaves_the_old_table(tmp_path: Path) -> None:
@@ -203,14 +205,14 @@ def test_a_full_disk_or_too_little_memory_leaves_the_old_table(tmp_path: Path) -
     assert storage.stat(summary.uri) == before
 
 
-def test_an_object_that_is_no_table_of_ours_stays(tmp_path: Path) -> None:
+def test_an_object_that_is_not_a_table_of_this_job_is_not_replaced(tmp_path: Path) -> None:
     output = str(tmp_path)
     write_shard(output, image("a.jpg", ("cat", 0.5, A)))
     foreign = io.BytesIO()
     pq.write_table(pa.table({"a": [1]}), foreign)
     for data in (b"something else", foreign.getvalue()):
         storage.write_bytes(table_uri(output, "r1"), data)
-        with pytest.raises(UserError, match=r"r1.parquet: is no table of this job"):
+        with pytest.raises(UserError, match=r"r1.parquet: is not a table of this job"):
             run(config(output))
         assert storage.read_bytes(table_uri(output, "r1")) == data
 
@@ -246,7 +248,9 @@ def test_a_broken_shard_and_a_missing_folder_are_named(tmp_path: Path) -> None:
 def test_shards_of_two_detectors_are_refused(tmp_path: Path) -> None:
     write_shard(str(tmp_path), image("a.jpg"))
     write_shard(str(tmp_path), image("b.jpg"), shard=1, classes=("dog", "cat"))
-    with pytest.raises(UserError, match="00000001.parquet: is of a detector with other classes"):
+    with pytest.raises(
+        UserError, match="00000001.parquet: comes from a detector with other classes"
+    ):
         run(config(str(tmp_path)))
 
 
@@ -260,13 +264,13 @@ def _job(monkeypatch: pytest.MonkeyPatch, *flags: str) -> int | str | None:
     return 0
 
 
-def test_the_job_writes_the_table_or_says_in_one_line_what_to_mend(
+def test_the_job_writes_the_table_or_prints_one_line_of_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert os.access(JOB, os.X_OK)
     places = ("--scored", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
     assert _job(monkeypatch, *places) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/in: nothing is there")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/in: names no object")
     assert _job(monkeypatch, *places, "--runid", "r1") == 2
     assert "--runid" in capsys.readouterr().err
     assert _job(monkeypatch, *places, "--memory-gib", "0") == 2

@@ -1,4 +1,4 @@
-"""Compressing a checkpoint: it loads, detects nearly the same, and mistakes are refused."""
+"""A compressed checkpoint loads and detects nearly the same; mistakes are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_at_full_rank_it_is_the_same_detector(tiny_checkpoint: Path, tmp_path: P
     torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
 
 
-def test_ranks_that_a_layer_has_not_and_a_taken_output_are_refused(
+def test_too_high_ranks_and_an_output_with_a_checkpoint_are_refused(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     given, output = str(tiny_checkpoint), str(tmp_path / "small")

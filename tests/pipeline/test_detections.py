@@ -46,13 +46,15 @@ def test_lists_become_arrays_of_the_documented_types() -> None:
         ({"scores": 0.5}, "labels"),
     ],
 )
-def test_arrays_that_do_not_fit_each_other_are_refused(changed: dict[str, Any], name: str) -> None:
+def test_arrays_whose_shapes_do_not_fit_together_are_refused(
+    changed: dict[str, Any], name: str
+) -> None:
     arrays = {n: getattr(DETECTIONS, n) for n in ("labels", "label_ids", "scores", "boxes")}
     with pytest.raises(ValueError, match=rf"^{name} has shape .* expected labels, label_ids and"):
         Detections(**(arrays | changed))
 
 
-def test_nothing_can_be_put_in_the_place_of_an_array() -> None:
+def test_an_array_cannot_be_replaced() -> None:
     with pytest.raises(FrozenInstanceError):
         DETECTIONS.scores = np.zeros(3, np.float32)  # type: ignore[misc]
 
@@ -68,7 +70,7 @@ def test_iteration_gives_plain_values_one_detection_after_the_other() -> None:
     assert (len(NONE), list(NONE)) == (0, [])
 
 
-def test_a_place_gives_one_detection() -> None:
+def test_an_integer_index_gives_one_detection() -> None:
     assert DETECTIONS[1] == Detection("cat", 1, 0.5, (1.0, 2.0, 3.0, 4.0))
     assert DETECTIONS[-1].score == DETECTIONS[np.int64(2)].score == 0.25
     for place in (3, -4):
@@ -97,14 +99,14 @@ def test_slices_masks_and_lists_give_detections(index: Any, expected: list[float
 
 
 @pytest.mark.parametrize("index", [True, "dog", np.array(False), None])
-def test_what_is_no_index_is_refused(index: Any) -> None:
+def test_an_invalid_index_is_refused(index: Any) -> None:
     with pytest.raises(TypeError, match=r"^the index is .*: expected an integer, a slice, a mask"):
         DETECTIONS[index]
     with pytest.raises(IndexError):
         DETECTIONS[[True, False]]  # a mask for two
 
 
-def test_above_keeps_the_score_itself_and_what_is_over_it() -> None:
+def test_above_keeps_scores_equal_to_or_higher_than_the_limit() -> None:
     assert scores(DETECTIONS.above(0.5)) == [0.75, 0.5]
     assert scores(DETECTIONS.above(0)) == [0.75, 0.5, 0.25]
     assert len(DETECTIONS.above(0.76)) == 0
@@ -123,7 +125,7 @@ def test_detections_are_equal_by_value() -> None:
         hash(DETECTIONS)
 
 
-def test_the_text_counts_the_classes() -> None:
+def test_repr_counts_the_detections_of_each_class() -> None:
     assert repr(DETECTIONS) == "Detections(3: 2 dog, 1 cat; scores 0.25 to 0.75)"
     assert repr(NONE) == "Detections(none)"
     letters = list("aabcdefg")
@@ -144,7 +146,7 @@ def test_pandas_has_the_columns_of_the_table_detections() -> None:
     assert (len(NONE.to_pandas()), len(NONE.to_pandas().columns)) == (0, 7)
 
 
-def test_supervision_gets_arrays_of_its_own_and_classes_from_0(
+def test_to_supervision_copies_the_arrays_and_counts_classes_from_0(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stand_in = ModuleType("supervision")
@@ -159,9 +161,13 @@ def test_supervision_gets_arrays_of_its_own_and_classes_from_0(
     assert DETECTIONS.boxes[0].tolist() == [20, 30, 60, 50]
 
 
-def test_supervision_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_supervision_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(ModuleNotFoundError, match=r"not installed: pip install supervision") as e:
+    with pytest.raises(
+        ModuleNotFoundError, match=r"not installed\. Run: pip install supervision"
+    ) as e:
         DETECTIONS.to_supervision()
     assert e.value.name == "supervision"
 

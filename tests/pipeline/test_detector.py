@@ -80,7 +80,7 @@ def test_one_image_gives_one_result_and_a_list_a_list(tiny_checkpoint: Path) -> 
     ("min_score", "scores"),
     [(None, [0.75, 0.5]), (0, [0.75, 0.5, 0.25]), (0.6, [0.75]), (0.25, [0.75, 0.5, 0.25])],
 )
-def test_a_result_starts_at_the_lowest_score_and_the_dictionaries_have_all(
+def test_detections_start_at_min_score_and_dictionaries_hold_every_box(
     tiny_checkpoint: Path, min_score: float | None, scores: list[float]
 ) -> None:
     detector = Detector(tiny_checkpoint, min_score=min_score)
@@ -98,7 +98,7 @@ def test_a_result_starts_at_the_lowest_score_and_the_dictionaries_have_all(
         ({"cat": 0.6, "dog": 0.2}, 0.5, ["dog 0.75", "cat 0.5"]),
     ],
 )
-def test_a_result_starts_at_each_classes_operating_point(
+def test_detections_start_at_the_operating_point_of_each_class(
     tiny_checkpoint: Path, tmp_path: Path, points: object, min_score: float | None, kept: list[str]
 ) -> None:
     checkpoint = with_points(tiny_checkpoint, tmp_path / "checkpoint", points)
@@ -107,12 +107,14 @@ def test_a_result_starts_at_each_classes_operating_point(
 
 
 @pytest.mark.parametrize("min_score", [-0.1, float("nan"), True, "0.5"])
-def test_a_lowest_score_that_is_no_score_is_refused(tiny_checkpoint: Path, min_score: Any) -> None:
-    with pytest.raises(ValueError, match=r"min_score is .*: expected 0 or more, or None"):
+def test_a_min_score_that_is_no_score_is_refused(tiny_checkpoint: Path, min_score: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"min_score is .*: expected a number of 0 or more, or None"
+    ):
         Detector(tiny_checkpoint, min_score=min_score)
 
 
-def test_scores_that_may_be_negative_are_all_there_with_a_lowest_score_of_0(
+def test_min_score_0_keeps_negative_scores_too(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def detect(*_: object, **__: object) -> list[Scored]:  # as a classifier of SVMs scores
@@ -124,7 +126,9 @@ def test_scores_that_may_be_negative_are_all_there_with_a_lowest_score_of_0(
     assert len(Detector(tiny_checkpoint)(PIXELS)) == 0
 
 
-def test_every_kind_of_image_gives_the_same(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_every_kind_of_image_gives_the_same_detections(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(PIXELS).save(path)
     kinds = [
@@ -152,7 +156,7 @@ def test_a_checkpoint_and_an_image_may_lie_in_the_home_folder(
     assert detector.detect(["~/a.png"]) == detector.detect([tmp_path / "a.png"])
 
 
-def test_a_list_of_images_gives_the_boxes_that_a_scoring_run_writes(
+def test_detect_gives_the_boxes_that_a_scoring_run_writes(
     candidates: pa.Table, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     detector = Detector(tiny_checkpoint, min_score=0)
@@ -173,7 +177,7 @@ def test_a_list_of_images_gives_the_boxes_that_a_scoring_run_writes(
     assert detector([first, pixels], proposals)[0] == detections
 
 
-def test_an_image_that_cannot_be_had_raises_and_says_which(
+def test_an_image_that_cannot_be_read_raises_an_error_that_names_it(
     candidates: pa.Table, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     detector = Detector(tiny_checkpoint)
@@ -183,7 +187,7 @@ def test_an_image_that_cannot_be_had_raises_and_says_which(
     assert caught.value.status == "undecodable"
     with pytest.raises(ImageError, match=rf"^{broken}: "):
         detector(broken)
-    with pytest.raises(ImageError, match=r"^image 1: no image format that is supported$"):
+    with pytest.raises(ImageError, match=r"^image 1: not a supported image format$"):
         detector([good, b"no image"])
     with pytest.raises(ObjectMissing, match=rf"^image 1: {missing}: "):
         detector([good, missing])
@@ -191,7 +195,7 @@ def test_an_image_that_cannot_be_had_raises_and_says_which(
         detector.detect([missing])
 
 
-def test_what_is_no_image_is_refused_by_kind_and_position_before_any_is_read(
+def test_a_value_that_is_no_image_is_refused_by_kind_and_position_before_any_image_is_read(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     detector = Detector(tiny_checkpoint)
@@ -207,7 +211,7 @@ def test_what_is_no_image_is_refused_by_kind_and_position_before_any_is_read(
 @pytest.mark.parametrize(
     ("proposals", "text"),
     [
-        ([np.zeros((0, 4), np.float32)] * 2, "1 images, but proposals for 2"),
+        ([np.zeros((0, 4), np.float32)] * 2, "proposals has 2 arrays for 1 images"),
         ([np.zeros((4, 9), np.float32)], r"the proposals of image 0 are of shape \(4, 9\): expec"),
         ([[]], "the proposals of image 0 are list: expected"),
     ],
@@ -219,7 +223,7 @@ def test_proposals_that_do_not_fit_are_refused(
         Detector(tiny_checkpoint).detect([PIXELS], proposals)
 
 
-def test_an_image_too_large_for_the_gpu_raises_and_says_which(
+def test_an_image_too_large_for_the_gpu_raises_an_error_that_names_it(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Detector._detect
@@ -249,7 +253,7 @@ def test_an_rpn_proposes_the_same_for_every_kind_of_image(rpn_checkpoint: Path) 
         assert scores.tolist() == sorted(scores.tolist(), reverse=True)
 
 
-def test_names_are_imported_from_the_package_when_they_are_asked_for() -> None:
+def test_the_package_imports_its_names_only_when_they_are_used() -> None:
     code = "import sys, pipeline; assert 'torch' not in sys.modules; pipeline.Detections; " + (
         "assert 'torch' not in sys.modules; from pipeline import Detector; "
         "import pipeline.detector; assert Detector is pipeline.detector.Detector"
@@ -270,7 +274,7 @@ def test_float32_stays_float32_on_any_machine(
 
 
 class SmallGpu:
-    """Fits `room` images; one of 99 rows never."""
+    """A network on a GPU with memory for `room` images; an image with 99 rows never fits."""
 
     def __init__(self, room: int) -> None:
         self.room = room

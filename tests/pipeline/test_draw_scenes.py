@@ -34,7 +34,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_splits_are_apart_and_every_image_has_its_annotation(folder: Path) -> None:
+def test_splits_share_no_image_and_every_image_has_an_annotation(folder: Path) -> None:
     shapes = folder / "shapes"
     splits = {p.stem: p.read_text().split() for p in (shapes / "ImageSets/Main").iterdir()}
     assert {name: len(stems) for name, stems in splits.items()} == {"train": 6, "val": 2, "test": 5}
@@ -44,7 +44,7 @@ def test_splits_are_apart_and_every_image_has_its_annotation(folder: Path) -> No
     assert sorted(p.stem for p in (shapes / "Annotations").glob("*.xml")) == stems
 
 
-def test_annotations_give_the_scene_back(folder: Path) -> None:
+def test_annotations_describe_the_scene(folder: Path) -> None:
     for index in range(13):
         scene = draw_scene(scene_rng(3, index))
         root = ElementTree.parse(folder / "shapes" / "Annotations" / f"{index:06d}.xml").getroot()
@@ -81,7 +81,7 @@ def test_corners_are_written_one_based_and_inclusive() -> None:
     assert root.findtext("object/truncated") == "1"
 
 
-def test_the_inbox_has_the_test_images_unseen_scenes_and_a_tenth_broken(folder: Path) -> None:
+def test_the_inbox_holds_test_images_new_scenes_and_a_tenth_of_broken_files(folder: Path) -> None:
     inbox = files(folder / "inbox")
     broken = {name for name in inbox if name.startswith("broken-")}
     assert len(inbox) == 20
@@ -116,8 +116,8 @@ def test_a_huge_picture_is_a_small_file_with_a_valid_header() -> None:
         decode(data)
 
 
-def test_fewer_than_no_images_are_refused() -> None:
-    with pytest.raises(UserError, match="--val -1: is a number of images. Give 0 or more."):
+def test_a_negative_number_of_images_is_refused() -> None:
+    with pytest.raises(UserError, match="--val -1: expected 0 or more. Give another number."):
         DrawConfig(output="unused", val=-1)
 
 

@@ -100,7 +100,7 @@ def _write_scored(
 
 @pytest.fixture
 def work(bucket: str) -> str:
-    """A bucket with labels under data/ and the run r1 of those very images under out/."""
+    """A bucket with labels under data/ and the run r1 of the same images under out/."""
     _write_labels(f"{bucket}/data", LABELS)
     _write_scored(f"{bucket}/out", f"{bucket}/data/JPEGImages", SCORED_ROWS)
     return bucket
@@ -110,7 +110,7 @@ def _config(work: str, **flags: Any) -> EvaluateConfig:
     return EvaluateConfig(scored=f"{work}/out", data=f"{work}/data", **flags)
 
 
-def test_classes_are_matched_by_name_and_the_measures_are_those_by_hand(work: str) -> None:
+def test_classes_are_matched_by_name_and_the_measures_equal_those_by_hand(work: str) -> None:
     result = run(_config(work))
     assert result.classes == DETECTOR_CLASSES
     assert result.voc07.num_gt.tolist() == [2, 1]
@@ -156,7 +156,7 @@ def test_a_dry_run_measures_but_writes_nothing(work: str) -> None:
     assert storage.list_objects(work) == before
 
 
-def test_the_output_goes_where_it_is_asked_for(work: str, tmp_path: Path) -> None:
+def test_the_files_are_written_to_the_given_output(work: str, tmp_path: Path) -> None:
     run(_config(work, output=str(tmp_path / "report")))
     assert sorted(p.name for p in (tmp_path / "report").iterdir()) == [
         "metrics.json",
@@ -180,7 +180,7 @@ def test_the_newest_row_of_an_image_counts(work: str) -> None:
     assert run(_config(work)).voc10.ap.tolist() == [1, 1]
 
 
-def test_an_image_that_was_not_looked_at_has_no_detections_and_is_counted(
+def test_an_image_without_a_result_counts_as_one_without_detections(
     work: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     images = f"{work}/data/JPEGImages"
@@ -189,10 +189,10 @@ def test_an_image_that_was_not_looked_at_has_no_detections_and_is_counted(
         result = run(_config(work))
     assert result.images_by_status == {"ok": 2, "undecodable": 1}
     assert result.voc10.ap == pytest.approx([0.5, 1])
-    assert "1 of 3 images were not looked at (undecodable: 1)" in caplog.text
+    assert "1 of 3 images have no result (undecodable: 1)" in caplog.text
 
 
-def test_difficult_objects_are_left_out_of_account(bucket: str) -> None:
+def test_difficult_objects_do_not_count(bucket: str) -> None:
     _write_labels(f"{bucket}/data", {"a.jpg": [("ring", LEFT), ("!ring", LOW)]})
     found = [("ring", 0.9, LOW), ("ring", 0.8, LEFT)]
     _write_scored(f"{bucket}/out", f"{bucket}/data/JPEGImages", {"a.jpg": found})
@@ -201,21 +201,21 @@ def test_difficult_objects_are_left_out_of_account(bucket: str) -> None:
     assert (result.voc07.mean_ap, result.coco.ap) == pytest.approx((1, 1))
 
 
-def test_only_the_classes_asked_for_are_evaluated(work: str) -> None:
+def test_only_the_given_classes_are_evaluated(work: str) -> None:
     result = run(_config(work, classes=("cross",)))
     assert result.classes == ("cross",)
     assert result.voc10.ap.tolist() == [1]
     assert (result.num_detections, result.voc10.num_gt.tolist()) == (1, [1])
 
 
-def test_a_run_that_found_nothing_at_all_is_zero(bucket: str) -> None:
+def test_a_run_without_a_detection_has_an_average_precision_of_zero(bucket: str) -> None:
     _write_labels(f"{bucket}/data", LABELS)
     _write_scored(f"{bucket}/out", f"{bucket}/data/JPEGImages", {name: [] for name in LABELS})
     result = run(_config(bucket))
     assert (result.voc07.mean_ap, result.voc10.mean_ap, result.coco.ap) == (0, 0, 0)
 
 
-def test_a_limit_takes_the_first_images_of_the_split(work: str) -> None:
+def test_a_limit_keeps_the_first_images_of_the_split(work: str) -> None:
     assert run(_config(work, limit=1)).voc10.ap.tolist() == [1, 1]
 
 
@@ -229,35 +229,39 @@ def test_classes_with_awkward_names_can_be_drawn_and_written(bucket: str) -> Non
     assert storage.exists(f"{bucket}/$x/pr_curves.png")
 
 
-def test_the_table_has_a_line_a_class_and_their_means(work: str) -> None:
+def test_the_table_has_one_line_per_class_and_the_means(work: str) -> None:
     lines = format_table(run(_config(work, dry_run=True))).splitlines()
     assert [line.split()[0] for line in lines] == ["class", "ring", "cross", "mean"]
     assert lines[1].split() == ["ring", "2", f"{RING_VOC07:.4f}", f"{RING_AREA:.4f}", "0.8350"]
     assert lines[3].split()[1] == "3"
 
 
-# --- what a person can mend ----------------------------------------------------------------------
+# --- mistakes of the user ------------------------------------------------------------------------
 
 
 def test_an_image_of_the_split_without_a_row_is_named(work: str) -> None:
     _write_labels(f"{work}/data", {**LABELS, "d.jpg": []})
-    with pytest.raises(UserError, match=r"d.jpg: has no row in run r1, as 1 of the 4 labelled"):
+    with pytest.raises(UserError, match=r"d.jpg: has no row in run r1; 1 of the 4 labelled"):
         run(_config(work))
 
 
 def test_a_class_that_the_detector_does_not_know_is_named_with_its_file(work: str) -> None:
     _write_labels(f"{work}/data", {**LABELS, "c.jpg": [("star", LEFT)]})
-    with pytest.raises(UserError, match=r"class 'star' in .*c.xml: .* knows only ring, cross"):
+    with pytest.raises(
+        UserError, match=r"class 'star' in .*c.xml: .* has only the classes ring, cross"
+    ):
         run(_config(work))
     assert run(_config(work, classes=DETECTOR_CLASSES)).voc10.ap == pytest.approx([RING_AREA, 1])
 
 
-def test_asking_for_a_class_that_the_detector_does_not_know_is_refused(work: str) -> None:
-    with pytest.raises(UserError, match=r"--classes star: .* It knows: ring, cross"):
+def test_a_class_in_the_flags_that_the_detector_does_not_know_is_refused(work: str) -> None:
+    with pytest.raises(
+        UserError, match=r"--classes star: .* Expected some of its classes: ring, cross"
+    ):
         run(_config(work, classes=("ring", "star")))
 
 
-def test_several_runs_need_a_choice(work: str) -> None:
+def test_several_runs_need_a_run_id(work: str) -> None:
     _write_scored(f"{work}/out", f"{work}/data/JPEGImages", SCORED_ROWS, run_id="r2")
     with pytest.raises(UserError, match="Give --run-id: r1, r2"):
         run(_config(work))
@@ -267,7 +271,7 @@ def test_several_runs_need_a_choice(work: str) -> None:
 def test_a_missing_data_set_split_or_run_is_refused(work: str) -> None:
     with pytest.raises(UserError, match="s3://no-such-bucket/data"):
         run(EvaluateConfig(scored=f"{work}/out", data="s3://no-such-bucket/data"))
-    with pytest.raises(UserError, match=r"split 'holdout' of .* There are: test"):
+    with pytest.raises(UserError, match=r"split 'holdout' of .* Its splits are: test"):
         run(_config(work, split="holdout"))
     with pytest.raises(UserError, match="--run-id r9: is not under"):
         run(_config(work, run_id="r9"))
@@ -298,12 +302,12 @@ def test_the_job_prints_the_table_and_exits_with_zero(work: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--scored": "{work}/nothing"}, "error: {work}/nothing: nothing is there"),
+        ({"--scored": "{work}/nothing"}, "error: {work}/nothing: names no object"),
         ({"--split": "empty"}, "empty.txt: lists no image"),
         ({"--split": "star"}, "class 'star' in"),
     ],
 )
-def test_the_job_refuses_in_one_line_with_two(
+def test_the_job_prints_one_line_of_error_and_exits_with_two(
     work: str, change: dict[str, str], message: str
 ) -> None:
     _write_labels(f"{work}/data", {"s.jpg": [("star", LEFT)]}, split="star")
@@ -316,14 +320,14 @@ def test_the_job_refuses_in_one_line_with_two(
     assert "Traceback" not in done.stderr
 
 
-def test_the_job_refuses_an_unknown_flag_with_two(work: str) -> None:
+def test_the_job_exits_with_two_for_an_unknown_flag(work: str) -> None:
     done = _job("--scored", f"{work}/out", "--data", f"{work}/data", "--splitt", "test")
     assert done.returncode == 2
     assert "--splitt" in done.stderr
     assert storage.list_objects(f"{work}/out/evaluation", missing_ok=True) == []
 
 
-def test_the_job_is_executable_and_says_how_it_is_called() -> None:
+def test_the_job_is_executable_and_its_help_shows_the_command() -> None:
     assert os.access(JOB, os.X_OK)
     done = _job("--help")
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""Boxes for other tools, read back as those tools read them."""
+"""Exported boxes, read with the tools that they are for."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def scored(bucket: str) -> str:
 
 
 def export(scored: str, kind: str, **flags: Any) -> dict[str, str]:
-    """Run the export; what each file holds, by name."""
+    """Run the export and return the content of each file, by name."""
     config: dict[str, Any] = {"scored": scored, "output": f"{scored}/{kind}", "format": kind}
     summary = run(ExportConfig(**config, **flags))
     return {storage.basename(uri): storage.read_bytes(uri).decode() for uri in summary.uris}
 
 
 def coco(folder: Path, text: str, results: str) -> tuple[COCO, COCO]:
-    """Truth and results as pycocotools loads them."""
+    """Load the labels and the results with pycocotools."""
     (folder / "truth.json").write_text(text)
     (folder / "results.json").write_text(results)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -76,7 +76,7 @@ def test_coco_results_are_loaded_by_pycocotools(scored: str, tmp_path: Path) -> 
     ]
 
 
-def test_coco_results_in_the_ids_of_an_annotation_file_are_measured_with_it(
+def test_coco_results_with_the_ids_of_an_annotation_file_can_be_measured_with_it(
     scored: str, tmp_path: Path
 ) -> None:
     names = {70: "b/2.jpg", 8: "1 ü.jpg"}
@@ -108,7 +108,7 @@ def test_ids_that_do_not_fit_are_named(scored: str) -> None:
         return f"{scored}/ids.json"
 
     categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES)]
-    with pytest.raises(UserError, match=r"ids.json: is no COCO file"):
+    with pytest.raises(UserError, match=r"ids.json: is not a COCO file"):
         export(scored, "coco", ids=ids(images=[]))
     with pytest.raises(UserError, match="has no category called 'cat'"):
         export(scored, "coco", ids=ids(images=[], categories=categories[1:]))
@@ -117,11 +117,11 @@ def test_ids_that_do_not_fit_are_named(scored: str) -> None:
         export(scored, "coco", ids=ids(images=images, categories=categories))
     with pytest.raises(UserError, match=r"nothing.json"):
         export(scored, "coco", ids=f"{scored}/nothing.json")
-    with pytest.raises(UserError, match="means nothing to fiftyone"):
+    with pytest.raises(UserError, match="has no effect with --format fiftyone"):
         export(scored, "fiftyone", ids="x.json")
 
 
-def test_fiftyone_finds_a_label_file_and_where_its_samples_are(scored: str) -> None:
+def test_fiftyone_gets_labels_and_the_paths_of_the_samples(scored: str) -> None:
     files = export(scored, "fiftyone", image_root="/data/photos")
     data, labels = json.loads(files["data.json"]), json.loads(files["labels.json"])["labels"]
     assert data == {
@@ -165,20 +165,23 @@ def test_label_studio_gets_tasks_with_predictions_for_its_interface(scored: str)
     assert [label.get("value") for label in labels] == list(CLASSES)
 
 
-def test_an_export_can_be_limited_and_tried_without_writing(scored: str) -> None:
+def test_limit_and_dry_run_are_obeyed(scored: str) -> None:
     config = {"scored": scored, "output": f"{scored}/out", "format": "labelstudio"}
     summary = run(ExportConfig(**config, limit=2, dry_run=True))
     assert (summary.images, summary.boxes) == (2, 3)
     assert storage.list_objects(f"{scored}/out", missing_ok=True) == []
 
 
-def test_the_job_says_in_one_line_what_to_mend(
+def test_the_job_prints_one_line_of_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert os.access(JOB, os.X_OK)
     write_shard(str(tmp_path), image("1.jpg", ("cat", 0.5, A)))
     for flags, message in (
-        (("--format", "coco", "--min-score", "2"), "error: --min-score 2.0: is no score"),
+        (
+            ("--format", "coco", "--min-score", "2"),
+            "error: --min-score 2.0: expected a score from 0 to 1",
+        ),
         (("--format", "yolo"), "yolo"),
         (("--format", "coco", "--run-id", "r9"), "error: --run-id r9: is not under"),
     ):

@@ -1,4 +1,4 @@
-"""An RPN's proposals as a table: one row an image, best first, that training and scoring read."""
+"""The exported proposals of an RPN: one row per image, best first; training and scoring read them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def config(
     return ExportProposalsConfig(**(flags | {"num_workers": 1, "max_failures": 0.5} | changes))
 
 
-def test_rows_are_what_the_model_proposes_and_failures_say_why(
+def test_rows_hold_the_proposals_of_the_model_and_failures_have_a_cause(
     images: Path, rpn_checkpoint: Path
 ) -> None:
     settings = ReadSettings(proposals=ProposalConfig(name="rpn"))
@@ -65,7 +65,7 @@ def test_rows_are_what_the_model_proposes_and_failures_say_why(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_table_grows_by_what_is_new_and_other_jobs_read_it(
+def test_new_images_are_added_to_a_table_and_other_jobs_read_it(
     images: Path, rpn_checkpoint: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "table"
@@ -100,9 +100,10 @@ def test_a_detector_without_an_rpn_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [("table", "another detector's proposals"), ("text", "no part of this")]
+    ("content", "reason"),
+    [("table", "proposals of another detector"), ("text", "not a part of this")],
 )
-def test_a_folder_with_something_else_is_refused(
+def test_a_folder_with_other_files_is_refused(
     images: Path, rpn_checkpoint: Path, tmp_path: Path, content: str, reason: str
 ) -> None:
     other = tmp_path / "table" / "other.parquet"

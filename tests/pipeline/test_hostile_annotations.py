@@ -1,4 +1,4 @@
-"""Every bad and odd annotation: refused with file, place, value and mend, or handled and said."""
+"""Every bad and odd annotation: refused with file, place, value and advice, or handled and reported."""
 
 from __future__ import annotations
 

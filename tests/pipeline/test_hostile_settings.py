@@ -117,9 +117,9 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / CONFIG).unlink(), "holds no config.json"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "model.safetensors is missing"),
     "no weights' hash": (settings(lambda c: c.pop("weights_sha256")), "weights_sha256"),
-    "weights truncated": (cut_weights, "truncated or altered"),
-    "weights empty": (written(WEIGHTS, b""), "(0 bytes) is truncated or altered"),
-    "a flipped bit": (flip_bit, "truncated or altered"),
+    "weights truncated": (cut_weights, "the file is truncated or modified"),
+    "weights empty": (written(WEIGHTS, b""), "model.safetensors (0 bytes) does not match"),
+    "a flipped bit": (flip_bit, "the file is truncated or modified"),
     "config empty": (written(CONFIG, b""), "not JSON"),
     "config is a web page": (written(CONFIG, b"<html>"), "not JSON"),
     "config is deep": (written(CONFIG, b"[" * 10**5), "not JSON"),
@@ -138,18 +138,24 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
         weights(overflow),
         "scores that are not finite on a test image",
     ),
-    "a tensor less": (weights(lambda t: t.pop("head.fc6.bias")), "'head.fc6.bias' is not in it"),
-    "a tensor more": (weights(lambda t: t.update(x=torch.zeros(1))), "'x' is not the config's"),
+    "a tensor less": (weights(lambda t: t.pop("head.fc6.bias")), "'head.fc6.bias' is missing"),
+    "a tensor more": (weights(lambda t: t.update(x=torch.zeros(1))), "'x' is not part of"),
     "half precision": (weights(halve), "torch.float16"),
-    "another architecture": (model(backbone="squeezenet1_1"), "does not fit its config"),
+    "another architecture": (model(backbone="squeezenet1_1"), "does not match config.json: tensor"),
     "an unknown architecture": (model(backbone="detr"), "expected one of caffenet"),
-    "a layer of a terabyte": (model(fc_dim=10**9), "does not fit its config"),
+    "a layer of a terabyte": (model(fc_dim=10**9), "does not match config.json: tensor"),
     "a layer of no number": (model(fc_dim="64"), "fc_dim"),
     "a negative layer": (model(fc_dim=-64), "fc_dim=-64: expected an integer of at least 1"),
     "a threshold of NaN": (model(nms_threshold=float("nan")), "nms_threshold"),
-    "a class less": (settings(lambda c: c.update(classes=["cat"])), "1 classes, model of 2"),
-    "a class twice": (settings(lambda c: c.update(classes=["cat", "cat"])), "twice"),
-    "classes that are one word": (settings(lambda c: c.update(classes="ab")), "no list of names"),
+    "a class less": (
+        settings(lambda c: c.update(classes=["cat"])),
+        "names 1 classes, but its model has 2",
+    ),
+    "a class twice": (settings(lambda c: c.update(classes=["cat", "cat"])), "'cat' twice"),
+    "classes that are one word": (
+        settings(lambda c: c.update(classes="ab")),
+        "classes='ab': expected a list of names",
+    ),
     "no classes": (settings(lambda c: c.pop("classes")), "classes"),
     "proposals of no number": (
         settings(lambda c: c["proposals"].update(max_boxes="a")),
@@ -250,16 +256,20 @@ def parquet(table: pa.Table) -> bytes:
 LACKING = parquet(pa.table({"image_uri": ["a"]}))
 PLAN, SHARD = "plans/000001.json", "scored/{run}/00000000.parquet"
 OUTPUTS: dict[str, tuple[str, bytes, str]] = {
-    "empty plan": (PLAN, b"", "no generation of a plan"),
-    "garbage plan": (PLAN, b"PAR1" * 100, "no generation of a plan"),
-    "plan with a field less": (PLAN, b'{"format_version": 1}', "no generation of a plan"),
-    "a plan's second generation alone": ("plans/000002.json", b"", "not generations 1 to n"),
-    "foreign object among the plans": ("plans/notes.txt", b"hello", "not generations 1 to n"),
-    "foreign object among the shards": ("scored/{run}/notes.txt", b"hello", "no shard of the plan"),
-    "empty shard": (SHARD, b"", "shard 0 is no Parquet of ours"),
-    "garbage shard": (SHARD, b"PAR1" * 100, "shard 0 is no Parquet of ours"),
-    "shard with a column less": (SHARD, LACKING, "shard 0 is no Parquet of ours"),
-    "shard of no rows": (SHARD, parquet(SCORED.empty_table()), "not the 1 of the plan"),
+    "empty plan": (PLAN, b"", "not a generation of a plan"),
+    "garbage plan": (PLAN, b"PAR1" * 100, "not a generation of a plan"),
+    "plan with a field less": (PLAN, b'{"format_version": 1}', "not a generation of a plan"),
+    "a plan's second generation alone": ("plans/000002.json", b"", "expected 000001.json to"),
+    "foreign object among the plans": ("plans/notes.txt", b"hello", "expected 000001.json to"),
+    "foreign object among the shards": (
+        "scored/{run}/notes.txt",
+        b"hello",
+        "is not a shard of the plan",
+    ),
+    "empty shard": (SHARD, b"", "shard 0 is not a Parquet file of this job"),
+    "garbage shard": (SHARD, b"PAR1" * 100, "shard 0 is not a Parquet file of this job"),
+    "shard with a column less": (SHARD, LACKING, "shard 0 is not a Parquet file of this job"),
+    "shard of no rows": (SHARD, parquet(SCORED.empty_table()), "not the 1 planned images"),
 }
 
 
@@ -292,9 +302,9 @@ def test_what_lies_in_the_output_is_ours_or_refused(
 
 
 TRAIN_OUTPUTS = {
-    "run.json garbage": ("run.json", "{", "is not JSON"),
+    "run.json garbage": ("run.json", "{", "is not valid JSON"),
     "run.json another's": ("run.json", "[]", "no JSON object"),
-    "run.json of other flags": ("run.json", "{}", "holds another run"),
+    "run.json of other flags": ("run.json", "{}", "holds a run with other flags"),
 }
 
 
@@ -353,9 +363,9 @@ def test_a_flag_that_means_nothing_is_refused(
     [
         ("--images", "", "--images"),
         ("--output", "", "--output"),
-        ("--output", "s3://", "names no place"),
-        ("--output", "s3:/bucket", "names no place"),
-        ("--checkpoint", "gs:", "names no place"),
+        ("--output", "s3://", "expected a path or a URI"),
+        ("--output", "s3:/bucket", "expected a path or a URI"),
+        ("--checkpoint", "gs:", "expected a path or a URI"),
         ("--output", "images/out", "lies inside"),
         ("--images", "nowhere", "nowhere"),
         ("--images", "gopher://x/y", "gopher"),

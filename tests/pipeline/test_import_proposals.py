@@ -1,4 +1,4 @@
-"""Other programs' files of proposals: matched by name, read without running them."""
+"""Proposals of other programs are matched by name; pickles are read without running their code."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class InstanceData:
 
 
 def imported(labelled: Path, source: Path) -> dict[str, list[list[float]]]:
-    """Boxes by the image's letter, read back as training reads them."""
+    """Import the file; return the boxes by the letter of the image, read as training reads them."""
     output = labelled.parent / "proposals.parquet"
     run(ImportConfig(source=str(source), data=str(labelled), output=str(output)))
     table = ProposalsTable.read(str(output), str(labelled))
@@ -79,7 +79,7 @@ def test_a_pickle_that_would_run_a_command_runs_nothing(tmp_path: Path) -> None:
             return os.system, (f"touch {tmp_path}/was-run",)
 
     data = pickle.dumps({"ids": ["a"], "boxes": [Attack()], "objectness_logits": [np.ones(1)]})
-    with pytest.raises(ValueError, match="system where an array should be"):
+    with pytest.raises(ValueError, match="system: expected an array of numpy"):
         read_pickle(data)
     assert not (tmp_path / "was-run").exists()
 
@@ -135,7 +135,7 @@ def mat(**content: Any) -> bytes:
     return stream.getvalue()
 
 
-def test_mat_files_are_matched_by_name_and_turned_from_rows_first_and_counted_from_one(
+def test_mat_files_are_matched_by_name_and_their_one_based_y_first_corners_are_converted(
     labelled: Path, tmp_path: Path
 ) -> None:
     # y1, x1, y2, x2 of pixels from 1 on: rows 21 to 50, columns 11 to 30.
@@ -153,13 +153,13 @@ def test_mat_files_are_matched_by_name_and_turned_from_rows_first_and_counted_fr
     ("content", "reason"),
     [
         ([BOX, BOX, BOX], "without names"),
-        ({"boxes": [BOX]}, "no ids"),
+        ({"boxes": [BOX]}, "not both ids"),
         ({"ids": ["a"], "boxes": [BOX], "scores": [np.ones(2)]}, "2 scores for 1 boxes"),
         ({"ids": ["a"], "boxes": [BOX[:, ::-1]], "scores": [np.ones(1)]}, "x1 <= x2"),
         ({"ids": ["a"], "boxes": [BOX], "scores": [np.ones(1)], "bbox_mode": 4}, "bbox_mode 4"),
         ({"a.jpg": {"scores": np.ones(1)}}, "no bboxes"),
-        ({"a.jpg": {"bboxes": np.array([None])}}, "something else than numbers"),
-        (7, "holds a int"),
+        ({"a.jpg": {"bboxes": np.array([None])}}, "an array that does not hold numbers"),
+        (7, "holds a int, expected a dict"),
     ],
 )
 def test_other_pickles_are_refused_with_the_reason(content: Any, reason: str) -> None:
@@ -168,19 +168,19 @@ def test_other_pickles_are_refused_with_the_reason(content: Any, reason: str) ->
 
 
 @pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps(BOX)[:-20], b"\x80\x04\x95"])
-def test_what_is_no_pickle_or_cut_short_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="no readable pickle"):
+def test_a_truncated_pickle_or_another_file_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="is not a readable pickle"):
         read_pickle(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"no matlab file at all" * 20, mat(boxes=cells(BOX))])
-def test_what_is_no_mat_file_with_names_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="no MATLAB file|without names"):
+def test_a_mat_file_without_names_or_another_file_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a MATLAB file|no names to match"):
         read_mat(data)
 
 
 @pytest.mark.parametrize(
-    ("ids", "reason"), [(["a", "b"], "nothing for c"), (["a", "b", "c", "a"], "has a twice")]
+    ("ids", "reason"), [(["a", "b"], "no proposals for c"), (["a", "b", "c", "a"], "has a twice")]
 )
 def test_a_missing_or_double_image_is_named(
     labelled: Path, tmp_path: Path, ids: list[str], reason: str

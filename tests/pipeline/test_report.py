@@ -1,4 +1,4 @@
-"""What a report counts, which pictures it chooses, and what its file holds."""
+"""The counts, the pictures and the file of a report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.config import ReportConfig
 from pipeline.errors import UserError
 from pipeline.report import run
 from pipeline.results.figures import SIZE_BINS, figures
-from pipeline.results.gallery import choose, gallery
+from pipeline.results.gallery import gallery, select_rows
 from pipeline.results.page import page
 from pipeline.results.scored import find_run
 from pipeline.results.tables import RunTables, load_run
@@ -87,21 +87,21 @@ def test_scores_and_sizes_fall_into_their_bins(tables: RunTables) -> None:
     assert len(cat) == SIZE_BINS
 
 
-def test_boxes_an_image_are_counted_for_images_that_were_looked_at(tables: RunTables) -> None:
+def test_boxes_per_image_are_counted_for_images_with_a_result(tables: RunTables) -> None:
     counts = figures(tables)["per_image"]
     assert counts["names"][:7] == ["0", "1", "2", "3", "4", "5", "6–10"]
     assert counts["names"][-1] == "101+"
     assert counts["counts"] == [2, 2, 0, 1] + [0] * 7
 
 
-def test_throughput_is_by_time_and_leaves_out_what_bears_the_plans_time(tables: RunTables) -> None:
+def test_throughput_leaves_out_rows_with_the_time_of_the_plan(tables: RunTables) -> None:
     time = figures(tables)["throughput"]
     assert (time["start"], time["step_s"]) == ("2026-01-01T00:00:00+00:00", 60)
     assert [(i, n) for i, n in enumerate(time["ok"]) if n] == [(0, 2), (30, 1), (60, 2)]
     assert [(i, n) for i, n in enumerate(time["failed"]) if n] == [(60, 4)]
 
 
-def test_failures_of_one_cause_are_one_line_with_examples(tables: RunTables) -> None:
+def test_failures_of_one_cause_are_counted_together_with_examples(tables: RunTables) -> None:
     found = figures(tables)
     causes = {cause.pop("cause"): cause for cause in found["failures"]["causes"]}
     assert list(causes) == ["truncated after # bytes", "was e1, is e2", "no such key abc1"]
@@ -138,18 +138,18 @@ def many(tmp_path: Path) -> Iterator[RunTables]:
         yield loaded
 
 
-def test_pictures_show_every_class_the_surest_and_the_least_sure_and_nothing(
+def test_pictures_show_highest_and_lowest_scores_of_every_class_and_images_without_a_box(
     many: RunTables,
 ) -> None:
-    chosen = choose(many, 16)
+    chosen = select_rows(many, 16)
     assert len(chosen) == len(set(chosen)) == 16
     assert 200 in chosen  # the only dog
     cats = [row for row in chosen if row < 200]
     assert {row // 20 for row in cats} == set(range(10))  # each tenth of the score
     assert sum(row > 200 for row in chosen) == 2  # one in eight
-    assert choose(many, 16) == chosen
-    assert choose(many, 0) == []
-    assert len(choose(many, 1000)) == 8 * 10 + 1 + 20
+    assert select_rows(many, 16) == chosen
+    assert select_rows(many, 0) == []
+    assert len(select_rows(many, 1000)) == 8 * 10 + 1 + 20
 
 
 def test_pictures_are_small_upright_and_bounded_in_bytes(many: RunTables) -> None:
@@ -168,8 +168,8 @@ def test_pictures_are_small_upright_and_bounded_in_bytes(many: RunTables) -> Non
     assert (len(part["items"]), part["left_out"]) == (2, 4)
 
 
-def test_a_picture_that_is_gone_is_named_and_no_more(many: RunTables) -> None:
-    for row in choose(many, 3)[:2]:
+def test_a_missing_picture_is_named_and_left_out(many: RunTables) -> None:
+    for row in select_rows(many, 3)[:2]:
         (tuple_,) = many.rows("SELECT image_uri FROM images WHERE row = $1", (row,))
         Path(tuple_[0]).unlink()
     found = gallery(many, count=3, side=100, max_bytes=10**6)
@@ -180,7 +180,7 @@ def test_a_picture_that_is_gone_is_named_and_no_more(many: RunTables) -> None:
 # --- the page ------------------------------------------------------------------------------------
 
 
-def test_the_file_is_whole_and_lets_only_its_own_script_run() -> None:
+def test_the_file_needs_no_other_file_and_allows_only_its_script() -> None:
     names = ["</script><script>alert(1)</script>", "{{script}}", "<!--", "a\u2028b", "🦊 & ü"]
     text = page("<b>T</b> & {{data}}", {"names": names}).decode()
     assert "<title>&lt;b&gt;T&lt;/b&gt; &amp; {{data}}</title>" in text
@@ -196,7 +196,7 @@ def test_the_file_is_whole_and_lets_only_its_own_script_run() -> None:
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
 
 
-def test_the_page_goes_where_it_is_asked_for(bucket: str) -> None:
+def test_the_page_is_written_to_the_given_output(bucket: str) -> None:
     write_shard(f"{bucket}/out", image("s3://no-such-bucket/1.jpg", ("cat", 0.5, SQUARE)))
     summary = run(ReportConfig(scored=f"{bucket}/out", output=f"{bucket}/out", gallery=0))
     assert summary.uri == f"{bucket}/out/report/r1.html"
@@ -213,7 +213,7 @@ def test_a_run_of_broken_images_alone_gives_a_page(tmp_path: Path) -> None:
     write_shard(str(tmp_path), row)
     summary = run(ReportConfig(scored=str(tmp_path), output=str(tmp_path)))
     assert (summary.images, summary.boxes) == (1, 0)
-    assert b"no cause was written down" in Path(summary.uri).read_bytes()
+    assert b"no cause was recorded" in Path(summary.uri).read_bytes()
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def test_accuracy_is_in_the_page_where_the_truth_is_given(tmp_path: Path) -> None:
+def test_the_page_shows_the_accuracy_if_labels_are_given(tmp_path: Path) -> None:
     for name in ("a", "b"):
         folder = tmp_path / "data"
         (folder / "Annotations").mkdir(parents=True, exist_ok=True)
@@ -254,14 +254,14 @@ def test_accuracy_is_in_the_page_where_the_truth_is_given(tmp_path: Path) -> Non
     assert cat["curve"] == [1.0] * 51 + [0.6667] * 50
 
 
-def test_the_job_says_in_one_line_what_to_mend(
+def test_the_job_prints_one_line_of_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert os.access(JOB, os.X_OK)
     write_shard(str(tmp_path), image("1.jpg"))
     for flags, message in (
-        (("--scored", f"{tmp_path}/no"), f"error: {tmp_path}/no: nothing is there"),
-        (("--scored", f"{tmp_path}", "--gallery", "-1"), "error: --gallery -1: is negative"),
+        (("--scored", f"{tmp_path}/no"), f"error: {tmp_path}/no: names no object"),
+        (("--scored", f"{tmp_path}", "--gallery", "-1"), "error: --gallery -1: expected 0 or more"),
         (("--scored", f"{tmp_path}", "--data", f"{tmp_path}/no"), f"error: {tmp_path}/no"),
     ):
         monkeypatch.setattr(sys, "argv", [str(JOB), *flags, "--output", str(tmp_path / "out")])
@@ -272,7 +272,7 @@ def test_the_job_says_in_one_line_what_to_mend(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bucket_that_is_not_there_is_said_before_the_counting(s3: str, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_reported_before_the_rows_are_counted(s3: str, tmp_path: Path) -> None:
     write_shard(str(tmp_path), image("1.jpg"))
     with pytest.raises(UserError, match="no-such-bucket"):
         run(ReportConfig(scored=str(tmp_path), output="s3://no-such-bucket/out"))

@@ -1,4 +1,4 @@
-"""The report as a person has it: in a real Chromium, by mouse and keys, wide and narrow; hostile names."""
+"""The report in a real Chromium: mouse and keys, wide and narrow windows, hostile names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.fixture(autouse=True)
 def no_problems(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No exception, no error in the console, no request to anywhere."""
+    """Check that there was no exception, no error in the console and no request."""
     yield
     if "chromium" in request.fixturenames:
         browser: Chromium = request.getfixturevalue("chromium")
@@ -68,16 +68,14 @@ def tiles(chromium: Chromium) -> list[str]:
 
 
 def texts(chromium: Chromium, selector: str) -> list[str]:
-    """What the elements of a selector say."""
-    found: list[str] = chromium.value(
+    """Return the texts of the elements of a selector."""
+    contents: list[str] = chromium.value(
         f"[...document.querySelectorAll({json.dumps(selector)})].map(e => e.textContent)"
     )
-    return found
+    return contents
 
 
-def test_names_from_outside_are_shown_as_text_and_run_nothing(
-    chromium: Chromium, report: Path
-) -> None:
+def test_hostile_names_are_shown_as_text_and_run_nothing(chromium: Chromium, report: Path) -> None:
     chromium.open(report)
     assert chromium.value("document.title") == "5 images, 5 boxes"
     assert chromium.value("document.scripts.length") == 2  # the data and our own
@@ -89,7 +87,7 @@ def test_names_from_outside_are_shown_as_text_and_run_nothing(
     assert examples == f"s3://{SCRIPT}{TAG}"
 
 
-def test_an_injected_script_would_be_stopped_by_the_pages_policy(
+def test_the_content_security_policy_blocks_an_injected_script(
     chromium: Chromium, report: Path
 ) -> None:
     chromium.open(report)
@@ -120,7 +118,7 @@ def test_pictures_are_filtered_by_class_and_score(chromium: Chromium, report: Pa
     assert len(tiles(chromium)) == 4
 
 
-def test_a_filter_in_the_address_is_obeyed(chromium: Chromium, report: Path) -> None:
+def test_a_filter_in_the_address_is_applied(chromium: Chromium, report: Path) -> None:
     chromium.open(report, fragment="#show=empty")
     assert tiles(chromium) == ["3.jpg"]
     chromium.open(report, fragment="#class=cat&from=0.95")
@@ -129,7 +127,7 @@ def test_a_filter_in_the_address_is_obeyed(chromium: Chromium, report: Path) -> 
     assert len(tiles(chromium)) == 4
 
 
-def test_pictures_are_opened_leafed_through_and_closed_by_keys(
+def test_keys_open_a_picture_show_the_next_one_and_close_it(
     chromium: Chromium, report: Path
 ) -> None:
     chromium.open(report)
@@ -147,7 +145,7 @@ def test_pictures_are_opened_leafed_through_and_closed_by_keys(
     assert chromium.value("document.activeElement.classList.contains('tile')") is True
 
 
-def test_the_arrow_keys_read_a_chart_out(chromium: Chromium, report: Path) -> None:
+def test_the_arrow_keys_show_the_numbers_of_each_bar(chromium: Chromium, report: Path) -> None:
     chromium.open(report)
     chromium.value("document.querySelector('#score-chart .bars').focus()")
     chromium.press("ArrowRight")
@@ -156,14 +154,14 @@ def test_the_arrow_keys_read_a_chart_out(chromium: Chromium, report: Path) -> No
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_reaches_beyond_the_window(chromium: Chromium, report: Path, width: int) -> None:
+def test_nothing_is_wider_than_the_window(chromium: Chromium, report: Path, width: int) -> None:
     chromium.open(report, width=width)
     assert chromium.value("document.documentElement.scrollWidth <= innerWidth") is True
     chromium.value("document.querySelectorAll('summary').forEach(s => s.click())")
     assert chromium.value("document.documentElement.scrollWidth <= innerWidth") is True
 
 
-def test_boxes_lie_where_they_are_in_the_image(chromium: Chromium, report: Path) -> None:
+def test_boxes_are_drawn_at_their_place_in_the_image(chromium: Chromium, report: Path) -> None:
     chromium.open(report, fragment="#class=cat&from=0.5")
     where: dict[str, Any] = chromium.value(
         "(() => {const [i, r] = ['img', '.over'].map("
@@ -175,7 +173,9 @@ def test_boxes_lie_where_they_are_in_the_image(chromium: Chromium, report: Path)
     assert where == pytest.approx(expected, abs=0.01)
 
 
-def test_a_page_of_many_classes_and_boxes_opens_at_once(chromium: Chromium, tmp_path: Path) -> None:
+def test_a_page_of_many_classes_and_boxes_opens_within_three_seconds(
+    chromium: Chromium, tmp_path: Path
+) -> None:
     """300 classes, 2,000 images: the page holds counts, not rows."""
     names = [f"class {k:03d}" for k in range(300)]
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""Types of the tables, as pyarrow gives them back from the files we write."""
+"""The types of the tables are the same after writing and reading."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def round_trip(table: pa.Table, metadata: dict[bytes, bytes] | None = None) -> p
     return pq.read_table(io.BytesIO(schema.encode_parquet(table, metadata=metadata or {})))
 
 
-def test_scored_rows_come_back_as_they_were() -> None:
+def test_scored_rows_are_equal_after_writing_and_reading() -> None:
     table = pa.Table.from_pylist([ROW, BAD_ROW], schema=schema.SCORED)
     back = round_trip(table)
     assert back.schema.equals(schema.SCORED)
@@ -101,7 +101,7 @@ def test_columns_are_those_of_the_contract() -> None:
     ]
 
 
-def test_proposals_come_back_as_they_were() -> None:
+def test_proposals_are_equal_after_writing_and_reading() -> None:
     rows = [
         {"image_uri": "a", "boxes": [[0, 0, 1.5, 2], [3, 4, 5, 6]], "scores": [0.75, 0.5]},
         {"image_uri": "b", "boxes": [], "scores": None},
@@ -110,7 +110,7 @@ def test_proposals_come_back_as_they_were() -> None:
     assert round_trip(table).to_pylist() == rows
 
 
-def test_metadata_says_what_the_numbers_mean() -> None:
+def test_metadata_names_format_classes_coordinates_and_model() -> None:
     metadata = schema.scored_metadata(("dog", "café"), "0123")
     table = pa.Table.from_pylist([ROW], schema=schema.SCORED)
     found = round_trip(table, metadata).schema.metadata
@@ -134,13 +134,13 @@ def test_a_column_that_a_file_lacks_is_null() -> None:
         )
 
 
-def test_columns_of_a_newer_file_are_left_out() -> None:
+def test_unknown_columns_of_a_newer_file_are_ignored() -> None:
     table = pa.Table.from_pylist([ROW], schema=schema.SCORED).append_column("x", pa.array([1]))
     with pq.ParquetFile(io.BytesIO(schema.encode_parquet(table, metadata={}))) as file:
         assert schema.read_columns(file, schema.SCORED).column_names == schema.SCORED.names
 
 
-def test_a_column_that_may_not_be_null_must_be_in_the_file() -> None:
+def test_a_file_without_a_column_that_is_not_nullable_is_refused() -> None:
     table = pa.Table.from_pylist([ROW], schema=schema.SCORED).drop_columns(["status"])
     with pq.ParquetFile(io.BytesIO(schema.encode_parquet(table, metadata={}))) as file:
         with pytest.raises(KeyError, match="no column status"):
@@ -148,13 +148,13 @@ def test_a_column_that_may_not_be_null_must_be_in_the_file() -> None:
 
 
 def test_the_first_columns_stay_the_first() -> None:
-    """A column is only added, at the end: runs of version 1 go on."""
+    """Columns are only added at the end, so runs of version 1 can continue."""
     assert len(schema.FIRST_COLUMNS) == 13
     assert schema.FIRST_COLUMNS[-1] == "detections"
     assert all(schema.SCORED.field(name).nullable for name in schema.SCORED.names[13:])
 
 
-def test_pages_are_compressed_and_carry_checksums() -> None:
+def test_pages_are_compressed_and_have_checksums() -> None:
     table = pa.Table.from_pylist([ROW] * 1000, schema=schema.SCORED)
     data = schema.encode_parquet(table, metadata={})
     column = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(0)
@@ -165,13 +165,13 @@ def test_pages_are_compressed_and_carry_checksums() -> None:
         pq.read_table(io.BytesIO(damaged), page_checksum_verification=True)
 
 
-def test_a_null_where_none_may_be_is_refused() -> None:
+def test_a_null_in_a_column_that_is_not_nullable_is_refused() -> None:
     table = pa.Table.from_pylist([ROW | {"status": None}], schema=schema.SCORED)
     with pytest.raises(ValueError, match="status"):
         schema.encode_parquet(table, metadata={})
 
 
-def test_tables_are_cut_and_joined_to_so_many_rows() -> None:
+def test_tables_are_regrouped_to_a_number_of_rows() -> None:
     """7 + 0 + 1 + 5 rows in threes: 13 = 4 * 3 + 1."""
     numbers = iter(range(13))
     tables = [pa.table({"n": [next(numbers) for _ in range(size)]}) for size in (7, 1, 5)]
@@ -180,6 +180,6 @@ def test_tables_are_cut_and_joined_to_so_many_rows() -> None:
     assert cut == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12]]
 
 
-def test_no_rows_give_no_table_to_cut() -> None:
+def test_no_rows_give_no_table() -> None:
     assert list(schema.in_tables_of(3, [])) == []
     assert list(schema.in_tables_of(3, [schema.PLAN.empty_table()])) == []

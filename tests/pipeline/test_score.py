@@ -50,7 +50,7 @@ def upload(contents: dict[str, bytes]) -> None:
 
 
 def scored(output: str, run_id: str) -> pa.Table:
-    """All of scored/<run_id>, as any reader finds it."""
+    """Read all files of scored/<run_id>, as any reader does."""
     objects = storage.list_objects(record.scored_uri(output, run_id))
     tables = [pq.read_table(io.BytesIO(storage.read_bytes(item.uri))) for item in objects]
     assert all(table.schema.remove_metadata() == SCORED for table in tables)
@@ -58,13 +58,13 @@ def scored(output: str, run_id: str) -> pa.Table:
 
 
 def immutable(output: str) -> set[tuple[str, str]]:
-    """(URI, ETag) of all that is written once; the summary is the last command's."""
+    """Return (URI, ETag) of the objects that are written only once, so not of the summary."""
     objects = storage.list_objects(output)
     return {(item.uri, item.etag) for item in objects if not item.uri.endswith("summary.json")}
 
 
 def exported(run_id: str) -> dict[str, float]:
-    """Images of a run by status, as Prometheus finds them."""
+    """Read the counts of images by status from the metrics endpoint."""
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     for _ in range(60):
@@ -83,7 +83,7 @@ def exported(run_id: str) -> dict[str, float]:
     return dict(totals)
 
 
-def test_an_execution_has_whole_shards_and_at_least_one(tmp_path: Path) -> None:
+def test_a_portion_has_whole_shards_and_at_least_one(tmp_path: Path) -> None:
     for n in range(25):
         (tmp_path / f"{n:02d}.jpg").write_bytes(jpeg(n))
     planned = plan.extend(
@@ -104,8 +104,8 @@ def test_500_images_of_which_50_are_broken(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every image is one row, counts add up; again does nothing; a changed image is scored anew."""
-    monkeypatch.setattr(score, "IMAGES_AT_ONCE", 300)  # so there are two executions
+    """Every image has one row. A second run does nothing. A changed image is scored again."""
+    monkeypatch.setattr(score, "IMAGES_AT_ONCE", 300)  # so that there are two executions
     contents = {f"{bucket}/in/{n:03d}.jpg": jpeg(n) for n in range(500)}
     broken = {0: b"", 1: jpeg(1)[:300], 2: b"<Error><Code>NoSuchKey</Code></Error>"}
     uris = sorted(contents)
@@ -118,13 +118,13 @@ def test_500_images_of_which_50_are_broken(
         output=f"{bucket}/out",
         shard_size=64,
         batch_size=16,
-        score_threshold=0.04,  # a run of its own: others of this session are counted too
+        score_threshold=0.04,  # another run_id, because the metrics count all runs of this session
     )
     estimate = run(replace(config, dry_run=True))
     assert not estimate.complete
     assert storage.list_objects(config.output, missing_ok=True) == []
 
-    # Ten vanish between listing and scoring.
+    # Ten images are deleted between listing and scoring.
     plan.extend(config.output, select(config.images).listed, shard_size=config.shard_size)
     gone = [uri for uri in uris if uri not in uris[::12]][:10]
     for uri in gone:
@@ -159,12 +159,12 @@ def test_500_images_of_which_50_are_broken(
     mended = run(config)
     assert (mended.scored, mended.images, mended.statuses["ok"]) == (1, 501, 451)
     assert before < immutable(config.output)
-    # Asked for last: Ray exports what was counted some seconds later.
+    # This comes last, because Ray exports the counts some seconds later.
     assert exported(summary.run_id)["ok"] == 451
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_image_that_kills_its_process_is_a_row(bucket: str, tiny_checkpoint: Path) -> None:
+def test_an_image_that_kills_its_process_gets_a_row(bucket: str, tiny_checkpoint: Path) -> None:
     upload({f"{bucket}/in/{n}.jpg": jpeg(n) for n in range(8)})
     config = ScoreConfig(
         images=f"{bucket}/in", checkpoint=str(tiny_checkpoint), output=f"{bucket}/out"

@@ -1,4 +1,4 @@
-"""Faults of the store and of the disk under a whole run; killed processes are `tests/soak/`'s."""
+"""Faults of the store and of the disk during a whole run. `tests/soak/` kills processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def local_images(folder: Path, count: int) -> str:
 
 
 def rows(output: str) -> list[tuple[str, str]]:
-    """(image_uri, status) of every row under scored/, as pyarrow finds them."""
+    """Return (image_uri, status) of every row under scored/, read with pyarrow."""
     if not storage.list_objects(f"{output}/scored", missing_ok=True):
         return []
     filesystem, path = storage.arrow_filesystem(f"{output}/scored")
@@ -53,7 +53,7 @@ def test_credentials_that_expire_stop_the_run_and_leave_no_row(
     worker_proxy: FaultyProxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No shard of images that could be had with better credentials; with those, the same command finishes."""
+    """No shard with denied images is written. With valid credentials, the same command finishes."""
     images = {f"{bucket}/in/{name}": data for name, data in drawn_images(260).items()}
     for uri, data in images.items():
         storage.write_bytes(uri, data)
@@ -77,7 +77,7 @@ def test_credentials_that_expire_stop_the_run_and_leave_no_row(
 
 @pytest.fixture
 def driver_proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """What this process takes for S3."""
+    """The S3 endpoint of this process."""
     with serving(FaultyProxy(s3)) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         yield proxy
@@ -88,10 +88,10 @@ FAULTS = ("503", "reset", "lost", "late", "short", "403")
 
 @pytest.mark.soak
 @pytest.mark.parametrize("fault", FAULTS)
-def test_whichever_request_of_the_driver_fails_every_image_is_one_row(
+def test_every_image_has_one_row_after_any_request_of_the_driver_failed(
     bucket: str, tiny_checkpoint: Path, driver_proxy: FaultyProxy, fault: str
 ) -> None:
-    """Every request, each in one of the tests; from 403 on all fail, as if the driver died there."""
+    """Each test fails another request; after a 403 all fail, as if the driver died."""
     images = {f"{bucket}/in/{name}": data for name, data in drawn_images(6).items()}
     for uri, data in images.items():
         storage.write_bytes(uri, data)
@@ -132,7 +132,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_and_the_run_continues_when_there_is_room(
+def test_a_full_disk_is_reported_and_the_run_continues_when_there_is_space(
     tmp_path: Path, small_disk: Path, tiny_checkpoint: Path
 ) -> None:
     config = ScoreConfig(
@@ -144,7 +144,7 @@ def test_a_full_disk_is_said_and_the_run_continues_when_there_is_room(
     with pytest.raises(StorageError, match="No space left on device"):
         run(config)
     before = rows(config.output)
-    assert len(before) < 60  # every file that is there can be read, whole
+    assert len(before) < 60  # every existing file is whole and can be read
     assert len(before) % 2 == 0
 
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
@@ -157,7 +157,7 @@ def test_a_full_disk_is_said_and_the_run_continues_when_there_is_room(
 def test_readers_see_whole_shards_only_while_a_run_writes(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    """DuckDB, Polars and pyarrow, again and again, over all that is under scored/."""
+    """DuckDB, Polars and pyarrow read all files under scored/ repeatedly."""
     config = ScoreConfig(
         images=local_images(tmp_path / "in", 120),
         checkpoint=str(tiny_checkpoint),

@@ -1,4 +1,4 @@
-"""The whole corpus of bad and odd images as one bucket, scored through Ray: as many rows as files."""
+"""Ray scores all bad and unusual images of the corpus in one bucket; there is a row for each file."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class SoakConfig:
     rounds: int = 10
     images: int = 2000
     seed: int = 0
-    """Of kills and faults; round n has seed + n."""
+    """Seed of kills and faults; round n has seed + n."""
     pause: float = PAUSE_S
     """Seconds between two kills, on average."""
     logs: Path | None = None

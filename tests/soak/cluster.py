@@ -42,7 +42,7 @@ class RunningCluster(Protocol):
     address: str
     """For RAY_ADDRESS."""
     environment: dict[str, str]
-    """Of its drivers."""
+    """The environment of its drivers."""
 
     def processes(self) -> dict[str, list[int]]:
         """Process ids by kind, see `KINDS`; of the raylets those that no driver is attached to."""

@@ -19,9 +19,9 @@ WEIGHTS = {
     "driver": 0.15,
     "gcs": 0.05,
 }
-"""Of each kind of process: `cluster.KINDS`, and the driver."""
+"""Kills of each kind of process: `cluster.KINDS`, and the driver."""
 MOST = {"gcs": 1}
-"""Of a kind in a round: a cluster is half a minute in coming back."""
+"""Kills of one kind in a round: a cluster needs half a minute to come back."""
 PAUSE_S = 8.0
 """Between two, on average. A worker is 5 to 15 s in starting on two busy cores: at 5 s none ever starts."""
 FOR_S = 240.0

@@ -64,7 +64,7 @@ class Watch:
         self.etags |= now
 
     def rows(self) -> list[Row]:
-        """Of all shards."""
+        """The rows of all shards."""
         tables = [
             pq.read_table(
                 io.BytesIO(self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read())

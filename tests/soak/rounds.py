@@ -19,7 +19,7 @@ from tests.soak.killers import Killer
 
 JOB = CHECKOUT / "jobs" / "score_bucket.py"
 LONGEST_RUN_S = 900.0
-"""Of one run of the command; a longer one hangs."""
+"""Seconds that one run of the command may take; a longer one hangs."""
 MOST_RUNS = 30
 
 

@@ -32,7 +32,7 @@ RATES = {
     "flip": 0.015,
     "slow": 0.01,
 }
-"""Of issue 5: 20% 503, 5% resets, 5% broken bodies."""
+"""The faults of the store: 20% 503, 5% resets, 5% broken bodies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,12 +49,12 @@ class Site:
     logs: Path
 
     def flags(self, output: str, *more: str) -> list[str]:
-        """Of jobs/score_bucket.py, for images under in/ and an output in the bucket."""
+        """The flags of jobs/score_bucket.py, for images under in/ and an output in the bucket."""
         places = ("--images", f"s3://{self.bucket}/in", "--checkpoint", str(self.checkpoint))
         return [*places, "--output", f"s3://{self.bucket}/{output}", *more]
 
     def watch(self, output: str) -> Watch:
-        """Of the shards under an output in the bucket."""
+        """The URIs of the shards under an output in the bucket."""
         return Watch(self.client, self.bucket, f"{output}/scored/")
 
     def put(self, contents: Mapping[str, bytes]) -> list[str]:

@@ -1,4 +1,4 @@
-// What the other parts draw with. What came from data is put in as text or as an attribute, never as markup.
+// Functions that the other files draw with. Values from data are inserted as text or attributes, never as markup.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
@@ -14,7 +14,7 @@ const sum = (values) => values.reduce((total, value) => total + value, 0);
 const plural = (count, one, many) => `${number(count)} ${count === 1 ? one : many || one + "s"}`;
 const basename = (uri) => uri.slice(uri.lastIndexOf("/") + 1) || uri;
 
-// Okabe and Ito's colours, told apart by colour-blind readers; more classes change the line's dashes too.
+// The colours of Okabe and Ito, which colour-blind readers can distinguish. Further classes also change the dashes.
 const PALETTE = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"];
 const DASHES = ["", "6 3", "2 3", "9 3 2 3"];
 const colour = (k) => PALETTE[k % PALETTE.length];
@@ -69,14 +69,15 @@ const niceTop = (value) => {
   return [1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10].map((m) => m * unit).find((top) => top >= value);
 };
 
-// A bar chart of HTML boxes, so that words keep their size at any width. Left and right arrows read it out.
+// Draws a bar chart of HTML boxes, so that text keeps its size at any width. The left and right arrow keys move
+// from bar to bar and show the numbers of each.
 function barChart(host, { values, second, says, lede, ticks, axis, height = 170, head, dim }) {
   host.replaceChildren();
   const totals = values.map((value, i) => value + (second ? second[i] : 0));
   const top = niceTop(Math.max(...totals, 1));
   const readout = element("p", { className: "readout", role: "status" }, lede);
   const bars = element("div", { className: "bars" + (values.length < 20 ? " few" : ""), tabIndex: 0,
-    role: "group", ariaLabel: `Bar chart. ${lede} Left and right arrows read the bars out.` });
+    role: "group", ariaLabel: `Bar chart. ${lede} The left and right arrow keys read the bars out.` });
   let here = -1;
   const point = (i) => {
     if (bars.children[here]) bars.children[here].classList.remove("here");

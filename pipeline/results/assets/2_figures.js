@@ -1,9 +1,9 @@
-// The sections that stay as they are: in short, images, classes, time, failures, accuracy.
+// The sections that the filter does not change: summary, images, classes, throughput, failures, accuracy.
 
-// --- in short ---------------------------------------------------------------------------------
+// --- summary ----------------------------------------------------------------------------------
 
 const statuses = new Map(data.statuses);
-const looked = statuses.get("ok") || 0;
+const withResult = statuses.get("ok") || 0;
 const perClass = data.scores.map(sum);
 
 const rate = (() => {
@@ -17,24 +17,26 @@ function head() {
   $("run").textContent = data.run_id;
   const facts = [["Results", data.scored], ["Model", data.model_id], ["Made", data.made_at]];
   if (data.throughput) facts.push(["First scored", data.throughput.start.slice(0, 16).replace("T", " ") + " UTC"]);
-  if (data.older_rows) facts.push(["Left out", `${plural(data.older_rows, "older row")} of images scored again`]);
+  if (data.older_rows)
+    facts.push(["Not counted", `${plural(data.older_rows, "older row")} of images that were scored again`]);
   $("facts").append(...facts.map(([name, value]) =>
     element("div", {}, element("dt", {}, name), element("dd", {}, element("bdi", {}, value)))));
   const tiles = [
-    [percent(looked, data.images), `looked at: ${number(looked)} of ${plural(data.images, "image")}`],
-    [percent(data.images_with_boxes, looked), `of those show something: ${number(data.images_with_boxes)}`],
-    [looked ? round(data.boxes / looked, 1) : "–", "boxes an image, on average"],
-    [number(data.images - looked), "images not looked at, each with its cause"],
+    [percent(withResult, data.images), `have a result: ${number(withResult)} of ${plural(data.images, "image")}`],
+    [percent(data.images_with_boxes, withResult), `of these have a box: ${number(data.images_with_boxes)}`],
+    [withResult ? round(data.boxes / withResult, 1) : "–", "boxes per image, on average"],
+    [number(data.images - withResult), "images have no result; see Failures for the causes"],
   ];
-  if (rate) tiles.push([rate < 10 ? round(rate, 1) : number(Math.round(rate)), "images a second while it worked"]);
+  if (rate)
+    tiles.push([rate < 10 ? round(rate, 1) : number(Math.round(rate)), "images per second while the job worked"]);
   if (data.evaluation)
     tiles.push([mean(data.evaluation.voc07), `mAP (VOC07) on ${data.evaluation.split}`]);
   $("kpis").append(...tiles.map(([value, text]) =>
     element("div", { className: "kpi" }, element("b", {}, value), element("span", {}, text))));
   $("contents").append(...[...document.querySelectorAll("main section.card:not([hidden])")].map((section) =>
     element("li", {}, element("a", { href: `#${section.id}` }, section.querySelector("h2").textContent))));
-  $("colophon").textContent = `Boxes are in pixels of the upright image; a score is the model's own, not a ` +
-    `probability. Model ${data.model_id}, run ${data.run_id}. This file loads nothing from anywhere.`;
+  $("colophon").textContent = `Boxes are in pixels of the upright image. A score is the output of the model, not a ` +
+    `probability. Model ${data.model_id}, run ${data.run_id}. This page loads nothing from the network.`;
 }
 
 const mean = (value) => (value === null ? "–" : round(value, 3));
@@ -42,9 +44,9 @@ const mean = (value) => (value === null ? "–" : round(value, 3));
 // --- images -----------------------------------------------------------------------------------
 
 const MEANINGS = {
-  ok: "looked at", missing: "no longer there", changed: "replaced while it was scored",
-  denied: "no right to read it", unreadable: "storage did not give it", too_large: "above the limits",
-  undecodable: "no image, or damaged", failed: "the detector could not take it",
+  ok: "has a result", missing: "does not exist any more", changed: "was replaced during the run",
+  denied: "access was denied", unreadable: "storage could not read it", too_large: "is above the size limits",
+  undecodable: "is damaged or not an image", failed: "the detector failed on it",
 };
 const SHADES = { ok: "#009e73", missing: "#e69f00", changed: "#56b4e9", denied: "#cc79a7",
   unreadable: "#d55e00", too_large: "#0072b2", undecodable: "#f0e442", failed: "#4d4d4d" };
@@ -65,9 +67,9 @@ function images() {
   const { names, counts } = data.per_image;
   barChart($("per-image-chart"), {
     values: counts, axis: "boxes in an image", height: 150, head: ["Boxes", "Images"],
-    lede: `Of the images that were looked at, ${percent(counts[0], looked)} show nothing.`,
+    lede: `${percent(counts[0], withResult)} of the images with a result have no box.`,
     says: (i) => [`${names[i]} ${names[i] === "1" ? "box" : "boxes"}`, 
-      `${plural(counts[i], "image")}, ${percent(counts[i], looked)}`],
+      `${plural(counts[i], "image")}, ${percent(counts[i], withResult)}`],
     ticks: names.map((text, i) => ({ at: Math.min(Math.max((i + 0.5) / names.length, 0.021), 0.979), text,
       optional: i > 5 && i % 2 === 1 })),
   });
@@ -96,7 +98,7 @@ function classes() {
     const median = quantile(data.scores[k], 0.5);
     return element("tr", { id: `class-${k}` },
       element("td", {}, element("button", { type: "button", className: "class",
-        onclick: () => { choose({ k }); $("closer").scrollIntoView(); $("closer").focus({ preventScroll: true }); },
+        onclick: () => { setFilter({ k }); $("closer").scrollIntoView(); $("closer").focus({ preventScroll: true }); },
       }, key(k), element("bdi", {}, data.classes[k]))),
       element("td", { className: "wide" }, element("div", { className: "meter" },
         element("i", { style: { width: `${(100 * perClass[k]) / most}%`,
@@ -122,7 +124,7 @@ const spell = (seconds) => seconds % 86400 === 0 ? plural(seconds / 86400, "day"
 
 function time() {
   if (!data.throughput) {
-    $("time-chart").append(element("p", { className: "lede" }, "No row says when."));
+    $("time-chart").append(element("p", { className: "lede" }, "No row has a time."));
     return;
   }
   const { start, step_s, ok, failed } = data.throughput;
@@ -131,38 +133,38 @@ function time() {
   const places = [0, 0.25, 0.5, 0.75, 1];
   barChart($("time-chart"), {
     values: ok, second: failed, head: ["From (UTC)", "Images"],
-    lede: `Images in each ${spell(step_s)}, by the time they were scored` +
-      (rate ? `; ${rate < 10 ? round(rate, 1) : number(Math.round(rate))} a second while it worked.` : "."),
-    says: (i) => [at(i).slice(0, 19).replace("T", " "), `${plural(ok[i], "image")} looked at, ` +
-      `${number(failed[i])} not; ${round((ok[i] + failed[i]) / step_s, 1)} a second`],
+    lede: `Images scored in each ${spell(step_s)}` +
+      (rate ? `; ${rate < 10 ? round(rate, 1) : number(Math.round(rate))} per second while the job worked.` : "."),
+    says: (i) => [at(i).slice(0, 19).replace("T", " "), `${plural(ok[i], "image")} with a result, ` +
+      `${number(failed[i])} without; ${round((ok[i] + failed[i]) / step_s, 1)} per second`],
     axis: `UTC, from ${at(0).slice(0, 10)}`,
     ticks: places.map((share, i) =>
       ({ at: share, text: label(Math.round(share * ok.length)), optional: i % 2 === 1 })),
   });
   if (sum(failed)) $("time-chart").append(element("ul", { className: "legend" },
-    element("li", {}, element("i", { className: "swatch", style: { background: "var(--accent)" } }), "looked at"),
-    element("li", {}, element("i", { className: "second" }), "not looked at")));
+    element("li", {}, element("i", { className: "swatch", style: { background: "var(--accent)" } }), "with a result"),
+    element("li", {}, element("i", { className: "second" }), "without a result")));
 }
 
-function causes(host, found, none) {
-  if (!found.causes.length) { host.append(element("p", { className: "lede" }, none)); return; }
-  host.append(element("ul", { className: "causes" }, ...found.causes.map((cause) => element("li", {},
+function causes(host, groups, none) {
+  if (!groups.causes.length) { host.append(element("p", { className: "lede" }, none)); return; }
+  host.append(element("ul", { className: "causes" }, ...groups.causes.map((cause) => element("li", {},
     element("span", { className: "status" }, cause.status),
     element("span", { className: "cause" }, element("bdi", {}, cause.cause)),
     element("span", { className: "count" }, number(cause.images)),
     element("details", {}, element("summary", {}, cause.images > cause.examples.length
       ? `${cause.examples.length} of them` : plural(cause.examples.length, "image")),
       ...cause.examples.map(uri))))));
-  if (found.more_causes) host.append(element("p", { className: "lede" },
-    `${plural(found.more_causes, "more cause")} of ${plural(found.more_images, "image")} in column error.`));
+  if (groups.more_causes) host.append(element("p", { className: "lede" },
+    `Column error has ${plural(groups.more_causes, "more cause")}, for ${plural(groups.more_images, "image")}.`));
 }
 
 function failures() {
-  causes($("failure-list"), data.failures, "None: every image was looked at.");
+  causes($("failure-list"), data.failures, "None: every image has a result.");
   if (data.notes.causes.length) {
     const notes = element("div", {});
     $("failure-list").append(
-      element("h3", { style: { marginTop: "18px" } }, "Notes on images that were looked at"), notes);
+      element("h3", { style: { marginTop: "18px" } }, "Notes on images with a result"), notes);
     causes(notes, data.notes, "");
   }
 }
@@ -170,12 +172,12 @@ function failures() {
 // --- accuracy ---------------------------------------------------------------------------------
 
 function accuracy() {
-  const found = data.evaluation;
-  if (!found) return;
+  const result = data.evaluation;
+  if (!result) return;
   $("accuracy").hidden = false;
-  const list = found.classes.filter((row) => row.objects).sort((a, b) => b.voc07 - a.voc07);
+  const list = result.classes.filter((row) => row.objects).sort((a, b) => b.voc07 - a.voc07);
   const svg = vector("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img",
-    "aria-label": "Precision against recall, a line a class; the table has their areas." });
+    "aria-label": "Precision against recall, one line per class. The table has the areas under the lines." });
   const draw = (chosen) => svg.replaceChildren(...list.map((row) => {
     const k = data.classes.indexOf(row.name);
     const points = row.curve.map((p, i) => `${i},${100 - 100 * p}`).join(" ");
@@ -197,17 +199,17 @@ function accuracy() {
     }
     return made;
   });
-  const all = [number(sum(list.map((row) => row.objects))), mean(found.voc07), mean(found.voc10), mean(found.coco)];
+  const all = [number(sum(list.map((row) => row.objects))), mean(result.voc07), mean(result.voc10), mean(result.coco)];
   const means = element("tr", {}, element("th", { scope: "row" }, "mean"),
     ...all.map((text) => element("td", { className: "num" }, text)));
   $("accuracy-body").append(
     element("p", { className: "lede" },
-      `${plural(found.images, "labelled image")} of ${found.split}; IoU 0.5, COCO 0.5 to 0.95.`),
+      `${plural(result.images, "labelled image")} of split ${result.split}. IoU 0.5; for COCO 0.5 to 0.95.`),
     element("div", { className: "two" },
       element("div", {}, element("div", { className: "pr" }, ...lines, svg),
         element("div", { className: "ticks", ariaHidden: "true" }, ...[0, 0.5, 1].map((at) => element("span",
           { style: { left: `${100 * at}%` }, className: at ? at === 1 ? "last" : "" : "first" }, String(at)))),
-        element("p", { className: "axis" }, "recall across, precision upwards")),
+        element("p", { className: "axis" }, "horizontal: recall; vertical: precision")),
       element("div", { className: "scroll" }, element("table", {},
         element("thead", {}, element("tr", {}, ...["Class", "Objects", "VOC07", "VOC10", "COCO"].map((text, i) =>
           element("th", { className: i ? "num" : "" }, text)))),

@@ -1,6 +1,6 @@
-// What the filter changes: scores, sizes and pictures; then everything is drawn.
+// The sections that the filter changes: scores, sizes and pictures. The last lines draw the whole page.
 
-// --- what is looked at more closely ---------------------------------------------------------------
+// --- filter ---------------------------------------------------------------------------------------
 
 const EMPTY = -2, ALL = -1;
 let filter = { k: ALL, min: 0, max: 100 };
@@ -9,7 +9,7 @@ const fits = ([k, score]) => (filter.k === ALL || filter.k === k)
 const added = (histograms) => filter.k >= 0 ? histograms[filter.k]
   : histograms[0].map((_, i) => sum(histograms.map((histogram) => histogram[i])));
 
-function choose(change) {
+function setFilter(change) {
   filter = { ...filter, ...change };
   const { k, min, max } = filter;
   const words = [];
@@ -44,11 +44,11 @@ function show() {
   const scores = added(data.scores);
   const within = sum(scores.slice(min, max === 100 ? undefined : max));
   $("filter-text").textContent = k === EMPTY ? `${plural(data.per_image.counts[0], "image")} without a box.`
-    : `${plural(within, "box", "boxes")} of ${name}, ${percent(within, data.boxes)} of all.`;
+    : `${plural(within, "box", "boxes")} of ${name}, ${percent(within, data.boxes)} of all boxes.`;
   const total = sum(scores);
   barChart($("score-chart"), {
     values: scores, head: ["Score", "Boxes"], axis: "score",
-    lede: `${plural(total, "box", "boxes")} of ${name}; a median of ${total ? round(quantile(scores, 0.5), 2) : "–"}.`,
+    lede: `${plural(total, "box", "boxes")} of ${name}; median score ${total ? round(quantile(scores, 0.5), 2) : "–"}.`,
     says: (i) => [`${round(i / 100, 2)} to ${round((i + 1) / 100, 2)}`, `${plural(scores[i], "box", "boxes")}; ` +
       `${number(sum(scores.slice(i)))} at ${round(i / 100, 2)} or above`],
     dim: (i) => i < min || (max < 100 && i >= max),
@@ -59,9 +59,9 @@ function show() {
   const side = (i) => number(Math.round(2 ** (i / 2)));
   const share = (from, to) => percent(sum(sizes.slice(from, to)), sum(sizes));
   barChart($("size-chart"), {
-    values: sizes, head: ["Side", "Boxes"], axis: "side of a square of the same area, pixels (each bar √2 wider)",
-    lede: `${share(0, 10)} are small, under 32 × 32 pixels (COCO's word).`,
-    says: (i) => [side(i) + (i === last ? " px and more" : ` to ${side(i + 1)} px`),
+    values: sizes, head: ["Side", "Boxes"], axis: "side in pixels of a square with the same area (factor √2 per bar)",
+    lede: `${share(0, 10)} are small: under 32 × 32 pixels, as COCO defines it.`,
+    says: (i) => [side(i) + (i === last ? " px or more" : ` to ${side(i + 1)} px`),
       `${plural(sizes[i], "box", "boxes")}, ${share(i, i + 1)}`],
     ticks: [0, 6, 10, 14, 18, 22, 26].map((i) => ({ at: i / sizes.length, text: side(i) })),
   });
@@ -111,14 +111,15 @@ function pictures() {
   shown = items.map((item) => ({ item, boxes: item.boxes.filter(fits) }))
     .filter(({ item, boxes }) => filter.k === EMPTY ? !item.boxes.length : open || boxes.length);
   if (filter.k >= 0) shown.sort((a, b) => b.boxes[0][1] - a.boxes[0][1]);
-  $("gallery-text").textContent = !items.length ? "No picture was asked for, or none could be had."
-    : `${number(shown.length)} of ${plural(items.length, "picture")}, chosen so that every class shows its surest and its ` +
-      `least sure boxes. Enter opens one; there, the arrow keys go on.` + (left_out ? ` ${number(left_out)} had no room.` : "");
+  $("gallery-text").textContent = !items.length ? "No pictures were requested, or none could be read."
+    : `${number(shown.length)} of ${plural(items.length, "picture")}. They show the boxes of highest and lowest score ` +
+      `of every class. Enter opens a picture; the arrow keys then show the next one.` +
+      (left_out ? ` ${plural(left_out, "picture")} did not fit into the page.` : "");
   $("tiles").replaceChildren(...shown.map(({ item, boxes }, i) => {
     const wide = item.width * 3 >= item.height * 4;
     const picture = frame(item, boxes, 4);
     Object.assign(picture.style, wide ? { width: "100%" } : { height: "100%" });
-    const words = counted(boxes) || "nothing found";
+    const words = counted(boxes) || "no box";
     return element("li", {}, element("button", { type: "button", className: "tile", onclick: () => view(i),
       ariaLabel: `${basename(item.uri)}: ${words}` },
     element("span", { className: "holder" }, picture),
@@ -132,7 +133,7 @@ function pictures() {
     ...(present.size > LEGEND ? [element("li", {}, `and ${number(present.size - LEGEND)} more`)] : []));
   $("unseen").replaceChildren();
   if (unseen.length) $("unseen").append(element("details", {}, element("summary", {},
-    `${plural(unseen.length, "picture")} could not be had`), ...unseen.map(([name, cause]) =>
+    `${plural(unseen.length, "picture")} could not be read`), ...unseen.map(([name, cause]) =>
     element("p", {}, uri(name), element("bdi", {}, cause)))));
 }
 
@@ -144,7 +145,7 @@ function view(i) {
   $("viewer-title").textContent = basename(item.uri);
   const picture = frame(item, boxes, 40);
   picture.style.maxWidth = `calc(72vh * ${item.width / item.height})`;
-  picture.querySelector("img").alt = counted(boxes) || "nothing found";
+  picture.querySelector("img").alt = counted(boxes) || "no box";
   $("viewer-picture").replaceChildren(picture);
   const rows = boxes.map(([k, score, x1, y1, x2, y2]) => [
     element("span", {}, key(k), element("bdi", {}, data.classes[k])),
@@ -152,20 +153,20 @@ function view(i) {
   $("viewer-facts").replaceChildren(uri(item.uri),
     element("p", { className: "lede" }, `${item.width} × ${item.height} pixels, picture ${viewed + 1} of ${shown.length}`),
     element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Boxes" },
-      rows.length ? table(["Class", "Score", "Pixels"], rows) : "Nothing found."));
+      rows.length ? table(["Class", "Score", "Pixels"], rows) : "No box."));
   if (!$("viewer").open) $("viewer").showModal();
 }
 
 function wire() {
   $("filter-class").append(element("option", { value: String(ALL) }, "all"),
     ...data.classes.map((name, k) => element("option", { value: String(k) }, name)),
-    element("option", { value: String(EMPTY) }, "— nothing found"));
-  $("filter-class").addEventListener("change", (event) => choose({ k: Number(event.target.value) }));
+    element("option", { value: String(EMPTY) }, "— images without a box"));
+  $("filter-class").addEventListener("change", (event) => setFilter({ k: Number(event.target.value) }));
   $("filter-min").addEventListener("input", (event) =>
-    choose({ min: +event.target.value, max: Math.max(filter.max, +event.target.value) }));
+    setFilter({ min: +event.target.value, max: Math.max(filter.max, +event.target.value) }));
   $("filter-max").addEventListener("input", (event) =>
-    choose({ max: +event.target.value, min: Math.min(filter.min, +event.target.value) }));
-  $("filter").addEventListener("reset", (event) => { event.preventDefault(); choose({ k: ALL, min: 0, max: 100 }); });
+    setFilter({ max: +event.target.value, min: Math.min(filter.min, +event.target.value) }));
+  $("filter").addEventListener("reset", (event) => { event.preventDefault(); setFilter({ k: ALL, min: 0, max: 100 }); });
   $("filter").addEventListener("submit", (event) => event.preventDefault());
   $("viewer-back").addEventListener("click", () => view(viewed - 1));
   $("viewer-on").addEventListener("click", () => view(viewed + 1));

@@ -127,7 +127,7 @@ def vgg16_layers() -> Layers:
     return network(shapes | {"conv1_1": (2, 3, 3, 3), "fc6": (3, 2), "fc7": (3, 3)})
 
 
-def test_vgg16_has_the_names_of_torchvisions_own() -> None:
+def test_vgg16_has_the_names_of_torchvision() -> None:
     layers = vgg16_layers()
     converted = caffe_state_dict(caffemodel(layers), "vgg16")
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Which layers are fine-tuned (paper, section 4.5, Table 5): the rest stays, and costs no backward."""
+"""Frozen stages (paper, section 4.5, Table 5): their layers do not change and have no backward pass."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_a_mode_of_selective_search_fills_in_its_values(mode: str) -> None:
 def test_what_makes_no_boxes_of_an_image_is_refused_by_propose(name: str) -> None:
     config: Any = ProposalConfig(name=name)
     assert config.min_size == 20
-    with pytest.raises(KeyError, match=f"{name} makes no boxes of an image: expected sele"):
+    with pytest.raises(KeyError, match=f"{name} does not make boxes from an image: expected sele"):
         propose(IMAGE, config)
 
 

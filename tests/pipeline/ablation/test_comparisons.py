@@ -1,4 +1,4 @@
-"""The paper's comparisons: which trainings they need, one trial as a plain call, and the job over Tune."""
+"""Tests of the comparisons: the trainings they need, one trial as a plain call, and the job with Tune."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def config(scenes: str, output: Path, **changes: Any) -> AblateConfig:
     return AblateConfig(data=scenes, output=str(output), **(small | changes))
 
 
-def test_equal_trainings_are_made_once_and_first_stages_come_along(
+def test_equal_trainings_are_made_once_and_first_stages_are_included(
     scenes: str, tmp_path: Path
 ) -> None:
     wanted = rows(config(scenes, tmp_path, seeds=(3, 4)))
@@ -74,8 +74,8 @@ def test_equal_trainings_are_made_once_and_first_stages_come_along(
     )
 
 
-def test_what_is_no_comparison_is_refused(scenes: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"scaling: .*sampling, multi_task"):
+def test_an_unknown_comparison_is_refused(scenes: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"scaling: unknown comparison.*sampling, multi_task"):
         rows(config(scenes, tmp_path, comparisons=("scaling",)))
 
 
@@ -86,7 +86,7 @@ def examples(scenes: str, split: str) -> list[Example]:
 
 @pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
 @pytest.mark.parametrize("peer", [False, True])
-def test_a_trial_trains_tests_every_way_and_keeps_its_checkpoint(
+def test_a_trial_trains_runs_all_tests_and_writes_a_checkpoint(
     scenes: str, tmp_path: Path, peer: bool
 ) -> None:
     flags = config(scenes, tmp_path, preset="modern")
@@ -112,7 +112,7 @@ def test_a_trial_trains_tests_every_way_and_keeps_its_checkpoint(
     assert {p.name for p in folder.iterdir()} == kept | {"result.json"}
 
 
-def test_a_trial_of_an_rpn_makes_its_own_proposals_and_measures_their_recall(
+def test_a_trial_with_an_rpn_measures_the_recall_of_its_proposals(
     scenes: str, tmp_path: Path
 ) -> None:
     flags = config(scenes, tmp_path, preset="modern", comparisons=("proposers",))
@@ -136,7 +136,7 @@ def test_a_trial_of_an_rpn_makes_its_own_proposals_and_measures_their_recall(
     assert kept.model.config.rpn.max_proposals_test == 150
 
 
-def test_torchvisions_faster_rcnn_is_trained_by_its_recipe(scenes: str, tmp_path: Path) -> None:
+def test_faster_rcnn_of_torchvision_is_trained_by_its_recipe(scenes: str, tmp_path: Path) -> None:
     flags = config(scenes, tmp_path, preset="modern", comparisons=("faster_rcnn",))
     *ours, peer = (row.training for row in rows(flags))
     assert [one.proposals for one in ours] == ["selective_search", "grid", "rpn"]
@@ -144,7 +144,7 @@ def test_torchvisions_faster_rcnn_is_trained_by_its_recipe(scenes: str, tmp_path
     classes = read_labelled_images(scenes, "train").classes
     solver = TrainPlan.of(flags.training(peer), classes).solver
     assert (solver.learning_rate, solver.warmup, solver.weight_decay) == (0.0025, 1000, 0.0001)
-    assert solver.batch_size == 2  # .02 is for eight GPUs of two images each
+    assert solver.batch_size == 2  # the recipe's .02 is for eight GPUs with two images each
     assert solver.max_grad_norm is None
     data = [replace(e, proposals=np.zeros((0, 4), np.float32)) for e in examples(scenes, "train")]
     result = run_trial(flags, peer, [Test()], classes, data, data)
@@ -155,13 +155,13 @@ def test_torchvisions_faster_rcnn_is_trained_by_its_recipe(scenes: str, tmp_path
 @pytest.mark.parametrize(
     ("comparison", "reason"),
     [
-        ("svm", "SVMs are trained on proposals"),
+        ("svm", "SVMs are trained on given proposals"),
         ("multi_task", "second stage"),
         ("scales", "one scale"),
         ("sampling", "RoI-centric"),
     ],
 )
-def test_what_an_rpn_cannot_be_compared_in_is_refused(
+def test_comparisons_that_exclude_an_rpn_are_refused(
     scenes: str, tmp_path: Path, comparison: str, reason: str
 ) -> None:
     flags = config(scenes, tmp_path, proposals="rpn", comparisons=(comparison,), dry_run=True)
@@ -169,12 +169,12 @@ def test_what_an_rpn_cannot_be_compared_in_is_refused(
         ablate.run(flags)
 
 
-def test_what_an_rpn_can_be_compared_in_is_not(scenes: str, tmp_path: Path) -> None:
+def test_the_other_comparisons_accept_an_rpn(scenes: str, tmp_path: Path) -> None:
     names = ("svd", "proposals", "layers", "class_agnostic", "proposers", "faster_rcnn")
     ablate.run(config(scenes, tmp_path, proposals="rpn", comparisons=names, dry_run=True))
 
 
-def test_a_further_test_needs_no_further_training(scenes: str, tmp_path: Path) -> None:
+def test_a_new_test_needs_no_new_training(scenes: str, tmp_path: Path) -> None:
     flags, classes = config(scenes, tmp_path), read_labelled_images(scenes, "train").classes
     data = examples(scenes, "train"), examples(scenes, "val")
     first = run_trial(flags, Training(), [Test()], classes, *data)
@@ -188,14 +188,12 @@ def test_a_further_test_needs_no_further_training(scenes: str, tmp_path: Path) -
 
 def test_an_output_of_other_flags_is_refused(scenes: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"scale": 97}')
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="holds a run with other flags"):
         ablate.run(config(scenes, tmp_path, dry_run=True))
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_every_row_of_the_table_is_filled_in_and_a_second_run_trains_nothing(
-    scenes: str, tmp_path: Path
-) -> None:
+def test_every_row_is_filled_and_a_second_run_trains_nothing(scenes: str, tmp_path: Path) -> None:
     flags = config(scenes, tmp_path, comparisons=("sampling", "multi_task"))
     results = ablate.run(flags)
     assert results is not None
@@ -222,7 +220,7 @@ def test_every_row_of_the_table_is_filled_in_and_a_second_run_trains_nothing(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/*")} == before
 
 
-def test_seeds_are_one_line_with_their_range(scenes: str, tmp_path: Path) -> None:
+def test_several_seeds_are_one_line_with_mean_and_range(scenes: str, tmp_path: Path) -> None:
     one = {
         "comparison": "svd",
         "setting": "whole",
@@ -246,7 +244,7 @@ def test_seeds_are_one_line_with_their_range(scenes: str, tmp_path: Path) -> Non
     assert f"| whole | {recall} | 60.0 (50.0 to 70.0) |" in markdown
 
 
-def test_a_number_is_the_same_by_its_flag_and_by_set(scenes: str, tmp_path: Path) -> None:
+def test_a_flag_and_set_give_the_same_number(scenes: str, tmp_path: Path) -> None:
     by_flag = config(scenes, tmp_path, scale=128, rois_per_image=4)
     by_set = AblateConfig(
         **{f.name: getattr(by_flag, f.name) for f in fields(AblateConfig)}
@@ -259,15 +257,17 @@ def test_a_number_is_the_same_by_its_flag_and_by_set(scenes: str, tmp_path: Path
     assert TrainPlan.of(by_flag.training(Training()), ("thing",)).model.max_size == 213
 
 
-def test_a_rows_settings_win_over_the_runs(scenes: str, tmp_path: Path) -> None:
+def test_the_settings_of_a_row_win_over_flags(scenes: str, tmp_path: Path) -> None:
     flags = config(scenes, tmp_path, set=("momentum=0.8", "rois_per_image=4"))
     training = Training(settings=("rois_per_image=1", "batch_size=16", "momentum=0.5"))
     made = TrainPlan.of(flags.training(training), ("thing",))
     assert (made.model.rois_per_image, made.solver.batch_size, made.solver.momentum) == (1, 16, 0.5)
-    assert made.solver.learning_rate == 0.001  # --learning-rate's, whatever the batch
+    assert (
+        made.solver.learning_rate == 0.001
+    )  # from --learning-rate, not scaled with the batch size
 
 
-def test_steps_take_the_place_of_epochs(scenes: str, tmp_path: Path) -> None:
+def test_iterations_replace_epochs(scenes: str, tmp_path: Path) -> None:
     flags = config(scenes, tmp_path, epochs=12, set=("iterations=7",))
     solver = TrainPlan.of(flags.training(Training()), ("thing",)).solver
     assert (solver.iterations, solver.epochs) == (7, None)
@@ -281,7 +281,7 @@ def test_steps_take_the_place_of_epochs(scenes: str, tmp_path: Path) -> None:
         ({"scale": 0}, "--scale 0: expected an integer of at least 1"),
     ],
 )
-def test_what_cannot_be_is_refused_by_the_flag_that_said_it(
+def test_a_number_out_of_range_is_refused_with_its_flag(
     scenes: str, tmp_path: Path, changes: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -294,8 +294,8 @@ def test_two_doors_with_different_values_are_refused(scenes: str, tmp_path: Path
         ablate.run(config(scenes, tmp_path, set=("scale=64",), dry_run=True))
 
 
-def test_an_old_output_keeps_the_plan_it_began_with(scenes: str, tmp_path: Path) -> None:
-    """Of dbe21ba: --set scale won over --scale, which alone changed max_size."""
+def test_an_old_output_keeps_its_plan(scenes: str, tmp_path: Path) -> None:
+    """In commit dbe21ba, --set scale won over --scale, and only --scale changed max_size."""
     flags = config(scenes, tmp_path, set=("scale=64",), comparisons=("svd",), dry_run=True)
     made = TrainPlan.of(flags.settled(by_old_rule=True).training(Training()), ("thing",)).model
     assert (made.scale, made.max_size) == (64, 160)
@@ -306,7 +306,7 @@ def test_an_old_output_keeps_the_plan_it_began_with(scenes: str, tmp_path: Path)
     ablate.run(flags)
 
 
-def test_trials_are_called_as_on_2026_11_29() -> None:
+def test_trials_have_the_names_of_2026_11_29() -> None:
     assert Training().name == "f2b4bbe87bd5"
     one_each = ("rois_per_image=1", "batch_size=128", "images_per_pass=8")
     assert Training(settings=one_each).name == "c5245b258370"

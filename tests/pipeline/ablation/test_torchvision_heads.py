@@ -1,4 +1,4 @@
-"""The peer of our heads is torchvision's own detector, with proposals that are given."""
+"""Tests that `TorchvisionHeads` equals torchvision's GeneralizedRCNN on given proposals."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from fastrcnn.proposals import grid
 from pipeline.ablation.torchvision_heads import TorchvisionHeads
 
 SIZE, SCALED = (128, 193), (64, 96)
-"""Another factor an axis; no padding, for GeneralizedRCNN tells its heads the size without it."""
+"""Image size (height, width) before and after scaling. Each axis has another factor. There is no padding,
+because GeneralizedRCNN gives its heads the size without padding."""
 
 
 class Features(nn.Module):
-    """Maps by name, as torchvision's backbones give them."""
+    """A backbone that gives feature maps by name, like torchvision's backbones."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -30,7 +31,7 @@ class Features(nn.Module):
 
 
 class Given(nn.Module):
-    """In the place of an RPN: the same proposals (P, 4), model frame, of every image."""
+    """Replaces the RPN: gives the same proposals (P, 4), model frame, for every image."""
 
     def __init__(self, proposals: Tensor) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class Given(nn.Module):
 
 
 @pytest.mark.parametrize("rpn", [None, RPNConfig()])
-def test_given_proposals_it_is_torchvisions_generalized_rcnn(rpn: RPNConfig | None) -> None:
+def test_on_given_proposals_it_equals_generalized_rcnn(rpn: RPNConfig | None) -> None:
     torch.manual_seed(0)
     small = {"backbone": "tiny", "scale": 64, "fc_dim": 16, "score_threshold": 0.0}
     peer = TorchvisionHeads(FastRCNN(FastRCNNConfig.modern(2, **small, rpn=rpn)))
@@ -55,14 +56,14 @@ def test_given_proposals_it_is_torchvisions_generalized_rcnn(rpn: RPNConfig | No
     torch.manual_seed(1)
     expected = theirs.train()(images, targets)
     torch.manual_seed(1)
-    found, losses = peer.train()(images, [proposals] * 2, targets)
+    detections, losses = peer.train()(images, [proposals] * 2, targets)
     assert losses == expected
-    assert (found, set(losses)) == ([], {"loss_classifier", "loss_box_reg"})
+    assert (detections, set(losses)) == ([], {"loss_classifier", "loss_box_reg"})
 
     expected = theirs.eval()(images)
-    found, losses = peer.eval()(images, [proposals] * 2)
+    detections, losses = peer.eval()(images, [proposals] * 2)
     assert losses == {}
-    for own, other in zip(found, expected, strict=True):
-        assert len(own["boxes"]) > 20
+    for ours, other in zip(detections, expected, strict=True):
+        assert len(ours["boxes"]) > 20
         for name in ("boxes", "labels", "scores"):
-            assert torch.equal(own[name], other[name])
+            assert torch.equal(ours[name], other[name])

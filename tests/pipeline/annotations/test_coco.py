@@ -1,4 +1,4 @@
-"""COCO's JSON in small hand-written data sets."""
+"""Reading COCO's JSON from small hand-written data sets."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write(root: Path, json_path: str, images: str, content: Any) -> str:
         ("train.json", "train"),
     ],
 )
-def test_usual_layouts_are_found(tmp_path: Path, json_path: str, images: str) -> None:
+def test_usual_layouts_are_recognised(tmp_path: Path, json_path: str, images: str) -> None:
     content = document()
     if images == "train/images":
         for image in content["images"]:
@@ -75,7 +75,7 @@ def test_xywh_becomes_xyxy_and_ids_become_labels(tmp_path: Path) -> None:
     assert labelled.problems == ()
 
 
-def test_given_classes_set_the_order(tmp_path: Path) -> None:
+def test_the_classes_argument_sets_the_order_of_labels(tmp_path: Path) -> None:
     uri = write(tmp_path, "annotations/instances_train.json", "train", document())
     labelled = read_labelled_images(uri, "train", classes=("zebra", "toothbrush"))
     assert labelled.images[1].gt_labels.tolist() == [1, 2]
@@ -83,14 +83,14 @@ def test_given_classes_set_the_order(tmp_path: Path) -> None:
         read_labelled_images(uri, "train", classes=("zebra",))
 
 
-def test_a_limit_takes_the_first_by_uri(tmp_path: Path) -> None:
+def test_a_limit_keeps_the_first_images_by_uri(tmp_path: Path) -> None:
     uri = write(tmp_path, "annotations/instances_train.json", "train", document())
     labelled = read_labelled_images(uri, "train", limit=1)
     assert [image.image_id for image in labelled.images] == ["3"]
     assert labelled.classes == ("toothbrush", "zebra")
 
 
-def test_other_files_of_coco_are_no_splits(tmp_path: Path) -> None:
+def test_other_files_of_coco_are_not_splits(tmp_path: Path) -> None:
     for name in (
         "captions_val",
         "person_keypoints_val",
@@ -122,18 +122,18 @@ def test_a_box_without_area_is_left_out_and_reported(tmp_path: Path, box: list[f
         ("annotations", 0, {"bbox": None}, "annotation 1"),
         ("annotations", 0, {"category_id": 5}, "category_id 5"),
         ("annotations", 0, {"image_id": 99}, "images that it does not list: annotation 1"),
-        ("annotations", 0, {"image_id": 7.0}, "image id 7.0 is no integer"),
+        ("annotations", 0, {"image_id": 7.0}, "image id 7.0 is neither an integer"),
         ("annotations", 1, {"id": 1}, "annotation id 1.*twice"),
         ("images", 1, {"id": 7}, "image id 7.*twice"),
         ("images", 1, {"id": None}, "image id None"),
-        ("images", 1, {"file_name": "gone.jpg"}, "not there: gone.jpg"),
-        ("images", 1, {"file_name": "../../etc/passwd"}, "not there"),
+        ("images", 1, {"file_name": "gone.jpg"}, "do not exist: gone.jpg"),
+        ("images", 1, {"file_name": "../../etc/passwd"}, "do not exist"),
         ("categories", 1, {"id": 90}, "category id 90.*twice"),
         ("categories", 1, {"id": "2"}, "integer id"),
         ("categories", 1, {"name": "zebra"}, "category name zebra.*twice"),
     ],
 )
-def test_what_contradicts_itself_is_refused_by_name(
+def test_an_inconsistent_entry_is_refused_and_named(
     tmp_path: Path, section: str, index: int, change: dict[str, Any], why: str
 ) -> None:
     content = document()
@@ -144,7 +144,7 @@ def test_what_contradicts_itself_is_refused_by_name(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"images": []}', '{"images": 3}', '"text"'])
-def test_a_file_that_is_no_coco_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_coco_is_refused(tmp_path: Path, content: str) -> None:
     uri = write(tmp_path, "annotations/instances_train.json", "train", content)
     with pytest.raises(UserError, match=r"instances_train\.json"):
         read_labelled_images(uri, "train")

@@ -11,7 +11,7 @@ from pipeline.annotations.tree import Tree
 from pipeline.errors import UserError
 
 
-# A whole format, as CONTRIBUTING asks for one: a table with a line a box.
+# A complete format, as CONTRIBUTING describes it: a table with one line a box.
 def _read(tree: Tree, split: str, limit: int | None) -> Annotations:
     uri, boxes = tree.uri(f"{split}.boxes"), {}
     for number, line in enumerate(tree.read_text(f"{split}.boxes").splitlines(), start=1):
@@ -53,10 +53,12 @@ def test_a_format_is_one_file_and_its_entry_in_the_table(
     assert first.gt_boxes.tolist() == [[1, 2, 3, 4]]
     assert (first.gt_labels.tolist(), second.gt_labels.tolist()) == ([1], [2, 1])
     assert second.annotation_uri == f"{table}/train.boxes"
-    # Its classes are known only from all boxes: a limit changes none.
+    # The classes are known only after all boxes were read, so a limit does not change them.
     limited = read_labelled_images(table, "train", limit=1)
     assert (len(limited.images), limited.classes) == (1, ("cat", "dog"))
-    with pytest.raises(UserError, match=r"none in this table data set\. There are: train, val"):
+    with pytest.raises(
+        UserError, match=r"table data set has no such split\. Its splits are: train, val"
+    ):
         read_labelled_images(table, "test")
 
 
@@ -100,19 +102,19 @@ def test_the_first_format_of_the_table_that_fits_is_taken(
     assert splits(table) == ("train", "val")
 
 
-def test_a_folder_of_no_known_format_is_told_what_is_known(
+def test_the_error_on_an_unknown_format_lists_the_known_formats(
     table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formats, "FORMATS", FORMATS[:4])
     with pytest.raises(UserError) as caught:
         splits(table)
     assert str(caught.value).endswith(
-        "no labelled images in a known layout. Known are VOC (Annotations/ JPEGImages/), YOLO (data.yaml,"
-        " images/ labels/), COCO (annotations/*.json) and LabelImg (XML beside the images)."
+        "holds no labelled images in a known layout. Expected VOC (Annotations/ JPEGImages/),"
+        " YOLO (data.yaml, images/ labels/), COCO (annotations/*.json) or LabelImg (XML beside the images)."
     )
 
 
-def test_the_most_particular_format_is_tried_first() -> None:
+def test_the_most_specific_format_is_tried_first() -> None:
     names = [format.name for format in FORMATS]
     assert [n for n in names if n in ("voc", "yolo", "coco", "labelimg")] == [
         "voc",

@@ -1,4 +1,4 @@
-"""The real data sets beside the checkout, and rules that hold for every layout."""
+"""Reading the real data sets beside the checkout, and rules that hold for every format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def boxes_by_class(labelled: LabelledImages) -> dict[str, int]:
 
 
 def same(one: LabelledImages, other: LabelledImages) -> bool:
-    """Equal but for where the files lie."""
+    """Whether two splits are equal, apart from the places of their files."""
     return one.classes == other.classes and all(
         a.image_id == b.image_id
         and np.array_equal(a.gt_boxes, b.gt_boxes)
@@ -33,24 +33,24 @@ def same(one: LabelledImages, other: LabelledImages) -> bool:
     )
 
 
-def test_blood_cells_are_read_whole(shared_data: Path) -> None:
+def test_every_box_of_the_blood_cells_is_read(shared_data: Path) -> None:
     uri = str(shared_data / "bccd")
     assert splits(uri) == ("test", "train", "trainval", "val")
     counts = {split: read_labelled_images(uri, split) for split in splits(uri)}
-    assert {split: len(found.images) for split, found in counts.items()} == {
+    assert {split: len(labelled.images) for split, labelled in counts.items()} == {
         "train": 205,
         "val": 87,
         "trainval": 292,
         "test": 72,
     }
     # 4,888 boxes in the files (2,805 + 1,138 + 945); one of train and one of val has no area.
-    assert {split: num_boxes(found) for split, found in counts.items()} == {
+    assert {split: num_boxes(labelled) for split, labelled in counts.items()} == {
         "train": 2804,
         "val": 1137,
         "trainval": 3941,
         "test": 945,
     }
-    assert {found.layout for found in counts.values()} == {"voc"}
+    assert {labelled.layout for labelled in counts.values()} == {"voc"}
     assert boxes_by_class(counts["test"]) == {"Platelets": 69, "RBC": 805, "WBC": 71}
     assert counts["test"].problems == ()
     first, second = counts["trainval"].problems
@@ -60,7 +60,7 @@ def test_blood_cells_are_read_whole(shared_data: Path) -> None:
     assert "BloodImage_00343.xml" in second
 
 
-def test_blood_cells_lie_in_their_images_and_have_areas(shared_data: Path) -> None:
+def test_the_boxes_of_the_blood_cells_lie_in_their_images_and_have_areas(shared_data: Path) -> None:
     labelled = read_labelled_images(str(shared_data / "bccd"), "trainval")
     boxes = np.concatenate([image.gt_boxes for image in labelled.images])
     assert boxes.dtype == np.float32
@@ -70,7 +70,7 @@ def test_blood_cells_lie_in_their_images_and_have_areas(shared_data: Path) -> No
     assert not any(image.difficult.any() or image.crowd.any() for image in labelled.images)
 
 
-def test_playing_cards_are_found_with_suffixes_in_both_cases(shared_data: Path) -> None:
+def test_playing_cards_are_read_with_suffixes_in_both_cases(shared_data: Path) -> None:
     uri = str(shared_data / "playing_cards")
     assert splits(uri) == ("test", "train")
     train, test = (read_labelled_images(uri, split) for split in ("train", "test"))
@@ -94,7 +94,7 @@ def test_fruit_is_read_though_its_sizes_are_zero(shared_data: Path) -> None:
     assert apple.gt_labels.tolist() == [1]
 
 
-def test_a_bucket_gives_what_the_folder_gives(
+def test_a_bucket_gives_the_same_labels_as_the_folder(
     shared_data: Path, bucket: str, tmp_path: Path
 ) -> None:
     source = shared_data / "bccd"
@@ -125,7 +125,7 @@ def test_images_are_sorted_by_uri_and_ids_unique(shared_data: Path) -> None:
         assert len({image.image_id for image in images}) == len(images)
 
 
-def test_a_limit_takes_the_first_and_keeps_the_classes(shared_data: Path) -> None:
+def test_a_limit_keeps_the_first_images_and_all_classes(shared_data: Path) -> None:
     uri = str(shared_data / "bccd")
     whole = read_labelled_images(uri, "test")
     part = read_labelled_images(uri, "test", limit=5)
@@ -135,7 +135,7 @@ def test_a_limit_takes_the_first_and_keeps_the_classes(shared_data: Path) -> Non
     assert same(given, part)
 
 
-def test_given_classes_set_the_order_of_the_labels(shared_data: Path) -> None:
+def test_the_classes_argument_sets_the_order_of_the_labels(shared_data: Path) -> None:
     labelled = read_labelled_images(
         str(shared_data / "bccd"), "test", classes=("WBC", "RBC", "Nothing", "Platelets")
     )
@@ -144,7 +144,7 @@ def test_given_classes_set_the_order_of_the_labels(shared_data: Path) -> None:
     assert "Nothing" in problem
 
 
-def test_a_class_that_was_not_given_is_named(shared_data: Path) -> None:
+def test_a_box_of_a_class_that_was_not_given_is_refused_and_named(shared_data: Path) -> None:
     with pytest.raises(
         UserError, match=r"'WBC' in .*BloodImage_\d+\.xml \(object \d+\).* RBC, Platelets"
     ):
@@ -156,9 +156,9 @@ def test_a_class_given_twice_is_refused(shared_data: Path) -> None:
         read_labelled_images(str(shared_data / "bccd"), "test", classes=("RBC", "WBC", "RBC"))
 
 
-def test_an_unknown_split_is_answered_with_those_there_are(shared_data: Path) -> None:
+def test_the_error_on_an_unknown_split_lists_the_splits(shared_data: Path) -> None:
     for name, wanted in (("bccd", "test, train, trainval, val"), ("fruit", "test, train")):
-        with pytest.raises(UserError, match=f"'holdout'.* There are: {wanted}"):
+        with pytest.raises(UserError, match=f"'holdout'.* Its splits are: {wanted}"):
             read_labelled_images(str(shared_data / name), "holdout")
 
 
@@ -167,7 +167,7 @@ def test_a_folder_without_labels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(UserError, match="known layout"):
         read_labelled_images(str(tmp_path), "train")
-    with pytest.raises(UserError, match="nothing is there"):
+    with pytest.raises(UserError, match="names no object"):
         splits(str(tmp_path / "none"))
 
 

@@ -1,4 +1,4 @@
-"""VOC's XML in small hand-written data sets: VOC folders, and LabelImg's beside the images."""
+"""Reading VOC's XML from small hand-written data sets, in VOC's folders and in LabelImg's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_image(path: Path) -> None:
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
-    """Three images: two dogs, one of them difficult; a cat; nothing at all."""
+    """Three images: one with two dogs, one of them difficult; one with a cat; one without objects."""
     for name in ("a", "b c", "empty"):
         write_image(tmp_path / f"JPEGImages/{name}.{'JPG' if name == 'a' else 'jpeg'}")
     difficult = "<difficult>1</difficult><part><name>head</name><bndbox/></part>"
@@ -51,7 +51,7 @@ def voc(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_corners_lose_their_one(voc: Path) -> None:
+def test_1_based_corners_become_continuous_edges(voc: Path) -> None:
     labelled = read_labelled_images(str(voc), "train")
     a, b, empty = labelled.images
     assert labelled.classes == ("cat", "dog")
@@ -65,13 +65,13 @@ def test_corners_lose_their_one(voc: Path) -> None:
     assert labelled.problems == ()
 
 
-def test_the_image_is_the_one_with_the_stem_whatever_the_xml_says(voc: Path) -> None:
+def test_an_annotation_belongs_to_the_image_with_its_stem_whatever_the_xml_says(voc: Path) -> None:
     a, b, _ = read_labelled_images(str(voc), "train").images
     assert (a.image_uri, a.image_id) == (f"{voc}/JPEGImages/a.JPG", "a")
     assert (b.image_uri, b.image_id) == (f"{voc}/JPEGImages/b c.jpeg", "b c")
 
 
-def test_lists_of_single_classes_are_no_splits(voc: Path) -> None:
+def test_lists_of_single_classes_are_not_splits(voc: Path) -> None:
     assert splits(str(voc)) == ("none", "train", "val")
     assert [i.image_id for i in read_labelled_images(str(voc), "val").images] == ["a"]
 
@@ -82,26 +82,26 @@ def test_an_empty_split_is_refused(voc: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", ["Annotations/b c.xml", "JPEGImages/b c.jpeg"])
-def test_a_listed_image_must_be_whole(voc: Path, gone: str) -> None:
+def test_a_listed_image_needs_its_annotation_and_its_pixels(voc: Path, gone: str) -> None:
     (voc / gone).unlink()
     with pytest.raises(UserError, match=f"not in {gone.split('/')[0]}: b c"):
         read_labelled_images(str(voc), "train")
 
 
-def test_an_image_listed_twice_is_taken_once(voc: Path) -> None:
+def test_an_image_listed_twice_is_read_once(voc: Path) -> None:
     (voc / "ImageSets/Main/val.txt").write_text("a\na\nempty\n")
     labelled = read_labelled_images(str(voc), "val")
     assert [image.image_id for image in labelled.images] == ["a", "empty"]
-    assert "taken once" in labelled.problems[0]
+    assert "val.txt: ignored 1 repeated names" in labelled.problems[0]
 
 
-def test_two_images_of_one_stem_are_refused(voc: Path) -> None:
+def test_two_images_with_one_stem_are_refused(voc: Path) -> None:
     write_image(voc / "JPEGImages/a.png")
     with pytest.raises(UserError, match=r"a\.JPG.* a\.png|a\.png"):
         read_labelled_images(str(voc), "train")
 
 
-def test_without_lists_there_is_one_split_of_all(voc: Path) -> None:
+def test_a_data_set_without_lists_has_the_split_all(voc: Path) -> None:
     for path in (voc / "ImageSets/Main").iterdir():
         path.unlink()
     write_image(voc / "JPEGImages/unlabelled.jpg")
@@ -131,7 +131,7 @@ def test_a_box_without_area_is_left_out_and_reported(
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "", "ten", "-Infinity"])
-def test_a_coordinate_that_is_no_number_is_refused(value: str) -> None:
+def test_a_coordinate_that_is_not_a_number_is_refused(value: str) -> None:
     data = f"<annotation>{xml_object('dog', 1, 2, value, 4)}</annotation>".encode()
     with pytest.raises(UserError, match=r"s3://b/a\.xml \(object 1\) xmax"):
         parse_voc_xml(data, "s3://b/a.xml")
@@ -149,12 +149,12 @@ def test_a_coordinate_that_is_no_number_is_refused(value: str) -> None:
         ('<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;">]><a>&y;</a>', "entities"),
     ],
 )
-def test_xml_that_cannot_be_understood_is_refused_by_name(xml: str, why: str) -> None:
+def test_xml_that_cannot_be_read_is_refused_and_named(xml: str, why: str) -> None:
     with pytest.raises(UserError, match=rf"s3://b/a\.xml.*{why}"):
         parse_voc_xml(xml.encode(), "s3://b/a.xml")
 
 
-def test_labelimg_pairs_by_stem_and_reports_what_is_alone(tmp_path: Path) -> None:
+def test_labelimg_pairs_files_by_stem_and_reports_files_without_a_partner(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_image(tmp_path / split / "a.JPG")
         write_xml(tmp_path / split / "a.xml", xml_object("dog", 1, 1, 9, 9))
@@ -176,7 +176,7 @@ def test_labelimg_pairs_by_stem_and_reports_what_is_alone(tmp_path: Path) -> Non
     assert [i.image_id for i in read_labelled_images(str(tmp_path), "test").images] == ["a"]
 
 
-def test_labelimg_without_folders_is_one_split_of_all(tmp_path: Path) -> None:
+def test_labelimg_without_folders_has_the_split_all(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg")
     write_xml(tmp_path / "a.xml", xml_object("dog", 1, 1, 9, 9))
     assert splits(str(tmp_path)) == ("all",)

@@ -1,4 +1,4 @@
-"""YOLO's text files in small hand-written data sets; images are 40 wide and 20 high."""
+"""Reading YOLO's text files from small hand-written data sets. The images are 40 wide and 20 high."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_image(path: Path, orientation: int = 1) -> None:
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """Two images with a box, one without a label file."""
+    """Two images with a box, and one image without a label file."""
     write(tmp_path / "data.yaml", YAML)
     for name in ("train/a.jpg", "train/b.JPG", "train/none.jpg", "val/c.jpg"):
         write_image(tmp_path / "images" / name)
@@ -57,7 +57,7 @@ def test_boxes_are_in_the_frame_of_the_upright_image(pets: Path) -> None:
     assert a.gt_boxes.tolist() == [[15, 5, 25, 15], [0, 0, 20, 20]]
 
 
-def test_a_bucket_gives_the_same(pets: Path, bucket: str) -> None:
+def test_a_bucket_gives_the_same_labels(pets: Path, bucket: str) -> None:
     from pipeline import storage
 
     storage.upload_folder(pets, bucket)
@@ -78,7 +78,7 @@ def test_a_bucket_gives_the_same(pets: Path, bucket: str) -> None:
         "{}: x",
     ],
 )
-def test_splits_are_found_however_the_yaml_says_it(pets: Path, entries: str) -> None:
+def test_every_way_to_name_a_split_in_the_yaml_is_understood(pets: Path, entries: str) -> None:
     write(pets / "val.txt", "./images/val/c.jpg\n")
     entries = entries.replace("{}", "comment")
     write(pets / "data.yaml", f"{entries}\nnames: {{0: dog, 1: cat}}\n")
@@ -87,7 +87,7 @@ def test_splits_are_found_however_the_yaml_says_it(pets: Path, entries: str) -> 
     assert len(read_labelled_images(str(pets), "train").images) == 3
 
 
-def test_folders_may_stand_the_other_way_round(tmp_path: Path) -> None:
+def test_the_split_folder_may_be_outside_the_images_folder(tmp_path: Path) -> None:
     write(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [dog]\n")
     for split in ("train", "valid"):
         write_image(tmp_path / split / "images/a.jpg")
@@ -99,7 +99,7 @@ def test_folders_may_stand_the_other_way_round(tmp_path: Path) -> None:
         ]
 
 
-def test_names_may_stand_in_classes_txt(tmp_path: Path) -> None:
+def test_class_names_may_stand_in_classes_txt(tmp_path: Path) -> None:
     write(tmp_path / "classes.txt", "dog\ncat\n")
     write_image(tmp_path / "images/a.jpg")
     write(tmp_path / "labels/a.txt", "1 0.5 0.5 1 1")
@@ -127,7 +127,7 @@ def test_labels_without_an_image_are_reported(pets: Path) -> None:
     assert "gone.txt" in " ".join(read_labelled_images(str(pets), "train").problems)
 
 
-def test_an_image_that_has_no_size_is_left_out_and_reported(pets: Path) -> None:
+def test_an_image_whose_size_cannot_be_read_is_left_out_and_reported(pets: Path) -> None:
     (pets / "images/train/a.jpg").write_bytes(b"no image")
     labelled = read_labelled_images(str(pets), "train")
     assert [image.image_id for image in labelled.images] == ["b", "none"]
@@ -143,14 +143,12 @@ def test_an_image_that_has_no_size_is_left_out_and_reported(pets: Path) -> None:
         ("0.0 0.5 0.5 1 1", "class '0.0'"),
         ("0 0.5 0.5 1", "4 numbers"),
         ("0 0.5 0.5 1 1 0.9", "6 numbers"),
-        ("0 20 10 40 20", "no shares"),
+        ("0 20 10 40 20", "not shares"),
         ("0 0.5 0.5 1 nan", "finite"),
         ("0 0.5 0.5 1 x", "finite"),
     ],
 )
-def test_a_line_that_cannot_be_understood_is_refused_by_name(
-    pets: Path, line: str, why: str
-) -> None:
+def test_a_line_that_cannot_be_read_is_refused_and_named(pets: Path, line: str, why: str) -> None:
     write(pets / "labels/val/c.txt", f"0 0.5 0.5 1 1\n{line}\n")
     with pytest.raises(UserError, match=rf"labels/val/c\.txt \(line 2\): .*{why}"):
         read_labelled_images(str(pets), "val")
@@ -167,13 +165,13 @@ def test_a_line_that_cannot_be_understood_is_refused_by_name(
         "!!python/object:os.x {}",
     ],
 )
-def test_a_yaml_that_cannot_be_understood_is_refused_by_name(pets: Path, content: str) -> None:
+def test_a_yaml_file_that_cannot_be_read_is_refused_and_named(pets: Path, content: str) -> None:
     write(pets / "data.yaml", content)
     with pytest.raises(UserError, match=r"data\.yaml"):
         splits(str(pets))
 
 
-def test_given_classes_must_hold_those_in_use(pets: Path) -> None:
+def test_the_classes_argument_must_include_every_class_in_use(pets: Path) -> None:
     labelled = read_labelled_images(str(pets), "train", classes=("cat", "dog"))
     assert labelled.images[0].gt_labels.tolist() == [1, 2]
     with pytest.raises(UserError, match=r"'dog' in .*a\.txt \(line 3\)"):

@@ -1,4 +1,4 @@
-"""One door for numbers: every flag that says the same gives the same plan."""
+"""Tests of numbers given by flags: all doors have the same effect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def plan(config: TrainConfig) -> TrainPlan:
 
 
 def doors(name: str, value: Any, part: str = "model") -> list[TrainConfig]:
-    """A number through the short flag, the part's flag and --set."""
+    """Give a number by the short flag, by the flag of its part, and by --set."""
     kind = ModelOverrides if part == "model" else SolverOverrides
     nested = {part: kind(**{name: value})}
     return [flags(**{name: value}), flags(**nested), flags(set=(f"{name}={value}",))]
@@ -50,7 +50,7 @@ def test_three_doors_give_one_plan(part: str, name: str, value: Any) -> None:
     assert plan(flags()) != short
 
 
-def test_a_scale_brings_its_longest_side_unless_that_is_given() -> None:
+def test_scale_sets_max_size_unless_it_is_given() -> None:
     for config in doors("scale", 480):
         assert plan(config).model.max_size == 800
     for config in (
@@ -61,14 +61,14 @@ def test_a_scale_brings_its_longest_side_unless_that_is_given() -> None:
         assert plan(config).model.max_size == 900
 
 
-def test_a_batch_brings_its_rate_unless_that_is_given() -> None:
+def test_batch_size_scales_the_learning_rate_unless_it_is_given() -> None:
     for config in doors("batch_size", 4, "solver"):
         assert plan(config).solver.learning_rate == pytest.approx(0.02 * 4 / 16)
     given = flags(batch_size=4, solver=SolverOverrides(learning_rate=0.3))
     assert plan(given).solver.learning_rate == 0.3
 
 
-def test_steps_and_passes_exclude_each_other() -> None:
+def test_iterations_and_epochs_exclude_each_other() -> None:
     assert plan(flags(set=("iterations=7",))).solver.epochs is None
     assert plan(flags(preset="paper", set=("epochs=2",))).solver.iterations is None
     assert plan(flags(set=("iterations=7", "epochs=null"))).solver.iterations == 7
@@ -76,14 +76,14 @@ def test_steps_and_passes_exclude_each_other() -> None:
         flags(iterations=7, set=("epochs=2",))
 
 
-def test_a_number_that_may_be_off_is_turned_off_by_null() -> None:
+def test_null_turns_a_number_off() -> None:
     by_flag = plan(flags(model=ModelOverrides(proposal_nms="null")))
     assert by_flag == plan(flags(set=("proposal_nms=null",)))
     assert by_flag.model.proposal_nms is None
     assert plan(flags()).model.proposal_nms == 0.8
 
 
-def test_an_rpns_numbers_come_through_both_doors() -> None:
+def test_rpn_numbers_are_read_by_both_doors() -> None:
     nested = plan(flags(proposals="rpn", rpn=RPNOverrides(nms=0.6, sides=("16", "32", "64"))))
     setting = plan(flags(proposals="rpn", set=("rpn_nms=0.6", "rpn_sides=16,32,64")))
     assert nested == setting
@@ -91,7 +91,7 @@ def test_an_rpns_numbers_come_through_both_doors() -> None:
     assert (nested.model.rpn.nms, nested.model.rpn.sides) == (0.6, ((16.0,), (32.0,), (64.0,)))
 
 
-def test_two_doors_with_one_value_are_fine() -> None:
+def test_two_doors_with_one_value_are_accepted() -> None:
     both = flags(scale=480, model=ModelOverrides(scale=480), set=("scale=480",))
     assert plan(both) == plan(flags(scale=480))
 
@@ -116,7 +116,7 @@ def test_two_doors_with_different_values_are_refused_by_name(
     with pytest.raises(UserError) as caught:
         read_numbers(flags(**changes))
     assert str(caught.value).startswith(f"{line}: ")
-    assert "has two values. Give it one of them." in str(caught.value)
+    assert "has two values. Give only one of them." in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,7 @@ def test_two_doors_with_different_values_are_refused_by_name(
         ({"num_workers": 3}, "--num-workers 3: does not divide the preset's batch of 16 images"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_by_the_flag_that_said_it(
-    changes: dict[str, Any], line: str
-) -> None:
+def test_a_number_out_of_range_is_refused_with_its_flag(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as caught:
         flags(**changes)
     assert str(caught.value).startswith(line)
@@ -158,7 +156,7 @@ def test_what_cannot_be_is_refused_by_the_flag_that_said_it(
 @pytest.mark.parametrize(
     ("changes", "model", "solver"),
     [
-        # Of dbe21ba: --set changed its number alone, and won.
+        # As commit dbe21ba did: --set changed its number only, and won over other flags.
         ({"set": ("scale=480",)}, {"scale": 480, "max_size": 1333}, {"learning_rate": 0.02}),
         ({"scale": 600, "set": ("scale=480",)}, {"scale": 480, "max_size": 1000}, {}),
         ({"scale": 600, "set": ("max_size=700",)}, {"scale": 600, "max_size": 700}, {}),
@@ -176,7 +174,7 @@ def test_what_cannot_be_is_refused_by_the_flag_that_said_it(
         ),
     ],
 )
-def test_an_old_output_keeps_the_plan_it_began_with(
+def test_an_old_output_keeps_its_plan(
     changes: dict[str, Any], model: dict[str, Any], solver: dict[str, Any]
 ) -> None:
     made = plan(by_old_rule(flags(**changes)))
@@ -184,7 +182,7 @@ def test_an_old_output_keeps_the_plan_it_began_with(
     assert {name: getattr(made.solver, name) for name in solver} == solver
 
 
-def test_the_old_rule_changes_nothing_where_no_set_meets_it() -> None:
+def test_the_old_rule_changes_nothing_without_a_conflicting_set() -> None:
     for changes in ({}, {"scale": 480, "batch_size": 4}, {"preset": "paper", "epochs": 2.0}):
         config = flags(**changes, set=("momentum=0.8", "train_nms=0.7"))
         assert plan(by_old_rule(config)) == plan(config)

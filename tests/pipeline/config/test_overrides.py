@@ -1,4 +1,4 @@
-"""Flags for every number: made from the configs, read by tyro."""
+"""Tests of the flags for every number: made from the configs, read by tyro."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def test_every_field_has_help(config: type) -> None:
     assert [f.name for f in fields(config) if len(docs.get(f.name, "")) < 10] == []
 
 
-def test_every_number_has_a_flag_but_those_that_are_given_otherwise() -> None:
+def test_every_number_has_a_flag_except_classes_and_rpn() -> None:
     names = {f.name for f in fields(FastRCNNConfig)}
     assert {f.name for f in fields(ModelOverrides)} == names - {"num_classes", "rpn"}
     for overrides, config in ((SolverOverrides, SolverConfig), (RPNOverrides, RPNConfig)):
         assert [f.name for f in fields(overrides)] == [f.name for f in fields(config)]
 
 
-def test_flags_have_their_fields_types() -> None:
-    config = read(
-        *("--model.test-scales", "400", "560", "--model.class-agnostic", "True"),
-        *("--model.bg-iou", "0", "0.5", "--model.pooling", "align", "--solver.momentum", "0.8"),
-        *("--rpn.nms", "0.7", "--rpn.sides", "16,32", "64,128"),
+def test_flags_have_the_types_of_their_fields() -> None:
+    flags = (
+        "--model.test-scales 400 560 --model.class-agnostic True --model.bg-iou 0 0.5"
+        " --model.pooling align --solver.momentum 0.8 --rpn.nms 0.7 --rpn.sides 16,32 64,128"
     )
+    config = read(*flags.split())
     assert config.model.given() == {
         "test_scales": (400, 560),
         "class_agnostic": True,
@@ -53,13 +53,13 @@ def test_flags_have_their_fields_types() -> None:
     assert config.rpn.given() == {"nms": 0.7, "sides": ((16.0, 32.0), (64.0, 128.0))}
 
 
-def test_none_is_not_given_and_null_is() -> None:
+def test_none_means_not_given_and_null_means_none() -> None:
     assert read("--model.proposal-nms", "None").model.given() == {}
     assert read("--model.proposal-nms", "null").model.given() == {"proposal_nms": None}
     assert read("--solver.drops").solver.given() == {"drops": ()}
 
 
-def test_help_is_the_configs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_texts_come_from_the_configs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read("--help")
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -70,7 +70,7 @@ def test_help_is_the_configs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", [ModelOverrides, SolverOverrides, RPNOverrides])
-def test_they_are_values(kind: type) -> None:
+def test_overrides_compare_hash_and_pickle_by_value(kind: type) -> None:
     name = fields(kind)[0].name  # type: ignore[arg-type]
     given = kind(**{name: 4})
     assert pickle.loads(pickle.dumps(given)) == given
@@ -81,6 +81,6 @@ def test_they_are_values(kind: type) -> None:
         setattr(given, name, 5)
 
 
-def test_sides_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(UserError, match=r"--rpn.sides 16,x: does not fit. Expected numbers"):
+def test_sides_that_are_not_numbers_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--rpn.sides 16,x: expected numbers"):
         read("--rpn.sides", "16,x")

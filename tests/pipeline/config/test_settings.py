@@ -1,4 +1,4 @@
-"""--set: typed by the field, refused by name."""
+"""Tests of --set: values get the type of their field; errors name the setting."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("setting", "name", "value"), VALUES)
-def test_a_value_has_its_fields_type(setting: str, name: str, value: Any) -> None:
+def test_a_value_has_the_type_of_its_field(setting: str, name: str, value: Any) -> None:
     assert parse_settings([setting]) == {setting: (name, value)}
     assert type(parse_settings([setting])[setting][1]) is type(value)
 
 
 @pytest.mark.parametrize(("setting", "name", "value"), VALUES)
-def test_what_is_written_is_read_again(setting: str, name: str, value: Any) -> None:
+def test_as_settings_inverts_parse_settings(setting: str, name: str, value: Any) -> None:
     (text,) = as_settings({name: value})
     assert parse_settings([text]) == {text: (name, value)}
 
@@ -46,12 +46,12 @@ def test_what_is_written_is_read_again(setting: str, name: str, value: Any) -> N
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ("scale", r"has no =\. Expected NAME=VALUE"),
+        ("scale", r"has no =\. Give NAME=VALUE"),
         ("size=4", "called size"),
-        ("momentun=4", r"called momentun\. Near names are momentum"),
+        ("momentun=4", r"called momentun\. Did you mean momentum"),
         ("num_classes=4", "called num_classes"),
         ("rpn=true", "called rpn"),
-        ("scale=big", r"'big' does not fit\. Expected an integer of at least 1"),
+        ("scale=big", r"--set scale=big: expected an integer of at least 1"),
         ("scale=4.5", "an integer"),
         ("class_agnostic=1", "true or false"),
         ("pooling=mean", "max or align"),
@@ -60,11 +60,11 @@ def test_what_is_written_is_read_again(setting: str, name: str, value: Any) -> N
         ("fc6_rank=x", "null or an integer"),
     ],
 )
-def test_what_does_not_fit_is_refused(setting: str, reason: str) -> None:
+def test_a_wrong_setting_is_refused_with_the_reason(setting: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         parse_settings([setting])
 
 
-def test_a_name_is_set_once() -> None:
+def test_a_name_may_be_given_once_only() -> None:
     with pytest.raises(UserError, match="twice"):
         parse_settings(["scale=4", "scale=5"])

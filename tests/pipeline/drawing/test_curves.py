@@ -1,4 +1,4 @@
-"""Losses as a picture and as lines: those of an RPN where there is one."""
+"""The losses of a training as a picture and as log lines, with and without an RPN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RPN = {"loss_objectness": 0.25, "loss_rpn_box": 0.05}
 
 
 @pytest.mark.parametrize("more", [{}, RPN])
-def test_a_step_is_drawn_and_said_with_the_losses_it_has(
+def test_a_step_is_drawn_and_logged_with_the_losses_it_has(
     more: dict[str, float], caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [{**ROW, **more, "iteration": n} for n in (1, 2)]

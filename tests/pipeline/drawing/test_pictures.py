@@ -16,7 +16,7 @@ def test_lines_run_along_the_inside_of_the_box_with_a_dark_edge_around() -> None
     assert (picture[45, 19] == 0).all()
     assert (picture[45, 60] == 0).all()
     assert (picture[50, 40] == 0).all()
-    assert (picture[40, 40] == 128).all()  # the inside stays to be seen
+    assert (picture[40, 40] == 128).all()  # the inside stays visible
 
 
 def test_the_image_itself_is_not_changed() -> None:
@@ -25,7 +25,7 @@ def test_the_image_itself_is_not_changed() -> None:
     assert np.array_equal(GREY, before)
 
 
-def test_classes_have_their_own_colours() -> None:
+def test_classes_have_different_colours() -> None:
     picture = draw_boxes(GREY, [[2, 30, 20, 50], [40, 30, 60, 50]], [1, 2], None, CLASSES)
     assert (picture[45, 2] == PALETTE[0]).all()
     assert (picture[45, 40] == PALETTE[1]).all()
@@ -40,7 +40,7 @@ def test_the_best_score_is_drawn_last() -> None:
 def test_a_label_at_the_corner_stays_in_the_picture() -> None:
     edge = draw_boxes(GREY, [[70, 0, 80, 20]], [2], [0.55], CLASSES)
     coloured = (edge == PALETTE[1]).all(axis=2)
-    assert coloured[1:12, 25:60].sum() > 100  # the plate was moved left of the box
+    assert coloured[1:12, 25:60].sum() > 100  # the label was moved to the left of the box
     assert edge.shape == GREY.shape
 
 
@@ -52,11 +52,11 @@ def test_zoom_enlarges_image_and_boxes_alike() -> None:
     assert (picture[140, 180] == 0).all()
 
 
-def test_no_boxes_give_the_image_back() -> None:
+def test_without_boxes_the_image_is_returned_unchanged() -> None:
     assert np.array_equal(draw_boxes(GREY, np.zeros((0, 4)), [], [], CLASSES), GREY)
 
 
-def test_boxes_without_extent_and_outside_the_image_are_survived() -> None:
+def test_boxes_without_area_or_outside_the_image_cause_no_error() -> None:
     boxes = [[5.2, 5.1, 5.3, 5.2], [-10, -10, 200, 200], [100, 100, 120, 130]]
     assert draw_boxes(GREY, boxes, [1, 2, 1], [0.1, 0.2, 0.3], CLASSES).shape == GREY.shape
 

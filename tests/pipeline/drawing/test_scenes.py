@@ -43,10 +43,10 @@ def test_boxes_are_tight_around_the_visible_pixels_of_each_shape() -> None:
             assert inside[:, -1].any()
 
 
-def test_a_mask_is_where_the_picture_was_painted() -> None:
+def test_a_mask_marks_the_pixels_where_the_shape_was_painted() -> None:
     for index in range(12):
         scene = draw_scene(scene_rng(2, index), (200, 220), max_shapes=1, empty_share=0.0)
-        # The background comes first, so the same seed draws the same one without the shape.
+        # The background is drawn first, so the same seed draws the same background without the shape.
         ground = draw_background(scene_rng(2, index), (200, 220))
         change = np.abs(scene.pixels - ground).sum(axis=2)
         inside, outside = change[scene.masks[0]], change[~scene.masks[0]]
@@ -80,8 +80,8 @@ def test_scenes_differ_in_size_scale_class_and_number() -> None:
     assert any((scene.masks.any(axis=0)).mean() > 0.25 for scene in SCENES)
 
 
-def test_colour_does_not_tell_the_class() -> None:
-    """The classes' mean colours are as near as chance has it: five draws of some 40 a class."""
+def test_the_colour_does_not_depend_on_the_class() -> None:
+    """The mean colours of the five classes, each of about 40 shapes, differ only by chance."""
     colours: dict[str, list[np.ndarray]] = {name: [] for name in SHAPES}
     for index in range(150):
         scene = draw_scene(scene_rng(17, index))
@@ -94,7 +94,7 @@ def test_colour_does_not_tell_the_class() -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_an_outline_lies_in_the_unit_circle_and_covers_what_its_area_says(name: str) -> None:
+def test_an_outline_lies_in_the_unit_circle_and_covers_its_area(name: str) -> None:
     outline = SHAPES[name]()
     assert all(np.linalg.norm(points, axis=1).max() <= 1.0 + 1e-9 for points in outline)
     cover = rasterize([points * 50 + 60 for points in outline], (120, 120))
@@ -103,7 +103,7 @@ def test_an_outline_lies_in_the_unit_circle_and_covers_what_its_area_says(name: 
         "ring": math.pi * (1 - 0.52**2),
         "square": 2.0,
         "triangle": 3 * math.sqrt(3) / 4,
-        "cross": 4 * 0.95 * 0.3 * 2 - 4 * 0.3**2,  # two bars of 1.9 x 0.6, less what they share
+        "cross": 4 * 0.95 * 0.3 * 2 - 4 * 0.3**2,  # two bars of 1.9 x 0.6, minus their overlap
     }[name]
     assert cover.sum() == pytest.approx(area * 50**2, rel=0.02)
 
@@ -112,20 +112,22 @@ def test_a_rasterized_square_has_the_edges_it_was_given() -> None:
     corners = np.array([[3.0, 4.0], [9.0, 4.0], [9.0, 6.5], [3.0, 6.5]])
     cover = rasterize([corners], (10, 12))
     assert (cover[4:6, 3:9] == 1).all()
-    assert cover[6, 5] == pytest.approx(0.5, abs=0.26)  # OpenCV fills a quarter pixel more
+    assert cover[6, 5] == pytest.approx(
+        0.5, abs=0.26
+    )  # OpenCV fills up to a quarter of a pixel more
     assert cover[:3].sum() == 0
     assert cover[8:].sum() == 0
     assert mask_boxes(cover[None] > 0.8).tolist() == [[3, 4, 9, 6]]
 
 
-def test_what_is_outside_the_image_is_cut_off() -> None:
+def test_parts_outside_the_image_are_cut_off() -> None:
     corners = np.array([[-5.0, -5.0], [4.0, -5.0], [4.0, 4.0], [-5.0, 4.0]])
     cover = rasterize([corners], (8, 8))
     assert mask_boxes(cover[None] >= 0.5).tolist() == [[0, 0, 4, 4]]
 
 
 def test_no_shape_is_hidden() -> None:
-    """A cut square or circle still shows most of itself: its box is filled as far as its outline fills."""
+    """Most of a cut square or circle is still visible, so it fills its box as much as its outline does."""
     filling = {"circle": math.pi / 4, "square": 0.5, "triangle": 0.35, "ring": 0.5, "cross": 0.3}
     for scene in SCENES:
         for label, box, mask in zip(scene.labels, scene.boxes, scene.masks, strict=True):
@@ -133,7 +135,7 @@ def test_no_shape_is_hidden() -> None:
             assert mask.sum() >= 0.6 * MIN_VISIBLE * filling[label] * area
 
 
-def test_a_scene_without_shapes_is_drawn_by_the_same_path() -> None:
+def test_a_scene_without_shapes_has_empty_arrays() -> None:
     scene = draw_scene(scene_rng(0, 0), (64, 48), empty_share=1.0)
     assert scene.pixels.shape == (64, 48, 3)
     assert scene.boxes.shape == (0, 4)
@@ -142,6 +144,6 @@ def test_a_scene_without_shapes_is_drawn_by_the_same_path() -> None:
     assert scene.labels == ()
 
 
-def test_classes_can_be_chosen() -> None:
+def test_the_classes_argument_limits_the_shapes() -> None:
     scenes = [draw_scene(scene_rng(1, i), classes=("ring", "cross")) for i in range(10)]
     assert {label for scene in scenes for label in scene.labels} == {"ring", "cross"}

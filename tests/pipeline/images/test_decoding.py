@@ -1,4 +1,4 @@
-"""Pixels of small images whose content is known, in every way they are stored."""
+"""Decoding small images whose pixels are known, in every format and mode."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def noise(height: int = 64, width: int = 96) -> Image.Image:
 
 
 def png(width: int, height: int, bit_depth: int, colour_type: int, rows: bytes) -> bytes:
-    """A PNG with this header, whatever the rows are."""
+    """Make a PNG with this header and these rows."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -63,14 +63,14 @@ def png(width: int, height: int, bit_depth: int, colour_type: int, rows: bytes) 
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM", "GIF", "WEBP"])
-def test_lossless_formats_give_the_pixels(format: str) -> None:
+def test_lossless_formats_give_the_exact_pixels(format: str) -> None:
     options = {"lossless": True} if format == "WEBP" else {}
     decoded = decode(encode(Image.fromarray(PIXELS), format, **options))
     np.testing.assert_array_equal(decoded.pixels, PIXELS)
     assert decoded.warning is None
 
 
-def test_pixels_are_rgb_bytes_that_may_be_written_to() -> None:
+def test_pixels_are_writable_rgb_bytes() -> None:
     for image in (Image.fromarray(PIXELS), Image.fromarray(PIXELS).convert("L")):
         pixels = decode(encode(image)).pixels
         assert (pixels.dtype, pixels.shape) == (np.uint8, (2, 3, 3))
@@ -109,7 +109,7 @@ def test_orientation_of_a_jpeg_is_applied(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_an_orientation_that_means_nothing_changes_nothing(orientation: int) -> None:
+def test_an_invalid_orientation_is_ignored(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(Image.fromarray(PIXELS), exif=exif)
@@ -118,14 +118,14 @@ def test_an_orientation_that_means_nothing_changes_nothing(orientation: int) -> 
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_does_not_cost_the_image() -> None:
+def test_an_image_with_damaged_exif_is_decoded() -> None:
     exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01"
     data = encode(noise(), "JPEG", exif=exif)
     assert decode(data).pixels.shape == (64, 96, 3)
     assert read_size(data) == (64, 96)
 
 
-def test_16_bit_gray_is_scaled_not_clipped() -> None:
+def test_16_bit_gray_is_scaled_and_not_clipped() -> None:
     values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
     for format in ("PNG", "TIFF"):
         pixels = decode(encode(Image.fromarray(values), format)).pixels
@@ -138,7 +138,7 @@ def test_16_bit_rgb_is_scaled() -> None:
     assert decode(png(1, 1, 16, 2, b"\0" + samples)).pixels.tolist() == [[[255, 0, 128]]]
 
 
-def test_float_pixels_are_taken_by_their_range() -> None:
+def test_float_pixels_are_scaled_by_their_range() -> None:
     for values, wanted, warns in (
         ([0.0, 0.5, 1.0], [0, 128, 255], False),
         ([0.0, 100.4, 255.0], [0, 100, 255], False),
@@ -166,13 +166,13 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert pixels.min() >= 254
 
 
-def test_a_cmyk_jpeg_has_its_colours() -> None:
+def test_a_cmyk_jpeg_keeps_its_colours() -> None:
     red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     pixels = decode(encode(red, "JPEG", quality=95)).pixels.astype(int)
     assert np.abs(pixels - (255, 0, 0)).max() <= 4
 
 
-def test_transparency_is_laid_on_white() -> None:
+def test_transparent_pixels_are_laid_on_white() -> None:
     rgba = Image.new("RGBA", (3, 1))
     rgba.putdata([(255, 0, 0, 255), (12, 34, 56, 0), (0, 0, 0, 128)])
     pixels = decode(encode(rgba)).pixels
@@ -192,7 +192,7 @@ def test_a_transparent_palette_entry_is_laid_on_white() -> None:
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "PNG"])
-def test_of_several_frames_the_first_is_taken_and_said(format: str) -> None:
+def test_the_first_of_several_frames_is_decoded_and_a_warning_given(format: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     options = {"lossless": True} if format == "WEBP" else {}
     data = encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
@@ -226,7 +226,7 @@ def test_a_multi_picture_jpeg_gives_its_first_picture() -> None:
         b"RIFF\x00\x00\x00\x00WEBPVP8 ",
     ],
 )
-def test_what_is_no_image_is_undecodable(data: bytes) -> None:
+def test_bytes_that_are_no_image_are_undecodable(data: bytes) -> None:
     for call in (decode, read_size):
         with pytest.raises(ImageError) as caught:
             call(data)
@@ -249,7 +249,7 @@ def test_a_progressive_jpeg_cut_in_its_last_scan_is_undecodable() -> None:
         decode(data[: int(len(data) * 0.95)])
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL says what it thinks of the damage
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL warns of the damage
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_damage_gives_pixels_or_an_image_error(format: str) -> None:
     data = encode(noise(16, 24), format)
@@ -274,18 +274,18 @@ def test_an_image_above_max_pixels_is_too_large() -> None:
     assert caught.value.status == "too_large"
 
 
-def test_a_bomb_is_refused_by_its_header() -> None:
+def test_a_decompression_bomb_is_refused_by_its_header() -> None:
     for side in (60_000, 2**31 - 1):
         with pytest.raises(ImageError) as caught:
             decode(png(side, side, 8, 2, b""))
         assert caught.value.status == "too_large"
 
 
-def test_the_cap_is_ours_alone() -> None:
-    # PIL itself warns above 89 and refuses above 179 million pixels; --max-pixels may say more.
+def test_only_max_pixels_limits_the_size() -> None:
+    # PIL itself warns above 89 million pixels and refuses 179 million; --max-pixels may allow more.
     data = png(
         20_000, 10_000, 1, 0, b""
-    )  # its pixels are not there, which is found out after its size
+    )  # the file has no pixels, which is noticed after the check of the size
     with pytest.raises(ImageError) as caught:
         decode(data, max_pixels=200_000_000)
     assert caught.value.status == "undecodable"
@@ -293,29 +293,29 @@ def test_the_cap_is_ours_alone() -> None:
 
 def test_a_gif_frame_larger_than_its_canvas_is_too_large() -> None:
     data = bytearray(encode(Image.new("P", (8, 8)), "GIF"))
-    at = data.index(b"\x2c\x00\x00\x00\x00\x08\x00\x08\x00") + 5  # the frame's own width and height
+    at = data.index(b"\x2c\x00\x00\x00\x00\x08\x00\x08\x00") + 5  # width and height of the frame
     data[at : at + 4] = struct.pack("<HH", 60_000, 60_000)
     with pytest.raises(ImageError) as caught:
         decode(bytes(data))
     assert caught.value.status == "too_large"
 
 
-def test_content_decides_not_the_name() -> None:
+def test_the_content_decides_and_not_the_name() -> None:
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in IMAGE_SUFFIXES)
     for name, format in (("a.jpg", "PNG"), ("b.png", "JPEG")):
         assert decode(encode(noise(), format)).pixels.shape == (64, 96, 3), name
 
 
-def test_bytes_after_the_image_do_no_harm() -> None:
+def test_bytes_after_the_image_are_ignored() -> None:
     data = encode(Image.fromarray(PIXELS)) + b"trailing bytes" * 100
     np.testing.assert_array_equal(decode(data).pixels, PIXELS)
 
 
 @pytest.mark.parametrize("damage", ["stray marker", "no end", "second scan", "noise"])
-def test_a_plain_jpeg_that_libjpeg_warns_of_is_decoded_behind_the_fence(
+def test_a_plain_jpeg_with_a_libjpeg_warning_is_decoded_behind_the_fence(
     damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The guard does not look at the one scan of a sequential JPEG."""
+    """`read_jpeg` does not read the scan of a sequential JPEG, so libjpeg must notice the damage."""
     good = encode(noise(64, 96), "JPEG", quality=75)
     first = good.index(b"\xff\xda")
     middle = (first + len(good)) // 2
@@ -337,9 +337,9 @@ def test_a_plain_jpeg_that_libjpeg_warns_of_is_decoded_behind_the_fence(
         decode(data)
 
 
-def test_a_plain_jpeg_costs_little_more_than_its_bare_decoder() -> None:
-    """0.92 to 0.95 of simplejpeg's speed on photographs (`jobs/benchmark.py decode`); less is asked here,
-    where other programs run too."""
+def test_a_plain_jpeg_takes_little_more_time_than_simplejpeg_alone() -> None:
+    """`jobs/benchmark.py decode` measures 0.92 to 0.95 of simplejpeg's speed on photographs. This test asks
+    for less, because other programs may run at the same time."""
     data = encode(noise(480, 640), "JPEG", quality=75)
     best = [np.inf, np.inf]
     for _ in range(30):
@@ -350,6 +350,6 @@ def test_a_plain_jpeg_costs_little_more_than_its_bare_decoder() -> None:
     assert best[0] / best[1] > 0.8
 
 
-def test_long_and_tiny_images_are_images() -> None:
+def test_long_and_tiny_images_are_decoded() -> None:
     for height, width in ((1, 1), (1, 5000), (5000, 1)):
         assert decode(encode(noise(height, width))).pixels.shape == (height, width, 3)

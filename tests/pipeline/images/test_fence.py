@@ -1,4 +1,4 @@
-"""The decoding process: what it may take, what it is told, and what its end costs."""
+"""The decoding processes: their limits, their environment, and what happens when one dies."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ PNG = encode(photo(), "PNG")
 
 
 @pytest.fixture
-def own() -> Iterator[Fence]:
+def decoders() -> Iterator[Fence]:
+    """A fence with at most two processes."""
     fence = Fence(max_processes=2, seconds=5)
     yield fence
     fence.close()
 
 
 def process_ids() -> set[int]:
-    """Our children."""
-    listed = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for children in listed for pid in children.read_text().split()}
+    """The ids of the child processes of this process."""
+    files = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for children in files for pid in children.read_text().split()}
 
 
-def started_by(own: Fence) -> int:
-    """The process of a fence that has just made its first."""
+def started_by(decoders: Fence) -> int:
+    """Make a fence start its first process; return the id of the process."""
     before = process_ids()
-    own.decode(PNG, "PNG", max_pixels=10**6)
+    decoders.decode(PNG, "PNG", max_pixels=10**6)
     (pid,) = process_ids() - before
     return pid
 
 
-def test_one_process_decodes_many_images(own: Fence) -> None:
+def test_one_process_decodes_many_images(decoders: Fence) -> None:
     for _ in range(20):
-        found = own.decode(PNG, "PNG", max_pixels=10**6)
-        assert found.pixels is not None
-        np.testing.assert_array_equal(found.pixels, np.asarray(photo()))
-        assert found.pixels.flags.writeable
-    assert own.started == 1
-    assert 10**7 < own.peak_bytes < 10**8
+        image = decoders.decode(PNG, "PNG", max_pixels=10**6)
+        assert image.pixels is not None
+        np.testing.assert_array_equal(image.pixels, np.asarray(photo()))
+        assert image.pixels.flags.writeable
+    assert decoders.started == 1
+    assert 10**7 < decoders.peak_bytes < 10**8
 
 
-def test_pixels_are_those_of_the_fast_path() -> None:
+def test_the_fence_gives_the_same_pixels_as_the_fast_path() -> None:
     images = {
         f"{mode} {options}": encode(photo(97, 131).convert(mode), quality=90, **options)
         for mode in ("RGB", "L")
@@ -60,9 +61,9 @@ def test_pixels_are_those_of_the_fast_path() -> None:
     }
     images |= {f"turned {n}": encode(photo(20, 50), exif=exif(n)) for n in range(10)}
     for name, data in images.items():
-        here, fenced = decode(data), decode(data, fenced=True)
-        np.testing.assert_array_equal(here.pixels, fenced.pixels, err_msg=name)
-        assert here.warning == fenced.warning
+        plain, fenced = decode(data), decode(data, fenced=True)
+        np.testing.assert_array_equal(plain.pixels, fenced.pixels, err_msg=name)
+        assert plain.warning == fenced.warning
 
 
 def test_only_plain_jpegs_are_decoded_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,9 +78,9 @@ def test_only_plain_jpegs_are_decoded_in_this_process(monkeypatch: pytest.Monkey
             decode(data)
 
 
-def test_it_is_told_no_secret(own: Fence, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_gets_no_credentials(decoders: Fence, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
-    pid = started_by(own)
+    pid = started_by(decoders)
     environment = Path(f"/proc/{pid}/environ").read_bytes()
     names = {entry.split(b"=")[0].decode() for entry in environment.split(b"\0") if entry}
     assert b"canary" not in environment
@@ -88,47 +89,49 @@ def test_it_is_told_no_secret(own: Fence, monkeypatch: pytest.MonkeyPatch) -> No
     assert all(name == "/dev/null" or name.startswith("pipe:") for name in open_files), open_files
 
 
-def test_a_process_that_dies_is_replaced(own: Fence) -> None:
-    os.kill(started_by(own), signal.SIGKILL)
-    found = own.decode(PNG, "PNG", max_pixels=10**6)
-    assert found.pixels is not None
-    assert own.started == 2
+def test_a_process_that_dies_is_replaced(decoders: Fence) -> None:
+    os.kill(started_by(decoders), signal.SIGKILL)
+    image = decoders.decode(PNG, "PNG", max_pixels=10**6)
+    assert image.pixels is not None
+    assert decoders.started == 2
 
 
-def test_an_image_that_kills_it_twice_failed_and_the_next_is_decoded(own: Fence) -> None:
-    too_much = PNG + bytes(400_000_000)  # more than the process may have at all
+def test_an_image_that_kills_its_process_twice_fails_and_the_next_is_decoded(
+    decoders: Fence,
+) -> None:
+    too_much = PNG + bytes(400_000_000)  # more than the memory limit of the process
     with pytest.raises(ImageError, match="its decoding process died") as caught:
-        own.decode(too_much, "PNG", max_pixels=1)
+        decoders.decode(too_much, "PNG", max_pixels=1)
     assert caught.value.status == "failed"
-    assert own.started == 2
-    assert own.decode(PNG, "PNG", max_pixels=10**6).height == 48
+    assert decoders.started == 2
+    assert decoders.decode(PNG, "PNG", max_pixels=10**6).height == 48
 
 
-def test_an_image_that_takes_too_long_failed(own: Fence) -> None:
-    os.kill(started_by(own), signal.SIGSTOP)
-    own.seconds = 0.2
+def test_an_image_that_takes_too_long_fails(decoders: Fence) -> None:
+    os.kill(started_by(decoders), signal.SIGSTOP)
+    decoders.seconds = 0.2
     with pytest.raises(ImageError, match=r"more than 0\.2 s") as caught:
-        own.decode(PNG, "PNG", max_pixels=10**6)
+        decoders.decode(PNG, "PNG", max_pixels=10**6)
     assert caught.value.status == "failed"
 
 
-def test_memory_stays_below_what_max_pixels_allows(own: Fence) -> None:
+def test_memory_stays_below_the_limit_for_max_pixels(decoders: Fence) -> None:
     large = png(2000, 2000, colour=6, rows=(b"\0" + bytes(4 * 2000)) * 2000)
     with pytest.raises(ImageError) as caught:
-        own.decode(large, "PNG", max_pixels=3_999_999)
+        decoders.decode(large, "PNG", max_pixels=3_999_999)
     assert caught.value.status == "too_large"
-    found = own.decode(large, "PNG", max_pixels=4_000_000)
-    assert (found.height, found.width) == (2000, 2000)
-    assert own.peak_bytes < 256 * 2**20 + 24 * 4_000_000
+    image = decoders.decode(large, "PNG", max_pixels=4_000_000)
+    assert (image.height, image.width) == (2000, 2000)
+    assert decoders.peak_bytes < 256 * 2**20 + 24 * 4_000_000
 
 
-def test_threads_share_it(own: Fence) -> None:
+def test_threads_share_the_processes(decoders: Fence) -> None:
     shapes: list[tuple[int, int]] = []
 
     def work() -> None:
         for _ in range(5):
-            found = own.decode(PNG, "PNG", max_pixels=10**6)
-            shapes.append((found.height, found.width))
+            image = decoders.decode(PNG, "PNG", max_pixels=10**6)
+            shapes.append((image.height, image.width))
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
@@ -136,11 +139,11 @@ def test_threads_share_it(own: Fence) -> None:
     for thread in threads:
         thread.join()
     assert shapes == [(48, 64)] * 30
-    assert own.started <= 2
+    assert decoders.started <= 2
 
 
-def test_it_ends_with_its_owner(tmp_path: Path) -> None:
-    """The owner is killed: nothing can tell the process but the end of its stdin."""
+def test_a_process_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """The parent is killed, so the decoding process notices only the end of its stdin."""
     script = tmp_path / "owner.py"
     script.write_text(
         "import os, signal\nfrom pathlib import Path\nfrom pipeline.images import decode\n"
@@ -164,8 +167,8 @@ def test_it_ends_with_its_owner(tmp_path: Path) -> None:
             break
         threading.Event().wait(0.01)
     else:
-        pytest.fail("still there after 10 s")
+        pytest.fail("the decoding process still runs after 10 s")
 
 
-def test_the_process_wide_one_is_made_once() -> None:
+def test_the_fence_of_a_process_is_made_once() -> None:
     assert fence() is fence()

@@ -1,4 +1,4 @@
-"""What a few bytes say of an image, before any decoder sees it."""
+"""Format, size, orientation and profile, read from a few bytes before any decoder gets them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.pipeline.hostile_bytes import encode, exif, icc_profile, photo
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
-def test_a_format_is_known_by_its_content(format: str) -> None:
+def test_a_format_is_recognised_by_its_content(format: str) -> None:
     assert sniff(encode(photo(), format)) == format
 
 
@@ -39,7 +39,7 @@ def test_orientation_is_read_in_both_byte_orders(
     assert orientation_of_exif(head + number(1, 2) + entry + bytes(4)) == value
 
 
-def test_a_profile_is_named_only_where_its_colours_are_others() -> None:
+def test_a_warning_names_a_profile_only_if_its_colours_differ_from_srgb() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     assert icc_warning(b"") is None

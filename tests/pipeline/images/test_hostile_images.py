@@ -1,4 +1,4 @@
-"""Every bad and odd image of the corpus, and thousands of damaged ones: the status that is due, in time."""
+"""Every bad or unusual image of the corpus, and thousands of damaged ones, get the right status in time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.pipeline.hostile_images import FORMATS, Hostile, corpus
 SECONDS = 1.0
 PEAK_BYTES = 200 * 2**20
 NUM_FUZZED = int(os.environ.get("NUM_FUZZED", "400"))
-"""`make fuzz` tries 10,000."""
+"""Number of damaged images; `make fuzz` uses 10,000."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def hostile() -> list[Hostile]:
 
 
 def outcome(data: bytes) -> tuple[str, str]:
-    """(status, what the column `error` would say)."""
+    """Decode; return (status, text of the column `error`)."""
     try:
         image = decode(data)
     except ImageError as error:
@@ -43,7 +43,8 @@ def timed(data: bytes) -> tuple[str, str, float]:
     return status, says, time.monotonic() - started
 
 
-def own_peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The largest memory that this process has used."""
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
@@ -53,19 +54,19 @@ def test_every_image_gets_its_status_within_a_second(
     hostile: list[Hostile], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(hostile) >= 120
-    decode(encode(photo(), "PNG"))  # its process is there before the clock runs
-    before, started = own_peak_bytes(), fence().started
+    decode(encode(photo(), "PNG"))  # starts a process, so that no case waits for it
+    before, started = peak_bytes(), fence().started
     wrong, slowest, counts = [], (0.0, ""), Counter[str]()
     for case in hostile:
         status, says, seconds = timed(case.data)
-        if seconds > SECONDS:  # another program may have had the core: once more
+        if seconds > SECONDS:  # another program may have used the core: try again
             status, says, seconds = timed(case.data)
         slowest = max(slowest, (seconds, case.name))
         counts[status] += 1
         if status not in case.statuses or case.says not in says:
             wrong.append(f"{case.name}: {status} ({says}), not {sorted(case.statuses)} {case.says}")
         assert "\n" not in says
-    grown = own_peak_bytes() - before
+    grown = peak_bytes() - before
     with capsys.disabled():
         sys.stdout.write(
             f"\n{len(hostile)} hostile images: {dict(counts)}; slowest {slowest[1]!r} {slowest[0]:.2f} s; "
@@ -78,7 +79,7 @@ def test_every_image_gets_its_status_within_a_second(
 
 
 def test_every_image_gets_a_status_behind_the_fence_too(hostile: list[Hostile]) -> None:
-    """As those do that were in a process when it died."""
+    """An image goes this way after a process died with it."""
     started = fence().started
     for case in hostile:
         try:
@@ -95,9 +96,9 @@ def test_every_image_gets_a_status_behind_the_fence_too(hostile: list[Hostile]) 
 def test_damaged_images_end_no_process(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Here a death would be the test's own, as the fast path decodes in this process."""
-    own = Fence(seconds=10)
-    monkeypatch.setattr("pipeline.images.decoding.fence", lambda: own)
+    """The fast path decodes in this process, so a crash would end the test itself."""
+    new_fence = Fence(seconds=10)
+    monkeypatch.setattr("pipeline.images.decoding.fence", lambda: new_fence)
     seed = int(os.environ.get("FUZZ_SEED", "0"))
     random_ = random.Random(seed)
     sources = [encode(photo(40, 56, mode), format) for format in FORMATS for mode in ("RGB", "L")]
@@ -116,13 +117,13 @@ def test_damaged_images_end_no_process(
         )
         counts[status] += 1
         slowest = max(slowest, seconds)
-    own.close()
-    noise = capfd.readouterr().err  # libjpeg says what it thinks of damage, one line an image
+    new_fence.close()
+    noise = capfd.readouterr().err  # libjpeg reports damage, one line an image
     assert noise.count("\n") <= NUM_FUZZED
     with capfd.disabled():
         sys.stdout.write(
             f"\n{NUM_FUZZED} fuzzed images (seed {seed}): {dict(counts)}; slowest {slowest:.2f} s; "
-            f"{own.started} decoding processes, {own.peak_bytes / 2**20:.0f} MiB at most\n"
+            f"{new_fence.started} decoding processes, {new_fence.peak_bytes / 2**20:.0f} MiB at most\n"
         )
     assert counts.keys() <= {"ok", "undecodable", "too_large"}, "a decoding process died"
-    assert own.started <= 1 + NUM_FUZZED // 1000
+    assert new_fence.started <= 1 + NUM_FUZZED // 1000

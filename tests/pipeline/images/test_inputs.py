@@ -15,11 +15,11 @@ from pipeline.images.inputs import check_image, check_images, read_pixels
 from pipeline.storage import ObjectMissing
 
 RED_BLUE = np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)
-"""(1, 2, 3): one row, red and blue."""
+"""(1, 2, 3): one row with a red and a blue pixel."""
 
 
 def checked(image: Any) -> list[Any]:
-    """The pixels of an image that is not refused, as lists."""
+    """Check an image and read its pixels, as lists."""
     check_image(image)
     pixels = read_pixels(image)
     assert pixels.dtype == np.uint8
@@ -27,16 +27,16 @@ def checked(image: Any) -> list[Any]:
     return pixels.tolist()
 
 
-def test_files_are_decoded_wherever_they_are(tmp_path: Path) -> None:
+def test_files_are_decoded_from_a_path_a_uri_and_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(RED_BLUE).save(path)
     for image in (str(path), path, f"file://{path}", path.read_bytes()):
         assert checked(image) == RED_BLUE.tolist()
 
 
-def test_arrays_and_tensors_are_taken_as_they_are() -> None:
+def test_arrays_and_tensors_are_taken_without_change() -> None:
     assert checked(RED_BLUE) == RED_BLUE.tolist()
-    assert checked(RED_BLUE[:, ::-1]) == [[[0, 0, 255], [255, 0, 0]]]  # no contiguous array
+    assert checked(RED_BLUE[:, ::-1]) == [[[0, 0, 255], [255, 0, 0]]]  # not contiguous
     assert checked(np.array([[7, 9]], np.uint8)) == [[[7, 7, 7], [9, 9, 9]]]
     tensor = torch.tensor([[[255, 0]], [[0, 0]], [[0, 255]]], dtype=torch.uint8)  # (3, 1, 2)
     assert checked(tensor) == RED_BLUE.tolist()
@@ -73,7 +73,7 @@ def test_pil_images_of_any_mode_become_rgb(image: Image.Image, pixel: list[int])
     assert checked(image) == [[pixel]]
 
 
-def test_a_pil_image_has_its_orientation_applied_as_its_file_has(tmp_path: Path) -> None:
+def test_the_orientation_of_a_pil_image_is_applied_as_for_its_file(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     image = Image.fromarray(RED_BLUE)
@@ -163,7 +163,7 @@ TENSOR = r"expected uint8 \(3, H, W\) in RGB\."
         (Image.new("RGB", (0, 5)), ValueError, r"a PIL image of size \(0, 5\): it has no pixels"),
     ],
 )
-def test_what_is_no_image_is_refused_in_one_line(
+def test_a_value_that_is_no_image_is_refused_in_one_line(
     image: Any, error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error, match=text) as caught:
@@ -196,7 +196,7 @@ def check_and_read(image: Any, **settings: Any) -> None:
         ),
     ],
 )
-def test_an_error_of_reading_names_the_place(
+def test_an_error_while_reading_names_the_image(
     tmp_path: Path, make: Callable[[Path], Any], error: type[Exception], text: str
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -207,7 +207,7 @@ def test_an_error_of_reading_names_the_place(
     assert getattr(caught.value, "status", None) in ("undecodable", "missing")
 
 
-def test_a_pil_image_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_a_pil_image_that_is_too_large_is_refused_before_decoding(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20)).save(tmp_path / "large.png")
     opened = Image.open(BytesIO((tmp_path / "large.png").read_bytes()))
     for image in (tmp_path / "large.png", opened):

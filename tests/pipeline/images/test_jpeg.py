@@ -1,4 +1,4 @@
-"""What a JPEG's markers say of it: plain or odd, its size, its scans."""
+"""Reading a JPEG's markers: plain or unusual, its size, its scans."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.pipeline.hostile_bytes import (
 )
 
 
-def test_a_plain_jpeg_is_plain() -> None:
+def test_a_usual_jpeg_is_plain() -> None:
     for options in ({}, {"progressive": True}, {"exif": exif(8)}, {"optimize": True}):
         jpeg = read_jpeg(encode(photo(30, 70), **options))
         assert (jpeg.height, jpeg.width, jpeg.odd) == (30, 70, None)
@@ -26,13 +26,13 @@ def test_a_plain_jpeg_is_plain() -> None:
     assert read_jpeg(encode(photo(), progressive=True)).scans == 10
 
 
-def test_what_looks_like_a_scan_in_metadata_is_none() -> None:
+def test_bytes_in_metadata_that_look_like_a_scan_are_not_counted() -> None:
     thumbnail = segment(0xE1, b"\xff\xda\0\x08" * 1000)
     data = with_segments(encode(photo()), thumbnail) + b"\xff\xda" * 1000
     assert (read_jpeg(data).scans, read_jpeg(data).odd) == (1, None)
 
 
-def test_scans_are_counted_up_to_the_cap() -> None:
+def test_scans_are_counted_up_to_the_limit() -> None:
     first = read_jpeg(scan_bomb(1, 64)).scans
     assert read_jpeg(scan_bomb(MAX_SCANS - first + 1, 64)).scans == MAX_SCANS
     with pytest.raises(ImageError, match="more than 64 scans") as caught:
@@ -42,7 +42,7 @@ def test_scans_are_counted_up_to_the_cap() -> None:
         read_jpeg(scan_bomb(60 - first + 1, 9000))
 
 
-def test_what_decoders_disagree_on_is_odd() -> None:
+def test_a_jpeg_that_decoders_disagree_on_is_unusual() -> None:
     jpeg, several = encode(photo()), encode(photo(), progressive=True)
     scan = several.index(b"\xff\xda") + 100
     for data, why in (

@@ -1,4 +1,4 @@
-"""Proposals of labelled images: computed once, cached, a bad image said."""
+"""Proposals of labelled images are computed once and cached, and a bad image is reported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_bad_image_is_a_row_with_its_error(images: str) -> None:
     assert table["width"].to_pylist()[:4] == [40, 41, 42, 43]
 
 
-def test_settings_have_folders_of_their_own() -> None:
+def test_each_set_of_settings_has_its_own_folder() -> None:
     names = {settings_name(c) for c in (GRID, ProposalConfig(name="grid"), ProposalConfig())}
     assert len(names) == 3
 
@@ -59,11 +59,11 @@ def test_settings_have_folders_of_their_own() -> None:
         ({"mode": "exact", "max_boxes": 1000, "min_size": 12}, "selective_search-0b3c02dd"),
     ],
 )
-def test_folders_are_called_as_on_2026_11_29(settings: dict[str, Any], name: str) -> None:
+def test_folders_have_the_same_names_as_on_2026_11_29(settings: dict[str, Any], name: str) -> None:
     assert settings_name(ProposalConfig(**settings)) == name
 
 
-def test_a_later_field_names_another_folder_only_where_it_is_set() -> None:
+def test_a_field_added_later_changes_the_folder_only_if_it_is_set() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Later(ProposalConfig):
         overlap: float = 0.0
@@ -90,7 +90,7 @@ def test_only_new_and_changed_images_are_computed(
     assert sorted(len(r) for r in rows) == [
         1,
         5,
-    ]  # the second run tried the broken one again, alone
+    ]  # the second run tried only the broken image again
     Image.fromarray(np.zeros((90, 90, 3), np.uint8)).save(Path(images) / "0.png")
     changed, _ = compute_proposals(storage.list_objects(images), GRID, cache)
     assert changed[str(Path(images) / "0.png")][0].tolist() == [0, 0, 90, 90]
@@ -110,6 +110,6 @@ def test_an_image_that_kills_its_worker_is_an_error_after_three_tries(
     assert errors == {
         str(tmp_path / "47.jpg"): "failed: its process died each of 3 times at stage 'read'"
     }
-    assert {uri: own[0].tolist() for uri, own in boxes.items()} == {
+    assert {uri: rows[0].tolist() for uri, rows in boxes.items()} == {
         str(tmp_path / f"{width}.jpg"): [0, 0, width, 60] for width in (44, 45, 46, 48, 49)
     }

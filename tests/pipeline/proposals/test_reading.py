@@ -1,4 +1,4 @@
-"""Reading as a plain call: every image comes out, with its pixels' size or a status."""
+"""Reading images by plain calls: every image gets a row, with its size in pixels or a status."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_good_image_carries_its_bytes_and_proposals(tmp_path: Path) -> None:
     np.testing.assert_array_equal(boxes, propose(pixels, SETTINGS.proposals))
 
 
-def test_every_fault_is_a_row_in_its_place(tmp_path: Path) -> None:
+def test_every_bad_image_is_a_row_in_its_place(tmp_path: Path) -> None:
     good = io.BytesIO()
     Image.new("RGB", (40, 30)).save(good, "JPEG")
     contents = {
@@ -65,18 +65,18 @@ def test_every_fault_is_a_row_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "5.jpg").unlink()
     (tmp_path / "6.jpg").write_bytes(good.getvalue() + b"more")
     settings = ReadSettings(proposals=SETTINGS.proposals, max_bytes=3000, max_pixels=10_000)
-    found = read_images(rows, settings).to_pylist()
-    assert [Path(row["image_uri"]).name for row in found] == [*contents, "8.png"]
-    assert [row["status"] for row in found] == [
+    results = read_images(rows, settings).to_pylist()
+    assert [Path(row["image_uri"]).name for row in results] == [*contents, "8.png"]
+    assert [row["status"] for row in results] == [
         *("ok", "undecodable", "undecodable", "undecodable", "too_large"),
         *("missing", "changed", "ok", "too_large"),
     ]
-    for row in found:
+    for row in results:
         assert (row["image"] is None) == (row["proposals"] is None) == (row["status"] != "ok")
         assert (row["error"] is None) == (row["status"] == "ok")
 
 
-def test_only_what_is_ok_is_decoded_again_and_a_failure_now_is_said(tmp_path: Path) -> None:
+def test_only_good_images_are_decoded_again_and_a_new_failure_gets_a_status(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", (60, 50))
     (tmp_path / "b.png").write_bytes(b"no image")
     write_image(tmp_path / "c.png")
@@ -88,13 +88,13 @@ def test_only_what_is_ok_is_decoded_again_and_a_failure_now_is_said(tmp_path: Pa
     assert [image.shape for image in pixels] == [(30, 40, 3)]
 
 
-def test_what_was_not_there_when_planned_is_missing_or_changed(tmp_path: Path) -> None:
+def test_an_image_that_did_not_exist_when_planned_is_missing_or_changed(tmp_path: Path) -> None:
     write_image(tmp_path / "late.png")
     uris = [str(tmp_path / "gone.png"), str(tmp_path / "late.png")]
     rows = pa.Table.from_pylist([{"image_uri": uri, "shard": 0} for uri in uris], schema=PLAN)
-    found = read_images(rows, SETTINGS).to_pylist()
-    assert [row["status"] for row in found] == ["missing", "changed"]
-    assert "run again" in found[1]["error"]
+    results = read_images(rows, SETTINGS).to_pylist()
+    assert [row["status"] for row in results] == ["missing", "changed"]
+    assert "run the command again" in results[1]["error"]
 
 
 def test_no_rows_give_no_rows(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_no_rows_give_no_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("relative", [False, True])
-def test_a_table_gives_the_proposals_and_a_missing_row_is_said(
+def test_a_table_gives_the_proposals_and_a_missing_row_is_a_failure(
     tmp_path: Path, relative: bool
 ) -> None:
     folder = tmp_path / "images"
@@ -121,20 +121,20 @@ def test_a_table_gives_the_proposals_and_a_missing_row_is_said(
         table=str(tmp_path / "table.parquet"),
         table_root=str(folder),
     )
-    found = {
+    results = {
         row["image_uri"].removeprefix(f"{folder}/"): row
         for row in read_images(planned(folder), settings).to_pylist()
     }
-    assert {name: row["status"] for name, row in found.items()} == {
+    assert {name: row["status"] for name, row in results.items()} == {
         "deep/a.png": "ok", "b.png": "ok", "c.png": "failed", "d.png": "failed",
     }  # fmt: skip
-    assert np.frombuffer(found["deep/a.png"]["proposals"], np.float32).tolist() == list(range(8))
-    assert found["b.png"]["proposals"] == b""
-    assert "no row" in found["c.png"]["error"]
-    assert "x1 <= x2" in found["d.png"]["error"]
+    assert np.frombuffer(results["deep/a.png"]["proposals"], np.float32).tolist() == list(range(8))
+    assert results["b.png"]["proposals"] == b""
+    assert "no row" in results["c.png"]["error"]
+    assert "x1 <= x2" in results["d.png"]["error"]
 
 
-def test_what_is_read_ahead_is_bounded_in_bytes() -> None:
+def test_a_lot_is_limited_in_bytes() -> None:
     sizes = [60 * 2**20, 60 * 2**20, 60 * 2**20, None, 300 * 2**20, 1, 1]
     rows = {"image_uri": list("abcdefg"), "etag": ["e"] * 7, "size_bytes": sizes, "shard": [0] * 7}
     lots = reading._lots(pa.table(rows, schema=PLAN), 3)
@@ -154,11 +154,11 @@ def test_lots_come_in_order_and_hold_every_image_once(tmp_path: Path) -> None:
 
 
 class Died(BaseException):
-    """Stands for the end of the process: nothing after it runs."""
+    """Stands for the death of the process: nothing after it runs."""
 
 
 @pytest.mark.parametrize(("fence_is_enough", "outcome"), [(True, "ok"), (False, "failed")])
-def test_an_image_that_kills_passes_behind_the_fence_only_where_that_is_enough(
+def test_an_image_that_kills_a_process_is_good_behind_the_fence_only_if_that_is_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fence_is_enough: bool, outcome: str
 ) -> None:
     plain = decoding._decode_plain
@@ -173,11 +173,11 @@ def test_an_image_that_kills_passes_behind_the_fence_only_where_that_is_enough(
         write_image(tmp_path / f"{n}.jpg", (n, 30))
     settings = ReadSettings(proposals=SETTINGS.proposals, fence_is_enough=fence_is_enough)
     log, deaths, rows = AttemptLog(), 0, planned(tmp_path)
-    while True:  # as Ray Data does: the same batch again after each death
+    while True:  # Ray Data also gives the same batch again after each death
         try:
-            found = read_images(rows, settings, log)
+            results = read_images(rows, settings, log)
             break
         except Died:
             deaths += 1
-    assert found["status"].to_pylist() == ["ok", outcome, "ok"]
+    assert results["status"].to_pylist() == ["ok", outcome, "ok"]
     assert deaths == (1 if fence_is_enough else 3)

@@ -1,4 +1,4 @@
-"""Proposals tables: ragged arrays there and back, names, cuts, what is refused."""
+"""Proposals tables: boxes to Arrow and back, names of images, limits, and refused tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ragged() -> list[np.ndarray | None]:
 
 
 @pytest.mark.parametrize(("start", "length"), [(0, 5), (1, 3), (3, 2), (2, 1), (5, 0)])
-def test_ragged_boxes_come_back_whole_even_from_a_slice(start: int, length: int) -> None:
+def test_boxes_of_different_counts_survive_arrow_and_slicing(start: int, length: int) -> None:
     boxes = ragged()
     array = boxes_array(boxes)
     assert array.type == BOXES
@@ -52,7 +52,7 @@ def write_table(path: Path, boxes: dict[str, list[list[float]]]) -> str:
     return str(path)
 
 
-def test_a_table_is_a_file_or_a_folder_and_its_names_full_or_relative(tmp_path: Path) -> None:
+def test_a_table_is_a_file_or_a_folder_with_full_or_relative_names(tmp_path: Path) -> None:
     rows = [[0.0, 0.0, 9.0, 9.0], [1.0, 2.0, 3.0, 4.0]]
     write_table(tmp_path / "t.parquet", {"deep/a.png": rows, "s3://b/c.png": []})
     for uri in (str(tmp_path / "t.parquet"), str(tmp_path)):
@@ -67,7 +67,9 @@ def test_a_table_is_a_file_or_a_folder_and_its_names_full_or_relative(tmp_path: 
     ("name", "reason"),
     [("none.png", "has no row"), ("nan.png", "not finite"), ("turned.png", "x1 <= x2")],
 )
-def test_an_image_without_usable_boxes_is_named(tmp_path: Path, name: str, reason: str) -> None:
+def test_the_error_on_an_image_without_valid_boxes_names_it(
+    tmp_path: Path, name: str, reason: str
+) -> None:
     uri = write_table(
         tmp_path / "t.parquet",
         {"nan.png": [[0.0, 0.0, float("nan"), 1.0]], "turned.png": [[5.0, 0.0, 4.0, 1.0]]},
@@ -84,7 +86,7 @@ def test_a_table_without_boxes_is_refused(tmp_path: Path) -> None:
             read(str(tmp_path))
 
 
-def test_a_proposer_is_no_table_and_a_misspelt_one_is_refused() -> None:
+def test_a_proposer_is_not_a_table_and_a_misspelt_proposer_is_refused() -> None:
     assert find_table("grid") is None
     with pytest.raises(UserError, match="neither a proposer"):
         find_table("grit")

@@ -1,4 +1,4 @@
-"""Rows become shards in threads; what fails there is said to whoever brings rows."""
+"""Threads write the shards; an error in a thread is raised where rows are added."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def output(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def test_shards_are_put_while_rows_go_on_coming(
+def test_add_returns_while_shards_are_still_being_written(
     output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = planned(output, 9)
@@ -30,7 +30,7 @@ def test_shards_are_put_while_rows_go_on_coming(
 
     monkeypatch.setattr(storage, "create_bytes", wait)
     writer = committer(output, work)
-    writer.add(result(rows_of(work, [0, 1])))  # returns though neither is written
+    writer.add(result(rows_of(work, [0, 1])))  # returns before either shard is written
     assert record.done_shards(output, RUN, work) == set()
     slow.set()
     writer.add(result(rows_of(work, [2])))
@@ -38,9 +38,7 @@ def test_shards_are_put_while_rows_go_on_coming(
     assert record.done_shards(output, RUN, work) == {0, 1, 2}
 
 
-def test_whole_shards_do_not_pile_up_in_memory(
-    output: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_whole_shards_wait_in_memory(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     work = planned(output, 3 * 40)
     most, lock, create = 0, threading.Lock(), storage.create_bytes
     writer = committer(output, work)
@@ -58,7 +56,7 @@ def test_whole_shards_do_not_pile_up_in_memory(
     assert 0 < most <= module._PUTS_WAITING + 1
 
 
-def test_a_put_that_fails_is_said_and_the_other_shards_are_written(
+def test_a_failed_put_is_raised_and_the_other_shards_are_written(
     output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = planned(output, 9)
@@ -66,7 +64,7 @@ def test_a_put_that_fails_is_said_and_the_other_shards_are_written(
 
     def fail_one(uri: str, data: bytes) -> bool:
         if uri.endswith("00000001.parquet"):
-            # Else it may fail while `add` still looks at what is done, and `add` would be the one to say it.
+            # Without this wait the put may fail before `add` returns, and `add` would raise the error.
             assert added.wait(60)
             assert written.wait(60)
             raise storage.ObjectUnreadable(f"{uri}: disk full")
@@ -84,12 +82,12 @@ def test_a_put_that_fails_is_said_and_the_other_shards_are_written(
     assert record.done_shards(output, RUN, work) == {0, 2}
 
 
-def test_a_row_that_the_plan_knows_with_another_etag_is_refused(output: str) -> None:
+def test_a_row_with_another_etag_than_the_plan_is_refused(output: str) -> None:
     work = planned(output, 3)
     rows = result(rows_of(work))
     etags = rows["etag"].to_pylist()
     place = rows.schema.get_field_index("etag")
     writer = committer(output, work)
     writer.add(rows.set_column(place, "etag", [["other", *etags[1:]]]))
-    with pytest.raises(JobError, match="not the 3 of the plan"):
+    with pytest.raises(JobError, match="not the 3 planned images"):
         writer.flush()

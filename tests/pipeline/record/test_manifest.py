@@ -1,4 +1,4 @@
-"""The manifest says what is there, after checking it against the plan."""
+"""The manifest describes the shards that exist, after checking them against the plan."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_manifest_counts_and_hashes_every_shard(output: str) -> None:
     assert (partial.rows, partial.complete) == (3, False)
     writer.add(result(rows_of(work).slice(3, 2), status="missing"))
     writer.close()
-    # Without what the committer knows: as after a crash, from the objects alone.
+    # Without the committer's shards, as after a crash: it reads the objects.
     manifest = write_manifest(output, RUN, work)
     assert (manifest.rows, manifest.complete) == (5, True)
     assert manifest.statuses == {"ok": 3, "missing": 2}
@@ -44,7 +44,7 @@ def test_the_manifest_counts_and_hashes_every_shard(output: str) -> None:
     assert storage.exists(text["shards"][1]["uri"])
 
 
-def test_a_manifest_that_says_nothing_new_is_not_written(output: str) -> None:
+def test_a_manifest_equal_to_the_last_one_is_not_written(output: str) -> None:
     work = planned(output, 3)
     writer = committer(output, work)
     writer.add(result(rows_of(work)))
@@ -55,7 +55,7 @@ def test_a_manifest_that_says_nothing_new_is_not_written(output: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["garbage", "fewer rows", "other rows"])
-def test_a_shard_that_is_not_the_plans_fails_the_job(output: str, fault: str) -> None:
+def test_a_shard_that_differs_from_the_plan_fails_the_job(output: str, fault: str) -> None:
     work = planned(output, 3)
     path = Path(record.shard_uri(output, RUN, 0))
     path.parent.mkdir(parents=True)

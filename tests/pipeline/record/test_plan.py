@@ -1,4 +1,4 @@
-"""The plan: every image once, in one shard, for ever."""
+"""The plan names every image once and never moves it to another shard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.record import plan
-from pipeline.record.listed import Listed
+from pipeline.record.listed import ListedImages
 from pipeline.storage import ObjectInfo
 from tests.pipeline.record_cases import extend, rows_of
 
@@ -25,7 +25,7 @@ def rows(planned: plan.Plan) -> list[tuple[str, str, int]]:
     return list(zip(*columns, strict=True))
 
 
-def test_no_plan_is_an_empty_plan(tmp_path: Path) -> None:
+def test_an_output_without_a_plan_gives_an_empty_plan(tmp_path: Path) -> None:
     planned = plan.read(str(tmp_path))
     assert planned.num_images == planned.num_shards == len(planned.generations) == 0
 
@@ -37,17 +37,15 @@ def test_shards_are_consecutive_rows_in_order_of_their_uri(tmp_path: Path) -> No
     assert rows(plan.read(str(tmp_path))) == rows(planned)
 
 
-def test_parts_are_found_from_another_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray's workers do not stand where the command was given."""
+def test_parts_have_absolute_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers have another working directory than the driver."""
     monkeypatch.chdir(tmp_path)
     planned = extend("out", objects("a"), shard_size=2)
     assert planned.part_uri(0).startswith(str(tmp_path))
     assert plan.read("out").part_uri(0) == planned.part_uri(0)
 
 
-def test_planning_the_same_again_writes_nothing(tmp_path: Path) -> None:
+def test_planning_the_same_images_again_writes_nothing(tmp_path: Path) -> None:
     extend(str(tmp_path), objects("a", "b"), shard_size=2)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "plans").rglob("*")}
     assert len(extend(str(tmp_path), objects("a", "b"), shard_size=2).generations) == 1
@@ -82,10 +80,10 @@ def test_the_loser_of_a_race_adds_only_what_the_winner_lacks(
     assert len(planned.generations) == 2
 
 
-def test_a_driver_killed_before_its_generation_is_there_planned_nothing(tmp_path: Path) -> None:
+def test_parts_without_a_generation_plan_nothing(tmp_path: Path) -> None:
     output = str(tmp_path)
     extend(output, objects("a", "b"), shard_size=1)
-    (tmp_path / "plans" / "000001.json").unlink()  # as if it had died with all its parts written
+    (tmp_path / "plans" / "000001.json").unlink()  # as if the driver died after writing its parts
     assert plan.read(output).num_images == 0
     assert rows(extend(output, objects("b"), shard_size=1)) == [("s3://b/b", "e1", 0)]
 
@@ -101,7 +99,7 @@ def test_many_shards_lie_in_many_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fault", ["garbage", "gap", "no field", "another version", "a part", "no part"]
 )
-def test_a_spoilt_plan_is_refused(tmp_path: Path, fault: str) -> None:
+def test_a_damaged_plan_is_refused(tmp_path: Path, fault: str) -> None:
     planned = extend(str(tmp_path), objects("a"), shard_size=1)
     first = tmp_path / "plans" / "000001.json"
     part = Path(planned.part_uri(0))
@@ -120,4 +118,4 @@ def test_a_spoilt_plan_is_refused(tmp_path: Path, fault: str) -> None:
         part.unlink()
     plan._read_part.cache_clear()
     with pytest.raises(UserError, match="plans"):
-        plan.compare(plan.read(str(tmp_path)), Listed())
+        plan.compare(plan.read(str(tmp_path)), ListedImages())

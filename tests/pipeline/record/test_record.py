@@ -1,4 +1,4 @@
-"""The promise: every planned image has exactly one row in a run, whoever writes and whatever dies."""
+"""The promise: every planned image has exactly one row in a run, even when drivers race or die."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_rows_in_any_order_make_whole_shards(output: str) -> None:
     assert record.done_shards(output, RUN, work) == {0, 1, 2, 3}
 
 
-def test_a_shard_is_not_there_before_its_last_row(output: str) -> None:
+def test_a_shard_is_written_after_its_last_row(output: str) -> None:
     work = planned(output, 4)
     writer = committer(output, work)
     writer.add(result(rows_of(work).slice(0, 2)))
@@ -60,22 +60,22 @@ def test_a_shard_is_not_there_before_its_last_row(output: str) -> None:
     assert record.done_shards(output, RUN, work) == {0, 1}
 
 
-def test_a_lacking_row_is_said_and_its_shard_not_written(output: str) -> None:
+def test_a_missing_row_is_an_error_and_its_shard_is_not_written(output: str) -> None:
     work = planned(output, 6)
     writer = committer(output, work)
     writer.add(result(rows_of(work).slice(0, 5)))
-    with pytest.raises(JobError, match="shard 1 got 2 rows of 3"):
+    with pytest.raises(JobError, match="shard 1 has 2 of its 3 rows"):
         writer.close()
     assert record.done_shards(output, RUN, work) == {0}
 
 
-def test_a_row_that_came_twice_is_not_written(output: str) -> None:
+def test_a_shard_with_a_row_twice_is_not_written(output: str) -> None:
     work = planned(output, 3)
     writer = committer(output, work)
     writer.add(result(rows_of(work).slice(0, 1)))
     writer.add(result(rows_of(work).slice(0, 1)))
     writer.add(result(rows_of(work).slice(1, 1)))
-    with pytest.raises(JobError, match="not the 3 of the plan"):
+    with pytest.raises(JobError, match="not the 3 planned images"):
         writer.flush()
     assert record.done_shards(output, RUN, work) == set()
 
@@ -97,13 +97,13 @@ def test_committers_racing_on_a_shard_leave_one_object(
         list(threads.map(write, range(4)))
     table = written(output)
     assert table["image_uri"].to_pylist() == rows_of(work)["image_uri"].to_pylist()
-    # All four describe what is there, not what they would have written.
+    # All four describe the object that exists, not the one that they tried to write.
     assert [w.shards for w in writers] == [writers[0].shards] * 4
     by_shard = [set(table["model_id"].slice(4 * n, 4).to_pylist()) for n in range(10)]
     assert all(len(authors) == 1 for authors in by_shard)
 
 
-def test_resume_is_the_plan_minus_what_is_there(output: str) -> None:
+def test_a_resumed_run_scores_the_planned_shards_that_are_missing(output: str) -> None:
     work = planned(output, 12)
     first = committer(output, work)
     first.add(result(rows_of(work).slice(0, 7)))  # two shards and one row
@@ -118,8 +118,8 @@ def test_resume_is_the_plan_minus_what_is_there(output: str) -> None:
     assert written(output)["image_uri"].to_pylist() == rows_of(work)["image_uri"].to_pylist()
 
 
-def test_a_changed_image_s_newest_row_is_not_the_one_that_says_changed(output: str) -> None:
-    """A second model scores both versions in the same instant."""
+def test_the_row_with_status_changed_is_not_the_newest_of_its_image(output: str) -> None:
+    """A second model scores both versions at the same moment."""
     old = [ObjectInfo("s3://b/a.jpg", "e1", 1), ObjectInfo("s3://b/b.jpg", "e1", 1)]
     extend(output, old, shard_size=9)
     new = [ObjectInfo("s3://b/a.jpg", "e2", 1)]
@@ -138,14 +138,14 @@ def test_a_changed_image_s_newest_row_is_not_the_one_that_says_changed(output: s
     assert rows[1]["scored_at"] == made[1]["scored_at"]
 
 
-def test_only_some_shards_are_to_be_done(output: str) -> None:
+def test_only_the_wanted_shards_are_scored(output: str) -> None:
     work = planned(output, 12)
     assert record.to_do(work, set(), {1, 0}) == [0, 1]
     assert record.to_do(work, {0}, {1, 0}) == [1]
     assert record.to_do(work, {0, 1, 2, 3}) == []
 
 
-def test_another_run_stands_beside(output: str) -> None:
+def test_two_runs_share_an_output(output: str) -> None:
     work = planned(output, 3)
     writer = committer(output, work)
     writer.add(result(rows_of(work)))
@@ -153,12 +153,12 @@ def test_another_run_stands_beside(output: str) -> None:
     assert record.done_shards(output, "another", work) == set()
 
 
-def test_something_else_among_the_shards_is_refused(output: str) -> None:
+def test_another_object_among_the_shards_is_refused(output: str) -> None:
     work = planned(output, 3)
     foreign = Path(output) / "scored" / RUN / "part-0.parquet"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"")
-    with pytest.raises(UserError, match=r"part-0\.parquet: is no shard"):
+    with pytest.raises(UserError, match=r"part-0\.parquet: is not a shard"):
         record.done_shards(output, RUN, work)
 
 
@@ -182,8 +182,8 @@ writer.close()
 """
 
 
-def test_a_driver_killed_while_it_writes_a_shard_leaves_nothing(output: str) -> None:
-    """Of a local shard too: nothing but whole shards ever lies under scored/."""
+def test_a_driver_killed_while_it_writes_a_shard_leaves_no_part_of_it(output: str) -> None:
+    """On a local disk too, scored/ holds only whole shards."""
     work = planned(output, 3)
     folder = Path(record.scored_uri(output, RUN))
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What a run began with, and keeps."""
+"""A run keeps the format that it began with."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def config_uri(job: Job) -> str:
     return record.described_uri(job.config.output, job.run_id, "config.json")
 
 
-def test_a_new_run_writes_down_all_columns(job: Job) -> None:
+def test_config_json_of_a_new_run_names_all_columns(job: Job) -> None:
     begun = begin(job)
     assert begun.columns == tuple(SCORED.names)
     assert json.loads(storage.read_bytes(config_uri(job)))["columns"] == SCORED.names
@@ -68,14 +68,14 @@ def test_a_run_of_a_newer_version_is_refused(job: Job) -> None:
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[1]", '{"columns": ["mood"]}', '{"columns": 3}'])
-def test_a_damaged_description_is_refused(job: Job, text: str) -> None:
+def test_a_damaged_config_json_is_refused(job: Job, text: str) -> None:
     storage.write_bytes(config_uri(job), text.encode())
     with pytest.raises(UserError, match="does not describe a scoring run"):
         read_format(config_uri(job))
 
 
 @pytest.mark.parametrize("columns", [FIRST_COLUMNS, tuple(SCORED.names)], ids=["old", "new"])
-def test_where_the_description_is_lost_the_shards_tell_the_columns(
+def test_without_config_json_the_columns_are_read_from_a_shard(
     job: Job, columns: tuple[str, ...]
 ) -> None:
     version = 1 if columns == FIRST_COLUMNS else TABLE_VERSION
@@ -134,7 +134,7 @@ def test_rows_of_another_decoder_are_counted(
     assert "--fresh" in caplog.text
 
 
-def test_fresh_is_a_run_of_its_own(job: Job) -> None:
+def test_fresh_starts_another_run(job: Job) -> None:
     """The same command with --fresh continues that run."""
     ids = []
     for fresh in (False, True, True):

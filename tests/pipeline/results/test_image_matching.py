@@ -1,4 +1,4 @@
-"""Which row belongs to which labelled image."""
+"""Labelled images are matched with rows by URI."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pipeline.errors import UserError
 from pipeline.results.image_matching import match_images
 
 
-def test_images_are_found_under_their_full_uri() -> None:
+def test_images_are_matched_by_their_full_uri() -> None:
     scored = ["s3://b/x/1.jpg", "s3://b/y/1.jpg", "s3://b/y/2.jpg"]
     assert match_images(["s3://b/y/2.jpg", "s3://b/x/1.jpg"], scored, "run r") == [2, 0]
 
 
-def test_images_that_lie_elsewhere_are_found_by_their_file_name() -> None:
+def test_images_in_another_folder_are_matched_by_their_file_name() -> None:
     assert match_images(
         ["/labels/2.jpg", "/labels/1.jpg"], ["s3://b/1.jpg", "s3://b/2.jpg"], "r"
     ) == [
@@ -22,12 +22,12 @@ def test_images_that_lie_elsewhere_are_found_by_their_file_name() -> None:
     ]
 
 
-def test_equal_file_names_are_told_apart_by_the_longest_common_end() -> None:
+def test_equal_file_names_are_matched_by_the_longest_common_end() -> None:
     scored = ["s3://b/in/day/1.jpg", "s3://b/in/night/1.jpg", "s3://b/other/night/1.jpg"]
     assert match_images(["/in/day/1.jpg", "/in/night/1.jpg"], scored, "r") == [0, 1]
 
 
-def test_equal_ends_are_refused_with_both_candidates() -> None:
+def test_two_equal_matches_are_refused_and_both_named() -> None:
     with pytest.raises(UserError, match=r"/labels/1.jpg: may be s3://b/x/1.jpg or s3://b/y/1.jpg"):
         match_images(["/labels/1.jpg"], ["s3://b/x/1.jpg", "s3://b/y/1.jpg"], "r")
 
@@ -38,11 +38,11 @@ def test_two_images_never_share_a_row() -> None:
 
 
 def test_an_image_that_was_not_scored_is_named_and_counted() -> None:
-    with pytest.raises(UserError, match=r"/l/3.jpg: has no row in run r, as 2 of the 3 labelled"):
+    with pytest.raises(UserError, match=r"/l/3.jpg: has no row in run r; 2 of the 3 labelled"):
         match_images(["/l/1.jpg", "/l/3.jpg", "/l/4.jpg"], ["s3://b/1.jpg"], "run r")
 
 
-def test_beside_the_scored_images_a_like_named_file_elsewhere_is_no_match() -> None:
+def test_if_full_uris_match_a_file_of_the_same_name_elsewhere_does_not() -> None:
     # 2.jpg was deleted from day/ before scoring; night/2.jpg is another picture.
     with pytest.raises(UserError, match=r"s3://b/day/2.jpg: has no row"):
         match_images(
@@ -52,7 +52,7 @@ def test_beside_the_scored_images_a_like_named_file_elsewhere_is_no_match() -> N
         )
 
 
-def test_a_name_that_only_ends_alike_is_another_file() -> None:
+def test_a_file_name_with_the_same_end_is_another_file() -> None:
     with pytest.raises(UserError, match="has no row"):
         match_images(["/l/1.jpg"], ["s3://b/11.jpg"], "r")
 

@@ -1,4 +1,4 @@
-"""A run's boxes as Delta and Iceberg tables: written by Ray, read back by others."""
+"""Ray writes the boxes of a run as Delta and Iceberg tables; other libraries read them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def told(rows: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_delta_table_is_the_last_run_that_was_written(tmp_path: Path) -> None:
+def test_a_delta_table_holds_the_run_written_last(tmp_path: Path) -> None:
     """On disk: deltalake holds the interpreter while it lists, which the S3 server of this process needs."""
     deltalake = pytest.importorskip("deltalake", reason="the extra `delta` is not installed")
     results, table = str(tmp_path / "results"), str(tmp_path / "lake" / "detections")
@@ -64,7 +64,7 @@ def test_a_delta_table_is_the_last_run_that_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_iceberg_table_is_the_last_run_that_was_written(
+def test_an_iceberg_table_holds_the_run_written_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYICEBERG_CATALOG__DEFAULT__URI", f"sqlite:///{tmp_path}/catalog.db")
@@ -89,14 +89,14 @@ def test_an_iceberg_table_is_the_last_run_that_was_written(
     )
 
 
-def test_mistakes_are_said_before_anything_is_read(
+def test_mistakes_are_reported_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = run_of(str(tmp_path / "results"), "r1", FOUND)
     for output in ("s3://bucket/table", "boxes", ".boxes"):
         with pytest.raises(UserError, match=r"NAMESPACE\.TABLE"):
             export.run(ExportConfig(scored=results, output=output, format="iceberg"))
-    with pytest.raises(UserError, match="--limit: means nothing to delta"):
+    with pytest.raises(UserError, match="--limit: has no effect with --format delta"):
         ExportConfig(scored=results, output="x", format="delta", limit=1)
     monkeypatch.setitem(sys.modules, "deltalake", None)
     with pytest.raises(UserError, match=r"fastrcnn-ray\[delta\]"):

@@ -1,4 +1,4 @@
-"""Reading a scoring run back."""
+"""Reading the rows of a scoring run."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_several_runs_are_listed_and_one_is_chosen(bucket: str) -> None:
     with pytest.raises(UserError, match="holds 2 runs. Give --run-id: r1, r2"):
         find_run(bucket)
     assert find_run(bucket, "r2").uris == (f"{bucket}/scored/r2/0.parquet",)
-    with pytest.raises(UserError, match="--run-id r3: is not under .* There is: r1, r2"):
+    with pytest.raises(UserError, match="--run-id r3: is not under .* Give one of: r1, r2"):
         find_run(bucket, "r3")
 
 
 def test_an_output_without_shards_is_refused(bucket: str) -> None:
-    with pytest.raises(UserError, match="nothing is there"):
+    with pytest.raises(UserError, match="names no object"):
         find_run(bucket)
     storage.write_bytes(f"{bucket}/plans/g1/0.parquet", b"no table of ours")
     with pytest.raises(UserError, match="holds no scored/<run_id>"):
@@ -73,7 +73,7 @@ def test_an_output_without_shards_is_refused(bucket: str) -> None:
         find_run("s3://no-such-bucket/out")
 
 
-def test_the_newest_row_of_an_image_wins_whatever_shard_it_is_in(bucket: str) -> None:
+def test_the_newest_row_of_an_image_is_read_from_any_shard(bucket: str) -> None:
     _shard(
         f"{bucket}/scored/r/0.parquet", _row("s3://x/1.jpg", "ring", day=3), _row("s3://x/2.jpg")
     )
@@ -89,7 +89,7 @@ def test_the_newest_row_of_an_image_wins_whatever_shard_it_is_in(bucket: str) ->
     assert (run.num_rows, run.classes, run.model_id) == (4, CLASSES, "m1")
 
 
-def test_the_highest_generation_wins_whatever_the_clocks_say(bucket: str) -> None:
+def test_the_highest_generation_is_newest_even_if_clocks_are_wrong(bucket: str) -> None:
     _shard(f"{bucket}/scored/r/0.parquet", _row("s3://x/1.jpg", "ring", day=9))  # null means 1
     _shard(
         f"{bucket}/scored/r/1.parquet",
@@ -122,7 +122,7 @@ def test_a_run_of_a_newer_version_is_refused_in_one_line(bucket: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_only_images_of_the_names_asked_for_are_kept(bucket: str) -> None:
+def test_only_images_with_the_given_names_are_kept(bucket: str) -> None:
     names = ["a b.jpg", "a%20b.jpg", "11.jpg", "1.jpg"]
     _shard(f"{bucket}/scored/r/0.parquet", *(_row(f"s3://x/{name}") for name in names))
     _shard(f"{bucket}/scored/r/1.parquet", _row("s3://x/2.jpg"))
@@ -132,7 +132,7 @@ def test_only_images_of_the_names_asked_for_are_kept(bucket: str) -> None:
     assert read_run(find_run(bucket), set()).rows.num_rows == 0
 
 
-def test_files_that_are_no_tables_of_a_run_are_named(bucket: str) -> None:
+def test_a_file_that_is_not_a_table_of_a_run_is_named(bucket: str) -> None:
     uri = f"{bucket}/scored/r/0.parquet"
     _shard(uri, _row("s3://x/1.jpg", "ring"))
     whole = storage.read_bytes(uri)
@@ -147,5 +147,5 @@ def test_files_that_are_no_tables_of_a_run_are_named(bucket: str) -> None:
 def test_a_shard_of_another_detector_is_refused(bucket: str) -> None:
     _shard(f"{bucket}/scored/r/0.parquet", _row("s3://x/1.jpg"))
     _shard(f"{bucket}/scored/r/1.parquet", _row("s3://x/2.jpg"), classes=("cross", "ring"))
-    with pytest.raises(UserError, match="1.parquet: is of a detector with other classes"):
+    with pytest.raises(UserError, match="1.parquet: comes from a detector with other classes"):
         read_run(find_run(bucket), {"1.jpg"})

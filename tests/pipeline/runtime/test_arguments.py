@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.runtime.arguments import parse_arguments
 from pipeline.runtime.flags import Uri
 
-DOC = """What nested flags set.
+DOC = """Numbers that nested flags set.
 
 Attributes:
     scale: Shorter side.
@@ -71,7 +71,7 @@ def refused(*words: str) -> str:
     return str(caught.value)
 
 
-def test_a_wrong_flag_is_named_with_the_nearest_one_before_what_is_missing() -> None:
+def test_a_wrong_flag_is_named_with_the_nearest_one_and_the_missing_ones() -> None:
     assert refused("--img", "in") == (
         "--img: no such flag. Did you mean --images? Also missing: --output. (job --help-all lists all)"
     )
@@ -88,7 +88,7 @@ def test_a_wrong_flag_is_named_with_the_nearest_one_before_what_is_missing() -> 
         ("--bach", "--batch-size"),
     ],
 )
-def test_the_flag_that_was_meant_is_named(given: str, meant: str) -> None:
+def test_the_flag_that_was_probably_meant_is_named(given: str, meant: str) -> None:
     assert f"{given}: no such flag. Did you mean {meant}?" in refused(*PLACES, given, "3")
 
 
@@ -122,8 +122,10 @@ def test_a_value_that_does_not_fit_is_shown_with_what_was_expected(words: str, s
     assert refused(*PLACES, *words.split()).startswith(said)
 
 
-def test_a_word_before_every_flag_is_refused() -> None:
-    assert refused("s3://b/x", *PLACES).startswith("'s3://b/x': stands after no flag.")
+def test_a_value_before_the_first_flag_is_refused() -> None:
+    assert refused("s3://b/x", *PLACES).startswith(
+        "'s3://b/x': is a value without a flag before it."
+    )
 
 
 def test_a_pattern_that_the_shell_expanded_is_recognised(
@@ -134,7 +136,7 @@ def test_a_pattern_that_the_shell_expanded_is_recognised(
         Path(name).touch()
     said = refused("--images", "a.jpg", "b.jpg", "c.jpg", "--output", "out")
     assert said.startswith("--images: 3 values were given, expected one, URI.")
-    assert said.endswith("put it in quotes, as in --images '*.jpg'")
+    assert said.endswith("Put the pattern in quotes, as in --images '*.jpg'")
     assert "quotes" not in refused("--images", "a.jpg", "other", "--output", "out")
 
 
@@ -149,7 +151,7 @@ def test_flags_are_spelled_with_hyphens_underscores_and_equals_signs() -> None:
     assert parsed("--model.test_scales", "4", "5").model.test_scales == (4, 5)
 
 
-def test_the_last_of_a_flag_given_twice_counts() -> None:
+def test_if_a_flag_is_given_twice_the_last_one_counts() -> None:
     assert parsed("--limit", "1", "--limit=2").limit == 2
     assert parsed("--include", "a", "b", "--include", "c").include == ("c",)
 
@@ -169,14 +171,14 @@ def test_nested_flags_are_none_until_given_and_booleans_are_written_in_any_case(
     assert parsed("--model.flips", "True").model.flips is True
 
 
-def test_a_word_may_stand_instead_of_a_number() -> None:
+def test_a_word_is_accepted_instead_of_a_number() -> None:
     assert parsed("--model.scale", "null").model.scale == "null"
     assert "--model.scale: 'nul' was given, expected an integer or null." in refused(
         *PLACES, "--model.scale", "nul"
     )
 
 
-def test_none_is_a_value_where_the_field_may_be_none() -> None:
+def test_none_is_accepted_if_the_field_is_optional() -> None:
     assert parsed("--limit", "None").limit is None
     assert "expected an integer" in refused(*PLACES, "--batch-size", "None")
 
@@ -188,7 +190,7 @@ def test_the_home_folder_is_expanded_in_local_paths(monkeypatch: pytest.MonkeyPa
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """What tyro alone finds out: the nested class raises a ValueError."""
+    """Only tyro finds this mistake: the nested class raises a ValueError."""
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Inner:
@@ -203,7 +205,7 @@ class Checked:
     """Numbers."""
 
 
-def test_what_a_nested_class_refuses_is_one_line_too() -> None:
+def test_an_error_of_a_nested_class_is_one_line() -> None:
     with pytest.raises(UserError, match="size=0: must be at least 1") as caught:
         parse_arguments(Checked, ["--inner.size", "0"], "job")
     assert "\n" not in str(caught.value)

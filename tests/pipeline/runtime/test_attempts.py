@@ -1,4 +1,4 @@
-"""A batch that killed its process is taken apart, and what kills alone is given up."""
+"""After a batch killed its process, its images are tried alone; an image that kills again is given up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.runtime.attempts import _NO_MEMORY, AttemptLog, attempt
 
 
 class Died(BaseException):
-    """Stands for the end of the process: nothing after it runs."""
+    """Stands for the death of the process: no code after it runs."""
 
 
 def rows(*uris: str) -> pa.Table:
@@ -22,7 +22,7 @@ def outcome(batch: pa.Table, text: str) -> pa.Table:
 
 
 def run_until_done(batch: pa.Table, poison: str, log: AttemptLog) -> tuple[dict[str, str], int]:
-    """As Ray Data: the same batch again after each death. Returns outcomes and deaths."""
+    """Repeat the batch after each death, as Ray Data does. Returns the outcomes and the number of deaths."""
 
     def work(part: pa.Table) -> pa.Table:
         if poison in part["image_uri"].to_pylist():
@@ -38,15 +38,15 @@ def run_until_done(batch: pa.Table, poison: str, log: AttemptLog) -> tuple[dict[
     raise AssertionError("never done")
 
 
-def test_an_image_that_kills_three_times_fails_alone() -> None:
+def test_only_the_image_that_kills_three_times_fails() -> None:
     done, deaths = run_until_done(rows("a", "b", "c"), "b", AttemptLog())
     assert deaths == 3
     assert (done["a"], done["c"]) == ("ok", "ok")
     assert done["b"] == "its process died each of 3 times at stage 'test'"
 
 
-def test_after_a_death_images_are_taken_with_care() -> None:
-    """What kills a process in company lives behind the fence: no image is lost."""
+def test_after_a_death_the_careful_function_is_called() -> None:
+    """A batch that kills its process may work image by image in another process: no image is lost."""
     log = AttemptLog()
 
     def killed(part: pa.Table) -> pa.Table:
@@ -70,7 +70,7 @@ def test_a_batch_without_poison_is_done_at_once() -> None:
     assert (done, deaths) == ({"a": "ok", "b": "ok"}, 0)
 
 
-def test_a_death_from_outside_costs_no_image() -> None:
+def test_no_image_fails_if_the_process_was_killed_from_outside() -> None:
     log = AttemptLog()
 
     def killed(part: pa.Table) -> pa.Table:
@@ -82,8 +82,8 @@ def test_a_death_from_outside_costs_no_image() -> None:
     assert done == {"a": "ok", "b": "ok"}
 
 
-def test_a_batch_done_once_may_be_done_again() -> None:
-    """Ray Data redoes tasks whose output was lost with a node: those are no deaths."""
+def test_a_finished_batch_can_be_repeated() -> None:
+    """Ray Data repeats tasks whose output was lost with a node; this does not count as a death."""
     log = AttemptLog()
     together: list[int] = []
 
@@ -96,7 +96,7 @@ def test_a_batch_done_once_may_be_done_again() -> None:
     assert together == [2, 2, 2]
 
 
-def test_stages_are_counted_apart() -> None:
+def test_stages_are_counted_separately() -> None:
     log = AttemptLog()
     log.begin("read 1 a")
     _, deaths = run_until_done(rows("a"), "x", log)
@@ -115,8 +115,8 @@ def test_stages_are_counted_apart() -> None:
         (RuntimeError("shapes do not match"), 0),
     ],
 )
-def test_a_process_without_memory_is_told_from_a_bug(error: Exception, times: int) -> None:
-    """A worker ends itself then; in the caller's own process the exception says it."""
+def test_a_process_without_memory_is_distinguished_from_a_bug(error: Exception, times: int) -> None:
+    """A worker then ends itself; in the caller's process the exception is raised."""
 
     class Log(AttemptLog):
         told = 0
@@ -133,6 +133,6 @@ def test_a_process_without_memory_is_told_from_a_bug(error: Exception, times: in
     assert log.told == times
 
 
-def test_torch_says_of_a_cpu_without_memory_what_is_looked_for() -> None:
+def test_the_error_of_torch_without_memory_holds_the_expected_text() -> None:
     with pytest.raises(RuntimeError, match=_NO_MEMORY):
         torch.empty(2**60, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""What a job's process says in the end, and its exit code."""
+"""The last line and the exit code of a job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Config:
 
 
 def ends(error: Exception, monkeypatch: pytest.MonkeyPatch, *, worker: bool = False) -> object:
-    """Exit code of a job that raises."""
+    """Return the exit code of a job that raises `error`."""
 
     def run(_: Config) -> None:
         raise error
@@ -49,7 +49,7 @@ def ends(error: Exception, monkeypatch: pytest.MonkeyPatch, *, worker: bool = Fa
         (ObjectUnreadable("s3://b/a: no answer"), 1, "failed: s3://b/a: no answer"),
     ],
 )
-def test_an_error_is_one_line_and_an_exit_code(
+def test_an_error_gives_one_line_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: Exception,
@@ -61,10 +61,10 @@ def test_an_error_is_one_line_and_an_exit_code(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_fails_in_a_worker_is_no_mistake_of_the_users(
+def test_a_user_error_in_a_worker_exits_with_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The store went away after the start: the same command may work, so the exit code is 1."""
+    """The store failed after the start. The same command may work later, so the exit code is 1."""
     error = UserError("s3://b/plans/1", "cannot be reached", "Check the endpoint.")
     assert ends(error, monkeypatch, worker=True) == 1
     err = capsys.readouterr().err
@@ -73,6 +73,6 @@ def test_what_fails_in_a_worker_is_no_mistake_of_the_users(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_bug_in_a_worker_rises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_a_worker_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         ends(ZeroDivisionError(), monkeypatch, worker=True)

@@ -1,4 +1,4 @@
-"""Which clusters are joined: those that ask for a token, and those of this machine alone."""
+"""Clusters are joined if they require a token, or are this machine alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.runtime import cluster
 from pipeline.runtime.cluster import asks_for_token, check_closed, check_versions
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-ELSEWHERE = "192.0.2.7"  # TEST-NET-1 (RFC 5737): nobody's address
+ELSEWHERE = "192.0.2.7"  # TEST-NET-1 (RFC 5737): reserved for documentation
 
 
 class Dashboard(BaseHTTPRequestHandler):
-    """Ray's, in what matters here: 401 for who brings no token, where one is asked for."""
+    """A stand-in for Ray's dashboard: answers 401 without a token if one is required."""
 
     code = 200
 
@@ -50,24 +50,28 @@ def test_an_open_cluster_of_other_machines_is_refused() -> None:
         check_closed(["127.0.0.1", ELSEWHERE], closed=False)
 
 
-def test_a_closed_cluster_is_joined_wherever_it_is(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cluster_that_requires_a_token_is_joined_anywhere(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     check_closed([ELSEWHERE], closed=True)
     assert caplog.text == ""
 
 
-def test_an_open_cluster_of_this_machine_is_joined(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cluster_on_the_loopback_address_is_joined_without_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     check_closed(["127.0.0.1", "127.0.0.2"], closed=False)
     assert caplog.text == ""
 
 
-def test_one_in_a_network_of_its_own_is_warned_of_and_one_in_the_internet_refused(
+def test_a_cluster_in_a_private_network_gives_a_warning_and_one_on_the_internet_is_refused(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.runtime.cluster._is_here", lambda address: True)
     with caplog.at_level(logging.WARNING):
-        for own in (ELSEWHERE, "10.0.0.4", "172.17.0.2", "192.168.1.5", "fd00::1"):
+        for address in (ELSEWHERE, "10.0.0.4", "172.17.0.2", "192.168.1.5", "fd00::1"):
             caplog.clear()
-            check_closed(["127.0.0.1", own], closed=False)
+            check_closed(["127.0.0.1", address], closed=False)
             assert "ray get-auth-token --generate" in caplog.text
     with pytest.raises(UserError, match=r"8\.8\.8\.8.*--allow-open-cluster"):
         check_closed(["8.8.8.8"], closed=False)
@@ -78,10 +82,10 @@ def test_a_node_without_the_package_or_with_another_version_is_named() -> None:
     with pytest.raises(UserError) as caught:
         check_versions({"10.0.0.4": "0.1.0", ELSEWHERE: None}, "0.1.0")
     assert str(caught.value) == (
-        "the node 192.0.2.7 of the Ray cluster: has no fastrcnn-ray, this machine has 0.1.0. Install"
+        "the node 192.0.2.7 of the Ray cluster: has no fastrcnn-ray, but this machine has 0.1.0. Install"
         " fastrcnn-ray 0.1.0 in the Python of every node, or start the job from a checkout."
     )
-    with pytest.raises(UserError, match=r"10\.0\.0\.4.*has fastrcnn-ray 0\.0\.9, this machine has"):
+    with pytest.raises(UserError, match=r"10\.0\.0\.4.*has fastrcnn-ray 0\.0\.9, but this machine"):
         check_versions({"10.0.0.4": "0.0.9", ELSEWHERE: "0.1.0"}, "0.1.0")
 
 
@@ -115,25 +119,25 @@ def test_only_a_checkout_is_sent_to_a_cluster_that_is_joined(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_every_node_says_its_version() -> None:
-    """Also one that is busy: the question takes no CPU."""
+def test_every_node_reports_its_version() -> None:
+    """A busy node reports too, because the task needs no CPU."""
     (version,) = cluster.node_versions().values()
     assert version == "0.1.0"
 
 
 def run_apart(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """In a process that is told of no cluster and no store, and so starts a Ray of its own."""
-    own = {name: os.environ[name] for name in os.environ if not name.startswith(("RAY_", "AWS_"))}
+    """Run code in a process without RAY_ and AWS_ variables, so that it starts another Ray."""
+    kept = {name: os.environ[name] for name in os.environ if not name.startswith(("RAY_", "AWS_"))}
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=CHECKOUT,
-        env=own | {"RAY_memory_monitor_refresh_ms": "0"} | environment,
+        env=kept | {"RAY_memory_monitor_refresh_ms": "0"} | environment,
         capture_output=True,
         text=True,
     )
 
 
-OWN = """
+START_RAY = """
 import ray
 from pathlib import Path
 from pipeline.runtime import cluster
@@ -144,9 +148,9 @@ print("written:", (Path.home() / ".ray" / "auth_token").exists())
 """
 
 
-def test_a_ray_that_a_job_starts_lets_nobody_else_in(tmp_path: Path) -> None:
-    """And leaves no token behind that later clusters would obey."""
-    done = run_apart(OWN, HOME=str(tmp_path))
+def test_a_ray_that_a_job_starts_requires_a_token(tmp_path: Path) -> None:
+    """No token file stays behind, because later clusters would use it."""
+    done = run_apart(START_RAY, HOME=str(tmp_path))
     assert "asks: True\nwritten: False" in done.stdout, done.stderr
     assert "oken" not in done.stderr
 
@@ -167,8 +171,8 @@ except JobError as error:
 
 
 @pytest.mark.long
-def test_a_ray_that_starts_too_slowly_is_said_in_one_line(tmp_path: Path) -> None:
-    """As on a machine where much else runs: the agent imports for longer than the raylet waits for it."""
+def test_a_ray_that_starts_too_slowly_gives_one_line_of_error(tmp_path: Path) -> None:
+    """As on a busy machine: the imports of the agent take longer than the raylet waits."""
     (tmp_path / "sitecustomize.py").write_text(SLOW_AGENT)
     done = run_apart(CONNECT, PYTHONPATH=str(tmp_path))
     assert done.stdout.startswith("said: Ray did not start on this machine"), done.stderr
@@ -176,7 +180,7 @@ def test_a_ray_that_starts_too_slowly_is_said_in_one_line(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("mode", ["token", "disabled"])
-def test_the_dashboard_is_believed_more_than_our_own_word(
+def test_the_answer_of_the_dashboard_counts_more_than_the_environment(
     dashboard: tuple[int, str], mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
@@ -186,7 +190,7 @@ def test_the_dashboard_is_believed_more_than_our_own_word(
 
 
 @pytest.mark.parametrize("address", [None, "", "127.0.0.1:1"])
-def test_where_there_is_no_dashboard_our_word_counts(
+def test_without_a_dashboard_the_environment_counts(
     address: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for mode in ("token", "disabled"):

@@ -15,13 +15,13 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def ends(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[object, str, str]:
-    """Exit code, standard output, standard error."""
+    """Run the command; return the exit code, standard output and standard error."""
     with pytest.raises(SystemExit) as stop:
         dispatch(COMMANDS, "fastrcnn-ray", "Does much.", words)
     return stop.value.code, *capsys.readouterr()
 
 
-def test_help_lists_each_job_with_a_line(
+def test_help_lists_each_job_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -31,7 +31,7 @@ def test_help_lists_each_job_with_a_line(
     assert lines[0] == "usage: fastrcnn-ray COMMAND [flags]"
     for command in COMMANDS:
         assert sum(line.startswith(f"  {command.name} ") for line in lines) == 1
-    assert "  report            Make one HTML page of a scoring run." in lines
+    assert "  report            Write one HTML page about a scoring run." in lines
 
 
 def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,7 +39,7 @@ def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, out) == (0, "fastrcnn-ray 0.1.0\n")
 
 
-def test_a_job_may_be_called_as_its_file_is() -> None:
+def test_a_job_can_be_called_by_the_name_of_its_file() -> None:
     for words, name in (
         ("score score_bucket score-bucket", "score"),
         ("draw-scenes draw_scenes", "draw-scenes"),
@@ -50,7 +50,7 @@ def test_a_job_may_be_called_as_its_file_is() -> None:
     assert find(COMMANDS, "scores") is None
 
 
-def test_an_unknown_job_is_one_line_that_names_the_nearest(
+def test_an_unknown_job_gives_one_line_that_names_the_nearest(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, _, err = ends(["scoer", "--images", "x"], capsys)

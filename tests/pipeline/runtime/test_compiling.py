@@ -8,13 +8,13 @@ from pipeline.errors import UserError
 from pipeline.runtime.compiling import check_compiles
 
 
-def test_compiling_is_refused_where_it_does_not_pay() -> None:
+def test_compiling_is_refused_on_cpus() -> None:
     with pytest.raises(UserError, match="--compile: is slower on CPUs"):
         check_compiles("--compile", 0)
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_on_a_gpu_it_needs_triton(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_on_a_gpu_needs_triton(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if there else None)
     if there:
         check_compiles("--compile", 1)

@@ -1,4 +1,4 @@
-"""How flags are laid out, on a config of a few fields."""
+"""The layout of --help, for a config of a few fields."""
 
 from __future__ import annotations
 
@@ -67,9 +67,10 @@ Run:
 
 --help-all shows 4 more flags.
 
-Exit codes: 0, done. 1, failed: run the same command
-again, it continues. 2, the command or what it names
-must be changed: one line says what and how.
+Exit codes: 0, the job is done. 1, the job failed; the
+same command continues it. 2, the command, or something
+that it names, must be changed; one line says what and
+how.
 """
 
 MORE = """\
@@ -109,13 +110,13 @@ def test_help_shows_common_flags_in_groups_and_breaks_no_sentence() -> None:
     assert render(Config, "job", DESCRIPTION, everything=False) == HELP
 
 
-def test_help_all_shows_the_others_and_nested_ones_in_a_group_of_their_own() -> None:
+def test_help_all_shows_the_other_flags_and_a_group_for_each_nested_class() -> None:
     assert MORE in render(Config, "job", DESCRIPTION, everything=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Odd:
-    """No flag can give a table, nor one of two types."""
+    """No flag can have a dict or one of two types."""
 
     table: dict[str, str] = field(default_factory=dict)
 

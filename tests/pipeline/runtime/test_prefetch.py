@@ -1,4 +1,4 @@
-"""Results come in order, made ahead by a bounded number of calls."""
+"""Results come in order; a bounded number of calls runs ahead."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_batches_come_in_order_while_the_next_are_loaded() -> None:
     assert first_may_end.is_set()
 
 
-def test_a_failed_load_is_raised_at_its_own_step() -> None:
+def test_the_error_of_a_call_is_raised_at_the_place_of_its_result() -> None:
     def load(step: int) -> int:
         if step == 2:
             raise OSError("gone")
@@ -40,7 +40,7 @@ def test_a_failed_load_is_raised_at_its_own_step() -> None:
         next(items)
 
 
-def test_no_more_items_are_taken_than_may_wait_and_none_after_an_early_end() -> None:
+def test_few_items_are_taken_ahead_and_none_after_an_early_end() -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -55,7 +55,7 @@ def test_no_more_items_are_taken_than_may_wait_and_none_after_an_early_end() -> 
     assert len(taken) == 5
 
 
-def test_calls_that_have_not_begun_when_the_reader_ends_never_begin() -> None:
+def test_no_call_begins_after_the_reader_has_ended() -> None:
     begun: list[int] = []
     runs, may_end = threading.Event(), threading.Event()
 
@@ -74,7 +74,7 @@ def test_calls_that_have_not_begun_when_the_reader_ends_never_begin() -> None:
     assert begun == [0, 1]
 
 
-def test_in_threads_gives_all_results_in_order() -> None:
+def test_in_threads_returns_all_results_in_order() -> None:
     together = threading.Barrier(3, timeout=5)
 
     def call(number: int) -> int:

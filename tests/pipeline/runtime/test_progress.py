@@ -1,4 +1,4 @@
-"""Progress under a pseudo-terminal, and in a pipe."""
+"""Progress on a pseudo-terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ logging.getLogger("job").info("after")
 
 
 def under_a_terminal(code: str) -> str:
-    """What a terminal of 100 columns is sent."""
+    """Run code and return what it sends to a terminal of 100 columns."""
     master, slave = pty.openpty()
     environment = os.environ | {"COLUMNS": "100", "TERM": "xterm"}
     process = subprocess.Popen(
@@ -61,7 +61,7 @@ def test_a_terminal_shows_a_bar_that_fills_and_the_log_above_it() -> None:
     assert "progress: scoring:" not in plain
 
 
-def test_a_pipe_gets_plain_lines_now_and_then_and_the_last_one(
+def test_a_pipe_gets_plain_lines_at_intervals_and_a_last_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [1000.0]
@@ -75,13 +75,13 @@ def test_a_pipe_gets_plain_lines_now_and_then_and_the_last_one(
     assert caplog.messages[-1] == "scoring: 100 of 100 images, 2.0/s, 0:00:00 left; 100 ok"
 
 
-def test_what_takes_no_time_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_short_work_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), Progress("reading", 3, "shards") as shown:
         shown.update(3)
     assert caplog.messages == []
 
 
-def test_where_the_total_is_unknown_nothing_is_said_of_the_rest(
+def test_without_a_total_no_remaining_time_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [1000.0]
@@ -98,7 +98,7 @@ def test_a_bar_without_a_total_is_full_at_the_end() -> None:
     assert re.search(r"scoring ━+ 40/40 images 0:00:00 40 ok \[x\]", plain)
 
 
-def test_what_fails_has_no_last_line(
+def test_failed_work_logs_no_last_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)

@@ -1,4 +1,4 @@
-"""The CPU stage of scoring: tasks cover the shards, and images of like shape are neighbours."""
+"""The CPU stage of scoring: tasks cover the shards, and images of similar shape are neighbours."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_tasks_cover_every_row_of_the_shards_once(tmp_path: Path) -> None:
     assert {row["status"] for row in read} == {"ok"}
 
 
-def test_images_of_like_shape_come_after_each_other(tmp_path: Path) -> None:
+def test_images_of_similar_shape_follow_each_other(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for n in range(12):
         write_image(tmp_path / "in" / f"{n:02d}.png", (60, 30) if n % 2 else (30, 60))

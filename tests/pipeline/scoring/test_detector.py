@@ -1,4 +1,4 @@
-"""The actor of the second stage, as a plain call."""
+"""The actor of the second stage, called without Ray."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def candidates(tmp_path: Path) -> pa.Table:
     return candidates_of(tmp_path, ProposalConfig(name="grid", max_boxes=12))
 
 
-def test_rows_keep_their_place_and_carry_the_models_boxes(
+def test_rows_keep_their_order_and_hold_the_boxes_of_the_model(
     candidates: pa.Table, tiny_checkpoint: Path
 ) -> None:
     results = DetectorActor(tiny_checkpoint, run_id="r1", precision="float32")(candidates)
@@ -58,7 +58,7 @@ def test_rows_keep_their_place_and_carry_the_models_boxes(
         assert scores == sorted(scores, reverse=True)
 
 
-def test_an_rpns_actor_needs_no_proposals_and_says_how_many_it_made(
+def test_an_actor_with_an_rpn_needs_no_proposals_and_counts_its_proposals(
     candidates: pa.Table, rpn_checkpoint: Path, tmp_path: Path
 ) -> None:
     bare = candidates_of(tmp_path, ProposalConfig(name="rpn", max_boxes=30))
@@ -81,7 +81,7 @@ def test_an_rpns_actor_needs_no_proposals_and_says_how_many_it_made(
     assert (rows[1]["num_proposals"], rows[1]["detections"]) == (None, None)
 
 
-def test_an_rpns_actor_takes_proposals_where_they_are_given(
+def test_an_actor_with_an_rpn_uses_given_proposals(
     candidates: pa.Table, rpn_checkpoint: Path
 ) -> None:
     detector = DetectorActor(rpn_checkpoint)
@@ -89,7 +89,7 @@ def test_an_rpns_actor_takes_proposals_where_they_are_given(
     assert detector(candidates)["num_proposals"].to_pylist()[0] == given
 
 
-def test_the_threshold_replaces_the_checkpoints(
+def test_the_given_threshold_replaces_the_one_in_the_checkpoint(
     candidates: pa.Table, tiny_checkpoint: Path
 ) -> None:
     rows = DetectorActor(tiny_checkpoint, score_threshold=1.0)(candidates).to_pylist()
@@ -97,7 +97,7 @@ def test_the_threshold_replaces_the_checkpoints(
     assert rows[0]["detections"] == []
 
 
-def test_a_batch_of_broken_images_needs_no_model_pass(
+def test_a_batch_of_broken_images_skips_the_model(
     candidates: pa.Table, tiny_checkpoint: Path
 ) -> None:
     (row,) = DetectorActor(tiny_checkpoint)(candidates.slice(1, 1)).to_pylist()
@@ -105,11 +105,11 @@ def test_a_batch_of_broken_images_needs_no_model_pass(
 
 
 def test_a_checkpoint_written_anew_since_the_start_is_refused(tiny_checkpoint: Path) -> None:
-    with pytest.raises(RuntimeError, match="was 0123 when the job started"):
+    with pytest.raises(RuntimeError, match="expected 0123, as when the job started"):
         DetectorActor(tiny_checkpoint, model_id="0123")
 
 
-def test_an_image_that_killed_three_actors_is_a_row(
+def test_an_image_that_killed_three_actors_gets_a_row(
     candidates: pa.Table, tiny_checkpoint: Path
 ) -> None:
     poison = candidates["image_uri"][2].as_py()
@@ -121,7 +121,7 @@ def test_an_image_that_killed_three_actors_is_a_row(
     assert "died each of 3 times" in rows[2]["error"]
 
 
-def test_a_library_detector_that_is_given_candidates_makes_the_actors_rows(
+def test_the_library_detector_turns_candidates_into_the_same_rows_as_the_actor(
     candidates: pa.Table, tiny_checkpoint: Path
 ) -> None:
     actor, library = (kind(tiny_checkpoint)(candidates) for kind in (DetectorActor, Detector))
@@ -130,7 +130,7 @@ def test_a_library_detector_that_is_given_candidates_makes_the_actors_rows(
     assert library["status"].to_pylist() == ["ok", "undecodable", "ok"]
 
 
-def test_a_failure_of_one_image_is_its_row(
+def test_the_failure_of_one_image_is_written_in_its_row(
     candidates: pa.Table, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_room(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""What is the user's to mend is found before a worker starts."""
+"""The user's mistakes are reported before a worker starts."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_the_same_command_has_the_same_run_id(config: ScoreConfig) -> None:
         {"precision": "float32"},
     ],
 )
-def test_what_changes_the_rows_changes_the_run_id(
+def test_a_flag_that_changes_rows_changes_the_run_id(
     config: ScoreConfig, change: dict[str, object]
 ) -> None:
     assert prepare(config).run_id != prepare(changed(config, **change)).run_id
 
 
-def test_a_training_output_is_a_checkpoint(tiny_checkpoint: Path) -> None:
+def test_the_output_of_a_training_is_accepted_as_a_checkpoint(tiny_checkpoint: Path) -> None:
     assert find_checkpoint(str(tiny_checkpoint.parent)) == str(tiny_checkpoint)
 
 
@@ -83,7 +83,7 @@ def test_unknown_proposals_are_refused(config: ScoreConfig, proposals: str) -> N
 
 
 @pytest.mark.parametrize("fault", ["no Parquet", "other columns", "empty folder"])
-def test_a_proposals_table_that_is_none_is_refused(
+def test_a_file_that_is_not_a_proposals_table_is_refused(
     config: ScoreConfig, tmp_path: Path, fault: str
 ) -> None:
     folder = tmp_path / "table"
@@ -107,7 +107,7 @@ def test_a_proposals_table_is_part_of_the_run_id(config: ScoreConfig, tmp_path: 
     assert len(ids | {prepare(config).run_id}) == 3
 
 
-def test_an_rpns_detector_proposes_itself_unless_told_otherwise(
+def test_a_detector_with_an_rpn_uses_its_rpn_unless_proposals_are_given(
     config: ScoreConfig, rpn_checkpoint: Path, tmp_path: Path
 ) -> None:
     own = changed(config, checkpoint=str(rpn_checkpoint))
@@ -122,7 +122,7 @@ def test_an_rpns_detector_proposes_itself_unless_told_otherwise(
     assert prepare(changed(own, proposals=str(table))).table == str(table)
 
 
-def test_an_rpns_proposals_of_a_detector_without_one_are_refused(config: ScoreConfig) -> None:
+def test_rpn_proposals_are_refused_for_a_detector_without_an_rpn(config: ScoreConfig) -> None:
     with pytest.raises(UserError, match="has no RPN: it was trained on grid"):
         prepare(changed(config, proposals="rpn"))
 
@@ -139,7 +139,7 @@ def test_flags_out_of_range_are_refused(config: ScoreConfig, change: dict[str, o
 @pytest.mark.parametrize("gpus", [0, 1, 2, 8])
 @pytest.mark.parametrize("cpus", [1, 2, 3, 4, 8, 64])
 @pytest.mark.parametrize("asked", [None, 1, 4, 100])
-def test_a_read_always_has_room_beside_all_detectors(
+def test_a_read_always_has_cpus_left_beside_all_detectors(
     config: ScoreConfig, cpus: int, gpus: int, asked: int | None
 ) -> None:
     cluster = {"CPU": float(cpus), "GPU": float(gpus)}
@@ -155,7 +155,7 @@ def test_a_read_always_has_room_beside_all_detectors(
     "nodes", [(1.0, 1.0), (1.0,) * 3, (2.0, 2.0), (2.0, 1.0), (3.0, 0.0), (4.0, 4.0)]
 )
 @pytest.mark.parametrize("asked", [None, 1, 2])
-def test_a_read_has_room_on_a_node_that_is_full_of_detectors(
+def test_a_read_has_cpus_left_on_a_node_that_is_full_of_detectors(
     config: ScoreConfig, nodes: tuple[float, ...], asked: int | None
 ) -> None:
     found = size_cluster(changed(config, num_workers=asked), {"CPU": sum(nodes)}, nodes)
@@ -184,7 +184,7 @@ def test_gpus_are_used_where_there_are_any(config: ScoreConfig) -> None:
     assert size_cluster(changed(config, gpus_per_worker=0.0), cluster).detector_gpus == 0.0
 
 
-def test_gpus_that_are_not_there_are_refused(config: ScoreConfig) -> None:
+def test_more_gpus_than_the_cluster_has_are_refused(config: ScoreConfig) -> None:
     with pytest.raises(UserError, match="the cluster has 0 GPUs"):
         size_cluster(changed(config, gpus_per_worker=1.0), {"CPU": 8.0})
     with pytest.raises(UserError, match="no CPU"):

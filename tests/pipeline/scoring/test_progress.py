@@ -1,4 +1,4 @@
-"""What a run says while it goes on, and when it stops by itself."""
+"""A run logs its progress, and stops when too many images fail."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def test_a_few_unreachable_images_among_good_ones_are_rows() -> None:
         counter.check(rows(21))
 
 
-def test_broken_images_are_no_outage() -> None:
+def test_broken_images_do_not_count_as_an_outage() -> None:
     progress(10_000).check(rows(400, "undecodable"))
 
 
-def test_a_small_job_has_rows_even_if_all_are_denied() -> None:
+def test_a_job_of_fewer_images_than_the_window_is_not_stopped_as_an_outage() -> None:
     progress(150).check(rows(150, "denied"))
 
 
-def test_an_outage_can_be_let_through() -> None:
+def test_max_unreachable_1_turns_the_outage_check_off() -> None:
     progress(10_000, max_unreachable=1.0).check(rows(400, "denied"))
 
 
@@ -65,7 +65,7 @@ def test_too_many_failures_stop_the_run_with_their_causes() -> None:
         counter.check(rows(1, "undecodable", "no image"))
 
 
-def test_the_log_says_rate_busy_share_and_statuses(
+def test_the_log_shows_rate_busy_share_and_statuses(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("pipeline.runtime.progress.SECONDS_BETWEEN_LINES", 0.0)

@@ -1,4 +1,4 @@
-"""Which images a command names."""
+"""A prefix, a glob or a list selects images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def names(selection: Selection) -> list[str]:
     return [Path(uri).name for uri in uris(selection)]
 
 
-def test_a_prefix_holds_the_images_under_it_and_counts_the_rest(tmp_path: Path) -> None:
+def test_a_prefix_selects_the_images_under_it_and_counts_the_other_objects(tmp_path: Path) -> None:
     touch(tmp_path, "b.JPG", "a.png", "deep/c.jpeg", "notes.txt", "Thumbs.db")
     selection = select(str(tmp_path))
     assert names(selection) == ["a.png", "b.JPG", "c.jpeg"]
@@ -40,12 +40,12 @@ def test_a_prefix_holds_the_images_under_it_and_counts_the_rest(tmp_path: Path) 
     assert selection.size_bytes == 3
 
 
-def test_a_glob_holds_every_object_it_matches(tmp_path: Path) -> None:
+def test_a_glob_selects_every_object_that_it_matches(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.scan", "c.jpg")
     assert names(select(str(tmp_path / "*.scan"))) == ["b.scan"]
 
 
-def test_a_manifest_holds_each_uri_once_there_or_not(tmp_path: Path) -> None:
+def test_a_list_selects_each_uri_once_even_if_no_object_exists(tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
     there, gone = str(tmp_path / "a.png"), str(tmp_path / "gone.png")
     (tmp_path / "list.txt").write_text(f"{gone}\n{there}\n{there}\n")
@@ -61,8 +61,8 @@ def test_a_manifest_holds_each_uri_once_there_or_not(tmp_path: Path) -> None:
     assert appeared.shards() == {0}
 
 
-def test_a_manifest_that_knows_etags_asks_the_store_nothing(tmp_path: Path) -> None:
-    """A million HEAD requests are minutes and half a dollar."""
+def test_a_list_with_etags_causes_no_request_for_each_image(tmp_path: Path) -> None:
+    """A million HEAD requests take minutes and cost half a dollar."""
     table = {"image_uri": ["s3://no-such/b.jpg", "s3://no-such/a.jpg"], "etag": ["e2", "e1"]}
     pq.write_table(pa.table(table | {"size_bytes": [2, 1]}), tmp_path / "list.parquet")
     found = select(str(tmp_path / "list.parquet"))
@@ -134,7 +134,7 @@ def test_filters_keep_what_they_match(
         assert names(select(str(tmp_path), keep=keep)) == found
 
 
-def test_long_lists_are_said_to_go_on(
+def test_the_progress_of_a_listing_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.runtime.progress.SECONDS_BETWEEN_LINES", 0.0)
@@ -144,7 +144,7 @@ def test_long_lists_are_said_to_go_on(
     assert "listing: 2 images, " in caplog.text
 
 
-def test_no_image_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_prefix_without_an_image_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "notes.txt")
     with pytest.raises(UserError, match=r"no image \(1 without an image suffix\)"):
         select(str(tmp_path))

@@ -1,4 +1,4 @@
-"""What goes wrong between us and S3: a proxy before the real server (moto) breaks requests on purpose."""
+"""Faults between this process and S3: a proxy before the real server (moto) breaks requests on purpose."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DATA = bytes(range(256)) * 400  # 100 KB: more than one packet
 
 @pytest.fixture
 def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """The proxy as this process' S3 endpoint."""
+    """A proxy that is the S3 endpoint of this process."""
     with serving(FaultyProxy(s3)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         yield server
@@ -39,7 +39,7 @@ def test_a_read_that_fails_twice_succeeds(uri: str, proxy: FaultyProxy, fault: s
 
 
 @pytest.mark.parametrize("fault", ["shortened", "flip"])
-def test_an_etag_that_is_an_md5_stands_in_for_a_checksum(
+def test_an_etag_that_is_an_md5_is_used_as_a_checksum(
     uri: str, proxy: FaultyProxy, fault: str
 ) -> None:
     proxy.without_checksums = True
@@ -48,8 +48,8 @@ def test_an_etag_that_is_an_md5_stands_in_for_a_checksum(
     assert proxy.requests == [f"GET {fault}", "GET pass"]
 
 
-def test_bytes_that_come_four_times_are_what_the_store_has(uri: str, proxy: FaultyProxy) -> None:
-    """Under an ETag that is no MD5, as some stores make them; once that is known nothing is read twice."""
+def test_bytes_that_arrive_four_times_are_accepted(uri: str, proxy: FaultyProxy) -> None:
+    """Some stores make ETags that are not an MD5. Once that is known, no object is read twice."""
     proxy.without_checksums = True
     proxy.faults = ["shortened"] * 5
     assert storage.read_bytes(uri) == DATA[: len(DATA) // 2]
@@ -58,7 +58,7 @@ def test_bytes_that_come_four_times_are_what_the_store_has(uri: str, proxy: Faul
     assert len(proxy.requests) == 5
 
 
-def test_in_an_outage_only_the_first_waits_long(
+def test_in_an_outage_only_the_first_read_waits_long(
     uri: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.storage.retry.OUTAGE_DEADLINE_S", 0.2)
@@ -71,12 +71,12 @@ def test_in_an_outage_only_the_first_waits_long(
     assert time.monotonic() - start < 10
     proxy.forever = None
     assert storage.read_bytes(uri) == DATA
-    proxy.faults = ["503"] * 4  # it is over: patience is back
+    proxy.faults = ["503"] * 4  # the outage is over, so the deadline is long again
     assert storage.read_bytes(uri) == DATA
 
 
-def test_credentials_that_ran_out_are_denied(uri: str, proxy: FaultyProxy) -> None:
-    """S3 says so with status 400."""
+def test_expired_credentials_are_denied(uri: str, proxy: FaultyProxy) -> None:
+    """S3 sends status 400 for them."""
     proxy.forever = "expired"
     with pytest.raises(storage.ObjectDenied, match="ExpiredToken"):
         storage.read_bytes(uri)
@@ -96,7 +96,7 @@ def test_a_read_that_keeps_failing_is_unreadable_at_the_deadline(
     assert len(proxy.requests) >= 2
 
 
-def test_a_silent_server_is_given_up(
+def test_a_read_from_a_silent_server_gives_up(
     uri: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.storage.s3.READ_TIMEOUT_S", 0.5)
@@ -119,7 +119,7 @@ def test_an_access_denied_is_denied_at_once(uri: str, proxy: FaultyProxy) -> Non
     assert proxy.requests == ["GET 403"]
 
 
-def test_missing_and_changed_are_answers_not_faults(uri: str, proxy: FaultyProxy) -> None:
+def test_missing_and_changed_are_answers_and_not_tried_again(uri: str, proxy: FaultyProxy) -> None:
     with pytest.raises(storage.ObjectMissing):
         storage.read_bytes(uri + "x")
     with pytest.raises(storage.ObjectChanged):
@@ -127,14 +127,14 @@ def test_missing_and_changed_are_answers_not_faults(uri: str, proxy: FaultyProxy
     assert proxy.requests == ["GET pass", "GET pass"]
 
 
-def test_no_access_is_the_users_to_mend_on_the_driver(uri: str, proxy: FaultyProxy) -> None:
+def test_denied_access_is_a_user_error_on_the_driver(uri: str, proxy: FaultyProxy) -> None:
     proxy.forever = "403"
     for call in (storage.list_objects, storage.exists, storage.check_exclusive_create):
-        with pytest.raises(UserError, match="no access"):
+        with pytest.raises(UserError, match="access is denied"):
             call(uri)
 
 
-def test_an_endpoint_that_nobody_serves_is_the_users_to_mend(
+def test_an_endpoint_without_a_server_is_a_user_error(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as unserved:
@@ -148,7 +148,7 @@ def test_an_endpoint_that_nobody_serves_is_the_users_to_mend(
             storage.read_bytes(f"{bucket}/a", deadline_s=0.5)
 
 
-def test_no_credentials_are_the_users_to_mend(
+def test_missing_credentials_are_a_user_error(
     bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -157,7 +157,7 @@ def test_no_credentials_are_the_users_to_mend(
     empty = str(tmp_path_factory.mktemp("aws") / "none")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", empty)
     monkeypatch.setenv("AWS_CONFIG_FILE", empty)
-    with pytest.raises(UserError, match="no access"):
+    with pytest.raises(UserError, match="access is denied"):
         storage.list_objects(bucket)
     with pytest.raises(storage.ObjectDenied, match="credentials"):
         storage.read_bytes(f"{bucket}/a")
@@ -170,13 +170,13 @@ def test_a_listing_survives_a_faulty_page(bucket: str, uri: str, proxy: FaultyPr
 
 
 @pytest.mark.parametrize("fault", ["503", "reset"])
-def test_a_write_that_fails_is_done_again(bucket: str, proxy: FaultyProxy, fault: str) -> None:
+def test_a_failed_write_is_tried_again(bucket: str, proxy: FaultyProxy, fault: str) -> None:
     proxy.faults = [fault, fault]
     storage.write_bytes(f"{bucket}/written", DATA)
     assert storage.read_bytes(f"{bucket}/written") == DATA
 
 
-def test_a_create_whose_answer_is_lost_is_ours(bucket: str, proxy: FaultyProxy) -> None:
+def test_a_create_whose_answer_is_lost_succeeds(bucket: str, proxy: FaultyProxy) -> None:
     proxy.faults = ["lost"]
     assert storage.create_bytes(f"{bucket}/shard", b"ours")
     assert proxy.requests[:2] == ["PUT lost", "PUT pass"]

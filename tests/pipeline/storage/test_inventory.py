@@ -1,4 +1,4 @@
-"""What S3 Inventory writes, as its documentation describes it."""
+"""Reading S3 Inventory's files, made as its documentation describes them."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ def publish(bucket: str, kind: str, **changes: Any) -> str:
 
 @pytest.mark.parametrize("kind", ["CSV", "Parquet", "ORC"])
 def test_the_newest_versions_are_selected_with_etag_and_size(bucket: str, kind: str) -> None:
-    found = select(publish(bucket, kind))
-    assert found.listed.first(9).to_pylist() == [
+    selection = select(publish(bucket, kind))
+    assert selection.listed.first(9).to_pylist() == [
         {"image_uri": "s3://photos/a b+c.jpg", "etag": "e1", "size_bytes": 5},
         {"image_uri": "s3://photos/caf\u00e9/100%.JPG", "etag": "e2", "size_bytes": 7},
     ]
-    assert found.left_out == {"without an image suffix": 1}
+    assert selection.left_out == {"without an image suffix": 1}
 
 
-def test_a_data_file_that_is_not_the_manifests_is_refused(bucket: str) -> None:
+def test_a_data_file_with_another_md5_than_in_the_manifest_is_refused(bucket: str) -> None:
     uri = publish(bucket, "CSV")
     storage.write_bytes(f"{bucket}/inv/photos/daily/data/1", as_csv()[:-1])
     with pytest.raises(UserError, match="has the MD5"):
@@ -87,20 +87,22 @@ def test_a_data_file_that_is_not_the_manifests_is_refused(bucket: str) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"fileFormat": "XLS"}, "no manifest of an S3 Inventory"),
-        ({"files": None}, "no manifest of an S3 Inventory"),
+        ({"fileFormat": "XLS"}, "is not the manifest of an S3 Inventory"),
+        ({"files": None}, "is not the manifest of an S3 Inventory"),
         (
             {"fileSchema": "Bucket, Name, VersionId, IsLatest, IsDeleteMarker, Size, ETag"},
             "no column key",
         ),
     ],
 )
-def test_what_is_no_inventory_is_refused(bucket: str, change: dict[str, Any], why: str) -> None:
+def test_a_file_that_is_no_inventory_is_refused(
+    bucket: str, change: dict[str, Any], why: str
+) -> None:
     with pytest.raises(UserError, match=why):
         select(publish(bucket, "CSV", **change))
 
 
-def test_an_inventory_that_is_no_json_is_refused(bucket: str) -> None:
+def test_an_inventory_that_is_not_json_is_refused(bucket: str) -> None:
     storage.write_bytes(f"{bucket}/x/manifest.json", b"<html>")
     with pytest.raises(UserError, match=r"manifest\.json"):
         select(f"{bucket}/x/manifest.json")

@@ -1,4 +1,4 @@
-"""Objects through a real S3 server (moto), local files and fsspec's memory file system."""
+"""Reading and writing objects: a real S3 server (moto), local files, and fsspec's memory file system."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ODD_KEYS = (
 
 @pytest.fixture(params=["s3", "local", "memory"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty place in each kind of storage."""
+    """An empty folder in each kind of storage."""
     if request.param == "s3":
         yield request.getfixturevalue("bucket") + "/place"
     elif request.param == "local":
@@ -63,7 +63,7 @@ def test_join_puts_one_slash_between_parts() -> None:
     assert storage.join("plain", "a", "b") == "plain/a/b"
 
 
-def test_absolute_makes_local_paths_absolute_and_leaves_the_rest() -> None:
+def test_absolute_changes_only_local_paths() -> None:
     assert storage.absolute("x/../y") == os.path.join(os.getcwd(), "y")
     assert storage.absolute("file:///a/./b") == "file:///a/b"
     assert storage.absolute("s3://b/x/../y//z%20") == "s3://b/x/../y//z%20"
@@ -90,12 +90,12 @@ def test_a_leading_tilde_is_the_home_folder(
     assert [info.uri for info in storage.list_objects("~/photos/*.jpg")] == expected
 
 
-def test_stem_takes_the_last_suffix_off() -> None:
+def test_stem_removes_the_last_suffix() -> None:
     assert storage.stem("s3://b/d.e/a.b.JPG") == "a.b"
     assert storage.stem("/x/.hidden") == ".hidden"
 
 
-def test_what_is_written_is_listed_and_read(folder: str) -> None:
+def test_a_written_object_is_listed_and_read(folder: str) -> None:
     for name, data in (("b.bin", b"22"), ("sub/a.bin", b"1"), ("empty", b"")):
         storage.write_bytes(storage.join(folder, name), data)
     listed = storage.list_objects(folder)
@@ -107,7 +107,7 @@ def test_what_is_written_is_listed_and_read(folder: str) -> None:
     assert storage.stat(listed[0].uri) == listed[0]
 
 
-def test_writing_again_replaces(folder: str) -> None:
+def test_a_second_write_replaces_the_object(folder: str) -> None:
     uri = storage.join(folder, "a")
     storage.write_bytes(uri, b"old")
     storage.write_bytes(uri, b"new one")
@@ -115,7 +115,7 @@ def test_writing_again_replaces(folder: str) -> None:
     assert [info.size for info in storage.list_objects(folder)] == [7]
 
 
-def test_an_object_replaced_after_listing_has_changed(folder: str) -> None:
+def test_an_object_that_was_replaced_after_listing_is_changed(folder: str) -> None:
     uri = storage.join(folder, "a")
     storage.write_bytes(uri, b"as listed")
     (info,) = storage.list_objects(uri)
@@ -127,12 +127,12 @@ def test_an_object_replaced_after_listing_has_changed(folder: str) -> None:
 
 
 def test_a_missing_object_is_missing(folder: str) -> None:
-    storage.write_bytes(storage.join(folder, "there"), b"")
+    storage.write_bytes(storage.join(folder, "existing"), b"")
     with pytest.raises(storage.ObjectMissing) as caught:
-        storage.read_bytes(storage.join(folder, "not there"))
+        storage.read_bytes(storage.join(folder, "missing"))
     assert caught.value.status == "missing"
-    assert storage.exists(storage.join(folder, "there"))
-    assert not storage.exists(storage.join(folder, "not there"))
+    assert storage.exists(storage.join(folder, "existing"))
+    assert not storage.exists(storage.join(folder, "missing"))
 
 
 def test_an_object_above_max_bytes_is_too_large(folder: str) -> None:
@@ -144,7 +144,7 @@ def test_an_object_above_max_bytes_is_too_large(folder: str) -> None:
     assert caught.value.status == "too_large"
 
 
-def test_create_is_exclusive_and_keeps_the_first_content(folder: str) -> None:
+def test_a_second_create_is_refused_and_keeps_the_first_content(folder: str) -> None:
     uri = storage.join(folder, "shard")
     assert storage.create_bytes(uri, b"first")
     assert not storage.create_bytes(uri, b"second")
@@ -152,7 +152,7 @@ def test_create_is_exclusive_and_keeps_the_first_content(folder: str) -> None:
     assert storage.read_bytes(uri) == b"first"
 
 
-def test_of_many_creators_one_wins(bucket: str, tmp_path: Path) -> None:
+def test_only_one_of_many_creators_succeeds(bucket: str, tmp_path: Path) -> None:
     contents = [f"writer {n}".encode() for n in range(16)]
     for folder in (bucket, str(tmp_path)):
         uri = storage.join(folder, "raced")
@@ -165,13 +165,13 @@ def test_of_many_creators_one_wins(bucket: str, tmp_path: Path) -> None:
         )
 
 
-def test_a_store_with_exclusive_create_passes_its_check_again_and_again(folder: str) -> None:
+def test_a_store_with_exclusive_create_passes_the_check_every_time(folder: str) -> None:
     storage.check_exclusive_create(folder)
     storage.check_exclusive_create(folder)
     assert len(storage.list_objects(folder)) == 1
 
 
-def test_keys_are_byte_for_byte(bucket: str, s3_client: Any) -> None:
+def test_keys_keep_every_byte(bucket: str, s3_client: Any) -> None:
     for key in ODD_KEYS:
         storage.write_bytes(f"{bucket}/{key}", key.encode())
     name = bucket.removeprefix("s3://")
@@ -187,7 +187,7 @@ def test_keys_are_byte_for_byte(bucket: str, s3_client: Any) -> None:
         )
 
 
-def test_local_names_are_byte_for_byte(tmp_path: Path) -> None:
+def test_local_names_keep_every_byte(tmp_path: Path) -> None:
     names = [
         "a b",
         "a%20b",
@@ -211,19 +211,19 @@ def test_a_glob_matches_within_folders_and_two_stars_across(folder: str) -> None
     for name in ("a1.jpg", "a2.png", "b1.jpg", "sub/a3.jpg", "sub/deep/a4.jpg"):
         storage.write_bytes(storage.join(folder, name), b"x")
 
-    def found(pattern: str) -> list[str]:
+    def matches(pattern: str) -> list[str]:
         infos = storage.list_objects(storage.join(folder, pattern), missing_ok=True)
         return [info.uri.removeprefix(f"{folder}/") for info in infos]
 
-    assert found("*.jpg") == ["a1.jpg", "b1.jpg"]
-    assert found("a?.*") == ["a1.jpg", "a2.png"]
-    assert found("[b-z]*.jpg") == ["b1.jpg"]
-    assert found("**/*.jpg") == ["a1.jpg", "b1.jpg", "sub/a3.jpg", "sub/deep/a4.jpg"]
-    assert found("*/a3.jpg") == ["sub/a3.jpg"]
-    assert found("c*") == []
+    assert matches("*.jpg") == ["a1.jpg", "b1.jpg"]
+    assert matches("a?.*") == ["a1.jpg", "a2.png"]
+    assert matches("[b-z]*.jpg") == ["b1.jpg"]
+    assert matches("**/*.jpg") == ["a1.jpg", "b1.jpg", "sub/a3.jpg", "sub/deep/a4.jpg"]
+    assert matches("*/a3.jpg") == ["sub/a3.jpg"]
+    assert matches("c*") == []
 
 
-def test_a_folder_does_not_take_in_its_namesakes(bucket: str) -> None:
+def test_a_folder_does_not_include_folders_whose_names_begin_alike(bucket: str) -> None:
     for name in ("train/a", "train_old/b", "train.txt"):
         storage.write_bytes(f"{bucket}/{name}", b"x")
     assert [info.uri for info in storage.list_objects(f"{bucket}/train")] == [f"{bucket}/train/a"]
@@ -234,20 +234,20 @@ def test_a_folder_does_not_take_in_its_namesakes(bucket: str) -> None:
 def test_suffixes_are_compared_without_regard_to_case(folder: str) -> None:
     for name in ("a.JPG", "b.jpg", "c.txt", "jpg"):
         storage.write_bytes(storage.join(folder, name), b"x")
-    found = storage.list_objects(folder, suffixes=(".jpg",))
-    assert [storage.basename(info.uri) for info in found] == ["a.JPG", "b.jpg"]
+    objects = storage.list_objects(folder, suffixes=(".jpg",))
+    assert [storage.basename(info.uri) for info in objects] == ["a.JPG", "b.jpg"]
     (named,) = storage.list_objects(storage.join(folder, "c.txt"), suffixes=(".jpg",))
     assert storage.basename(named.uri) == "c.txt", "who names one object means that one"
 
 
-def test_folder_markers_are_no_objects(bucket: str, s3_client: Any) -> None:
+def test_folder_markers_are_not_listed_as_objects(bucket: str, s3_client: Any) -> None:
     name = bucket.removeprefix("s3://")
     s3_client.put_object(Bucket=name, Key="f/", Body=b"")
     s3_client.put_object(Bucket=name, Key="f/a", Body=b"")
     assert [info.uri for info in storage.list_objects(f"{bucket}/f")] == [f"{bucket}/f/a"]
 
 
-def test_a_listing_of_several_pages_is_whole(bucket: str, s3_client: Any) -> None:
+def test_a_listing_of_several_pages_is_complete(bucket: str, s3_client: Any) -> None:
     name = bucket.removeprefix("s3://")
     with ThreadPoolExecutor(8) as pool:
         for _ in pool.map(
@@ -258,7 +258,7 @@ def test_a_listing_of_several_pages_is_whole(bucket: str, s3_client: Any) -> Non
     assert [info.uri for info in listed] == [f"{bucket}/p/{n:04}" for n in range(1003)]
 
 
-def test_a_listing_is_never_a_remembered_one(bucket: str, s3_client: Any) -> None:
+def test_a_listing_is_never_cached(bucket: str, s3_client: Any) -> None:
     storage.write_bytes(f"{bucket}/a", b"1")
     assert len(storage.list_objects(bucket)) == 1
     s3_client.put_object(Bucket=bucket.removeprefix("s3://"), Key="b", Body=b"")
@@ -266,14 +266,14 @@ def test_a_listing_is_never_a_remembered_one(bucket: str, s3_client: Any) -> Non
     assert [info.size for info in storage.list_objects(bucket)] == [13, 0]
 
 
-def test_nothing_there_is_the_users_to_mend(bucket: str, tmp_path: Path) -> None:
+def test_a_uri_without_objects_is_a_user_error(bucket: str, tmp_path: Path) -> None:
     for uri in (f"{bucket}/none", str(tmp_path / "none"), "memory://none", str(tmp_path)):
-        with pytest.raises(UserError, match="nothing is there|not there"):
+        with pytest.raises(UserError, match="names no object|does not exist"):
             storage.list_objects(uri)
         assert storage.list_objects(uri, missing_ok=True) == []
 
 
-def test_a_missing_bucket_is_the_users_to_mend(s3: str) -> None:
+def test_a_missing_bucket_is_a_user_error(s3: str) -> None:
     for call in (storage.list_objects, storage.exists, storage.check_exclusive_create):
         with pytest.raises(UserError, match="s3://no-such-bucket"):
             call("s3://no-such-bucket/a")
@@ -283,7 +283,7 @@ def test_a_missing_bucket_is_the_users_to_mend(s3: str) -> None:
         storage.read_bytes("s3://no-such-bucket/a")
 
 
-def test_an_unknown_scheme_is_the_users_to_mend() -> None:
+def test_an_unknown_scheme_is_a_user_error() -> None:
     with pytest.raises(UserError, match="foo://"):
         storage.list_objects("foo://bucket/a")
 
@@ -297,14 +297,14 @@ def test_one_client_serves_many_threads(bucket: str) -> None:
     assert read == [uri.encode() for uri in uris]
 
 
-def test_a_local_name_that_is_not_utf8_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_local_name_that_is_not_utf8_is_a_user_error(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb"):
         pass
     with pytest.raises(UserError, match="not UTF-8"):
         storage.list_objects(str(tmp_path))
 
 
-def test_a_local_file_without_rights_is_denied(tmp_path: Path) -> None:
+def test_a_local_file_without_permission_is_denied(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may read everything")
     (tmp_path / "a").write_bytes(b"x")
@@ -313,28 +313,28 @@ def test_a_local_file_without_rights_is_denied(tmp_path: Path) -> None:
         storage.read_bytes(str(tmp_path / "a"))
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(storage.StorageError):
         storage.write_bytes(str(tmp_path / "taken"), b"x")
     assert os.listdir(tmp_path) == ["taken"]
 
 
-def test_a_link_to_nothing_is_listed_and_missing(tmp_path: Path) -> None:
+def test_a_broken_link_is_listed_and_reading_it_gives_missing(tmp_path: Path) -> None:
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "gone.jpg")
     (info,) = storage.list_objects(str(tmp_path))
     with pytest.raises(storage.ObjectMissing):
         storage.read_bytes(info.uri, etag=info.etag)
 
 
-def test_a_link_back_up_is_walked_once(tmp_path: Path) -> None:
+def test_a_link_to_a_parent_folder_is_followed_once(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a").write_bytes(b"x")
     (tmp_path / "real" / "loop").symlink_to(tmp_path)
     assert len(storage.list_objects(str(tmp_path))) == 1
 
 
-def test_folders_travel_whole(folder: str, tmp_path: Path) -> None:
+def test_folders_are_uploaded_and_downloaded_whole(folder: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name in ("a.txt", "sub/b c.txt", "sub/deep/d"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -355,7 +355,7 @@ def test_a_key_cannot_leave_the_folder_it_is_downloaded_to(bucket: str, tmp_path
     assert not (tmp_path / "evil").exists()
 
 
-def test_pyarrow_writes_where_we_read(folder: str) -> None:
+def test_pyarrow_writes_to_the_same_uris(folder: str) -> None:
     filesystem, path = storage.arrow_filesystem(storage.join(folder, "t.parquet"))
     filesystem.create_dir(path.rpartition("/")[0])
     pq.write_table(pa.table({"a": [1, 2]}), path, filesystem=filesystem)
@@ -369,7 +369,7 @@ def test_a_pickled_file_system_carries_no_credentials(bucket: str) -> None:
     assert os.environ["AWS_ACCESS_KEY_ID"].encode() not in pickled
 
 
-def test_errors_survive_the_way_between_processes() -> None:
+def test_errors_survive_pickling() -> None:
     error = pickle.loads(pickle.dumps(storage.ObjectDenied("s3://b/a: no")))
     assert isinstance(error, storage.ObjectDenied)
     assert (error.status, str(error)) == ("denied", "s3://b/a: no")
@@ -396,6 +396,6 @@ def test_a_pattern_matches_by_folder(pattern: str, matching: list[str], other: l
     assert [text for text in other if compiled.fullmatch(text)] == []
 
 
-def test_a_pattern_with_a_backward_range_is_the_users_to_mend() -> None:
+def test_a_pattern_with_a_backward_range_is_a_user_error() -> None:
     with pytest.raises(UserError, match="z-a"):
         compile_pattern("b/[z-a]")

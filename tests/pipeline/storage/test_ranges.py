@@ -1,4 +1,4 @@
-"""A bucket listed from many places at once."""
+"""Listing a bucket with many requests at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS = st.lists(st.text(min_size=1, max_size=6), max_size=60, unique=True).map(
 
 
 class Bucket:
-    """Answers like a store: keys in order, so many a page; counts what it was asked."""
+    """Lists keys in order, page by page, as a store does; counts the requests."""
 
     def __init__(self, keys: list[str], page: int = 3) -> None:
         self.keys = sorted(keys)
@@ -35,10 +35,10 @@ class Bucket:
             self.most_at_once = max(self.most_at_once, self.at_once)
         threading.Event().wait(0.0005)
         first = bisect.bisect_right(self.keys, after)
-        found = self.keys[first : first + self.page]
+        keys = self.keys[first : first + self.page]
         with self.lock:
             self.at_once -= 1
-        return [(key, ObjectInfo(key, "e", 1)) for key in found], first + self.page < len(self.keys)
+        return [(key, ObjectInfo(key, "e", 1)) for key in keys], first + self.page < len(self.keys)
 
 
 def listed(bucket: Bucket, listers: int = 8, start: str = "") -> list[str]:
@@ -47,7 +47,7 @@ def listed(bucket: Bucket, listers: int = 8, start: str = "") -> list[str]:
 
 @given(keys=KEYS)
 @settings(max_examples=60, deadline=None)
-def test_every_key_is_listed_once_however_they_lie(keys: list[str]) -> None:
+def test_every_key_is_listed_once_wherever_the_keys_lie(keys: list[str]) -> None:
     assert sorted(listed(Bucket(keys))) == sorted(keys)
 
 
@@ -57,7 +57,7 @@ def test_a_long_folder_is_divided_among_the_listers(template: str) -> None:
     bucket.keys = sorted({template.format(n) for n in range(3000)})
     assert sorted(listed(bucket)) == bucket.keys
     assert bucket.most_at_once >= 6
-    # What the cuts cost: the answers in turn are 1000.
+    # One lister alone needs 1000 requests; the rest is the cost of the cuts.
     assert bucket.asked < 1400
 
 
@@ -70,7 +70,7 @@ def test_keys_before_the_start_are_not_listed() -> None:
     assert sorted(listed(Bucket(["a", "b", "c", "d"]), start="b")) == ["c", "d"]
 
 
-def test_an_error_rises_where_the_pages_are_read() -> None:
+def test_an_error_is_raised_where_the_pages_are_read() -> None:
     def broken(after: str) -> Page:
         raise ConnectionError("gone")
 
@@ -78,7 +78,7 @@ def test_an_error_rises_where_the_pages_are_read() -> None:
         list(iter_pages(broken, ""))
 
 
-def test_who_stops_reading_stops_the_listers() -> None:
+def test_the_listers_stop_when_the_reader_stops() -> None:
     bucket = Bucket([f"{n:06d}" for n in range(30_000)])
     pages = iter_pages(bucket.list_page, "")
     next(pages)
@@ -91,7 +91,7 @@ def test_who_stops_reading_stops_the_listers() -> None:
 
 @given(after=st.text(max_size=5), until=st.text(max_size=5))
 @settings(max_examples=300)
-def test_the_middle_lies_between(after: str, until: str) -> None:
+def test_the_middle_lies_between_two_keys(after: str, until: str) -> None:
     for end in (until, None):
         cut = middle(after, end)
         assert cut is None or (after < cut and (end is None or cut < end))

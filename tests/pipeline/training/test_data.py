@@ -1,4 +1,4 @@
-"""Training data: every labelled image is trained on, or said."""
+"""Tests of the training data: a labelled image is used, or reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRID = ProposalConfig(name="grid", max_boxes=5)
 
 @pytest.fixture
 def config(tmp_path: Path) -> TrainConfig:
-    """Two images, one with a suffix that no list of suffixes has."""
+    """Make a data set of two images; the suffix of one is not an image suffix."""
     folder = tmp_path / "data" / "train"
     folder.mkdir(parents=True)
     names = ["a.png", "b.picture"]
@@ -40,7 +40,7 @@ def config(tmp_path: Path) -> TrainConfig:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_image_is_trained_on_whatever_its_suffix(config: TrainConfig) -> None:
+def test_an_image_with_an_unknown_suffix_is_used(config: TrainConfig) -> None:
     examples, validation = with_proposals(config, GRID, *read_data(config))
     assert [Path(e.image.image_uri).name for e in examples] == ["a.png", "b.picture"]
     assert [len(e.proposals) for e in examples] == [5, 5]
@@ -48,7 +48,7 @@ def test_an_image_is_trained_on_whatever_its_suffix(config: TrainConfig) -> None
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_image_that_went_away_is_counted_as_a_failure(config: TrainConfig) -> None:
+def test_a_deleted_image_counts_as_a_failure(config: TrainConfig) -> None:
     training, validation = read_data(config)
     Path(training.images[0].image_uri).unlink()
     with pytest.raises(JobError, match=r"1 of 2 images .*a\.png: missing"):

@@ -1,4 +1,4 @@
-"""The table of a labelled data set: counts by hand, and what is odd."""
+"""Tests of the data description: counts worked out by hand, and warnings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def labelled(*images: LabelledImage, problems: tuple[str, ...] = ()) -> Labelled
     )
 
 
-def test_boxes_images_and_sides_are_counted_and_oddities_named() -> None:
+def test_boxes_images_and_sides_are_counted_and_warnings_given() -> None:
     training = labelled(
         image("a", [[0, 0, 10, 10], [0, 0, 20, 20], [0, 0, 9, 16]], [1, 1, 2]),
         image("b", [[0, 0, 30, 30]], [1]),
@@ -42,10 +42,10 @@ def test_boxes_images_and_sides_are_counted_and_oddities_named() -> None:
     assert table["class"] == ["class", "boxes", "images", "side,", "px"]
     assert table["cat"][:4] == ["cat", "3", "2", "20"]
     assert table["cat"][4] == "#" * 20
-    assert " ".join(table["cat"][5:]) == "none to validate on"
+    assert " ".join(table["cat"][5:]) == "no validation example"
     assert table["dog"][:5] == ["dog", "1", "1", "12", "#" * 7]
-    assert " ".join(table["dog"][5:]) == "one example only"
-    assert " ".join(table["emu"][4:]) == "no example: it cannot be learnt"
+    assert " ".join(table["dog"][5:]) == "only one training example"
+    assert " ".join(table["emu"][4:]) == "no training example: cannot be learned"
 
 
 def test_one_is_singular_and_more_are_plural() -> None:
@@ -57,6 +57,6 @@ def test_one_is_singular_and_more_are_plural() -> None:
     )
 
 
-def test_without_validation_nothing_is_said_of_it() -> None:
+def test_without_validation_images_no_line_mentions_validation() -> None:
     lines = describe_data(labelled(image("a", [[0, 0, 4, 4]] * 2, [1, 1])), None)
     assert not any("validat" in line for line in lines)

@@ -1,4 +1,4 @@
-"""The order of training depends on the seed and the position alone, never on the number of workers."""
+"""Tests of training batches: they depend on seed and position, not on the number of workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def examples(tmp_path: Path) -> list[Example]:
     return out
 
 
-def test_each_epoch_sees_every_image_once_in_another_order() -> None:
+def test_each_epoch_has_every_image_once_in_a_new_order() -> None:
     epochs = [[image_at(e * 7 + i, 7, seed=1) for i in range(7)] for e in range(4)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
@@ -53,7 +53,9 @@ def joined(batches: list[Batch]) -> list[tuple[str, int, list[float], float]]:
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_the_ranks_shares_are_one_workers_batch(examples: list[Example], world_size: int) -> None:
+def test_the_shares_of_all_ranks_are_the_batch_of_one_worker(
+    examples: list[Example], world_size: int
+) -> None:
     for step in range(6):
         whole = load_batch(examples, step, 4, 3, CONFIG)
         shares = [
@@ -63,7 +65,7 @@ def test_the_ranks_shares_are_one_workers_batch(examples: list[Example], world_s
         assert joined([whole]) == joined(shares)
 
 
-def test_near_duplicates_are_no_candidates_where_the_model_says_so(
+def test_train_nms_removes_near_duplicate_proposals(
     examples: list[Example],
 ) -> None:
     boxes = np.array([[2, 2, 12, 12], [2, 2, 12, 11], [9, 9, 19, 19]], np.float32)
@@ -73,7 +75,9 @@ def test_near_duplicates_are_no_candidates_where_the_model_says_so(
             load_batch(given, step, 1, 3, replace(CONFIG, train_nms=iou)).targets
             for iou in (0.8, None)
         )
-        assert torch.equal(few.proposals, all_.proposals[[0, 2]])  # the second's IoU is .9
+        assert torch.equal(
+            few.proposals, all_.proposals[[0, 2]]
+        )  # the second has an IoU of .9 with the first
         assert torch.equal(few.gt_boxes, all_.gt_boxes)
 
 
@@ -92,7 +96,7 @@ def test_image_proposals_and_ground_truth_are_flipped_together(examples: list[Ex
     assert seen == {True, False}
 
 
-def test_every_second_image_is_turned_upside_down_where_the_model_says_so(
+def test_vertical_flips_turn_some_images_upside_down(
     examples: list[Example],
 ) -> None:
     seen = set()
@@ -103,10 +107,10 @@ def test_every_second_image_is_turned_upside_down_where_the_model_says_so(
         )
         height = batch.images[0].shape[0]
         (x1, y1, x2, y2) = sideways.targets[0].gt_boxes[0].tolist()
-        own = batch.targets[0].gt_boxes[0].tolist()
-        turned = own != [x1, y1, x2, y2]
+        box = batch.targets[0].gt_boxes[0].tolist()
+        turned = box != [x1, y1, x2, y2]
         if turned:
-            assert own == [x1, height - y2, x2, height - y1]
+            assert box == [x1, height - y2, x2, height - y1]
             (px1, py1, px2, py2) = sideways.targets[0].proposals[0].tolist()
             assert batch.targets[0].proposals[0].tolist() == [px1, height - py2, px2, height - py1]
         expected = sideways.images[0].flip(0) if turned else sideways.images[0]
@@ -121,12 +125,12 @@ def test_crowds_are_not_trained_on_and_difficult_objects_are(examples: list[Exam
     assert target.gt_boxes.tolist() == [[1, 2, 11, 12]]
 
 
-def test_another_seed_is_another_run(examples: list[Example]) -> None:
+def test_another_seed_gives_other_batches(examples: list[Example]) -> None:
     runs = [[load_batch(examples, s, 2, seed, CONFIG) for s in range(5)] for seed in (3, 4, 3)]
     assert joined(runs[0]) == joined(runs[2])
     assert joined(runs[0]) != joined(runs[1])
 
 
-def test_ranks_draw_their_own_dropout() -> None:
+def test_each_rank_and_step_has_another_dropout_seed() -> None:
     assert len({step_seed(3, step, rank) for step in range(10) for rank in range(4)}) == 40
     assert torch.manual_seed(step_seed(3, 0, 0)) is not None

@@ -1,4 +1,4 @@
-"""What a run starts from: files that `--weights` takes, and what is said of others."""
+"""Tests of --weights: files that are accepted, and errors for others."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def checkpoint(folder: Path, config: FastRCNNConfig, classes: tuple[str, ...]) -
     return model
 
 
-def test_a_checkpoint_of_the_same_classes_is_taken_whole(tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_same_classes_is_copied_completely(tmp_path: Path) -> None:
     given = checkpoint(tmp_path, TINY, CLASSES).state_dict()
     model = initial_model(TINY, str(tmp_path), 0, CLASSES)
     assert all(torch.equal(value, given[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("classes", [("dog", "cat"), ("cat", "dog", "cow")])
-def test_with_other_classes_the_siblings_start_anew_and_it_is_said(
+def test_with_other_classes_the_output_layers_are_random_and_logged(
     tmp_path: Path, classes: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     given = checkpoint(tmp_path, TINY, CLASSES).state_dict()
@@ -45,21 +45,22 @@ def test_with_other_classes_the_siblings_start_anew_and_it_is_said(
         model = initial_model(config, str(tmp_path), 0, classes)
     state = model.state_dict()
     assert torch.equal(state["head.fc6.weight"], given["head.fc6.weight"])
-    own = state["head.cls_score.weight"]
-    assert own.shape[0] == len(classes) + 1
-    assert not torch.equal(own[:3], given["head.cls_score.weight"])
+    scores = state["head.cls_score.weight"]
+    assert scores.shape[0] == len(classes) + 1
+    assert not torch.equal(scores[:3], given["head.cls_score.weight"])
     assert (
-        "starting anew: head.bbox_pred.bias, head.bbox_pred.weight, head.cls_score" in caplog.text
+        "drawn from the seed: head.bbox_pred.bias, head.bbox_pred.weight, head.cls_score"
+        in caplog.text
     )
 
 
 def test_a_checkpoint_of_another_backbone_is_refused(tmp_path: Path) -> None:
     checkpoint(tmp_path, TINY, CLASSES)
-    with pytest.raises(UserError, match="is a tiny detector"):
+    with pytest.raises(UserError, match="is a tiny detector, expected vgg_m"):
         initial_model(CONFIG, str(tmp_path), 0, CLASSES)
 
 
-def test_a_caffemodel_is_taken_as_published(tmp_path: Path) -> None:
+def test_a_published_caffemodel_is_converted(tmp_path: Path) -> None:
     layers = {
         name: (torch.full(shape, 0.5), torch.ones(shape[0])) for name, shape in SHAPES.items()
     }
@@ -73,12 +74,12 @@ def test_a_caffemodel_is_taken_as_published(tmp_path: Path) -> None:
     state = model.state_dict()
     assert bool((state["backbone.body.conv5.weight"] == 0.5).all())
     assert bool((state["head.fc7.weight"] == 1).all())
-    # conv1 takes our colours: 255 * deviation of red, green, blue.
+    # conv1 is converted to our input: 255 * standard deviation of red, green, blue.
     expected = torch.tensor([0.229, 0.224, 0.225]) * 255 * 0.5
     torch.testing.assert_close(state["backbone.body.conv1.weight"][7, :, 3, 3], expected)
 
 
-def test_a_file_that_cannot_be_a_start_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_unusable_weights_are_refused_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "cut.caffemodel"
     path.write_bytes(caffemodel({"conv1": (torch.ones(2, 3, 2, 2), torch.ones(2))})[:-9])
     with pytest.raises(UserError, match="is damaged"):

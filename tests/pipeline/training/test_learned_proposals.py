@@ -1,4 +1,4 @@
-"""Anchors and grids fitted to labelled images, and what does not go with an RPN."""
+"""Tests of anchors and grids fitted to labelled images, and of settings that exclude an RPN."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def image(
 
 IMAGES = [
     image([[0, 0, 10, 10]], (100, 150)),  # 20 px in the model frame
-    image([[0, 0, 80, 20]], (400, 300)),  # side 40, 26.7 there; height / width 1 / 4
+    image([[0, 0, 80, 20]], (400, 300)),  # side 40, 26.7 in the model frame; height / width 1 / 4
     image([[0, 0, 90, 90]], (100, 100), crowd=True),
     image([[0, 0, 90, 90]], None),
     image([], (100, 100)),
@@ -63,17 +63,17 @@ def test_anchors_are_fitted_in_the_model_frame() -> None:
     assert {0.25, 1.0} <= set(rpn.ratios)
     two_maps = plan(backbone="mobilenet_v2").fitted(IMAGES).model.rpn
     assert two_maps is not None
-    assert [len(own) for own in two_maps.sides] == [2, 2, 2]
+    assert [len(sides) for sides in two_maps.sides] == [2, 2, 2]
 
 
-def test_anchors_that_are_given_stay() -> None:
+def test_anchors_given_by_flags_are_not_fitted() -> None:
     given = plan(set=("rpn_sides=24", "rpn_nms=0.8")).fitted(IMAGES).model.rpn
     assert given is not None
     assert (given.sides, given.nms) == (((24.0,),), 0.8)
-    assert {0.25, 1.0} <= set(given.ratios)  # nobody gave those
+    assert {0.25, 1.0} <= set(given.ratios)  # not given, so fitted
 
 
-def test_a_grid_is_fitted_unless_told_otherwise() -> None:
+def test_a_grid_is_fitted_unless_its_mode_is_unfitted() -> None:
     fitted = plan(proposals="grid").fitted(IMAGES)
     assert fitted.proposals.shapes == ((0.0667, 0.2667), (0.1, 0.1))
     assert fitted.model.rpn is None
@@ -81,16 +81,16 @@ def test_a_grid_is_fitted_unless_told_otherwise() -> None:
     assert plan(proposals="selective_search").fitted(IMAGES) == plan(proposals="selective_search")
 
 
-def test_without_a_known_size_nothing_is_fitted_and_it_is_said(
+def test_without_image_sizes_nothing_is_fitted_and_a_warning_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert plan().fitted(IMAGES[3:]) == plan()
     assert plan(proposals="grid").fitted(IMAGES[2:]) == plan(proposals="grid")
-    assert "standard anchors, fitted to nothing" in caplog.text
-    assert "an even grid, fitted to nothing" in caplog.text
+    assert "standard anchors are used, not fitted ones" in caplog.text
+    assert "an even grid is used, not a fitted one" in caplog.text
 
 
-def test_both_presets_take_an_rpn_with_fixed_deviations_and_as_many_proposals_as_asked() -> None:
+def test_both_presets_accept_an_rpn_with_fixed_deviations_and_the_given_max_proposals() -> None:
     for preset in ("paper", "modern"):
         model = plan(preset=preset, max_proposals=300).model
         assert model.delta_std == DELTA_STD
@@ -109,18 +109,18 @@ def test_both_presets_take_an_rpn_with_fixed_deviations_and_as_many_proposals_as
         ({"set": ("rpn_nms=2",)}, "--set rpn_nms=2: expected a number above 0, up to 1"),
         (
             {"proposals": "grid", "set": ("rpn_nms=0.5",)},
-            "--set rpn_nms=0.5: --proposals grid are no RPN's",
+            "--set rpn_nms=0.5: needs an RPN, but the proposals are grid",
         ),
     ],
 )
-def test_what_does_not_go_with_an_rpn_is_refused(changes: dict[str, Any], reason: str) -> None:
+def test_settings_that_exclude_an_rpn_are_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         plan(**changes)
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_detector_is_trained_scored_and_measured_without_a_proposal_from_outside(
+def test_a_detector_with_an_rpn_is_trained_scored_and_evaluated(
     tmp_path: Path,
 ) -> None:
     data = tmp_path / "data"
@@ -133,7 +133,7 @@ def test_a_detector_is_trained_scored_and_measured_without_a_proposal_from_outsi
         images=str(data / "JPEGImages"),
         checkpoint=result.checkpoint,
         output=str(tmp_path / "out"),
-        precision="float32",  # as validation has it
+        precision="float32",  # validation uses float32 too
     )
     assert score.run(replace(scoring, dry_run=True)).complete is False
     summary = score.run(scoring)

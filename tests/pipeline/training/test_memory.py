@@ -1,4 +1,4 @@
-"""What a step holds at the least: hand-counted for the heads, and refused before any worker starts."""
+"""Tests of the memory estimate: head memory worked out by hand, and a refusal before any worker starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONFIG = FastRCNNConfig.paper(2, backbone="tiny", fc_dim=16, dropout=0.0, scale=
 SOLVER = SolverConfig.paper(batch_size=4, iterations=1)
 
 
-def test_weights_and_what_is_trained_are_counted() -> None:
+def test_weights_gradients_and_momentum_are_counted() -> None:
     model = FastRCNN(CONFIG)
     memory = step_memory(CONFIG, SOLVER, 1)
     assert memory.weights == FLOAT * sum(p.numel() for p in model.parameters())
@@ -24,15 +24,16 @@ def test_weights_and_what_is_trained_are_counted() -> None:
     assert siblings.weights == memory.weights
 
 
-def test_a_frozen_backbone_keeps_only_what_the_heads_need() -> None:
-    """The pooled features are fc6's input; fc6's output, after its ReLU, is fc7's; fc7's is the siblings'."""
+def test_with_a_frozen_backbone_only_the_head_keeps_activations() -> None:
+    """Kept: the input of fc6 (pooled features), of fc7 (fc6 after ReLU) and of the output layers (fc7 after
+    ReLU)."""
     only_head = step_memory(replace(CONFIG, frozen_stages=5), SOLVER, 1)
     channels = FastRCNN(CONFIG).backbone.out_channels
     per_roi = channels * 7 * 7 + 16 + 16
     assert only_head.activations == FLOAT * 4 * CONFIG.rois_per_image * per_roi
 
 
-def test_images_are_shared_among_workers_and_passes() -> None:
+def test_images_are_split_among_workers_and_passes() -> None:
     whole = step_memory(CONFIG, SOLVER, 1).activations
     assert step_memory(CONFIG, SOLVER, 2).activations == whole // 2
     assert step_memory(CONFIG, replace(SOLVER, images_per_pass=1), 2).activations == whole // 4
@@ -42,20 +43,21 @@ def test_images_are_shared_among_workers_and_passes() -> None:
     assert larger.activations > whole
 
 
-def test_an_rpns_head_is_counted_without_the_map_that_the_backbone_has() -> None:
-    """Of 3 x 3 convolution, ReLU and two 1 x 1 convolutions the ReLU's map is kept, for all of them."""
+def test_an_rpn_head_is_counted_without_the_feature_map_of_the_backbone() -> None:
+    """The head is a 3 x 3 convolution, ReLU and two 1 x 1 convolutions. Only the output of the ReLU is
+    kept."""
     model = replace(CONFIG, rpn=RPNConfig())
     without, with_rpn = (step_memory(config, SOLVER, 1) for config in (CONFIG, model))
     channels, cells = FastRCNN(CONFIG).backbone.out_channels, (64 // 8) * -(-85 // 8)
     assert with_rpn.activations - without.activations == FLOAT * 4 * channels * cells
-    own = FastRCNN(model).rpn
-    assert own is not None
-    more = FLOAT * sum(p.numel() for p in own.parameters())
+    rpn = FastRCNN(model).rpn
+    assert rpn is not None
+    more = FLOAT * sum(p.numel() for p in rpn.parameters())
     assert with_rpn.weights - without.weights == with_rpn.momentum - without.momentum == more
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_cannot_fit_is_refused_with_its_parts() -> None:
+def test_a_step_that_cannot_fit_is_refused_with_its_parts() -> None:
     small = StepMemory(weights=10**6, gradients=10**6, momentum=10**6, activations=10**6)
     check_fits(small, 2, 0)
     large = replace(small, activations=10**15)

@@ -1,4 +1,4 @@
-"""Runs read back from a local MLflow store; the extra's absence is said before any worker starts."""
+"""Tests of MLflow: runs are read back from a local store; without the package, the flag is refused."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def fail_at_the_second_step(run: MLflowRun) -> None:
 
 
 @pytest.mark.skipif(not installed, reason="the extra mlflow is not installed")
-@pytest.mark.filterwarnings("ignore")  # of MLflow's own dependencies
-def test_a_resumed_training_goes_on_in_its_run(
+@pytest.mark.filterwarnings("ignore")  # from MLflow's dependencies
+def test_a_resumed_training_continues_its_mlflow_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
@@ -40,7 +40,7 @@ def test_a_resumed_training_goes_on_in_its_run(
         run.step({"iteration": 1, "loss": 0.5})
         run.validated(1, {"iteration": 1, "val_map": 0.25, "val_ap": {"a(b": 0.5, "c": None}}, {})
         run.save(1)
-        run.step({"iteration": 2, "loss": 9.0})  # never saved, so it will be taken again
+        run.step({"iteration": 2, "loss": 9.0})  # not saved: the resumed run sends this step again
     run = MLflowRun(uri, output, flags)
     with pytest.raises(KeyError), run:
         fail_at_the_second_step(run)
@@ -49,13 +49,13 @@ def test_a_resumed_training_goes_on_in_its_run(
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    _, found = sorted(
+    _, logged = sorted(
         client.search_runs([experiment.experiment_id]), key=lambda r: len(r.data.metrics)
     )
-    assert found.data.params == {"seed": "3", "backbone": "tiny", "set": "('momentum=0.8',)"}
-    assert found.data.tags["output"] == output
-    assert found.info.status == "FAILED"
-    losses = client.get_metric_history(found.info.run_id, "train/loss")
+    assert logged.data.params == {"seed": "3", "backbone": "tiny", "set": "('momentum=0.8',)"}
+    assert logged.data.tags["output"] == output
+    assert logged.info.status == "FAILED"
+    losses = client.get_metric_history(logged.info.run_id, "train/loss")
     assert [(metric.step, metric.value) for metric in losses] == [(1, 0.5), (2, 0.25)]
-    assert found.data.metrics["validation/val_map"] == 0.25
-    assert found.data.metrics["validation/ap/a_b"] == 0.5
+    assert logged.data.metrics["validation/val_map"] == 0.25
+    assert logged.data.metrics["validation/ap/a_b"] == 0.5

@@ -1,4 +1,4 @@
-"""run.json: what is another run, what is the same one said otherwise, and outputs of other versions."""
+"""Tests of run.json: the same run by other flags, another run, and outputs of other versions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OF_2026_11_29 = {
     "set": ["images_per_pass=2"], "batch_size": 4, "iterations": 12, "epochs": None,
     "learning_rate": None, "validate_every": 2, "seed": 3, "limit": None,
 }  # fmt: skip
-"""What dbe21ba wrote for `config` below, with `set=("images_per_pass=2",)`."""
+"""run.json as commit dbe21ba wrote it for `config` below with `set=("images_per_pass=2",)`."""
 
 
 def config(output: Path, **changes: Any) -> TrainConfig:
@@ -54,12 +54,12 @@ def write(output: Path, flags: dict[str, Any]) -> None:
     (output / "run.json").write_text(json.dumps(flags))
 
 
-def test_a_new_output_carries_the_flags_of_2026_11_29_and_the_mark(tmp_path: Path) -> None:
+def test_a_new_output_has_the_flags_of_2026_11_29_and_the_mark(tmp_path: Path) -> None:
     claim_output(config(tmp_path, set=("images_per_pass=2",)), FREE)
     assert written(tmp_path) == OF_2026_11_29 | {"numbers": "one door"}
 
 
-def test_later_flags_are_written_only_where_they_are_given(tmp_path: Path) -> None:
+def test_later_flags_are_written_only_if_given(tmp_path: Path) -> None:
     claim_output(config(tmp_path, solver=SolverOverrides(momentum=0.8)), FREE)
     assert written(tmp_path)["solver"] == {"momentum": 0.8}
     assert not {"model", "rpn"} & set(written(tmp_path))
@@ -79,7 +79,9 @@ def test_later_flags_are_written_only_where_they_are_given(tmp_path: Path) -> No
         },
     ],
 )
-def test_the_same_said_otherwise_is_the_same_run(tmp_path: Path, again: dict[str, Any]) -> None:
+def test_the_same_numbers_by_other_flags_are_the_same_run(
+    tmp_path: Path, again: dict[str, Any]
+) -> None:
     claim_output(config(tmp_path, set=("momentum=0.8", "max_grad_norm=null")), FREE)
     claim_output(config(tmp_path, **again), FREE)
 
@@ -97,11 +99,11 @@ def test_the_same_said_otherwise_is_the_same_run(tmp_path: Path, again: dict[str
         ({"scale": 97, "set": ("momentum=0.8",)}, "model.scale was 96, is 97"),
     ],
 )
-def test_another_run_is_refused_with_what_differs(
+def test_a_run_with_other_flags_is_refused_and_the_flags_are_named(
     tmp_path: Path, again: dict[str, Any], line: str
 ) -> None:
     claim_output(config(tmp_path, set=("momentum=0.8",)), FREE)
-    with pytest.raises(UserError, match="holds another run") as caught:
+    with pytest.raises(UserError, match="holds a run with other flags") as caught:
         claim_output(config(tmp_path, **again), FREE)
     assert f"({line})" in str(caught.value)
 
@@ -115,7 +117,7 @@ def test_an_output_of_2026_11_29_is_resumed_by_its_command(tmp_path: Path) -> No
         check_same_run(config(tmp_path), FREE)
 
 
-def test_an_old_output_goes_on_by_the_old_rule_and_a_new_one_by_the_new(tmp_path: Path) -> None:
+def test_an_old_output_keeps_the_old_rule_and_a_new_one_uses_the_new_rule(tmp_path: Path) -> None:
     flags = config(tmp_path, scale=None, batch_size=None, set=("scale=480", "batch_size=4"))
     assert settled(flags) == flags
     write(tmp_path, OF_2026_11_29 | {"scale": None, "batch_size": None, "set": list(flags.set)})
@@ -128,13 +130,13 @@ def test_an_old_output_goes_on_by_the_old_rule_and_a_new_one_by_the_new(tmp_path
     assert (new.model.max_size, new.solver.learning_rate) == (800, 0.005)
 
 
-def test_where_short_flags_did_more_than_set_they_are_not_the_same_run(tmp_path: Path) -> None:
+def test_in_an_old_output_a_short_flag_and_set_are_different_runs(tmp_path: Path) -> None:
     write(tmp_path, OF_2026_11_29)  # --scale 96: max_size became 160
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="holds a run with other flags"):
         check_same_run(config(tmp_path, scale=None, set=("images_per_pass=2", "scale=96")), FREE)
 
 
-def test_two_values_of_an_old_output_are_no_mistake(tmp_path: Path) -> None:
+def test_in_an_old_output_one_number_may_have_two_values(tmp_path: Path) -> None:
     flags = config(tmp_path, set=("images_per_pass=2", "scale=64"))
     with pytest.raises(UserError, match="--scale 96 --set scale=64"):
         check_doors(flags)
@@ -145,8 +147,8 @@ def test_two_values_of_an_old_output_are_no_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mark", [{}, {"numbers": "one door"}])
-def test_a_flag_that_is_missing_means_as_before(tmp_path: Path, mark: dict[str, str]) -> None:
-    """An output of a version that had no --proposal-mode and no --limit."""
+def test_a_missing_flag_means_as_before(tmp_path: Path, mark: dict[str, str]) -> None:
+    """The output is from a version without --proposal-mode and --limit."""
     older = {k: v for k, v in OF_2026_11_29.items() if k not in ("proposal_mode", "limit")}
     write(tmp_path, older | mark)
     check_same_run(config(tmp_path, set=("images_per_pass=2",)), FREE)
@@ -154,7 +156,7 @@ def test_a_flag_that_is_missing_means_as_before(tmp_path: Path, mark: dict[str, 
         check_same_run(config(tmp_path, set=("images_per_pass=2",), limit=7), FREE)
 
 
-def test_a_later_version_resumes_todays_outputs(
+def test_a_later_version_resumes_outputs_of_this_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @dataclass(frozen=True, kw_only=True)
@@ -184,12 +186,12 @@ def test_a_later_version_resumes_todays_outputs(
     ("flags", "line"),
     [
         ({"tile": 640, "numbers": "one door"}, "another version, with tile in its run.json"),
-        ({"set": ["shear=0.5"]}, "does not read .*no number of model or solver is called shear"),
-        ({"model": [480]}, "does not read"),
+        ({"set": ["shear=0.5"]}, "cannot read .*there is no number called shear"),
+        ({"model": [480]}, "cannot read"),
         ({"numbers": "one door", "solver": {"shear": 2}}, r"solver\.shear was 2, is not given"),
     ],
 )
-def test_what_another_version_says_is_refused_in_one_line(
+def test_an_unknown_run_json_is_refused_in_one_line(
     tmp_path: Path, flags: dict[str, Any], line: str
 ) -> None:
     write(tmp_path, OF_2026_11_29 | flags)
@@ -198,7 +200,7 @@ def test_what_another_version_says_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_one_data_is_the_same_as_text_and_as_a_list(tmp_path: Path) -> None:
+def test_one_data_folder_may_be_stored_as_a_string_or_a_list(tmp_path: Path) -> None:
     write(tmp_path, OF_2026_11_29 | {"data": ["data"]})
     check_same_run(config(tmp_path, set=("images_per_pass=2",)), FREE)
 
@@ -207,7 +209,7 @@ def test_one_data_is_the_same_as_text_and_as_a_list(tmp_path: Path) -> None:
     ("config_type", "free"), [(TrainConfig, FREE), (AblateConfig, ablate.FREE_FLAGS)]
 )
 def test_every_flag_is_free_or_registered(config_type: type, free: tuple[str, ...]) -> None:
-    """A new flag fails here: say in `same_run.LATER` which value of it means "as before"."""
+    """A new flag fails here. Add it to `same_run.LATER` with the value that means "as before"."""
     first, later = same_run.FIRST[config_type.__name__], same_run.LATER[config_type.__name__]
     names = {field.name for field in fields(config_type)} - {"output", *free}
     assert names == first | set(later)
@@ -221,5 +223,5 @@ def test_a_result_of_another_version_is_read(tmp_path: Path) -> None:
     expected = train.TrainResult(checkpoint="there", num_iterations=12, val_map=None)
     assert train._finished(config(tmp_path)) == expected
     (tmp_path / "result.json").write_text('{"num_iterations": 12}')
-    with pytest.raises(UserError, match="no result of this job"):
+    with pytest.raises(UserError, match="not the result of a training"):
         train._finished(config(tmp_path))

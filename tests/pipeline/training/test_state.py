@@ -1,4 +1,4 @@
-"""A run that is saved and loaded takes the very steps of one that was not."""
+"""Tests of saving and loading: a resumed run takes the same steps as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def take_steps(model: FastRCNN, optimizer: torch.optim.SGD, steps: range) -> Non
         optimizer.step()
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_run_bit_for_bit(tmp_path: Path) -> None:
     whole, optimizer = build()
     take_steps(whole, optimizer, range(6))
 
@@ -44,7 +44,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> N
     save_checkpoint(tmp_path, first, classes=("a", "b"), proposals=ProposalConfig(), training={})
     save_state(tmp_path, first, optimizer, progress)
 
-    torch.manual_seed(99)  # the fresh model starts elsewhere
+    torch.manual_seed(99)  # the new model starts from other weights
     resumed = FastRCNN(CONFIG).train()
     optimizer = build_optimizer(resumed, SOLVER)
     assert load_state(tmp_path, resumed, optimizer) == progress

@@ -1,4 +1,4 @@
-"""One step of SGD: in one pass or many the same, and a loss that is not finite changes no weight."""
+"""Tests of a training step: the number of passes does not matter; a non-finite loss changes no weight."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _steps_of_a_rank(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_workers_have_the_gradients_of_one_that_sees_all_images(tmp_path: Path) -> None:
+def test_two_workers_get_the_gradients_of_one_worker_with_all_images(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_steps_of_a_rank, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1)]
     for name, (solver, changes) in CASES.items():
@@ -116,8 +116,8 @@ def test_only_an_objective_can_be_trained() -> None:
         train_step(model, build_optimizer(model, SOLVER), batch(), 0, SETTINGS)
 
 
-def test_the_gradient_is_averaged_over_the_rois_there_are() -> None:
-    """Twice the RoIs asked for, the same ones found: the step is the same."""
+def test_the_gradient_is_averaged_over_the_sampled_rois() -> None:
+    """With twice the RoIs requested and the same RoIs sampled, the step is the same."""
     few, row = step(SOLVER, rois_per_image=64, bg_iou=(0.49, 0.5), fg_fraction=1.0)
     more, again = step(SOLVER, rois_per_image=128, bg_iou=(0.49, 0.5), fg_fraction=1.0)
     assert row["rois"] == again["rois"] < 4 * 64
@@ -125,12 +125,14 @@ def test_the_gradient_is_averaged_over_the_rois_there_are() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_an_rpns_losses_are_means_of_images_and_part_of_the_whole() -> None:
+def test_rpn_losses_are_means_over_images_and_part_of_the_loss() -> None:
     _, row = step(SOLVER, rpn=RPN)
     assert row["loss"] == pytest.approx(
         sum(row[n] for n in ("classification", "localization", "loss_objectness", "loss_rpn_box"))
     )
-    assert row["loss_objectness"] == pytest.approx(math.log(2), rel=0.05)  # it knows nothing yet
+    assert row["loss_objectness"] == pytest.approx(
+        math.log(2), rel=0.05
+    )  # untrained: each probability is about 1/2
     assert row["loss_rpn_box"] > 0
     moved = {name for name, p in step(SOLVER, rpn=RPN)[0].named_parameters() if p.grad is not None}
     assert {name for name in moved if name.startswith("rpn.")} == {
@@ -140,8 +142,9 @@ def test_an_rpns_losses_are_means_of_images_and_part_of_the_whole() -> None:
     }
 
 
-def test_the_rois_that_were_found_do_not_change_an_rpns_gradient() -> None:
-    """Heads that find few RoIs: their gradient is not scaled up, for the RPN's would be with it."""
+def test_the_number_of_sampled_rois_does_not_change_the_rpn_gradient() -> None:
+    """With few RoIs, the head's gradient is not scaled up, because that would scale the RPN's gradient
+    too."""
     few = {"rpn": RPN, "bg_iou": (0.49, 0.5)}
     one, row = step(SOLVER, rois_per_image=16, **few)
     other, again = step(SOLVER, rois_per_image=64, **few)
@@ -155,8 +158,9 @@ def test_the_rois_that_were_found_do_not_change_an_rpns_gradient() -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_images_without_objects_teach_an_rpn_what_is_background() -> None:
-    """By the paper's numbers heads have no RoI in them: nothing is below an IoU of .1 that counts."""
+def test_an_rpn_learns_background_from_images_without_objects() -> None:
+    """With the paper's numbers such images have no RoI: background needs an IoU of at least .1 with an
+    object."""
     model = build(rpn=RPN)
     given = batch()
     targets = [Target(t.proposals, torch.zeros(0, 4), torch.zeros(0).long()) for t in given.targets]
@@ -168,10 +172,10 @@ def test_images_without_objects_teach_an_rpn_what_is_background() -> None:
     assert model.rpn is not None
     gradient = model.rpn.head.cls_logits.bias.grad
     assert gradient is not None
-    assert bool((gradient > 0).all())  # down with the objectness
+    assert bool((gradient > 0).all())  # a step lowers the objectness
 
 
-def test_a_second_stage_moves_the_box_layer_alone() -> None:
+def test_a_second_stage_changes_only_the_box_layer() -> None:
     before = build()
     after, _ = step(replace(SOLVER, trained="bbox_pred"))
     moved = {
@@ -182,7 +186,7 @@ def test_a_second_stage_moves_the_box_layer_alone() -> None:
     assert moved == {"head.bbox_pred.weight", "head.bbox_pred.bias"}
 
 
-def test_a_loss_that_is_not_finite_names_the_images_and_changes_nothing() -> None:
+def test_a_non_finite_loss_names_the_images_and_changes_no_weight() -> None:
     torch.manual_seed(0)
     model = FastRCNN(FastRCNNConfig.paper(1, backbone="tiny", fc_dim=16, scale=64))
     with torch.no_grad():
@@ -195,7 +199,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_changes_nothing() -> Non
 
 
 @pytest.mark.parametrize("able", [True, False])
-def test_mixed_precision_is_bfloat16_where_the_device_multiplies_it(
+def test_mixed_precision_uses_bfloat16_if_the_device_multiplies_it(
     able: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.training.step.multiplies_bfloat16", lambda _: able)

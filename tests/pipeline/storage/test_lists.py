@@ -1,4 +1,4 @@
-"""Lists of URIs that somebody else made."""
+"""Reading lists of images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def write(folder: Path, name: str, data: bytes | str) -> str:
 
 
 def named(uri: str) -> list[str]:
-    return [name for table in storage.iter_manifest(uri) for name in table["image_uri"].to_pylist()]
+    return [
+        name for table in storage.iter_image_list(uri) for name in table["image_uri"].to_pylist()
+    ]
 
 
 def parquet(columns: dict[str, list[str | None]]) -> bytes:
@@ -28,7 +30,7 @@ def parquet(columns: dict[str, list[str | None]]) -> bytes:
     return sink.getvalue()
 
 
-def test_text_is_taken_byte_for_byte_and_in_its_order(tmp_path: Path) -> None:
+def test_a_text_file_is_read_byte_for_byte_and_in_its_order(tmp_path: Path) -> None:
     uri = write(
         tmp_path, "m.txt", "\ufeffs3://b/z%20 \r\n\ns3://b/caf\u00e9\u2028x\n s3://b/a::b?c#d\n/x/y"
     )
@@ -44,24 +46,26 @@ def test_relative_paths_are_made_absolute(tmp_path: Path) -> None:
     assert named(write(tmp_path, "m.txt", "s3://b/a\n/x/../y\n")) == ["s3://b/a", "/y"]
 
 
-def test_a_list_names_no_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody wrote `~root/x` at a shell: a file that is called so is meant."""
+def test_a_tilde_in_a_list_is_not_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shell has expanded `~root/x`, so it is the name of a file."""
     monkeypatch.chdir(tmp_path)
     assert named(write(tmp_path, "m.txt", "~root/x.jpg\n")) == [str(tmp_path / "~root" / "x.jpg")]
 
 
-def test_etags_and_sizes_are_taken_where_the_list_has_them(tmp_path: Path) -> None:
+def test_etags_and_sizes_are_read_if_the_list_has_them(tmp_path: Path) -> None:
     uri = write(tmp_path, "m.csv", "etag,size_bytes,image_uri\ne1,5,s3://b/a\n,,s3://b/b\n")
-    (table,) = storage.iter_manifest(uri)
+    (table,) = storage.iter_image_list(uri)
     assert table.to_pylist() == [
         {"image_uri": "s3://b/a", "etag": "e1", "size_bytes": 5},
         {"image_uri": "s3://b/b", "etag": None, "size_bytes": None},
     ]
 
 
-def test_a_long_list_comes_in_parts(tmp_path: Path) -> None:
+def test_a_long_list_is_read_in_several_tables(tmp_path: Path) -> None:
     uri = write(tmp_path, "m.txt", "".join(f"s3://b/{n}\n" for n in range(120_001)))
-    assert [table.num_rows for table in storage.iter_manifest(uri)] == [50_000, 50_000, 20_001]
+    assert [table.num_rows for table in storage.iter_image_list(uri)] == [50_000, 50_000, 20_001]
 
 
 @pytest.mark.parametrize(
@@ -73,12 +77,12 @@ def test_a_long_list_comes_in_parts(tmp_path: Path) -> None:
         '"s3://b/a,""x""",1\n\ns3://b/b,2\n',
     ],
 )
-def test_csv_has_its_uris_in_the_named_or_the_first_column(tmp_path: Path, text: str) -> None:
+def test_csv_uris_are_in_the_named_or_the_first_column(tmp_path: Path, text: str) -> None:
     assert named(write(tmp_path, "m.CSV", text)) == ['s3://b/a,"x"', "s3://b/b"]
 
 
 @pytest.mark.parametrize("column", ["image_uri", "uri"])
-def test_parquet_has_its_uris_in_the_named_column(bucket: str, column: str) -> None:
+def test_parquet_uris_are_in_the_named_column(bucket: str, column: str) -> None:
     data = parquet({"other": ["x", "y", "z"], column: ["s3://b/b", None, "s3://b/a"]})
     storage.write_bytes(f"{bucket}/m.parquet", data)
     assert named(f"{bucket}/m.parquet") == ["s3://b/b", "s3://b/a"]
@@ -88,20 +92,22 @@ def test_parquet_has_its_uris_in_the_named_column(bucket: str, column: str) -> N
     ("name", "data", "why"),
     [
         ("m.txt", b"\n\r\n", "names no image"),
-        ("m.txt", b"s3://b/\xff\n", "not a readable manifest"),
+        ("m.txt", b"s3://b/\xff\n", "is not a readable list of images"),
         ("m.csv", b"image_uri\n", "names no image"),
         ("m.csv", b"", "names no image"),
-        ("m.csv", b"uri,size_bytes\ns3://b/a,many\n", "not a readable manifest"),
-        ("m.parquet", b"PAR1 not really", "not a readable manifest"),
+        ("m.csv", b"uri,size_bytes\ns3://b/a,many\n", "is not a readable list of images"),
+        ("m.parquet", b"PAR1 not really", "is not a readable list of images"),
         ("m.parquet", parquet({"path": ["s3://b/a"]}), "has the columns path"),
         ("m.parquet", parquet({"uri": [None]}), "names no image"),
     ],
 )
-def test_what_names_no_image_is_refused(tmp_path: Path, name: str, data: bytes, why: str) -> None:
+def test_a_list_without_readable_uris_is_refused(
+    tmp_path: Path, name: str, data: bytes, why: str
+) -> None:
     with pytest.raises(UserError, match=rf"{name}: .*{why}"):
         named(write(tmp_path, name, data))
 
 
-def test_a_manifest_that_is_not_there_is_refused(bucket: str) -> None:
-    with pytest.raises(UserError, match=r"m\.txt: is not there"):
+def test_a_list_that_does_not_exist_is_refused(bucket: str) -> None:
+    with pytest.raises(UserError, match=r"m\.txt: does not exist"):
         named(f"{bucket}/m.txt")

@@ -1,3 +1,5 @@
+"""Candidates become decoded batches; nothing is lost or changed on the way."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,9 +12,9 @@ from PIL import Image
 
 from fastrcnn.config import ProposalConfig
 from fastrcnn.upload import Uploads
+from pipeline.scoring.batches import decoded_batches
 from pipeline.scoring.candidates import ReadSettings, read_images
 from pipeline.scoring.detector import DetectorActor
-from pipeline.scoring.passes import passes
 from tests.pipeline.record_cases import planned_rows
 
 MAX_PIXELS = 10_000
@@ -31,30 +33,30 @@ def candidates(tmp_path: Path) -> pa.Table:
 
 
 @pytest.mark.parametrize(("size", "expected"), [(None, [5]), (2, [2, 2, 1]), (5, [5]), (9, [5])])
-def test_every_candidate_is_in_one_pass_with_its_pixels_and_proposals(
+def test_every_candidate_is_in_one_batch_with_its_pixels_and_proposals(
     candidates: pa.Table, size: int | None, expected: list[int]
 ) -> None:
     uploads = Uploads(torch.device("cpu"))
-    found = list(passes(candidates, uploads, images_per_pass=size, max_pixels=MAX_PIXELS))
-    assert [len(one.rows) for one in found] == expected
-    rows = [row for one in found for row in one.rows]
+    made = list(decoded_batches(candidates, uploads, images_per_pass=size, max_pixels=MAX_PIXELS))
+    assert [len(batch.rows) for batch in made] == expected
+    rows = [row for batch in made for row in batch.rows]
     assert [row["image_uri"] for row in rows] == candidates["image_uri"].to_pylist()
     ok = [row for row in rows if row["status"] == "ok"]
-    pixels = [image for one in found for image in one.images.wait()]
-    boxes = [own for one in found for own in one.proposals or []]
-    assert len(ok) == len(pixels) == len(boxes) == 4
-    for row, image, own in zip(ok, pixels, boxes, strict=True):
+    pixels = [image for batch in made for image in batch.images.wait()]
+    proposals = [boxes for batch in made for boxes in batch.proposals or []]
+    assert len(ok) == len(pixels) == len(proposals) == 4
+    for row, image, boxes in zip(ok, pixels, proposals, strict=True):
         assert image.numpy().tolist() == np.asarray(Image.open(row["image_uri"])).tolist()
-        assert own.tobytes() == row["proposals"]
+        assert boxes.tobytes() == row["proposals"]
 
 
-def test_no_candidates_are_no_pass(candidates: pa.Table) -> None:
+def test_no_candidates_make_no_batch(candidates: pa.Table) -> None:
     uploads = Uploads(torch.device("cpu"))
     none = candidates.slice(0, 0)
-    assert list(passes(none, uploads, images_per_pass=2, max_pixels=MAX_PIXELS)) == []
+    assert list(decoded_batches(none, uploads, images_per_pass=2, max_pixels=MAX_PIXELS)) == []
 
 
-def test_a_detectors_rows_are_the_same_in_few_passes_and_many(
+def test_the_rows_do_not_depend_on_the_batch_size(
     candidates: pa.Table, tiny_checkpoint: Path
 ) -> None:
     whole, parts = (
@@ -79,6 +81,6 @@ def test_on_a_gpu_pixels_arrive_whole_while_it_computes() -> None:
         busy = torch.rand(2048, 2048, device=device)
         started = uploads.start(images)
         busy = busy @ busy
-        for image, own in zip(images, started.wait(), strict=True):
-            assert own.device.type == "cuda"
-            assert torch.equal(own.cpu(), image)
+        for image, copied in zip(images, started.wait(), strict=True):
+            assert copied.device.type == "cuda"
+            assert torch.equal(copied.cpu(), image)
