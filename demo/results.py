@@ -27,11 +27,11 @@ QUERIES = {
         GROUP BY box.label ORDER BY boxes DESC""",
     "Which images show a ring and a cross, and how much of each do the boxes cover?": """
         SELECT parse_filename(image_uri) AS image,
-               len(found) AS boxes,
-               round(100 * list_sum([(b.x_max - b.x_min) * (b.y_max - b.y_min) FOR b IN found])
+               len(kept) AS boxes,
+               round(100 * list_sum([(b.x_max - b.x_min) * (b.y_max - b.y_min) FOR b IN kept])
                      / (width * height), 1) AS percent_covered
-        FROM (SELECT *, [d FOR d IN detections IF d.score >= 0.5] AS found FROM '{scored}')
-        WHERE list_has_all([b.label FOR b IN found], ['ring', 'cross'])
+        FROM (SELECT *, [d FOR d IN detections IF d.score >= 0.5] AS kept FROM '{scored}')
+        WHERE list_has_all([b.label FOR b IN kept], ['ring', 'cross'])
         ORDER BY percent_covered DESC LIMIT 5""",
 }
 """Question -> SQL for DuckDB. {scored} is replaced by the glob of the shards."""

@@ -101,7 +101,7 @@ def _check_tests(tests: Sequence[Test], plan: TrainPlan) -> None:
     if plan.model.rpn is not None and any(test.svm for test in tests):
         raise UserError(
             f"--comparisons svm --proposals {LEARNED}",
-            "SVMs are trained on given proposals of the training images, but an RPN makes its own",
+            "SVMs are trained on given proposals of the training images, and an RPN has none",
             "Give another proposer or a table as --proposals, or leave this comparison out.",
         )
 

@@ -77,7 +77,7 @@ class Detections:
             object.__setattr__(self, "boxes", self.boxes.reshape(0, 4))
         for name in ("labels", "label_ids", "boxes"):
             shape = getattr(self, name).shape
-            expected = (*self.scores.shape[:1], *((4,) if name == "boxes" else ()))
+            expected = self.scores.shape[:1] + ((4,) if name == "boxes" else ())
             if self.scores.ndim != 1 or shape != expected:
                 raise ValueError(
                     f"{name} has shape {shape} and scores {self.scores.shape}: expected labels, label_ids"

@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from fastrcnn.checkpoint import CONFIG, CheckpointError
 from fastrcnn.detection import Scored, detect_counting, propose_learned
 from fastrcnn.proposals import propose
 from fastrcnn.rpn import Proposed
@@ -27,7 +28,7 @@ from pipeline.config import Precision
 from pipeline.detections import Detections, is_score, min_scores
 from pipeline.errors import one_line
 from pipeline.images.inputs import Image, check_image, check_images, read_pixels
-from pipeline.storage.checkpoints import load
+from pipeline.storage.checkpoints import checkpoint_folder, load
 
 Box = dict[str, Any]
 """One detection as in the column `detections`: label, label_id, score, x_min, y_min, x_max, y_max."""
@@ -43,7 +44,7 @@ class Detector:
     """A loaded model that detects objects in images.
 
     Args:
-        checkpoint: folder or URI of the checkpoint.
+        checkpoint: folder or URI of the checkpoint, or the --output of a training.
         min_score: `Detections` hold the boxes with this score or more. None: the class's operating point if
             the checkpoint has one, else 0.5. 0: every box that a scoring job writes.
         score_threshold: replaces the score threshold of the checkpoint. Boxes below it are never made.
@@ -81,7 +82,12 @@ class Detector:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self.device = torch.device("cuda" if _use_gpu(gpu) else "cpu")
-        self._checkpoint = load(str(checkpoint))
+        folder = checkpoint_folder(str(checkpoint))
+        if folder is None:
+            raise CheckpointError(
+                f"{checkpoint} holds no {CONFIG}, neither directly nor in its folder checkpoint/"
+            )
+        self._checkpoint = load(folder)
         if model_id not in (None, self.model_id):
             raise RuntimeError(
                 f"{checkpoint} holds model {self.model_id}: expected {model_id}, as when the job started."

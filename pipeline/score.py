@@ -23,7 +23,7 @@ from pipeline.errors import JobError, UserError
 from pipeline.record import plan
 from pipeline.record.committer import Committer
 from pipeline.record.manifest import check_some, write_manifest
-from pipeline.record.run_format import begin_run, warn_of_other_decoders
+from pipeline.record.run_format import begin_run, check_format, warn_of_other_decoders
 from pipeline.runtime import cluster
 from pipeline.runtime.attempts import Attempts, SharedAttempts
 from pipeline.runtime.compiling import check_compiles
@@ -72,6 +72,7 @@ def _run(job: Job) -> ScoreSummary:
     config = job.config
     if not config.dry_run:
         storage.check_exclusive_create(config.output)
+    check_format(config.output, job.run_id)
     cluster.connect(allow_open=config.allow_open_cluster)
     resources = size_cluster(config, cluster.resources(), cluster.node_cpus())
     if config.compile:

@@ -8,8 +8,9 @@ default of the field does.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
@@ -81,7 +82,7 @@ def kept(
     return {
         name: value
         for name, value in values.items()
-        if name in first or name not in neutral or as_tuples(value) != as_tuples(neutral[name])
+        if name in first or name not in neutral or not _equal(value, neutral[name])
     }
 
 
@@ -97,7 +98,18 @@ def as_tuples(value: Any) -> Any:
 
 def _defaults(config: type) -> dict[str, Any]:
     """The default means "as before" for a field that is in neither table above."""
-    return {f.name: f.default for f in fields(config) if f.default is not MISSING}
+    made = {f.name: f.default_factory() for f in fields(config) if f.default_factory is not MISSING}
+    return made | {f.name: f.default for f in fields(config) if f.default is not MISSING}
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _equal(value: Any, other: Any) -> bool:
+    """Compare two values as JSON writes them: a config equals its dictionary, and nan equals nan."""
+    texts = [json.dumps(_plain(each), sort_keys=True, default=str) for each in (value, other)]
+    return texts[0] == texts[1]
 
 
 @cache

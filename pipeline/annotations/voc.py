@@ -158,9 +158,8 @@ def _parse(data: bytes, uri: str) -> Element:
         raise UserError(
             uri, f"is not readable as XML ({error})", "Export the annotation again."
         ) from error
-    if (
-        root.tag != "annotation"
-    ):  # else the file of another tool would count as an image without objects
+    # Without this check, the file of another tool would count as an image without objects.
+    if root.tag != "annotation":
         raise UserError(
             uri,
             f"begins with <{root.tag[:40]}>, not <annotation>",

@@ -77,9 +77,8 @@ def draw_scene(
     labels: list[str] = []
     areas: list[float] = []
     masks = np.zeros((0, height, width), dtype=bool)
-    for _ in range(
-        wanted * 6
-    ):  # some places are refused; a crowded scene ends up with fewer shapes
+    # Some places are refused, so there are more attempts than shapes. A crowded scene gets fewer shapes.
+    for _ in range(wanted * 6):
         if len(labels) == wanted:
             break
         name = names[rng.integers(len(names))]

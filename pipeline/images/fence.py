@@ -170,9 +170,8 @@ class _Child:
         )
         os.set_blocking(self._write_end, False)
         for end in (self._write_end, self._read_end):
-            with suppress(
-                OSError, AttributeError
-            ):  # not Linux, or the user has used up the pipe memory
+            # It fails on other systems than Linux, and if the user has used up the memory for pipes.
+            with suppress(OSError, AttributeError):
                 fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
             self._receive(LENGTH.size, time.monotonic() + START_SECONDS)

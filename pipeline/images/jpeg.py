@@ -26,9 +26,8 @@ PLAIN_SCAN_PIXELS = 300_000_000
 _FRAMES = (0xC0, 0xC1, 0xC2)  # SOF0..2: Huffman-coded, baseline, extended and progressive
 _SEQUENTIAL = (0xC0, 0xC1)
 _OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
-_MARKER = re.compile(
-    rb"\xff[\x01-\xcf\xd8-\xfe]"
-)  # no stuffed bytes, restart markers or fill bytes
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""A marker, but no stuffed byte, restart marker or fill byte."""
 _USUAL = frozenset(bytes((0xFF, marker)) for marker in (*range(0xC0, 0xD0), *range(0xDA, 0xFF)))
 _SILENT = frozenset(
     bytes((0xFF, marker)) for marker in (0xC4, 0xDB, 0xDD, 0xE0, *range(0xE3, 0xF0), 0xFE)

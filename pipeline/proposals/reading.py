@@ -131,9 +131,8 @@ def read_images(
     Returns:
         A table CANDIDATE, one row an image, in the order of `rows`.
     """
-    prepare(
-        settings.proposals
-    )  # one core a task: OpenCV's threads would compete with the other tasks
+    # A task uses one core: OpenCV's threads would compete with the other tasks.
+    prepare(settings.proposals)
 
     def work(batch: pa.Table, *, alone: bool = False) -> pa.Table:
         planned = batch.to_pylist()

@@ -76,6 +76,17 @@ def begin_run(
     return read_format(uri)
 
 
+def check_format(output: str, run_id: str) -> None:
+    """Refuse to continue a run that a newer version began, before anything is written.
+
+    Raises:
+        UserError: as in `read_format`.
+    """
+    uri = record.described_uri(output, run_id, "config.json")
+    if storage.exists(uri):
+        read_format(uri)
+
+
 def read_format(uri: str) -> RunFormat:
     """Read the format of a run from its config.json.
 

@@ -119,9 +119,12 @@ def inspect(shard: int, data: bytes, planned: pa.Table) -> Shard:
         with pq.ParquetFile(io.BytesIO(data)) as file:
             table = file.read(columns)
             metadata = file.schema_arrow.metadata or {}
+        check_version(int(metadata.get(b"format_version", b"1")), TABLE_VERSION)
         keys = Counter(image_keys(table))
         statuses = dict(Counter(table["status"].cast(pa.string()).to_pylist()).most_common())
         num_detections = pc.sum(table["num_detections"]).as_py() or 0
+    except NewerFormatError as error:
+        raise JobError(f"shard {shard} {error}: install the newer version") from error
     except (pa.ArrowException, KeyError) as error:
         raise JobError(f"shard {shard} is not a Parquet file of this job: {error}") from error
     if keys != Counter(image_keys(planned)):

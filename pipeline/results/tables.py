@@ -35,9 +35,17 @@ _ROWS_AT_ONCE = 20_000
 # Types without dictionaries, which differ from file to file, and without time zones, which DuckDB would
 # apply.
 _PLAIN_TYPES = {"status": pa.string(), "scored_at": pa.timestamp("us")}
-_PLAIN = pa.schema([f.with_type(_PLAIN_TYPES.get(f.name, f.type)) for f in SCORED])
+_PLAIN = pa.schema(
+    [
+        field.with_type(_PLAIN_TYPES.get(field.name, field.type))
+        for field in SCORED
+        # A later column may have a type that DuckDB does not know, such as a list of half floats.
+        if field.name == "detections"
+        or not (pa.types.is_nested(field.type) or pa.types.is_float16(field.type))
+    ]
+)
 _IMAGE_COLUMNS = ", ".join(
-    f.name for f in SCORED if f.name not in ("model_id", "run_id", "detections")
+    f.name for f in _PLAIN if f.name not in ("model_id", "run_id", "detections")
 )
 _SELECT_IMAGES = f"SELECT row, {_IMAGE_COLUMNS} FROM shard"
 _SELECT_BOXES = """
@@ -143,7 +151,7 @@ class _Shard:
 
 def _read_shard(info: ObjectInfo) -> _Shard:
     with open_shard(info.uri, info.etag) as (file, classes, model_id):
-        rows = read_columns(file, SCORED).cast(_PLAIN)
+        rows = read_columns(file, map(SCORED.field, _PLAIN.names)).cast(_PLAIN)
     return _Shard(classes, model_id, rows)
 
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 from pipeline.errors import JobError, StorageError, UserError, one_line
 from pipeline.runtime import help
 from pipeline.runtime.arguments import parse_arguments
+from pipeline.runtime.flags import check_texts
 
 Config = TypeVar("Config")
 
@@ -57,7 +58,9 @@ def main(
         sys.stdout.write(help.render(config_type, command, description, everything=everything))
         sys.exit(0)
     try:
-        run(parse_arguments(config_type, arguments, command))
+        config = parse_arguments(config_type, arguments, command)
+        check_texts(config)
+        run(config)
     except Exception as error:
         ending = _ending(error)
         if ending is None:

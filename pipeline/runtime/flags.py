@@ -27,6 +27,8 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, Union
 
+from pipeline.errors import UserError
+
 Uri: TypeAlias = Annotated[str, "URI"]
 """A local path or any fsspec URL."""
 Folder: TypeAlias = Annotated[str, "FOLDER"]
@@ -261,3 +263,30 @@ def _value(hint: Any) -> Value:
     if hint is str or hint is Path:
         return Value(hint, "PATH" if hint is Path else "TEXT")
     raise TypeError(f"{hint}: no flag has values of this type. Use int, float, bool, str or Path")
+
+
+_NO_PLACE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(/*$|/[^/])")
+
+
+def check_texts(config: Any) -> None:
+    """Refuse flags that are empty, and URIs that name no place: `s3://` would be a local folder.
+
+    Args:
+        config: a job's config; a flag that is None is not given.
+
+    Raises:
+        UserError: the first such flag.
+    """
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not isinstance(value, str):
+            continue
+        is_place = any(
+            kind in (Uri, Folder)
+            for kind in (hints[field.name], *typing.get_args(hints[field.name]))
+        )
+        if not value.strip() or (is_place and _NO_PLACE.match(value)):
+            expected = "a path or a URI such as s3://bucket/prefix" if is_place else "a text"
+            flag = f"--{field.name.replace('_', '-')} {value!r}"
+            raise UserError(flag, f"expected {expected}", "Give one, or leave the flag out.")

@@ -84,7 +84,7 @@ def prepare(config: ScoreConfig) -> Job:
         raise UserError(
             f"--checkpoint {config.checkpoint}", str(error), "Give a complete checkpoint folder."
         ) from error
-    proposals, table = choose_proposals(config, checkpoint)
+    proposals, table = resolve_proposals(config, checkpoint)
     keep = Filter(include=config.include, exclude=config.exclude)
     selection = select(config.images, config.limit, keep)
     return Job(
@@ -133,7 +133,7 @@ def hashed_facts(
     return facts
 
 
-def choose_proposals(
+def resolve_proposals(
     config: ScoreConfig, checkpoint: Checkpoint
 ) -> tuple[ProposalConfig, str | None]:
     """Return the proposer and the URI of the proposals table, if there is one.

@@ -10,6 +10,14 @@ from pipeline import storage
 from pipeline.errors import UserError
 
 
+def checkpoint_folder(uri: str) -> str | None:
+    """Return the URI of the folder with config.json: `uri`, or `checkpoint/` in it. None: there is none."""
+    for folder in (uri, storage.join(uri, "checkpoint")):
+        if storage.exists(storage.join(folder, CONFIG)):
+            return storage.absolute(folder)  # workers have another working directory
+    return None
+
+
 def find_checkpoint(uri: str) -> str:
     """Return the URI of the folder with config.json.
 
@@ -18,9 +26,9 @@ def find_checkpoint(uri: str) -> str:
     Raises:
         UserError: neither folder has a config.json.
     """
-    for folder in (uri, storage.join(uri, "checkpoint")):
-        if storage.exists(storage.join(folder, "config.json")):
-            return storage.absolute(folder)  # workers have another working directory
+    folder = checkpoint_folder(uri)
+    if folder is not None:
+        return folder
     raise UserError(
         f"--checkpoint {uri}",
         "holds no config.json, neither directly nor in its folder checkpoint/",

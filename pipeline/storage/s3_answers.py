@@ -112,9 +112,8 @@ def classify(uri: str, error: Any) -> StorageError | Transient:
         return ObjectMissing(message)
     if status == 412:
         return ObjectChanged(message)
-    if (
-        code == "InvalidObjectState"
-    ):  # status 403, but no permission is missing: the object is archived
+    # The status is 403, but no permission is missing: the object is archived.
+    if code == "InvalidObjectState":
         return ObjectUnreadable(message)
     if status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES:
         return Transient(cause)

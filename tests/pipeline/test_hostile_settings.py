@@ -303,7 +303,7 @@ def test_what_lies_in_the_output_is_ours_or_refused(
 
 TRAIN_OUTPUTS = {
     "run.json garbage": ("run.json", "{", "is not valid JSON"),
-    "run.json another's": ("run.json", "[]", "no JSON object"),
+    "run.json another's": ("run.json", "[]", "not a JSON object"),
     "run.json of other flags": ("run.json", "{}", "holds a run with other flags"),
 }
 
@@ -328,15 +328,15 @@ FLAGS = {
     "--batch-size many": "--batch-size: 'many' was given, expected an integer",
     "--batch-size 1.5": "--batch-size: '1.5' was given, expected an integer",
     "--bach-size 4": "--bach-size: no such flag. Did you mean --batch-size?",
-    "--score-threshold nan": "no probability",
-    "--score-threshold 1e9": "no probability",
+    "--score-threshold nan": "expected a score from 0 to 1",
+    "--score-threshold 1e9": "expected a score from 0 to 1",
     "--max-failures nan": "share of the images",
     "--max-pixels 0": "must be above 0",
     "--max-bytes -5": "must be above 0",
-    "--gpus-per-worker nan": "negative",
+    "--gpus-per-worker nan": "expected 0 or more",
     "--shard-size 0": "must be above 0",
     "--limit 0": "must be above 0",
-    "--price-per-cpu-hour -1": "negative",
+    "--price-per-cpu-hour -1": "expected 0 or more",
     "--proposals ../../x": "../../x",
     "--proposals selective": "neither a proposer nor",
 }

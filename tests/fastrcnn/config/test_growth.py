@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from typing import Any
 
 import pytest
 
@@ -93,3 +95,25 @@ def test_lists_and_tuples_are_the_same_value() -> None:
 
 def test_a_name_that_nothing_is_known_of_is_kept() -> None:
     assert growth.kept({"new": 0}, (), {}) == {"new": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "default"),
+    [
+        (tuple, field(default_factory=tuple)),
+        (dict, field(default_factory=dict)),
+        (RPNConfig, field(default_factory=RPNConfig)),
+        (float, math.nan),
+    ],
+    ids=["tuple", "dict", "config", "nan"],
+)
+def test_a_later_field_of_any_kind_is_not_hashed_at_its_default(kind: type, default: Any) -> None:
+    later: Any = make_dataclass(
+        "ProposalConfig",
+        [("overlap", kind, default)],
+        bases=(ProposalConfig,),
+        frozen=True,
+        kw_only=True,
+    )
+    expected = growth.hashed(ProposalConfig, asdict(ProposalConfig()))
+    assert growth.hashed(later, asdict(later())) == expected

@@ -282,10 +282,9 @@ def test_a_decompression_bomb_is_refused_by_its_header() -> None:
 
 
 def test_only_max_pixels_limits_the_size() -> None:
-    # PIL itself warns above 89 million pixels and refuses 179 million; --max-pixels may allow more.
-    data = png(
-        20_000, 10_000, 1, 0, b""
-    )  # the file has no pixels, which is noticed after the check of the size
+    # PIL itself warns above 89 and refuses above 179 million pixels; --max-pixels may allow more.
+    # The file has no pixels, which is noticed after the check of the size.
+    data = png(20_000, 10_000, 1, 0, b"")
     with pytest.raises(ImageError) as caught:
         decode(data, max_pixels=200_000_000)
     assert caught.value.status == "undecodable"

@@ -87,10 +87,8 @@ def test_only_new_and_changed_images_are_computed(
         pq.read_table(p)["image_uri"].to_pylist()
         for p in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime_ns)
     ]
-    assert sorted(len(r) for r in rows) == [
-        1,
-        5,
-    ]  # the second run tried only the broken image again
+    # The second run tried only the broken image again.
+    assert sorted(len(r) for r in rows) == [1, 5]
     Image.fromarray(np.zeros((90, 90, 3), np.uint8)).save(Path(images) / "0.png")
     changed, _ = compute_proposals(storage.list_objects(images), GRID, cache)
     assert changed[str(Path(images) / "0.png")][0].tolist() == [0, 0, 90, 90]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import ray
 
 from pipeline.errors import JobError, UserError
 from pipeline.runtime.cli import main
+from pipeline.runtime.flags import Folder, Group, Groups, Uri
 from pipeline.storage import ObjectUnreadable
 
 
@@ -76,3 +78,37 @@ def test_a_user_error_in_a_worker_exits_with_one(
 def test_a_bug_in_a_worker_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         ends(ZeroDivisionError(), monkeypatch, worker=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """Flags that name places."""
+
+    output: Uri
+    """Where results go."""
+    folder: Folder | None = None
+    """A folder of this machine."""
+    run_id: str | None = None
+    """A run."""
+
+    GROUPS: ClassVar[Groups] = (Group(title="All", common=("folder", "run_id")),)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--output", ""], "error: --output '': expected a path or a URI"),
+        (["--output", "  "], "error: --output ' ': expected a path or a URI"),
+        (["--output", "s3://"], "error: --output 's3://': expected a path or a URI"),
+        (["--output", "x", "--folder", ""], "error: --folder '': expected a path or a URI"),
+        (["--output", "x", "--run-id", ""], "error: --run-id '': expected a text"),
+    ],
+)
+def test_an_empty_place_is_refused_before_the_job_runs(
+    capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    """An empty output would be the root of the file system."""
+    with pytest.raises(SystemExit) as stop:
+        main(Places, pytest.fail, "", command="job", arguments=words)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(line)

@@ -100,9 +100,8 @@ def test_a_read_from_a_silent_server_gives_up(
     uri: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.storage.s3.READ_TIMEOUT_S", 0.5)
-    monkeypatch.setenv(
-        "AWS_MAX_ATTEMPTS", "9"
-    )  # makes a new client; botocore's own retries stay off
+    # The variable makes a new client. Its retries stay off all the same.
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "9")
     proxy.forever = "hang"
     start = time.monotonic()
     with pytest.raises(storage.ObjectUnreadable):
