@@ -250,7 +250,7 @@ def _sample_image(
 
 
 def _generator(seed: int, purpose: Literal["rois", "scale", "anchors"]) -> torch.Generator:
-    """Make a random generator. Each purpose has its own offset, so two purposes never share their numbers."""
+    """Make a random generator. Each purpose has its offset, so an image's purposes draw different numbers."""
     offset = {"rois": 0, "scale": 1, "anchors": 2}[purpose]
     return torch.Generator().manual_seed(seed + offset)
 

@@ -177,7 +177,7 @@ def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[s
     ]
     if wrong:
         raise ValueError(
-            f"these are not weights of {model.config.backbone}: {len(wrong)} of its {len(wanted)} tensors"
+            f"these are not weights of {model.config.backbone}: {len(wrong)} of {len(wanted)} tensors"
             f" are missing or have another shape, first {wrong[0]!r}"
         )
     body.load_state_dict({k: v for k, v in given.items() if k in wanted}, strict=False)

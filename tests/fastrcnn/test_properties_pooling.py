@@ -25,7 +25,7 @@ def random_map(seed: int, images: int = 2, channels: int = 3) -> Tensor:
 
 
 def random_rois(seed: int, stride: int, *, inside: bool = False, count: int = 9) -> Tensor:
-    """Make RoIs (count, 5) of two images. Some reach over the edge. With `inside` none is near it."""
+    """Make RoIs (count, 5) of two images. They may reach over the edge, but not with `inside`."""
     generator = torch.Generator().manual_seed(seed + 1)
     limit = torch.tensor([COLUMNS, ROWS], dtype=torch.float64)
     ends = torch.rand(count, 2, 2, generator=generator, dtype=torch.float64).sort(dim=1).values
