@@ -48,8 +48,12 @@ class RPNConfig:
         if self.bg_iou > self.fg_iou:
             ious = {"rpn.bg_iou": self.bg_iou, "rpn.fg_iou": self.fg_iou}
             raise FieldError(ious, "bg_iou up to fg_iou")
+        if not all(self.sides):
+            raise FieldError({"rpn.sides": self.sides}, "at least one side for each feature map")
         if len({len(sides) for sides in self.sides}) > 1:
-            raise FieldError({"rpn.sides": self.sides}, "as many for each feature map")
+            raise FieldError(
+                {"rpn.sides": self.sides}, "the same number of sides for each feature map"
+            )
 
 
 def sides_per_level(num_levels: int) -> int:

@@ -12,11 +12,14 @@ from fastrcnn.config.ranges import (
     BelowOne,
     Count,
     CountOrZero,
+    Epochs,
     FieldError,
     NotNegative,
     Positive,
     PositiveShare,
+    Rate,
     Share,
+    Width,
     check_fields,
 )
 
@@ -28,13 +31,13 @@ Trained = Literal["all", "bbox_pred"]
 class SolverConfig:
     """How the model is trained. The bare defaults are `paper`."""
 
-    learning_rate: Positive = 0.001
+    learning_rate: Rate = 0.001
     """Rate of weights, at `batch_size` (F). Biases have `bias_rate` times it."""
-    batch_size: Count = 2
+    batch_size: Width = 2
     """Images a step, over all workers (paper, section 2.3: N)."""
     iterations: Count | None = 40_000
     """SGD steps (F). null: as many as `epochs` takes."""
-    epochs: Positive | None = None
+    epochs: Epochs | None = None
     """Passes over the training images, where `iterations` is null."""
     schedule: Schedule = "step"
     """How the rate falls: `step` at `drops` (F), `cosine` all the time."""
@@ -76,7 +79,9 @@ class SolverConfig:
         check_fields(self)
         if (self.iterations is None) == (self.epochs is None):
             length = {"iterations": self.iterations, "epochs": self.epochs}
-            raise FieldError(length, "a number for one of them, null for the other")
+            raise FieldError(length, "a number for exactly one of them")
+        if any(after <= before for before, after in zip(self.drops, self.drops[1:], strict=False)):
+            raise FieldError({"drops": self.drops}, "shares that rise")
 
     @classmethod
     def paper(cls, **changes: Any) -> SolverConfig:

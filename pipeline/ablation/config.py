@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from fastrcnn.config.growth import kept
-from pipeline.config import Preset, TrainConfig, check_above_zero
+from pipeline.config import Preset, TrainConfig
+from pipeline.config.checks import check_above_zero, check_not_negative, check_seeds
 from pipeline.config.numbers import SHORT, configs, read_numbers
 from pipeline.config.settings import as_settings, parse_settings
 from pipeline.errors import UserError
@@ -85,7 +86,10 @@ class AblateConfig:
     )
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "max_proposals", "cpus_per_trial", "limit")
+        check_above_zero(self, "max_proposals", "limit")
+        check_above_zero(self, "cpus_per_trial", most=10_000)
+        check_not_negative(self, "gpus_per_trial", most=1000)
+        check_seeds("--seeds", *self.seeds)
         if not self.seeds:
             raise UserError(
                 "--seeds", "expected at least one seed", "Give one, or leave the flag out."

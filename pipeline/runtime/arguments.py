@@ -13,7 +13,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,6 +48,7 @@ def parse_arguments(config_type: type[Config], words: Sequence[str], command: st
     flags = all_flags(config_type)
     given = split(words)
     _check_names(flags, given, command)
+    given = _joined(flags, given)
     spelled = [word for one in given for word in _spelled(flags[one.name], one, command)]
     return _by_tyro(config_type, spelled, command)
 
@@ -114,6 +115,27 @@ def nearest(name: str, flags: Iterable[str]) -> str | None:
 
     best = max(names, key=likeness, default=None)
     return best if best is not None and likeness(best) > 0.65 else None
+
+
+def _joined(flags: dict[str, Flag], given: Sequence[Given]) -> list[Given]:
+    """Make one of the flags that are given several times. The values of a list flag add up.
+
+    Raises:
+        UserError: a flag of one value is given twice with different values.
+    """
+    joined: dict[str, Given] = {}
+    for one in given:
+        first = joined.setdefault(one.name, one)
+        if first is one or first.values == one.values:
+            continue
+        if not flags[one.name].repeated:
+            both = " and ".join(" ".join(part.values) or "no value" for part in (first, one))
+            raise UserError(one.name, f"was given twice, with {both}", "Give it once.")
+        # `=` was written before the first value, so the values must stay in their order.
+        joined[one.name] = replace(
+            first if first.values else one, values=(*first.values, *one.values)
+        )
+    return list(joined.values())
 
 
 def _spelled(flag: Flag, given: Given, command: str) -> list[str]:

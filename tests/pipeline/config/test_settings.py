@@ -51,7 +51,7 @@ def test_as_settings_inverts_parse_settings(setting: str, name: str, value: Any)
         ("momentun=4", r"called momentun\. Did you mean momentum"),
         ("num_classes=4", "called num_classes"),
         ("rpn=true", "called rpn"),
-        ("scale=big", r"--set scale=big: expected an integer of at least 1"),
+        ("scale=big", r"--set scale=big: expected an integer from 1 to"),
         ("scale=4.5", "an integer"),
         ("class_agnostic=1", "true or false"),
         ("pooling=mean", "max or align"),

@@ -151,9 +151,20 @@ def test_flags_are_spelled_with_hyphens_underscores_and_equals_signs() -> None:
     assert parsed("--model.test_scales", "4", "5").model.test_scales == (4, 5)
 
 
-def test_if_a_flag_is_given_twice_the_last_one_counts() -> None:
-    assert parsed("--limit", "1", "--limit=2").limit == 2
-    assert parsed("--include", "a", "b", "--include", "c").include == ("c",)
+def test_a_list_flag_given_twice_adds_up() -> None:
+    assert parsed("--include", "a", "b", "--include", "c").include == ("a", "b", "c")
+    assert parsed("--include", "--include=c").include == ("c",)
+    assert parsed("--model.test-scales", "4", "--model.test_scales", "5").model.test_scales == (
+        4,
+        5,
+    )
+
+
+def test_a_flag_of_one_value_may_be_given_twice_with_the_same_value_only() -> None:
+    assert parsed("--limit", "1", "--limit=1").limit == 1
+    assert parsed("--dry-run", "--dry-run").dry_run
+    line = refused(*PLACES, "--limit", "1", "--limit=2")
+    assert line == "--limit: was given twice, with 1 and 2. Give it once."
 
 
 def test_negative_numbers_and_odd_words_are_values() -> None:
