@@ -13,7 +13,6 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-
 ENDLESS = 1e30
 """A limit from here on is not shown: it only keeps infinity and overflows out."""
 

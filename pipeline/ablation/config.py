@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -102,6 +102,24 @@ class AblateConfig:
             )
 
         configs(self._training({}), read_numbers(self, strict=False), 1)
+
+    def check_given(self, names: Collection[str]) -> None:
+        """Raise UserError if a short flag and --set give a number different values.
+
+        A config cannot tell a flag that was given from its default, but the command line can.
+
+        Args:
+            names: the fields whose flags are on the command line.
+        """
+        settings = {name: (text, value) for text, (name, value) in parse_settings(self.set).items()}
+        for short in SHORT:
+            text, value = settings.get(SHORT[short], ("", None))
+            if short in names and text and value != getattr(self, short):
+                raise UserError(
+                    f"--{short.replace('_', '-')} {getattr(self, short)} --set {text}",
+                    f"{SHORT[short]} has two values",
+                    "Give only one of them.",
+                )
 
     def settled(self, by_old_rule: bool) -> AblateConfig:
         """Give the same flags with each number in one place: --set scale=400 becomes --scale 400.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 
 import pytest
 import ray
 
+from fastrcnn import __version__
 from pipeline.errors import JobError, UserError
 from pipeline.runtime.cli import main
 from pipeline.storage import ObjectUnreadable
@@ -76,3 +79,20 @@ def test_a_user_error_in_a_worker_exits_with_one(
 def test_a_bug_in_a_worker_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         ends(ZeroDivisionError(), monkeypatch, worker=True)
+
+
+@pytest.mark.parametrize("words", [["score", "--version"], ["--version"]])
+def test_every_command_shows_the_version(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"fastrcnn-ray {__version__}\n"
+
+
+def test_help_into_a_closed_pipe_ends_quietly() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "pipeline", "help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
