@@ -110,9 +110,7 @@ def _check_names(flags: dict[str, Flag], given: Sequence[Given], command: str) -
         if takes and one.name in wrong and not one.name.startswith("--"):
             hints.append(f"If {one.name} is a value, write {before.name}={one.name}.")
     if groups:
-        hints.append(
-            f"{' and '.join(groups)} begin the names of several flags, as in {groups[0]}.X."
-        )
+        hints.append(f"{groups[0]} begins the names of several flags, as in {groups[0]}.X.")
     if "--set" in flags and not any(map(_is_number, flags)):
         hints += [f"Numbers are given as --set {_last(n)}=VALUE." for n in wrong if _is_number(n)]
     hints.append(f"({command} --help-all lists all)")
@@ -190,6 +188,9 @@ def _is_number(name: str) -> bool:
 def _spelled(flag: Flag, given: Given, command: str) -> list[str]:
     """Return the words for tyro. Raises UserError if the values do not fit the flag."""
     values = given.values
+    if flag.values and flag.values[0].kind in (int, float):
+        if flag.repeated or len(flag.values) > 1:  # 48,64 is the same as 48 64
+            values = tuple(part for value in values for part in value.split(",") if part)
     fits = len(values) == len(flag.values) or flag.repeated
     if len(values) == 1 and values[0] in (*flag.instead, *(["None"] if flag.optional else [])):
         return [flag.name, *values]
@@ -211,7 +212,7 @@ def _spelled(flag: Flag, given: Given, command: str) -> list[str]:
 
 def _as_tyro_reads(value: str, kind: Value) -> str:
     if kind.kind is bool:
-        return value.capitalize()  # tyro accepts only True and False
+        return str(value.lower() in ("true", "1"))  # tyro accepts only True and False
     # The shell does not expand `--output=~/x`. `storage` expands the paths that are not a `Path`.
     return os.path.expanduser(value) if kind.kind is Path else value
 

@@ -111,7 +111,7 @@ def test_a_number_of_the_model_is_given_by_set_where_it_has_no_flag() -> None:
 
 def test_a_group_of_flags_is_not_a_flag() -> None:
     line = refused(*PLACES, "--model", "tiny")
-    assert line.startswith("--model: no such flag. --model begin")
+    assert line.startswith("--model: no such flag. --model begins")
     assert "Did you mean" not in line
 
 
@@ -238,6 +238,12 @@ def test_nested_flags_are_none_until_given_and_booleans_are_written_in_any_case(
         flips=False, scale=400
     )
     assert parsed("--model.flips", "True").model.flips is True
+    assert parsed("--model.flips", "0").model.flips is False
+
+
+def test_numbers_of_a_list_may_have_commas_between() -> None:
+    assert parsed("--model.test-scales", "48,64", "80").model.test_scales == (48, 64, 80)
+    assert parsed("--shares", "0.1,0.2").shares == (0.1, 0.2)
 
 
 def test_a_word_is_accepted_instead_of_a_number() -> None:
