@@ -52,7 +52,7 @@ def render(config_type: type, command: str, description: str, *, everything: boo
         lines += _section(group.title, [by_name[name] for name in shown], columns)
     for part in nested if everything else ():
         lines += _section(part.title, part.flags, columns)
-    if nested and everything:
+    if everything and any("D2" in flag.help_text for part in nested for flag in part.flags):
         lines += [*_wrapped(SOURCES, columns), ""]
     if not everything:
         hidden = sum(len(group.more) for group in groups) + sum(len(n.flags) for n in nested)
