@@ -19,9 +19,13 @@ from fastrcnn.config.ranges import (
     FieldError,
     Margin,
     NotNegative,
+    Pixels,
+    PoolSize,
     Positive,
     PositiveShare,
+    RoIs,
     Share,
+    Width,
     check_fields,
 )
 from fastrcnn.config.rpn import RPNConfig
@@ -50,32 +54,32 @@ class FastRCNNConfig:
     them."""
     pooling: Pooling = "max"
     """How an RoI is pooled: `max` (paper, section 2.1) or `align` (He et al. 2017; TV, D2)."""
-    pool_size: Count = 7
+    pool_size: PoolSize = 7
     """Side of the pooled map, cells: 6 for S and M, 7 for L (F models/*/train.prototxt)."""
-    fc_dim: Count = 4096
+    fc_dim: Width = 4096
     """Width of fc6, and of fc7 where `fc7_dim` is null."""
-    fc7_dim: Count | None = None
+    fc7_dim: Width | None = None
     """Width of fc7: 1024 for M, as its name VGG_CNN_M_1024 says (F models/VGG_CNN_M_1024). null: `fc_dim`."""
-    fc6_rank: Count | None = None
+    fc6_rank: Width | None = None
     """Rank of fc6 after truncation (`fastrcnn.svd`). null: the layer is not truncated."""
-    fc7_rank: Count | None = None
+    fc7_rank: Width | None = None
     """Rank of fc7 after truncation (`fastrcnn.svd`). null: the layer is not truncated."""
     dropout: BelowOne = 0.5
     """Share of the units after fc6 and fc7 that are dropped in training (F train.prototxt)."""
 
-    scale: Count = 600
+    scale: Pixels = 600
     """Length of the shorter image side, pixels (paper, section 4)."""
-    max_size: Count = 1000
+    max_size: Pixels = 1000
     """Upper limit of the longer image side, pixels. Images that would exceed it are scaled to it instead
     (paper, section 4)."""
-    pyramid: tuple[Count, ...] = ()
+    pyramid: tuple[Pixels, ...] = ()
     """Scales of an image pyramid, instead of `scale`; `PYRAMID` is the paper's. In training each image gets a
     random one of them. At test each RoI is pooled from the scale where its area is nearest 224^2 (paper,
     section 2.4)."""
 
-    rois_per_image: Count = 64
+    rois_per_image: RoIs = 64
     """RoIs sampled from each image in training: R / N = 128 / 2 (paper, section 2.3)."""
-    train_scales: tuple[Count, ...] = ()
+    train_scales: tuple[Pixels, ...] = ()
     """In training each image gets a random one of these instead of `scale` (D2 INPUT.MIN_SIZE_TRAIN)."""
     vertical_flips: bool = False
     """In training a random half of the images is also turned upside down. It suits images without an up, such
@@ -112,7 +116,7 @@ class FastRCNNConfig:
     """At test the network also runs on the mirrored image, with `vertical_flips` also on the image upside
     down, and with `quarter_turns` also on the image on its side. The outputs for each proposal are averaged.
     Scoring takes two, four or eight times as long."""
-    test_scales: tuple[Count, ...] = ()
+    test_scales: tuple[Pixels, ...] = ()
     """At test the network also runs on these scales, besides `scale`, and the outputs for each proposal are
     averaged. An RPN proposes on `scale` alone. With `test_flips`, each scale has all the mirror images."""
     box_regression: bool = True
@@ -143,6 +147,10 @@ class FastRCNNConfig:
         check_fields(self)
         if self.backbone not in BACKBONE_SPECS:
             raise FieldError({"backbone": self.backbone}, f"one of {', '.join(BACKBONE_SPECS)}")
+        spec = BACKBONE_SPECS[self.backbone]
+        if self.frozen_stages > len(spec.stages):
+            expected = f"at most {len(spec.stages)}, the number of stages of {self.backbone}"
+            raise self._together(expected, "frozen_stages")
         low, high = self.bg_iou
         if not low < high <= self.fg_iou:
             raise self._together("low < high <= fg_iou", "bg_iou", "fg_iou")
@@ -151,6 +159,9 @@ class FastRCNNConfig:
             raise self._together(expected, "quarter_turns", "vertical_flips")
         if self.classifier == "softmax" and self.score_threshold > 1:
             raise self._together("a probability, up to 1", "score_threshold")
+        if self.rpn is not None and len(self.rpn.sides) not in (0, len(spec.strides)):
+            expected = f"one list for each feature map of {self.backbone}: {len(spec.strides)}"
+            raise FieldError({"rpn.sides": self.rpn.sides}, expected)
         self._check_scales()
 
     def _check_scales(self) -> None:

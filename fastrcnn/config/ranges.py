@@ -13,6 +13,9 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+ENDLESS = 1e30
+"""A limit from here on is not shown: it only keeps infinity and overflows out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -31,18 +34,33 @@ class Range:
         return high_enough and low_enough and abs(value) < math.inf  # nan fails each comparison
 
     def __str__(self) -> str:
-        if self.high == math.inf:
+        if self.high >= ENDLESS:
             return f"{'above' if self.above else 'of at least'} {self.low:g}"
         if self.above:
-            return f"above {self.low:g}, {'below' if self.below else 'up to'} {self.high:g}"
-        return f"from {self.low:g} to {'below ' if self.below else ''}{self.high:g}"
+            return f"above {self.low:g}, {'below' if self.below else 'up to'} {_digits(self.high)}"
+        return f"from {self.low:g} to {'below ' if self.below else ''}{_digits(self.high)}"
 
 
-Count = Annotated[int, Range(1)]
-CountOrZero = Annotated[int, Range(0)]
+def _digits(limit: float) -> str:
+    """Write a limit: an integer with all its digits, another number in a short form."""
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
+
+
+MOST = 2**31 - 1
+"""The largest count: what a C integer holds."""
+Count = Annotated[int, Range(1, MOST)]
+CountOrZero = Annotated[int, Range(0, MOST)]
+Width = Annotated[int, Range(1, 65_536)]
+"""Units of a fully connected layer, or images of a step."""
+PoolSize = Annotated[int, Range(1, 64)]
+RoIs = Annotated[int, Range(1, 1_000_000)]
+Pixels = Annotated[int, Range(1, 100_000)]
+"""A side of an image in the model."""
+Rate = Annotated[float, Range(0, 1000, above=True)]
+Epochs = Annotated[float, Range(0, 1_000_000, above=True)]
 Seed = Annotated[int, Range(-(2**64), 2**64)]
-Positive = Annotated[float, Range(0, above=True)]
-NotNegative = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, ENDLESS, above=True)]
+NotNegative = Annotated[float, Range(0, ENDLESS)]
 Length = Annotated[float, Range(0, 1e6, above=True, below=True)]
 Share = Annotated[float, Range(0, 1)]
 PositiveShare = Annotated[float, Range(0, 1, above=True)]
@@ -132,6 +150,8 @@ def describe(hint: Any) -> str:
     if kind is Literal:
         return " or ".join(parts)
     if kind is tuple:
+        if get_origin(parts[0]) is tuple:
+            return f"lists of {describe(parts[0])}"
         count = "values" if parts[-1] is ... else f"{len(parts)} values"
         return f"{count}, each {describe(parts[0])}"
     words = {NoneType: "null", bool: "true or false", str: "text"}

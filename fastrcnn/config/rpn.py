@@ -49,6 +49,8 @@ class RPNConfig:
         if self.bg_iou > self.fg_iou:
             ious = {"rpn.bg_iou": self.bg_iou, "rpn.fg_iou": self.fg_iou}
             raise FieldError(ious, "bg_iou up to fg_iou")
+        if not all(self.sides):
+            raise FieldError({"rpn.sides": self.sides}, "at least one side for each feature map")
         if len({len(sides) for sides in self.sides}) > 1:
             raise FieldError(
                 {"rpn.sides": self.sides}, "the same number of sides for each feature map"

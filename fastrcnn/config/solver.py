@@ -12,11 +12,14 @@ from fastrcnn.config.ranges import (
     BelowOne,
     Count,
     CountOrZero,
+    Epochs,
     FieldError,
     NotNegative,
     Positive,
     PositiveShare,
+    Rate,
     Share,
+    Width,
     check_fields,
 )
 
@@ -28,14 +31,14 @@ Trained = Literal["all", "bbox_pred"]
 class SolverConfig:
     """How the model is trained. The bare defaults are `paper`."""
 
-    learning_rate: Positive = 0.001
+    learning_rate: Rate = 0.001
     """Learning rate of weights, for a step of `batch_size` images (F). That of biases is `bias_rate` times as
     large."""
-    batch_size: Count = 2
+    batch_size: Width = 2
     """Images a step, over all workers (paper, section 2.3: N)."""
     iterations: Count | None = 40_000
     """SGD steps (F). null: `epochs` says how long."""
-    epochs: Positive | None = None
+    epochs: Epochs | None = None
     """Passes over the training images, where `iterations` is null."""
     schedule: Schedule = "step"
     """How the learning rate falls: `step` at `drops` (F), `cosine` smoothly to 0."""
@@ -80,7 +83,9 @@ class SolverConfig:
         check_fields(self)
         if (self.iterations is None) == (self.epochs is None):
             length = {"iterations": self.iterations, "epochs": self.epochs}
-            raise FieldError(length, "a number for one of them, null for the other")
+            raise FieldError(length, "a number for exactly one of them")
+        if any(after <= before for before, after in zip(self.drops, self.drops[1:], strict=False)):
+            raise FieldError({"drops": self.drops}, "shares that rise")
 
     @classmethod
     def paper(cls, **changes: Any) -> SolverConfig:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from fastrcnn.config.growth import kept
-from pipeline.config import Preset, TrainConfig, check_above_zero
+from pipeline.config import Preset, TrainConfig
+from pipeline.config.checks import check_above_zero, check_not_negative, check_seeds
 from pipeline.config.numbers import SHORT, configs, read_numbers
 from pipeline.config.settings import as_settings, parse_settings
 from pipeline.errors import UserError
@@ -85,7 +86,10 @@ class AblateConfig:
     )
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "max_proposals", "cpus_per_trial", "limit")
+        check_above_zero(self, "max_proposals", "limit")
+        check_above_zero(self, "cpus_per_trial", most=10_000)
+        check_not_negative(self, "gpus_per_trial", most=1000)
+        check_seeds("--seeds", *self.seeds)
         if not self.seeds:
             raise UserError(
                 "--seeds", "expected at least one seed", "Give one, or leave the flag out."
@@ -98,6 +102,24 @@ class AblateConfig:
             )
 
         configs(self._training({}), read_numbers(self, strict=False), 1)
+
+    def check_given(self, names: Collection[str]) -> None:
+        """Raise UserError if a short flag and --set give a number different values.
+
+        A config cannot tell a flag that was given from its default, but the command line can.
+
+        Args:
+            names: the fields whose flags are on the command line.
+        """
+        settings = {name: (text, value) for text, (name, value) in parse_settings(self.set).items()}
+        for short in SHORT:
+            text, value = settings.get(SHORT[short], ("", None))
+            if short in names and text and value != getattr(self, short):
+                raise UserError(
+                    f"--{short.replace('_', '-')} {getattr(self, short)} --set {text}",
+                    f"{SHORT[short]} has two values",
+                    "Give only one of them.",
+                )
 
     def settled(self, by_old_rule: bool) -> AblateConfig:
         """Give the same flags with each number in one place: --set scale=400 becomes --scale 400.

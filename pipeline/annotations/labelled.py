@@ -161,7 +161,7 @@ def _check_classes(classes: tuple[str, ...], annotations: Annotations) -> None:
             if box.name not in known:
                 raise UserError(
                     f"class {box.name!r} in {image.annotation_uri} ({box.where})",
-                    f"is not among the classes {', '.join(classes)}",
+                    f"is not among the classes {', '.join(classes) or '(there are none)'}",
                     "Add the class to --classes, or remove the box.",
                 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from pipeline.errors import UserError
@@ -20,13 +19,49 @@ def require(condition: bool, what: str, why: str, advice: str) -> None:
         raise UserError(what, why, advice)
 
 
-def check_above_zero(config: object, *names: str) -> None:
-    """Raise UserError for the first of these fields that is not a finite number above 0. None is allowed."""
+MOST = 2**31 - 1
+"""The largest count that a flag takes."""
+MOST_BYTES = 2**63 - 1
+MOST_GIB = 1_000_000
+LEAST_GIB = 0.001
+"""The least memory for DuckDB: about one MiB."""
+
+
+def check_above_zero(config: object, *names: str, most: float = MOST) -> None:
+    """Raise UserError for the first of these fields that is not above 0 and at most `most`. None is
+    allowed."""
     for name in names:
         value = getattr(config, name)
         flag = f"--{name.replace('_', '-')} {value}"
-        above = value is None or 0 < value < math.inf
-        require(above, flag, "must be above 0 and finite", "Give another number.")
+        within = value is None or 0 < value <= most
+        require(within, flag, f"must be above 0 and at most {most}", "Give another number.")
+
+
+def check_memory(config: object) -> None:
+    """Raise UserError if --memory-gib is too little or too much for DuckDB."""
+    value = getattr(config, "memory_gib")  # noqa: B009  # several configs have this field
+    require(
+        LEAST_GIB <= value <= MOST_GIB,
+        f"--memory-gib {value}",
+        f"must be above 0: from {LEAST_GIB} to {MOST_GIB}",
+        "Give another number.",
+    )
+
+
+def check_seeds(name: str, *seeds: int, least: int = 0) -> None:
+    """Raise UserError for the first seed that the random number generators do not take.
+
+    Args:
+        name: the flag, e.g. --seed.
+        least: the smallest seed.
+    """
+    for seed in seeds:
+        require(
+            least <= seed < 2**63,
+            f"{name} {seed}",
+            f"expected an integer from {'-2**63' if least else 0} to 2**63 - 1",
+            "Give another seed.",
+        )
 
 
 def check_uris(config: object, *names: str) -> None:
@@ -44,12 +79,14 @@ def check_uris(config: object, *names: str) -> None:
         )
 
 
-def check_not_negative(config: object, *names: str) -> None:
-    """Raise UserError for the first of these fields that is below 0. None is allowed."""
+def check_not_negative(config: object, *names: str, most: float = MOST) -> None:
+    """Raise UserError for the first of these fields that is not from 0 to `most`. None is allowed."""
     for name in names:
         value = getattr(config, name)
         flag = f"--{name.replace('_', '-')} {value}"
-        require(value is None or value >= 0, flag, "expected 0 or more", "Give another number.")
+        within = value is None or 0 <= value <= most
+        expected = f"expected 0 or more, and at most {most}"
+        require(within, flag, expected, "Give another number.")
 
 
 def check_share(value: float) -> None:

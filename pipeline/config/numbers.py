@@ -33,6 +33,10 @@ SHORT: Mapping[str, str] = {
     "learning_rate": "solver.learning_rate",
 }
 """Short flag -> name of its number."""
+LONGEST = 100_000
+"""The largest `max_size` that a scale sets, in pixels."""
+SHORTEST = 32
+"""The smallest scale with batch norms that are trained: the last map of an image has one cell."""
 LENGTHS = ("solver.iterations", "solver.epochs")
 """Two numbers that exclude each other: both say how long to train."""
 DOORS = (*SHORT, *PARTS, "set")
@@ -142,7 +146,7 @@ def _words(value: Any) -> str:
     if isinstance(value, list | tuple):
         nested = any(isinstance(part, list | tuple) for part in value)
         return " ".join(
-            _words(part).replace(" ", ",") if nested else _words(part) for part in value
+            (_words(part).replace(" ", ",") or ",") if nested else _words(part) for part in value
         )
     return "null" if value is None else str(value)
 
@@ -161,7 +165,7 @@ def configs(
     paper = config.preset == "paper"
     model, base = numbers.part("model"), SolverConfig.paper() if paper else SolverConfig.modern()
     if isinstance(model.get("scale"), int):
-        model.setdefault("max_size", round(model["scale"] * 5 / 3))
+        model.setdefault("max_size", min(round(model["scale"] * 5 / 3), LONGEST))
     if config.weights == "none":
         # From random weights, every stage must be trained, and batch norms must measure their statistics.
         model = {"frozen_stages": 0, "frozen_norm": False} | model
@@ -170,10 +174,25 @@ def configs(
         made = preset(num_classes, **model)
     except FieldError as error:
         raise numbers.refusal("model", error) from error
+    _check_buildable(made, numbers)
     solver = _solver(base, numbers)
     if solver.batch_size % config.num_workers:
         raise _undivided(numbers.flags.get("solver.batch_size"), solver, config.num_workers)
     return made, solver
+
+
+def _check_buildable(model: FastRCNNConfig, numbers: Numbers) -> None:
+    """Raise UserError for numbers that a checkpoint may hold, but that no training should begin with."""
+    fc7 = model.fc7_dim or model.fc_dim
+    for name, width in (("fc6_rank", model.fc_dim), ("fc7_rank", min(model.fc_dim, fc7))):
+        rank = getattr(model, name)
+        if rank is not None and rank > width:
+            error = FieldError({name: rank}, f"at most {width}, the width of the layer")
+            raise numbers.refusal("model", error)
+    if not model.frozen_norm and min(model.scales) < SHORTEST:
+        name = "pyramid" if model.pyramid else "scale"
+        expected = f"at least {SHORTEST} pixels, so that batch norms can measure their statistics"
+        raise numbers.refusal("model", FieldError({name: min(model.scales)}, expected))
 
 
 def _solver(base: SolverConfig, numbers: Numbers) -> SolverConfig:

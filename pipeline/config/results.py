@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pipeline.config.checks import check_above_zero, check_not_negative
+from pipeline.config.checks import MOST_GIB, check_above_zero, check_memory, check_not_negative
 from pipeline.errors import UserError
 from pipeline.runtime.flags import Folder, Group, Groups, Uri
 
@@ -63,7 +63,7 @@ class CompactConfig:
     )
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "memory_gib")
+        check_memory(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +101,9 @@ class ReportConfig:
     )
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "thumbnail", "gallery_mib", "memory_gib")
+        check_above_zero(self, "thumbnail")
+        check_above_zero(self, "gallery_mib", most=MOST_GIB)
+        check_memory(self)
         check_not_negative(self, "gallery")
 
 
@@ -146,7 +148,8 @@ class ExportConfig:
     )
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "limit", "memory_gib")
+        check_above_zero(self, "limit")
+        check_memory(self)
         for flag in ("limit", "image_root", "dry_run"):
             if self.format in ("iceberg", "delta") and getattr(self, flag):
                 name = flag.replace("_", "-")

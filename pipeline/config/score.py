@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pipeline.config.checks import (
+    MOST_BYTES,
     check_above_zero,
     check_not_negative,
+    check_seeds,
     check_share,
     check_uris,
     require,
@@ -102,10 +104,11 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         check_uris(self, "images", "checkpoint", "output")
-        check_above_zero(
-            self, "num_workers", "batch_size", "shard_size", "max_bytes", "max_pixels", "limit"
-        )
-        check_not_negative(self, "gpus_per_worker", "price_per_cpu_hour", "price_per_gpu_hour")
+        check_above_zero(self, "num_workers", "batch_size", "shard_size", "limit")
+        check_above_zero(self, "max_bytes", "max_pixels", most=MOST_BYTES)
+        check_not_negative(self, "gpus_per_worker", most=1000)
+        check_not_negative(self, "price_per_cpu_hour", "price_per_gpu_hour", most=1_000_000)
+        check_seeds("--seed", self.seed, least=-(2**63))
         require(
             self.score_threshold is None or 0 <= self.score_threshold <= 1,
             f"--score-threshold {self.score_threshold}",

@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastrcnn.config.ranges import describe, field_types
@@ -32,9 +32,11 @@ def parse_settings(settings: Sequence[str]) -> dict[str, tuple[str, Any]]:
     known = _setting_names()
     read: dict[str, tuple[str, Any]] = {}
     for setting in settings:
-        setting_name, equals, text = setting.partition("=")
+        setting_name, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
             raise UserError(f"--set {setting}", "has no =", "Give NAME=VALUE.")
+        if not setting_name:
+            raise UserError(f"--set {setting}", "has no name before =", "Give NAME=VALUE.")
         if setting_name not in known:
             near = difflib.get_close_matches(setting_name, known, n=3)
             raise UserError(
@@ -45,7 +47,9 @@ def parse_settings(settings: Sequence[str]) -> dict[str, tuple[str, Any]]:
         part, field = known[setting_name]
         name = f"{part}.{field}"
         if any(name == other for other, _ in read.values()):
-            raise UserError(f"--set {setting}", f"{setting_name} is given twice", "Give it once.")
+            raise UserError(
+                f"--set {setting}", f"{setting_name} was given two times", "Give it once."
+            )
         read[setting] = name, _parse(text, PARTS[part], field, setting)
     return read
 
@@ -93,12 +97,20 @@ def _as(text: str, kind: Any) -> Any:
         return text
     if get_origin(kind) is tuple:
         return _tuple(text, get_args(kind))
-    value = json.loads(text.lower() if kind is bool else text)
-    if kind is float and type(value) in (int, float):
-        return float(value)
-    if type(value) is not kind:
-        raise TypeError(text)
-    return value
+    if kind is NoneType:
+        if text in ("null", "None"):
+            return None
+        raise ValueError(text)
+    if kind is bool:
+        if text.lower() in ("true", "false", "1", "0"):
+            return text.lower() in ("true", "1")
+        raise ValueError(text)
+    if kind is int and not text.lstrip("+-").isdecimal():
+        number = float(text)  # 96.0 is an integer too
+        if not number.is_integer():
+            raise ValueError(text)
+        return int(number)
+    return kind(text)
 
 
 def _tuple(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:

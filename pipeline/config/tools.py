@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.config.checks import check_above_zero
+from pipeline.config.checks import check_above_zero, check_not_negative, check_seeds, check_share
 from pipeline.config.score import ScoreConfig
-from pipeline.errors import UserError
 from pipeline.runtime.flags import Group, Groups, Uri
 
 
@@ -58,11 +57,8 @@ class DrawConfig:
     )
 
     def __post_init__(self) -> None:
-        for flag in ("train", "val", "test", "score"):
-            if getattr(self, flag) < 0:
-                raise UserError(
-                    f"--{flag} {getattr(self, flag)}", "expected 0 or more", "Give another number."
-                )
+        check_not_negative(self, "train", "val", "test", "score")
+        check_seeds("--seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +116,8 @@ class ExportProposalsConfig:
 
     def __post_init__(self) -> None:
         check_above_zero(self, "batch_size", "num_workers", "limit")
+        check_not_negative(self, "gpus_per_worker", most=1000)
+        check_share(self.max_failures)
 
     def scoring(self) -> ScoreConfig:
         """Give the flags of a scoring job with the same images and the same model."""

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pipeline.config.checks import (
     check_above_zero,
     check_not_negative,
+    check_seeds,
     check_share,
     check_uris,
     require,
@@ -133,7 +134,8 @@ class TrainConfig:
             "limit",
         )
         check_above_zero(self, *counts)
-        check_not_negative(self, "gpus_per_worker")
+        check_not_negative(self, "gpus_per_worker", most=1000)
+        check_seeds("--seed", self.seed)
         check_numbers(self)
         require(
             self.fewest_workers <= self.num_workers,

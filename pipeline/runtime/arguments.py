@@ -13,7 +13,8 @@ import io
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,15 @@ from pipeline.errors import UserError
 from pipeline.runtime.flags import Flag, Value, all_flags
 
 Config = TypeVar("Config")
+DASHES = ("\u2013", "\u2014")
+"""The en dash and the em dash, which some editors write instead of two hyphens."""
+SYNONYMS = {
+    "lr": "learning-rate",
+    "num-gpus": "gpus-per-worker",
+    "gpus": "gpus-per-worker",
+    "workers": "num-workers",
+}
+"""Names of other programs -> the name here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,8 @@ class Given:
 def parse_arguments(config_type: type[Config], words: Sequence[str], command: str) -> Config:
     """Parse the words into a config.
 
+    If the config has a method `check_given`, it is called with the fields that are given.
+
     Args:
         config_type: the class of the config.
         words: the words that follow the command.
@@ -48,8 +60,13 @@ def parse_arguments(config_type: type[Config], words: Sequence[str], command: st
     flags = all_flags(config_type)
     given = split(words)
     _check_names(flags, given, command)
+    given = _joined(flags, given)
     spelled = [word for one in given for word in _spelled(flags[one.name], one, command)]
-    return _by_tyro(config_type, spelled, command)
+    config = _by_tyro(config_type, spelled, command)
+    check_given = getattr(config, "check_given", None)
+    if check_given is not None:
+        check_given({flags[one.name].field for one in given})
+    return config
 
 
 def split(words: Sequence[str]) -> list[Given]:
@@ -77,17 +94,33 @@ def _is_flag(word: str) -> bool:
 
 def _check_names(flags: dict[str, Flag], given: Sequence[Given], command: str) -> None:
     stray = [one.values[0] for one in given if not one.name]
+    stray += [
+        value for one in given for value in one.values if re.match("[\u2013\u2014]+[A-Za-z]", value)
+    ]
     wrong = [one.name for one in given if one.name and one.name not in flags]
     near = list(dict.fromkeys(filter(None, (nearest(name, flags) for name in wrong))))
+    groups = sorted({flag.partition(".")[0] for flag in flags if "." in flag} & set(wrong))
     names = {one.name for one in given} | set(near)
     missing = [flag.name for flag in flags.values() if flag.required and flag.name not in names]
     hints = [f"Did you mean {', '.join(near)}?"] if near else []
     if missing and (stray or wrong):
         hints.append(f"Also missing: {', '.join(missing)}.")
+    for before, one in pairwise(given):
+        takes = before.name in flags and flags[before.name].values and not before.values
+        if takes and one.name in wrong and not one.name.startswith("--"):
+            hints.append(f"If {one.name} is a value, write {before.name}={one.name}.")
+    if groups:
+        hints.append(f"{groups[0]} begins the names of several flags, as in {groups[0]}.X.")
+    if "--set" in flags and not any(map(_is_number, flags)):
+        hints += [f"Numbers are given as --set {_last(n)}=VALUE." for n in wrong if _is_number(n)]
     hints.append(f"({command} --help-all lists all)")
     if wrong:
         why = "no such flags" if len(wrong) > 1 else "no such flag"
         raise UserError(", ".join(wrong), why, " ".join(hints))
+    if stray and stray[0][0] in DASHES:
+        plain = "--" + stray[0].lstrip("".join(DASHES) + "-")
+        why = f"begins with the typographic dash {stray[0][0]}, not with a hyphen"
+        raise UserError(repr(stray[0]), why, f"Write {plain}.")
     if stray:
         raise UserError(repr(stray[0]), "is a value without a flag before it", " ".join(hints))
     if missing:
@@ -100,10 +133,16 @@ def nearest(name: str, flags: Iterable[str]) -> str | None:
 
     A nested flag can be meant by its last part, and a long flag by its beginning.
     """
-    names, meant = list(flags), name.lstrip("-")
-    for known in names:
-        if known.rpartition(".")[2] == meant:
+    names, meant = list(flags), name.lstrip("-").lower()
+    if len(meant) < 2 or any(known.startswith(f"--{meant}.") for known in names):
+        return None  # one letter is a value, or a group was given without the flag in it
+    meant = SYNONYMS.get(meant, meant)
+    part, _, last = meant.rpartition(".")
+    for known in sorted(names, key=lambda known: known.count(".")):
+        if known == f"--{last}" or known.rpartition(".")[2] == last:
             return known
+    if part:  # a part of the model must be named rightly, or the flag has another part
+        names = [known for known in names if known.startswith(f"--{part}.")]
 
     def likeness(known: str) -> float:
         bare = known.lstrip("-")
@@ -116,9 +155,42 @@ def nearest(name: str, flags: Iterable[str]) -> str | None:
     return best if best is not None and likeness(best) > 0.65 else None
 
 
+def _joined(flags: dict[str, Flag], given: Sequence[Given]) -> list[Given]:
+    """Make one of the flags that are given several times. The values of a list flag add up.
+
+    Raises:
+        UserError: a flag of one value is given twice with different values.
+    """
+    joined: dict[str, Given] = {}
+    for one in given:
+        first = joined.setdefault(one.name, one)
+        if first is one or first.values == one.values:
+            continue
+        if not flags[one.name].repeated:
+            both = " and ".join(" ".join(part.values) or "no value" for part in (first, one))
+            raise UserError(one.name, f"was given twice, with {both}", "Give it once.")
+        # `=` was written before the first value, so the values must stay in their order.
+        joined[one.name] = replace(
+            first if first.values else one, values=(*first.values, *one.values)
+        )
+    return list(joined.values())
+
+
+def _last(name: str) -> str:
+    """Write the last part of a flag as --set names it: --model.test-scales -> test_scales."""
+    return name.rpartition(".")[2].lstrip("-").replace("-", "_")
+
+
+def _is_number(name: str) -> bool:
+    return name.startswith(("--model.", "--solver.", "--rpn."))
+
+
 def _spelled(flag: Flag, given: Given, command: str) -> list[str]:
     """Return the words for tyro. Raises UserError if the values do not fit the flag."""
     values = given.values
+    if flag.values and flag.values[0].kind in (int, float):
+        if flag.repeated or len(flag.values) > 1:  # 48,64 is the same as 48 64
+            values = tuple(part for value in values for part in value.split(",") if part)
     fits = len(values) == len(flag.values) or flag.repeated
     if len(values) == 1 and values[0] in (*flag.instead, *(["None"] if flag.optional else [])):
         return [flag.name, *values]
@@ -140,7 +212,7 @@ def _spelled(flag: Flag, given: Given, command: str) -> list[str]:
 
 def _as_tyro_reads(value: str, kind: Value) -> str:
     if kind.kind is bool:
-        return value.capitalize()  # tyro accepts only True and False
+        return str(value.lower() in ("true", "1"))  # tyro accepts only True and False
     # The shell does not expand `--output=~/x`. `storage` expands the paths that are not a `Path`.
     return os.path.expanduser(value) if kind.kind is Path else value
 
@@ -151,13 +223,25 @@ def _miscounted(flag: Flag, values: Sequence[str]) -> str:
     if not values:
         return f"no value was given, expected {flag.expected}"
     shown = f"{values[0]!r} was" if len(values) == 1 else f"{len(values)} values were"
-    return f"{shown} given, expected {'one, ' * (len(flag.values) == 1)}{flag.expected}"
+    return (
+        f"{shown} given, expected {_one(flag.expected) if len(flag.values) == 1 else flag.expected}"
+    )
+
+
+def _one(expected: str) -> str:
+    """Write what is expected of a single value: an integer -> one integer."""
+    if expected.startswith("one of "):
+        return expected
+    return f"one {expected.removeprefix('an ').removeprefix('a ')}"
 
 
 def _advice(flag: Flag, values: Sequence[str], command: str) -> str:
     if len(flag.values) == 1 and len(values) > 1 and all(map(os.path.exists, values)):
-        folder, suffix = os.path.dirname(values[0]), os.path.splitext(values[0])[1]
-        pattern = os.path.join(folder, f"*{suffix}")
+        folders = {os.path.dirname(value) for value in values}
+        suffixes = {os.path.splitext(value)[1] for value in values}
+        if len(folders) > 1 or suffixes == {""} or any(map(os.path.isdir, values)):
+            return "Give one of them, or a pattern in quotes that matches all."
+        pattern = os.path.join(*folders, f"*{suffixes.pop() if len(suffixes) == 1 else ''}")
         return (
             "The shell probably expanded a pattern. Put the pattern in quotes,"
             f" as in {flag.name} '{pattern}'"

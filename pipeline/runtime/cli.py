@@ -9,16 +9,19 @@ Ray, torch and storage are imported when a job runs, because --help and flag err
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
+from fastrcnn import __version__
 from pipeline.errors import JobError, StorageError, UserError, one_line
 from pipeline.runtime import help
 from pipeline.runtime.arguments import parse_arguments
 from pipeline.runtime.flags import check_texts
 
 Config = TypeVar("Config")
+VERSION = f"fastrcnn-ray {__version__}\n"
 
 
 def configure_logging() -> None:
@@ -55,8 +58,9 @@ def main(
     arguments = sys.argv[1:] if arguments is None else arguments
     everything = "--help-all" in arguments
     if everything or "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(help.render(config_type, command, description, everything=everything))
-        sys.exit(0)
+        show(help.render(config_type, command, description, everything=everything))
+    if list(arguments) == ["--version"]:
+        show(VERSION)
     try:
         config = parse_arguments(config_type, arguments, command)
         check_texts(config)
@@ -68,6 +72,17 @@ def main(
         code, line = ending
         sys.stderr.write(f"{line}\n")
         sys.exit(code)
+
+
+def show(text: str) -> NoReturn:
+    """Write a text to stdout and exit with code 0, also if the reader has closed the pipe."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout again when it exits, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
 
 
 def _ending(error: Exception) -> tuple[int, str] | None:

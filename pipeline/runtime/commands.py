@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from fastrcnn import __version__
 from pipeline.runtime import cli
 from pipeline.runtime.help import WIDEST
 
@@ -225,12 +224,10 @@ def dispatch(
 ) -> None:
     """Run the command that the first word names; for --help, list all commands."""
     first = words[0] if words else ""
-    if first in ("-h", "--help", "--help-all"):
-        sys.stdout.write(_listing(commands, program, description))
-        sys.exit(0)
+    if first in ("-h", "--help", "--help-all", "help"):
+        cli.show(_listing(commands, program, description))
     if first == "--version":
-        sys.stdout.write(f"{PACKAGE} {__version__}\n")
-        sys.exit(0)
+        cli.show(cli.VERSION)
     command = find(commands, first)
     if command is None:
         names = [command.name for command in commands]

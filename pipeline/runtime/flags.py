@@ -74,7 +74,7 @@ class Value:
         if isinstance(self.kind, tuple):
             return text in self.kind
         if self.kind is bool:
-            return text.lower() in ("true", "false")
+            return text.lower() in ("true", "false", "1", "0")
         try:
             self.kind(text)
         except ValueError:

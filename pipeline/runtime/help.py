@@ -22,6 +22,8 @@ EXIT_CODES = (
     " something that it names, must be changed; one line says what and how."
 )
 
+SOURCES = "Sources: F is rbgirshick/fast-rcnn, C is its Caffe, TV is torchvision, D2 is detectron2."
+
 
 def render(config_type: type, command: str, description: str, *, everything: bool) -> str:
     """Return the text of --help or --help-all.
@@ -50,6 +52,8 @@ def render(config_type: type, command: str, description: str, *, everything: boo
         lines += _section(group.title, [by_name[name] for name in shown], columns)
     for part in nested if everything else ():
         lines += _section(part.title, part.flags, columns)
+    if everything and any("D2" in flag.help_text for part in nested for flag in part.flags):
+        lines += [*_wrapped(SOURCES, columns), ""]
     if not everything:
         hidden = sum(len(group.more) for group in groups) + sum(len(n.flags) for n in nested)
         if hidden:

@@ -51,7 +51,7 @@ def initial_model(
         UserError: the weights cannot be read, or belong to another network.
     """
     torch.manual_seed(seed)
-    model = FastRCNN(config)
+    model = _random(config)
     if weights == "none":
         return model
     if weights != "imagenet" and storage.exists(storage.join(weights, CONFIG)):
@@ -70,6 +70,18 @@ def initial_model(
             "Give the --backbone of the weights, or other weights.",
         ) from error
     return model
+
+
+def _random(config: FastRCNNConfig) -> FastRCNN:
+    """Make a model with random weights. Raise UserError if the memory is too small for them."""
+    try:
+        return FastRCNN(config)
+    except RuntimeError as error:
+        if "alloc" not in str(error) and "memory" not in str(error):
+            raise
+        sizes = f"--fc-dim {config.fc_dim} --model.pool-size {config.pool_size}"
+        why = "this machine has too little memory for a model of this size"
+        raise UserError(sizes, why, "Give smaller numbers.") from error
 
 
 def measure_deltas(model: FastRCNN, examples: Sequence[Example]) -> None:

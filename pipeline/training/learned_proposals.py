@@ -11,7 +11,14 @@ import numpy.typing as npt
 
 from fastrcnn.anchors import fit_anchors, fit_grid
 from fastrcnn.backbones import backbone_spec
-from fastrcnn.config import LEARNED, FastRCNNConfig, ProposalConfig, RPNConfig, SolverConfig
+from fastrcnn.config import (
+    LEARNED,
+    FastRCNNConfig,
+    FieldError,
+    ProposalConfig,
+    RPNConfig,
+    SolverConfig,
+)
 from fastrcnn.transform import scale_factor
 from pipeline.annotations import LabelledImage
 from pipeline.config.numbers import Numbers, rpn_config
@@ -53,11 +60,11 @@ def rpn_of(
         name: min(getattr(RPNConfig(), name), proposals.max_boxes)
         for name in ("max_proposals_train", "max_proposals_test")
     }
-    return replace(
-        model,
-        rpn=rpn_config(numbers, **most),
-        delta_std=model.delta_std or DELTA_STD,
-    )
+    rpn = rpn_config(numbers, **most)
+    try:
+        return replace(model, rpn=rpn, delta_std=model.delta_std or DELTA_STD)
+    except FieldError as error:
+        raise numbers.refusal("model", error) from error
 
 
 def _check_goes_with_rpn(model: FastRCNNConfig, solver: SolverConfig) -> None:

@@ -10,11 +10,12 @@ before". Numbers of model, solver and RPN are compared by value: it does not mat
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, replace
 from typing import Any, cast
 
-from fastrcnn.config.growth import kept
+from fastrcnn.config import RPNConfig
+from fastrcnn.config.growth import as_tuples, kept
 from pipeline import storage
 from pipeline.config import TrainConfig
 from pipeline.config.numbers import (
@@ -22,10 +23,13 @@ from pipeline.config.numbers import (
     SHORT,
     as_flags,
     by_old_rule,
+    configs,
     numbers_of,
     read_numbers,
+    rpn_config,
     short_defaults,
 )
+from pipeline.config.overrides import NULL, PARTS
 from pipeline.errors import UserError
 
 FIRST: Mapping[str, frozenset[str]] = {
@@ -75,6 +79,7 @@ def check_same_run(config: Any, free: Collection[str]) -> None:
         return
     old = stored.pop(RULE, None) != ONE_DOOR
     names = {field.name for field in fields(config)}
+    stored = {k: v for k, v in stored.items() if k in names or v is not None}  # null: as before
     unknown = sorted(set(stored) - names - set(free))
     if unknown:
         raise UserError(
@@ -95,6 +100,8 @@ def check_same_run(config: Any, free: Collection[str]) -> None:
     changed = sorted(
         k for k in values | stored_values if values.get(k, MISSING) != stored_values.get(k, MISSING)
     )
+    if isinstance(config, TrainConfig):
+        changed = _with_effect(changed, before, config, old)
     if changed:
         changes = ", ".join(
             f"{k} was {_shown(stored_values, k)}, is {_shown(values, k)}" for k in changed
@@ -164,11 +171,56 @@ def _compared(flags: Mapping[str, Any], config: Any, old: bool) -> dict[str, Any
     if isinstance(rest.get("data"), list) and len(rest["data"]) == 1:
         (rest["data"],) = rest["data"]  # one --data is stored as a string
     if old:  # short flags and --set had different effects then
-        shorts = {f"--{k}": flags.get(k) for k in SHORT}
+        shorts = {_flag(k): flags.get(k) for k in SHORT}
         later = numbers_of({k: v for k, v in flags.items() if k not in SHORT}, {}, strict=False)
         return rest | shorts | dict(later.values)
     numbers = numbers_of(flags, short_defaults(type(config)), strict=False)
     return rest | dict(numbers.values)
+
+
+def _flag(short: str) -> str:
+    return f"--{short.replace('_', '-')}"
+
+
+def _with_effect(
+    changed: Sequence[str], stored: Mapping[str, Any], config: TrainConfig, old: bool
+) -> list[str]:
+    """Leave out the numbers that make no difference, such as a flag that repeats what the preset chose."""
+    names = {_flag(short): name for short, name in SHORT.items()}
+    numbers = {k: names.get(k, k) for k in changed if k in names or "." in k}
+    if not numbers:
+        return list(changed)
+    try:
+        first, second = _chosen(_from_run(stored, config), old), _chosen(config, old)
+    except (AttributeError, TypeError, UserError):  # no such run is possible, so compare the flags
+        return list(changed)
+    if first == second:
+        return [k for k in changed if k not in numbers]
+    same = {k for k, name in numbers.items() if name in first and first[name] == second[name]}
+    return [k for k in changed if k not in same] or list(changed)
+
+
+def _chosen(config: TrainConfig, old: bool) -> dict[str, Any]:
+    """Give every number of model, solver and RPN that these flags lead to, by name."""
+    settled_config = by_old_rule(config) if old else config
+    numbers = read_numbers(settled_config, strict=False)
+    model, solver = configs(replace(settled_config, num_workers=1, min_workers=None), numbers, 1)
+    most = {
+        name: min(getattr(RPNConfig(), name), config.max_proposals)
+        for name in ("max_proposals_train", "max_proposals_test")
+    }
+    parts: dict[str, Any] = {"model": model, "solver": solver, "rpn": rpn_config(numbers, **most)}
+    return {f"{p}.{k}": v for p, made in parts.items() for k, v in asdict(made).items()}
+
+
+def _from_run(stored: Mapping[str, Any], config: TrainConfig) -> TrainConfig:
+    """Give the flags of run.json that decide on numbers; the others are those of `config`."""
+    changes = {k: stored[k] for k in (*SHORT, "preset", "weights", "max_proposals")}
+    for part in PARTS:
+        given = {k: NULL if v is None else as_tuples(v) for k, v in stored.get(part, {}).items()}
+        changes[part] = type(getattr(config, part))(**given)
+    settings = tuple(stored.get("set") or ())
+    return replace(config, num_workers=1, min_workers=None, set=settings, **changes)
 
 
 def _shown(flags: Mapping[str, Any], name: str) -> str:

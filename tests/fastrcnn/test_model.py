@@ -137,7 +137,7 @@ def test_frozen_norms_do_not_move_in_training() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"num_classes": 0}, "num_classes=0: expected an integer of at least 1"),
+        ({"num_classes": 0}, "num_classes=0: expected an integer from 1 to"),
         ({"backbone": "vgg17"}, "vgg17.*expected one of caffenet"),
         ({"bg_iou": (0.5, 0.1)}, "low < high"),
         ({"scale": 2000}, "scale"),

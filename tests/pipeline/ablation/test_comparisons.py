@@ -277,8 +277,8 @@ def test_iterations_replace_epochs(scenes: str, tmp_path: Path) -> None:
     ("changes", "line"),
     [
         ({"set": ("dropout=2",)}, "--set dropout=2: expected a number from 0 to below 1"),
-        ({"set": ("scale=0",), "scale": 600}, "--set scale=0: expected an integer of at least 1"),
-        ({"scale": 0}, "--scale 0: expected an integer of at least 1"),
+        ({"set": ("scale=0",), "scale": 600}, "--set scale=0: expected an integer from 1 to"),
+        ({"scale": 0}, "--scale 0: expected an integer from 1 to"),
     ],
 )
 def test_a_number_out_of_range_is_refused_with_its_flag(

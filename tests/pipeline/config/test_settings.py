@@ -44,6 +44,22 @@ def test_as_settings_inverts_parse_settings(setting: str, name: str, value: Any)
 
 
 @pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("train_nms=None", None),
+        ("class_agnostic=1", True),
+        ("class_agnostic=FALSE", False),
+        ("scale=96.0", 96),
+        ("momentum=.8", 0.8),
+        ("momentum = 0.8", 0.8),
+    ],
+)
+def test_other_ways_to_write_a_value_are_accepted(setting: str, value: Any) -> None:
+    ((_, read),) = parse_settings([setting]).values()
+    assert (type(read), read) == (type(value), value)
+
+
+@pytest.mark.parametrize(
     ("setting", "reason"),
     [
         ("scale", r"has no =\. Give NAME=VALUE"),
@@ -51,9 +67,10 @@ def test_as_settings_inverts_parse_settings(setting: str, name: str, value: Any)
         ("momentun=4", r"called momentun\. Did you mean momentum"),
         ("num_classes=4", "called num_classes"),
         ("rpn=true", "called rpn"),
-        ("scale=big", r"--set scale=big: expected an integer of at least 1"),
+        ("scale=big", r"--set scale=big: expected an integer from 1 to"),
         ("scale=4.5", "an integer"),
-        ("class_agnostic=1", "true or false"),
+        ("class_agnostic=2", "true or false"),
+        ("=3", "has no name before ="),
         ("pooling=mean", "max or align"),
         ("bg_iou=0,0.1,0.5", r"2 values, each a number from 0 to 1"),
         ("momentum=", "a number"),
@@ -66,5 +83,5 @@ def test_a_wrong_setting_is_refused_with_the_reason(setting: str, reason: str) -
 
 
 def test_a_name_may_be_given_once_only() -> None:
-    with pytest.raises(UserError, match="twice"):
+    with pytest.raises(UserError, match="two times"):
         parse_settings(["scale=4", "scale=5"])

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.runtime.arguments import parse_arguments
+from pipeline.runtime.arguments import nearest, parse_arguments
 from pipeline.runtime.flags import Uri
 
 DOC = """Numbers that nested flags set.
@@ -86,10 +86,68 @@ def test_a_wrong_flag_is_named_with_the_nearest_one_and_the_missing_ones() -> No
         ("--test-scales", "--model.test-scales"),
         ("-images", "--images"),
         ("--bach", "--batch-size"),
+        ("--LIMIT", "--limit"),
+        ("--solver.scale", "--model.scale"),
     ],
 )
 def test_the_flag_that_was_probably_meant_is_named(given: str, meant: str) -> None:
     assert f"{given}: no such flag. Did you mean {meant}?" in refused(*PLACES, given, "3")
+
+
+def test_synonyms_of_other_programs_are_known() -> None:
+    assert nearest("--lr", ("--limit", "--learning-rate")) == "--learning-rate"
+    assert nearest("--num-gpus", ("--num-workers", "--gpus-per-worker")) == "--gpus-per-worker"
+
+
+def test_a_number_of_the_model_is_given_by_set_where_it_has_no_flag() -> None:
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Short:
+        set: tuple[str, ...] = ()
+        """Numbers."""
+
+    with pytest.raises(UserError, match="Numbers are given as --set max_size=VALUE."):
+        parse_arguments(Short, ["--model.max-size", "3"], "job")
+
+
+def test_a_group_of_flags_is_not_a_flag() -> None:
+    line = refused(*PLACES, "--model", "tiny")
+    assert line.startswith("--model: no such flag. --model begins")
+    assert "Did you mean" not in line
+
+
+def test_a_value_with_a_hyphen_is_written_after_an_equals_sign() -> None:
+    line = refused("--output", "out", "--images", "-x")
+    assert "-x: no such flag. If -x is a value, write --images=-x." in line
+    assert "Did you mean" not in refused(*PLACES, "--include", "-a", "b")
+
+
+@pytest.mark.parametrize("dash", ["\u2013", "\u2014"])
+def test_a_typographic_dash_is_named(dash: str) -> None:
+    line = refused(*PLACES, f"{dash}limit", "3")
+    assert f"begins with the typographic dash {dash}, not with a hyphen. Write --limit." in line
+
+
+def test_two_folders_are_not_taken_for_an_expanded_pattern(tmp_path: Path) -> None:
+    folders = [tmp_path / "JPEGImages", tmp_path / "Annotations"]
+    for folder in folders:
+        folder.mkdir()
+    line = refused("--output", "out", "--images", *map(str, folders))
+    assert line.endswith("Give one of them, or a pattern in quotes that matches all.")
+
+
+def test_a_config_may_check_which_flags_are_given() -> None:
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Asking:
+        limit: int = 3
+        """A number."""
+
+        def check_given(self, names: set[str]) -> None:
+            if "limit" in names:
+                raise UserError("--limit", "is given", "")
+
+    assert parse_arguments(Asking, [], "job") == Asking()
+    with pytest.raises(UserError, match="--limit: is given"):
+        parse_arguments(Asking, ["--limit", "3"], "job")
 
 
 def test_several_wrong_flags_are_named_together() -> None:
@@ -108,7 +166,7 @@ def test_missing_flags_are_named() -> None:
         ("--batch-size x", "--batch-size: 'x' was given, expected an integer."),
         ("--batch-size=3.0", "--batch-size: '3.0' was given, expected an integer."),
         ("--batch-size", "--batch-size: no value was given, expected an integer."),
-        ("--limit 1 2", "--limit: 2 values were given, expected one, an integer."),
+        ("--limit 1 2", "--limit: 2 values were given, expected one integer."),
         ("--shares .5 half", "--shares: 'half' was given, expected a number."),
         ("--shares .5", "--shares: '.5' was given, expected X X."),
         ("--format yolo", "--format: 'yolo' was given, expected one of coco, voc."),
@@ -135,7 +193,7 @@ def test_a_pattern_that_the_shell_expanded_is_recognised(
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         Path(name).touch()
     said = refused("--images", "a.jpg", "b.jpg", "c.jpg", "--output", "out")
-    assert said.startswith("--images: 3 values were given, expected one, URI.")
+    assert said.startswith("--images: 3 values were given, expected one URI.")
     assert said.endswith("Put the pattern in quotes, as in --images '*.jpg'")
     assert "quotes" not in refused("--images", "a.jpg", "other", "--output", "out")
 
@@ -151,9 +209,20 @@ def test_flags_are_spelled_with_hyphens_underscores_and_equals_signs() -> None:
     assert parsed("--model.test_scales", "4", "5").model.test_scales == (4, 5)
 
 
-def test_if_a_flag_is_given_twice_the_last_one_counts() -> None:
-    assert parsed("--limit", "1", "--limit=2").limit == 2
-    assert parsed("--include", "a", "b", "--include", "c").include == ("c",)
+def test_a_list_flag_given_twice_adds_up() -> None:
+    assert parsed("--include", "a", "b", "--include", "c").include == ("a", "b", "c")
+    assert parsed("--include", "--include=c").include == ("c",)
+    assert parsed("--model.test-scales", "4", "--model.test_scales", "5").model.test_scales == (
+        4,
+        5,
+    )
+
+
+def test_a_flag_of_one_value_may_be_given_twice_with_the_same_value_only() -> None:
+    assert parsed("--limit", "1", "--limit=1").limit == 1
+    assert parsed("--dry-run", "--dry-run").dry_run
+    line = refused(*PLACES, "--limit", "1", "--limit=2")
+    assert line == "--limit: was given twice, with 1 and 2. Give it once."
 
 
 def test_negative_numbers_and_odd_words_are_values() -> None:
@@ -169,6 +238,12 @@ def test_nested_flags_are_none_until_given_and_booleans_are_written_in_any_case(
         flips=False, scale=400
     )
     assert parsed("--model.flips", "True").model.flips is True
+    assert parsed("--model.flips", "0").model.flips is False
+
+
+def test_numbers_of_a_list_may_have_commas_between() -> None:
+    assert parsed("--model.test-scales", "48,64", "80").model.test_scales == (48, 64, 80)
+    assert parsed("--shares", "0.1,0.2").shares == (0.1, 0.2)
 
 
 def test_a_word_is_accepted_instead_of_a_number() -> None:

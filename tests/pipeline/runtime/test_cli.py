@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,6 +11,7 @@ from typing import ClassVar
 import pytest
 import ray
 
+from fastrcnn import __version__
 from pipeline.errors import JobError, UserError
 from pipeline.runtime.cli import main
 from pipeline.runtime.flags import Folder, Group, Groups, Uri
@@ -112,3 +115,20 @@ def test_an_empty_place_is_refused_before_the_job_runs(
         main(Places, pytest.fail, "", command="job", arguments=words)
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith(line)
+
+
+@pytest.mark.parametrize("words", [["score", "--version"], ["--version"]])
+def test_every_command_shows_the_version(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"fastrcnn-ray {__version__}\n"
+
+
+def test_help_into_a_closed_pipe_ends_quietly() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "pipeline", "help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
+from pipeline.config import TrainConfig
 from pipeline.runtime.flags import Group, Groups, Uri, read_flags
 from pipeline.runtime.help import render
 
@@ -132,3 +133,8 @@ class Two:
 def test_a_field_of_a_type_that_no_flag_can_have_is_refused(config: type) -> None:
     with pytest.raises(TypeError, match="no flag has values of this type|a flag has values of one"):
         read_flags(config)
+
+
+def test_the_letters_of_the_sources_are_explained() -> None:
+    text = render(TrainConfig, "train", "Train.", everything=True)
+    assert "F is rbgirshick/fast-rcnn" in " ".join(text.split())

@@ -117,6 +117,37 @@ def test_an_output_of_2026_11_29_is_resumed_by_its_command(tmp_path: Path) -> No
         check_same_run(config(tmp_path), FREE)
 
 
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        {"set": ("momentum=0.9",)},
+        {"model": ModelOverrides(max_size=160)},
+        {"model": ModelOverrides(test_scales=())},
+    ],
+)
+def test_a_number_that_is_chosen_anyway_is_the_same_run(
+    tmp_path: Path, repeated: dict[str, Any]
+) -> None:
+    claim_output(config(tmp_path), FREE)
+    claim_output(config(tmp_path, **repeated), FREE)
+    with pytest.raises(UserError, match=r"\(model.max_size was not given, is 161\)"):
+        check_same_run(config(tmp_path, set=("momentum=0.9", "max_size=161")), FREE)
+
+
+def test_an_old_output_is_resumed_by_another_flag_with_the_same_effect(tmp_path: Path) -> None:
+    write(tmp_path, OF_2026_11_29)
+    again = config(tmp_path, iterations=None, set=("images_per_pass=2", "iterations=12"))
+    check_same_run(again, FREE)
+    other = config(tmp_path, batch_size=8, set=("images_per_pass=2",))
+    with pytest.raises(UserError, match="--batch-size was 4, is 8"):
+        check_same_run(other, FREE)
+
+
+def test_an_unknown_flag_that_is_null_means_as_before(tmp_path: Path) -> None:
+    write(tmp_path, OF_2026_11_29 | {"tile": None})
+    check_same_run(config(tmp_path, set=("images_per_pass=2",)), FREE)
+
+
 def test_an_old_output_keeps_the_old_rule_and_a_new_one_uses_the_new_rule(tmp_path: Path) -> None:
     flags = config(tmp_path, scale=None, batch_size=None, set=("scale=480", "batch_size=4"))
     assert settled(flags) == flags
