@@ -301,7 +301,7 @@ def test_an_rpn_with_infinite_outputs_is_refused() -> None:
         ({"fg_iou": 0.2}, r"rpn\.bg_iou=0\.3, rpn\.fg_iou=0\.2"),
         ({"nms": 0.0}, r"rpn\.nms=0\.0: expected a number above 0, up to 1"),
         ({"fg_fraction": 0.0}, "fg_fraction"),
-        ({"anchors_per_image": 0}, "at least 1"),
+        ({"anchors_per_image": 0}, "expected an integer from 1 to"),
         ({"sides": ((8.0,), (16.0, 32.0))}, "the same number of sides for each"),
         ({"ratios": (-1.0,)}, "above 0"),
     ],

@@ -117,7 +117,10 @@ def test_a_huge_picture_is_a_small_file_with_a_valid_header() -> None:
 
 
 def test_a_negative_number_of_images_is_refused() -> None:
-    with pytest.raises(UserError, match="--val -1: expected 0 or more. Give another number."):
+    with pytest.raises(
+        UserError,
+        match="--val -1: expected 0 or more, and at most 2147483647. Give another number.",
+    ):
         DrawConfig(output="unused", val=-1)
 
 

@@ -31,6 +31,6 @@ def test_a_class_without_an_operating_point_starts_at_a_half(
 )
 def test_operating_points_of_another_form_are_refused(points: object) -> None:
     with pytest.raises(
-        ValueError, match=r"^model: operating_points in config\.json is .*: expected a score for"
+        ValueError, match=r"^model: operating_points in config\.json is .*: expected scores for"
     ):
         min_scores({"operating_points": points}, CLASSES, "model")

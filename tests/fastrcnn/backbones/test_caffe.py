@@ -218,5 +218,5 @@ def test_another_networks_file_is_refused_with_the_reason() -> None:
         caffe_state_dict(caffemodel({"conv1": (ones, ones)}), "vgg_m")
     model = FastRCNN(FastRCNNConfig.paper(3, backbone="vgg_m", fc_dim=8))
     odd = network({name: (2, 3, 3, 3) for name in M_SHAPES})
-    with pytest.raises(ValueError, match=r"not weights of vgg_m: 10 of its 10"):
+    with pytest.raises(ValueError, match=r"not weights of vgg_m: 10 of 10"):
         load_pretrained(model, caffe_state_dict(caffemodel(odd), "vgg_m"))

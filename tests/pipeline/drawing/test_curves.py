@@ -25,4 +25,4 @@ def test_a_step_is_drawn_and_logged_with_the_losses_it_has(
         for row in rows:
             lines.step(row)
     assert "class 0.600, box 0.100" in caplog.text
-    assert ("objectness 0.250, anchors 0.050" in caplog.text) == bool(more)
+    assert ("objectness 0.250, anchor box 0.050" in caplog.text) == bool(more)
