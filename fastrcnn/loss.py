@@ -275,7 +275,8 @@ def delta_statistics(
         class_agnostic: give every class the numbers over all classes, because one output serves all classes.
 
     Returns:
-        delta_mean, delta_std: (K + 1, 4) float32. Background has mean 0 and standard deviation 1.
+        delta_mean, delta_std: (K + 1, 4) float32. Background has mean 0 and standard deviation 1,
+        except with `class_agnostic`; nothing reads that row.
     """
     labels, deltas = _foreground_deltas(targets, fg_iou)
     mean, std = torch.zeros(num_classes + 1, 4), torch.ones(num_classes + 1, 4)

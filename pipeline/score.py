@@ -47,8 +47,8 @@ IMAGES_AT_ONCE = 10_000_000
 """Images per execution of Ray Data. Its driver keeps about 200 bytes for each image until the execution ends
 (measured with a million images). The Detectors start again for each execution, which takes about 15 s."""
 BATCHES_PER_GPU_CALL = 4
-"""Batches per call of a GPU actor. More batches decode further ahead but repeat more work after a crash. With
-32 images of 22 KB per batch, this is little work. On a CPU nothing overlaps, so a call has one batch."""
+"""Batches per call of a GPU actor. With more batches the actor decodes further ahead, but a crash repeats
+more work: at most four batches here. On a CPU nothing overlaps, so a call has one batch."""
 _MIN_BATCHES_PER_DETECTOR = 4
 _MAX_BATCHES_PER_TASK = 64
 """With 8 images a batch and 15 ms to propose, this is about 8 s of work to repeat when a worker dies."""
@@ -58,8 +58,8 @@ def run(config: ScoreConfig) -> ScoreSummary:
     """Score every planned image that has no row yet.
 
     Raises:
-        UserError: the command, or something it names, is wrong. No worker has started; scored/ is unchanged.
-        JobError: too many images failed (their rows are written), or a shard does not match the plan.
+        UserError: the command, or something it names, is wrong. The checks come before any worker starts.
+        JobError: too many images failed, or a shard does not match the plan. Whole shards stay written.
     """
     job = prepare(config)
     try:

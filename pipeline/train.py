@@ -11,6 +11,7 @@ The output folder holds:
 <output>/metrics.json, curves.png  losses of every step, metrics of every validation
 <output>/tensorboard/...           the same numbers, written while the training runs
 <output>/validation/<step>/        precision-recall curves, and pictures with boxes
+<output>/result.json               written last: the training is finished
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ RUN_NAME = "train"
 RESIZE_EVERY_S = 60.0
 """Seconds between checks for room for more workers (Ray's default). After a resize, all workers start from
 the last checkpoint."""
-MAX_FAILURES = 3
+MAX_WORKER_LOSSES = 3
 """Number of times that a run may lose workers or nodes. Preemptions do not count (Ray's default)."""
 FREE_FLAGS = (
     "num_workers",
@@ -96,8 +97,9 @@ def run(config: TrainConfig) -> TrainResult | None:
         None for a dry run.
 
     Raises:
-        UserError: a flag or the data cannot be used. Raised before any worker starts.
-        JobError: the training failed. The same command resumes it.
+        UserError: a flag or the data cannot be used. Raised before a training worker starts.
+        JobError: the training failed. The same command resumes it, unless the message says what to change, as
+            for a loss that is not finite.
     """
     if config.mlflow_uri:
         check_installed(config.mlflow_uri)
@@ -196,7 +198,7 @@ def _fit(
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.keep_best, checkpoint_score_attribute=score
             ),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_WORKER_LOSSES),
             # At INFO, Ray logs every report in full. The stubs describe the first API's RunConfig.
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
         ),
@@ -221,7 +223,7 @@ def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
 def _last_good(config: TrainConfig, result: ray.train.Result) -> str:
     """Say where the last checkpoint before the failure is; appended to the error."""
     if result.checkpoint is None:
-        return " No checkpoint was written before."
+        return " No checkpoint exists yet."
     uri = storage.join(config.output, RUN_NAME, Path(result.checkpoint.path).name)
     return f" The last good checkpoint is {uri}, which you can give as --weights."
 

@@ -64,7 +64,8 @@ class Committer:
         """Take result rows (schema RESULT) of any shards, and create the shards that are now whole.
 
         Raises:
-            JobError: the rows of a whole shard differ from the plan.
+            JobError: the rows of a whole shard, of this call or an earlier one, differ from the plan.
+            StorageError: a shard cannot be written.
         """
         for shard in pc.unique(rows["shard"]).to_pylist():
             tables = self._waiting.setdefault(shard, [])

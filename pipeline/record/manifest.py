@@ -21,8 +21,8 @@ from pipeline.runtime.prefetch import in_threads
 from pipeline.storage import StorageError
 
 _CHECKED = 64
-"""Shards that are read before a run continues. This takes a few seconds. Wrong shards are rarely alone, so a
-sample is likely to include one."""
+"""Shards that are read before a run continues: this many to twice as many, which takes a few seconds. Wrong
+shards are rarely alone, so a sample is likely to include one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ class Manifest:
 def write_manifest(
     output: str, run_id: str, plan: Plan, shards: Collection[Shard] = ()
 ) -> Manifest:
-    """Check every existing shard against the plan and write the manifest.
+    """Check the shards that nobody has checked yet against the plan, and write the manifest of all.
 
     The shards that this process wrote (`shards`) and those that the last manifest describes are not read
     again, because a shard never changes. A manifest with the same shards as the last one is not written.

@@ -39,7 +39,7 @@ class RunFormat:
     format_version: int = 1
     """TABLE_VERSION of the program that began the run."""
     decoder_version: int = 1
-    """Version of the image decoder that began the run. Each shard says which version decoded its images."""
+    """Version of the image decoder when the run began. Each shard says which version decoded its images."""
 
     def metadata(self, classes: Sequence[str], model_id: str) -> dict[bytes, bytes]:
         """Return the file metadata for the shards that this program writes for the run."""

@@ -51,10 +51,9 @@ def with_proposals(
 ) -> tuple[list[Example], list[Example]]:
     """Join labelled images with their proposals, to training and validation examples.
 
-    An image without proposals because it cannot be read is left out. With an RPN, no proposals are computed,
-    but
-    each image is still decoded once: a broken image is left out now and does not end the training hours
-        later.
+    An image without proposals because it cannot be read is left out. With an RPN, no proposals are
+    computed, but each image is still decoded once: a broken image is left out now and does not end the
+    training hours later.
 
     Raises:
         UserError: the given proposals table has no usable row for an image.
