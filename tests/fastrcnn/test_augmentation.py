@@ -101,7 +101,7 @@ def test_colours_do_not_change_without_jitter() -> None:
 
 
 def test_quarter_turns_need_vertical_flips() -> None:
-    with pytest.raises(ValueError, match="expected vertical_flips too"):
+    with pytest.raises(ValueError, match="expected vertical_flips=true with quarter_turns"):
         FastRCNNConfig(num_classes=2, quarter_turns=True)
 
 

@@ -92,7 +92,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         ("model", {"num_classes": 2, "rpn": {"sides": [4, 8]}}, "not the config of a checkpoint"),
         ("model", {"num_classes": 2, "rpn": {"anchors_per_image": 2.5}}, r"anchors_per_image=2\.5"),
         ("proposals", {"name": "grid", "shapes": [[0.5, 0.0]]}, "each a number above 0"),
-        ("proposals", {"name": "grid", "shapes": [[0.5]]}, r"shapes=.*values, each 2 values"),
+        ("proposals", {"name": "grid", "shapes": [[0.5]]}, r"shapes=.*lists of 2 values"),
         ("proposals", {"name": "rpn"}, "but its model has no RPN"),
     ],
 )

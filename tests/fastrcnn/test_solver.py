@@ -79,7 +79,7 @@ def test_frozen_stages_are_bit_identical_after_training() -> None:
 @pytest.mark.parametrize("changes", [{"iterations": 5, "epochs": 1.0}, {"iterations": None}])
 def test_exactly_one_of_iterations_and_epochs_is_needed(changes: dict[str, float]) -> None:
     with pytest.raises(
-        ValueError, match="iterations=.*, epochs=.*: expected a number for one of them"
+        ValueError, match="iterations=.*, epochs=.*: expected a number for exactly one of them"
     ):
         SolverConfig.paper(**changes)
 

@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(
     scenes: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(JobError, match=r"loss at step \d .*not finite.*JPEGImages/00000\d.jpg"):
-        train.run(config(str(scenes), str(tmp_path / "run"), learning_rate=1e30))
+        train.run(config(str(scenes), str(tmp_path / "run"), set=("box_weight=1e39",)))
 
 
 def refused(scenes: Path, tmp_path: Path, **changes: Any) -> str:
