@@ -151,8 +151,9 @@ def test_another_runs_output_is_refused_with_what_differs(killed: str) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(
     scenes: Path, tmp_path: Path
 ) -> None:
+    flags = ("box_weight=1e30", "delta_std=1e-30,1e-30,1e-30,1e-30")  # together above float32
     with pytest.raises(JobError, match=r"loss at step \d .*not finite.*JPEGImages/00000\d.jpg"):
-        train.run(config(str(scenes), str(tmp_path / "run"), set=("box_weight=1e39",)))
+        train.run(config(str(scenes), str(tmp_path / "run"), set=flags))
 
 
 def refused(scenes: Path, tmp_path: Path, **changes: Any) -> str:
