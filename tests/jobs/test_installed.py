@@ -151,7 +151,7 @@ def test_a_node_with_another_version_is_refused(
     assert done.returncode == 2, done.stdout
     line = done.stdout.splitlines()[-1]
     assert re.match(
-        r"error: the node [\d.]+ of the Ray cluster: has fastrcnn-ray 0\.1\.0, this machine has 0\.0\.9\.",
+        r"error: the node [\d.]+ of the Ray cluster: has fastrcnn-ray 0\.1\.0, but this machine has 0\.0\.9\.",
         line,
     )
     assert not (elsewhere / "out" / "scored").exists()
@@ -170,4 +170,4 @@ def test_a_node_without_the_package_is_refused(
         for name in PACKAGES:
             shutil.move(elsewhere / "copy" / name, installed.packages / name)
     assert done.returncode == 2, done.stdout
-    assert "has no fastrcnn-ray, this machine has 0.1.0." in done.stdout.splitlines()[-1]
+    assert "has no fastrcnn-ray, but this machine has 0.1.0." in done.stdout.splitlines()[-1]
