@@ -151,7 +151,8 @@ def test_a_node_with_another_version_is_refused(
     assert done.returncode == 2, done.stdout
     line = done.stdout.splitlines()[-1]
     assert re.match(
-        r"error: the node [\d.]+ of the Ray cluster: has fastrcnn-ray 0\.1\.0, but this machine has 0\.0\.9\.",
+        r"error: the node [\d.]+ of the Ray cluster: has fastrcnn-ray 0\.1\.0,"
+        r" but this machine has 0\.0\.9\.",
         line,
     )
     assert not (elsewhere / "out" / "scored").exists()
