@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from pipeline.errors import UserError
+from pipeline.runtime.flags import names_a_place
 
 
 def require(condition: bool, what: str, why: str, advice: str) -> None:
@@ -72,7 +71,7 @@ def check_uris(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(
-            bool(value.strip()) and not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:(/*$|/[^/])", value),
+            names_a_place(value),
             f"--{name.replace('_', '-')} {value!r}",
             "expected a path or a URI",
             "Give a local path, or a URI such as s3://bucket/prefix.",

@@ -268,6 +268,11 @@ def _value(hint: Any) -> Value:
 _NO_PLACE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(/*$|/[^/])")
 
 
+def names_a_place(value: str) -> bool:
+    """Return whether a text can be a path or a URI: it is not blank, and not only a scheme."""
+    return bool(value.strip()) and not _NO_PLACE.match(value)
+
+
 def check_texts(config: Any) -> None:
     """Refuse flags that are empty, and URIs that name no place: `s3://` would be a local folder.
 
@@ -286,7 +291,7 @@ def check_texts(config: Any) -> None:
             kind in (Uri, Folder)
             for kind in (hints[field.name], *typing.get_args(hints[field.name]))
         )
-        if not value.strip() or (is_place and _NO_PLACE.match(value)):
+        if not (names_a_place(value) if is_place else value.strip()):
             expected = "a path or a URI such as s3://bucket/prefix" if is_place else "a text"
             flag = f"--{field.name.replace('_', '-')} {value!r}"
             raise UserError(flag, f"expected {expected}", "Give one, or leave the flag out.")
