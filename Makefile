@@ -7,13 +7,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.synced
 # uv ignores pip's settings and packages outside the environment: it installs exactly the packages of the lock.
 UV := UV_HTTP_TIMEOUT=300 $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
 	--generate-hashes --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := .venv
-.PHONY: .venv help demo test long fuzz soak lint format lock licences api clean audit
+.PHONY: .venv help demo test long fuzz soak peers lint format lock licences api clean audit
 
 .venv: $(STAMP) ## install the environment from the lock file (again only after the lock changes)
 
@@ -32,7 +34,7 @@ $(STAMP): requirements.lock requirements/uv.txt pyproject.toml
 help: ## show the targets
 	@sed -n 's/^\([a-z.]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(STAMP) ## train and score end to end: a bucket, a Ray cluster, training, scoring, mAP, queries (5 minutes)
+demo: $(STAMP) ## train and score end to end: a bucket, a Ray cluster, training, scoring, queries, a report (6 minutes)
 	@echo "==> demo: all servers run on this machine and stop at the end"
 	@$(BIN)/python jobs/demo.py
 
@@ -55,6 +57,17 @@ soak: $(STAMP) ## break scoring jobs on purpose: all faults, then ten rounds of 
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak --timeout=3600 --durations=0
 	@$(BIN)/python -m tests.soak --rounds 10 --images 2000
 
+# Other tools' libraries bring another OpenCV, which would break ours.
+peers: $(STAMP) $(PEERS_STAMP) ## let other tools read our exports, in an environment of their own (2 GB)
+	@echo "==> tests with other tools' libraries"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m peers --durations=10 tests/peers
+
+$(PEERS_STAMP): requirements/peers.lock $(STAMP)
+	@echo "==> $(PEERS): installing the packages of requirements/peers.lock"
+	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv --without-pip $(PEERS)
+	@$(UV) pip sync --compile-bytecode --python $(PEERS)/bin/python --require-hashes requirements/peers.lock
+	@touch $@
+
 lint: $(STAMP) ## check format, lint and types
 	@echo "==> format"
 	@$(BIN)/ruff format --check .
@@ -70,9 +83,11 @@ format: $(STAMP) ## format the code and sort imports with ruff
 	@$(BIN)/ruff format .
 
 lock: $(STAMP) ## write the lock files again, with the newest versions that pyproject.toml allows
-	@echo "==> requirements.lock, requirements/uv.txt"
+	@echo "==> requirements.lock, requirements/uv.txt, requirements/peers.lock"
 	@$(COMPILE) --upgrade --extra dev -o requirements.lock pyproject.toml
 	@echo uv | $(COMPILE) --upgrade -o requirements/uv.txt -
+	@$(COMPILE) --upgrade --overrides requirements/peers-overrides.txt -o requirements/peers.lock \
+		requirements/peers.in
 
 audit: $(STAMP) ## check the lock for known vulnerabilities; needs the index of PyPI, not a mirror
 	@$(UV) tool run pip-audit --disable-pip --require-hashes -r requirements.lock
@@ -84,4 +99,4 @@ licences: $(STAMP) ## write docs/licences.md after a new lock: every package and
 	@$(BIN)/python requirements/licences.py
 
 clean: ## remove the environment, caches and the output of the demo
-	rm -rf $(VENV) demo-output .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) demo-output .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.config import CHECKOUT, AccuracyConfig
+from benchmarks import CHECKOUT
+from benchmarks.config import AccuracyConfig
 from demo import processes, servers
 from pipeline import storage
 from pipeline.annotations import read_labelled_images
@@ -81,7 +82,7 @@ def _measure(config: AccuracyConfig, seed: int) -> dict[str, float]:
         "train": ["--data", DATA, "--output", model, *flags, "--seed", str(seed)],
         # Average precision needs all boxes, also those with low scores (fast-rcnn's test.py: thresh=0.). With
         # .01 instead of 0, one of 69 platelets was missed, and recall 1 is an eleventh of VOC07
-        # (docs/benchmarks.md).
+        # (docs/lab-notes.md).
         "score_bucket": [
             "--images",
             TEST_LIST,

@@ -6,14 +6,12 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import ray
 from ray.cluster_utils import Cluster
 
+from benchmarks import CHECKOUT
 from pipeline.runtime import cluster
-
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 Each image is decoded by all decoders in turn, in a random order, in one thread of one process. Times are CPU
 times of that thread. Ratios are computed per image, so other work on the machine slows all decoders alike.
 The table has medians of times and ratios. PyTurboJPEG is measured if it and its library are installed; no job
-needs it.
+needs it. A second table has the other formats, see `benchmarks.decode_formats`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torchvision
 from PIL import Image
 
 from benchmarks.config import DecodeConfig
+from benchmarks.decode_formats import format_lines, measure_formats
 from benchmarks.results import write_results
 from pipeline import storage
 from pipeline.errors import UserError
@@ -45,7 +46,7 @@ def run(config: DecodeConfig) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     calls = decoders()
-    rows = []
+    rows, formats = [], list[dict[str, Any]]()
     for uri in config.data:
         images = list(plain_jpegs(uri, config.limit))
         if not images:
@@ -57,10 +58,13 @@ def run(config: DecodeConfig) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)  # torchvision warns at every image
             seconds = measure(images, calls, config.rounds)
         rows += summary(storage.basename(uri.rstrip("/")), images, seconds)
-    table = "\n".join(lines(rows))
+        if not formats:
+            chosen = images[:: max(1, len(images) // config.format_images)][: config.format_images]
+            formats = measure_formats(chosen, config.rounds, config.before)
+    table = "\n".join([*lines(rows), "", *format_lines(formats, config.before is not None)])
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / "table.txt").write_text(table + "\n")
-    write_results(config, rows)
+    write_results(config, rows + formats)
     print(f"{table}\n\ntable and numbers: {config.output}")
 
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from benchmarks.config import CHECKOUT, MemoryConfig
+from benchmarks import CHECKOUT
+from benchmarks.config import MemoryConfig
 from benchmarks.results import write_results
 from demo import processes
 from pipeline import score
@@ -38,7 +39,7 @@ def run(config: MemoryConfig) -> None:
     for keys in config.keys:
         folder = config.output / f"{keys}"
         shutil.rmtree(folder, ignore_errors=True)
-        _make_list(folder, config.image.resolve(), keys)
+        make_list(folder, config.image.resolve(), keys)
         # Another process, because its peak memory is measured.
         command = [sys.executable, "-m", "benchmarks.memory", str(folder), config.checkpoint]
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
@@ -53,7 +54,8 @@ def run(config: MemoryConfig) -> None:
     write_results(config, results)
 
 
-def _make_list(folder: Path, image: Path, keys: int) -> None:
+def make_list(folder: Path, image: Path, keys: int) -> None:
+    """Write a list of so many keys, of which one in a hundred is the image."""
     images = folder / "images"
     images.mkdir(parents=True)
     names = [str(images / f"{number:09d}.jpg") for number in range(keys)]

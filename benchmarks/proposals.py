@@ -19,7 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.config import CHECKOUT, ProposalsConfig
+from benchmarks import CHECKOUT
+from benchmarks.config import ProposalsConfig
 from benchmarks.images import Boxes, Image, read
 from benchmarks.plot import recall_against_time
 from benchmarks.results import write_results

@@ -15,7 +15,7 @@ from benchmarks.config import ProposersConfig
 from benchmarks.results import write_results
 from pipeline import ablate
 from pipeline.ablation.config import AblateConfig
-from pipeline.ablation.table import spread
+from pipeline.ablation.table import mean_and_range
 from pipeline.annotations import splits
 
 
@@ -58,9 +58,9 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         for setting in dict.fromkeys(row["setting"] for row in rows):
             seeds = [row for row in rows if row["setting"] == setting]
             cells = [
-                spread([100 * row["map"] for row in seeds], 1),
-                spread([row["recall"] for row in seeds]),
-                spread([row["average_recall"] for row in seeds]),
+                mean_and_range([100 * row["map"] for row in seeds], 1),
+                mean_and_range([row["recall"] for row in seeds]),
+                mean_and_range([row["average_recall"] for row in seeds]),
                 f"{1000 * min(row['image_seconds'] for row in seeds):.0f}",
             ]
             lines.append(f"| {data} | {setting} | {' | '.join(cells)} |")

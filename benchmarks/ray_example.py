@@ -32,7 +32,7 @@ from fastrcnn.backbones.backbone import Backbone
 from fastrcnn.config import RPNConfig
 from fastrcnn.model import FastRCNN
 from pipeline.ablation.torchvision_heads import TorchvisionHeads
-from pipeline.scoring.preflight import Resources
+from pipeline.scoring.resources import Resources
 from pipeline.storage.checkpoints import load
 
 RESULT = pa.schema(

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -27,12 +28,14 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.config import CHECKOUT, ScaleConfig
+from benchmarks import CHECKOUT
+from benchmarks.config import ScaleConfig
 from benchmarks.results import write_results
 from pipeline import record
 from pipeline.record import plan
+from pipeline.record.checks import check_record
 from pipeline.record.committer import Committer
-from pipeline.record.manifest import write_manifest
+from pipeline.record.manifest import current_shards, write_manifest
 from pipeline.schema import RESULT, scored_metadata
 from pipeline.scoring.selection import select
 
@@ -117,11 +120,13 @@ def first_command(keys: int, folder: str, shard_size: int) -> list[Step]:
 def second_command(keys: int, folder: str, shard_size: int) -> list[Step]:
     """Run the same command again, when all is finished."""
     steps: list[Step] = []
-    with _step(steps, keys, "again: list, compare, what is done"):
+    with _step(steps, keys, "again: list, check, compare"):
         listed = select("s3://photos/images").listed
+        checked = check_record(folder, _RUN, plan.read(folder))
+        plan.add_planned_images(checked.plan, listed)
         planned = plan.extend(folder, listed, shard_size=shard_size)
-        done = record.done_shards(folder, _RUN, planned)
-        left = record.to_do(planned, done)
+        planned, done = current_shards(folder, _RUN, planned)
+        left = record.missing_shards(planned, done)
         listed.close()
     note = f"{len(planned.generations)} generation, {len(left)} shards to do"
     return [replace(steps[-1], note=note)]
@@ -241,13 +246,7 @@ def bucket_of(keys: int) -> Iterator[str]:
 
 def list_page(keys: int, after: str) -> bytes:
     """Write S3's answer to ListObjectsV2 after a key."""
-    low, high = 0, keys
-    while low < high:
-        middle = (low + high) // 2
-        if _key(middle) <= after:
-            low = middle + 1
-        else:
-            high = middle
+    low = bisect_right(range(keys), after, key=_key)
     last = min(low + _PAGE, keys)
     entries = "".join(
         f"<Contents><Key>{_key(n)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"

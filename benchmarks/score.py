@@ -41,7 +41,7 @@ from pipeline import record, score, storage
 from pipeline.config import ScoreConfig
 from pipeline.detector import Detector
 from pipeline.runtime import cluster
-from pipeline.scoring.preflight import size_cluster
+from pipeline.scoring.resources import size_cluster
 from pipeline.training.initial_weights import initial_model
 
 _CLASSES = ("one", "two", "three")
@@ -161,7 +161,7 @@ def _example(config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output
         max_proposals=config.max_proposals,
         score_threshold=_SCORE_THRESHOLD,
         batch_size=config.batch_size,
-        resources=size_cluster(score_config, cluster.resources(), cluster.node_cpus()),
+        resources=size_cluster(score_config, cluster.nodes()),
     )
     ray.shutdown()
     times = scored_at(output)

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from benchmarks.config import CHECKOUT, TrainBenchmarkConfig
+from benchmarks import CHECKOUT
+from benchmarks.config import TrainBenchmarkConfig
 from benchmarks.results import write_results
 from benchmarks.train_loops import WARM, beside_torchvision, peer_lines
 from pipeline import train

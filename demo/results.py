@@ -10,9 +10,13 @@ from PIL import Image
 
 from pipeline import images, storage
 from pipeline.drawing.pictures import contact_sheet, draw_boxes
+from pipeline.record import open_shard
+from pipeline.results.run_config import read_run_config
+from pipeline.results.scored import find_run
 
-_NUM_PICTURES = 12
-_SHOWN_SCORE = 0.7
+_NUM_PICTURES = 8
+_CELL = 300  # pixels of a picture
+_QUALITY = 80  # JPEG
 
 QUERIES = {
     "Was every file scored, and if not, why?": """
@@ -50,35 +54,42 @@ def answer(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
 
 
 def draw_results(results: str, target: Path) -> int:
-    """Draw the detections of the first images into one picture; give the number of images.
+    """Draw boxes from the operating points on, of images with several boxes first; give the number of images.
 
     Args:
         results: the --output of the scoring job.
-        target: the PNG file to write.
+        target: the JPEG file to write.
     """
+    files = find_run(results)
+    described = read_run_config(files)
     rows = (
         connect()
         .sql(
-            f"""SELECT image_uri, [d FOR d IN detections IF d.score >= {_SHOWN_SCORE}]
-            FROM '{results}/scored/**/*.parquet' WHERE status = 'ok'
-            ORDER BY image_uri LIMIT {_NUM_PICTURES}"""
+            f"""SELECT image_uri, detections FROM '{results}/scored/**/*.parquet' WHERE status = 'ok'
+            ORDER BY least(3, len([d FOR d IN detections IF d.score >= 0.5])) DESC, image_uri
+            LIMIT {_NUM_PICTURES}"""
         )
         .fetchall()
     )
-    names = {box["label_id"]: box["label"] for _, boxes in rows for box in boxes}
-    classes = [names.get(label, "") for label in range(1, max(names, default=0) + 1)]
-    pictures = [
-        draw_boxes(
-            images.decode(storage.read_bytes(uri)).pixels,
-            [[box[side] for side in ("x_min", "y_min", "x_max", "y_max")] for box in boxes],
-            [box["label_id"] for box in boxes],
-            [box["score"] for box in boxes],
-            classes,
-            zoom=2,
+    with open_shard(files.uris[0]) as (_, classes, _):
+        points = described.points(classes)
+    pictures, captions = [], []
+    for uri, found in rows:
+        boxes = [box for box in found if box["score"] >= points[box["label"]]]
+        pictures.append(
+            draw_boxes(
+                images.decode(storage.read_bytes(uri)).pixels,
+                [[box[side] for side in ("x_min", "y_min", "x_max", "y_max")] for box in boxes],
+                [box["label_id"] for box in boxes],
+                [box["score"] for box in boxes],
+                classes,
+                zoom=2,
+            )
         )
-        for uri, boxes in rows
-    ]
-    captions = [f"{storage.basename(uri)}: {len(boxes)} boxes" for uri, boxes in rows]
+        captions.append(
+            f"{storage.basename(uri)}: {len(boxes)} {'box' if len(boxes) == 1 else 'boxes'}"
+        )
     if pictures:
-        Image.fromarray(contact_sheet(pictures, captions, cell=400)).save(target)
+        sheet = Image.fromarray(contact_sheet(pictures, captions, cell=_CELL))
+        sheet.save(target, quality=_QUALITY, optimize=True)
     return len(pictures)

@@ -15,14 +15,21 @@ from pathlib import Path
 
 from demo import processes, results, servers
 from demo.config import CHECKOUT, DemoConfig
+from demo.next_steps import next_steps
 from pipeline import storage
 
 BUCKET = "s3://demo"
 DATA, INBOX = f"{BUCKET}/shapes", f"{BUCKET}/inbox"
 MODEL, RESULTS = f"{BUCKET}/models/shapes", f"{BUCKET}/results"
 # A small model for two cores and images of about 220 pixels.
-MODEL_FLAGS = "--backbone tiny --weights none --scale 224 --fc-dim 256 --rois-per-image 64".split()
-SOLVER_FLAGS = "--batch-size 2 --learning-rate 0.01".split()
+MODEL_FLAGS = (
+    "--preset modern --backbone tiny --weights none --scale 224 --fc-dim 256 --rois-per-image 64"
+).split()
+# Shapes may lie in any direction, and rarely overlap another one of their class.
+SOLVER_FLAGS = (
+    "--batch-size 2 --solver.optimizer adamw --learning-rate 0.001"
+    " --model.vertical-flips True --model.quarter-turns True --model.nms-threshold 0.3"
+).split()
 # Log lines of Ray below the level of errors. They are written to the log files only.
 _RAY_NOTES = re.compile(r"\S+ \S+\t(INFO|SUCC|WARNING) \w+\.py:\d+ -- |.* core_worker\.cc:\d+: ")
 
@@ -76,6 +83,7 @@ def run(config: DemoConfig) -> None:
     finally:
         processes.end_all(processes.descendants(os.getpid()))
     stage.step("Finished; the S3 server and the Ray cluster are stopped")
+    _say_what_next(config.output)
     if mean_ap < config.expected_map:
         sys.exit(f"demo: mAP {mean_ap:.3f} is below the expected {config.expected_map}")
 
@@ -123,24 +131,44 @@ def _query(stage: Stage, config: DemoConfig) -> None:
 
 
 def _keep(stage: Stage, config: DemoConfig) -> float:
-    """Copy the results out of the bucket, and draw pictures; give the VOC07 mAP."""
-    stage.step("Results")
-    storage.download_folder(RESULTS, config.output / "results")
-    drawn = results.draw_results(RESULTS, config.output / "boxes.png")
-    metrics = next((config.output / "results" / "evaluation").glob("*/metrics.json"))
+    """Copy model, inbox and results out of the bucket, and make report and picture; give the VOC07 mAP."""
+    stage.step("Making the report, and copying model, inbox and results out of the bucket")
+    output = config.output
+    page = ("--output", str(output / "report.html"))
+    stage.python("report", "--scored", RESULTS, "--data", DATA, "--split", "test", *page)
+    for source, folder in (
+        (f"{MODEL}/checkpoint", "model"),
+        (INBOX, "inbox"),
+        (RESULTS, "results"),
+    ):
+        storage.download_folder(source, output / folder)
+    drawn = results.draw_results(RESULTS, output / "boxes.jpg")
+    metrics = next((output / "results" / "evaluation").glob("*/metrics.json"))
     mean_ap = float(json.loads(metrics.read_text())["voc07"]["mean_ap"])
     print(f"  mAP (VOC07, {config.test} test images): {mean_ap:.3f}")
-    print(f"  boxes drawn on {drawn} images:  {config.output / 'boxes.png'}")
-    print(f"  precision and recall:       {metrics.parent / 'pr_curves.png'}")
-    print(f"  Parquet files for queries:  {config.output / 'results' / 'scored'}")
-    print(f"  logs of every step:         {stage.logs}")
+    print(f"  report, open it in a browser: {output / 'report.html'}")
+    print(f"  boxes drawn on {drawn} images:     {output / 'boxes.jpg'}")
+    print(f"  trained detector:             {output / 'model'}")
+    print(f"  scored images:                {output / 'inbox'}")
+    print(f"  boxes as Parquet:             {output / 'results'}")
+    print(f"  logs of every step:           {stage.logs}")
     return mean_ap
+
+
+def _say_what_next(output: Path) -> None:
+    """Print commands to go on with."""
+    shown = output.relative_to(Path.cwd()) if output.is_relative_to(Path.cwd()) else output
+    print("\nNow try, after `source .venv/bin/activate`:", flush=True)
+    for title, command in next_steps(shown).items():
+        print(f"\n  {title}:\n    {command}", flush=True)
+    print("\nTrain on your own labels: docs/tutorial.md")
 
 
 def _empty(output: Path) -> Path:
     """Create the folder, and remove the files of an earlier demo from it, and no others."""
-    (output / "boxes.png").unlink(missing_ok=True)
-    for part in ("logs", "results"):
+    for name in ("boxes.jpg", "report.html"):
+        (output / name).unlink(missing_ok=True)
+    for part in ("logs", "results", "model", "inbox", "again"):
         shutil.rmtree(output / part, ignore_errors=True)
     (output / "logs").mkdir(parents=True)
     return output

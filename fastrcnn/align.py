@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastrcnn.upload import send
+
 SAMPLES = 2
 """S: samples per bin and axis. torchvision and detectron2 use 2 for their box heads."""
 
@@ -28,10 +30,12 @@ def roi_align_levels(
     levels: Tensor,
     strides: Sequence[int],
     output_size: int,
+    *,
+    aligned: bool = True,
 ) -> Tensor:
     """Pool each RoI from its level by RoIAlign.
 
-    The values are those of torchvision's roi_align(sampling_ratio=2, aligned=True).
+    The values are those of torchvision's roi_align(sampling_ratio=2).
 
     Args:
         features: maps (N, C, H_l, W_l), one for each level, float32 or float64. The channels-last layout is
@@ -40,16 +44,23 @@ def roi_align_levels(
         levels: (R,) int64 indices into `features`.
         strides: stride of each level in pixels.
         output_size: P.
+        aligned: whether coordinates are those of the cells' centres. False: half a cell away, and RoIs are at
+            least one cell wide and high, as in torchvision's kernel.
 
     Returns:
         (R, C, P, P). In memory the order is (R, P, P, C).
     """
     maps = [feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in features]  # (N * H_l * W_l, C)
-    sizes = torch.tensor([f.shape[-2:] for f in features], device=rois.device)[levels]  # (R, 2)
-    firsts = torch.tensor([0, *(len(rows) for rows in maps)], device=rois.device).cumsum(0)
+    sizes = send(torch.tensor([f.shape[-2:] for f in features]), rois.device)[levels]  # (R, 2)
+    firsts = send(torch.tensor([0, *(len(rows) for rows in maps)]), rois.device).cumsum(0)
     height, width = sizes.unbind(dim=1)
-    # In these coordinates the centres of cells are whole numbers.
-    corners = rois[:, 1:] / rois.new_tensor(strides)[levels, None] - 0.5
+    corners = rois[:, 1:] / send(torch.tensor(strides, dtype=rois.dtype), rois.device)[levels, None]
+    if aligned:
+        corners = corners - 0.5  # in these coordinates the centres of cells are whole numbers
+    else:
+        corners = torch.cat(
+            [corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2] + 1)], dim=1
+        )
     rows, row_weights = _cells(corners[:, 1], corners[:, 3], height, output_size)  # (R, P, 4)
     columns, column_weights = _cells(corners[:, 0], corners[:, 2], width, output_size)
     origin = firsts[levels] + rois[:, 0].long() * height * width  # (R,)

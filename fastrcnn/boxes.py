@@ -8,7 +8,8 @@ appendix C.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def encode(
     centre = proposals[:, :2] + 0.5 * size
     gt_centre = gt_boxes[:, :2] + 0.5 * gt_size
     deltas = torch.cat([(gt_centre - centre) / size, torch.log(gt_size / size)], dim=1)
-    return deltas * deltas.new_tensor(weights)
+    return _with_weights(operator.mul, deltas, weights)
 
 
 def decode(
@@ -54,7 +55,7 @@ def decode(
         (N, C, 4) boxes in the proposals' frame, not clipped.
     """
     deltas = deltas.reshape(len(proposals), deltas.shape[1] // 4, 4)  # (N, C, 4)
-    deltas = deltas / deltas.new_tensor(weights)
+    deltas = _with_weights(operator.truediv, deltas, weights)
     size = (proposals[:, 2:] - proposals[:, :2])[:, None]  # (N, 1, 2)
     centre = proposals[:, None, :2] + 0.5 * size + deltas[..., :2] * size  # (N, C, 2)
     half = 0.5 * torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_RATIO)) * size
@@ -69,11 +70,11 @@ def clip(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
         size: (height, width) of the one image; or a tensor (..., 2) with the (height, width) for each box.
     """
     if isinstance(size, Tensor):
-        limit = size.to(boxes)[..., [1, 0, 1, 0]]
-    else:
-        height, width = size
-        limit = boxes.new_tensor([width, height, width, height])
-    return torch.minimum(boxes.clamp(min=0), limit)
+        corner = size.to(boxes).flip(-1)  # (..., 2) width, height
+        return torch.minimum(boxes.clamp(min=0), torch.cat([corner, corner], dim=-1))
+    height, width = size
+    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+    return torch.stack([x, y], dim=-1).flatten(-2)
 
 
 def flip(boxes: Tensor, length: float, *, vertically: bool = False) -> Tensor:
@@ -90,4 +91,14 @@ def flip(boxes: Tensor, length: float, *, vertically: bool = False) -> Tensor:
 
 def transpose(boxes: Tensor) -> Tensor:
     """Swap x and y of boxes (..., 4): those of an image whose rows and columns are swapped."""
-    return boxes[..., [1, 0, 3, 2]]
+    return boxes.reshape(*boxes.shape[:-1], 2, 2).flip(-1).flatten(-2)
+
+
+def _with_weights(
+    apply: Callable[[Tensor, float], Tensor], deltas: Tensor, weights: Sequence[float]
+) -> Tensor:
+    """Multiply or divide deltas (..., 4) by four numbers, which are never copied to a GPU."""
+    if all(weight == 1 for weight in weights):
+        return deltas
+    columns = zip(deltas.unbind(-1), weights, strict=True)
+    return torch.stack([apply(column, weight) for column, weight in columns], dim=-1)

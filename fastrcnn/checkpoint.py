@@ -1,7 +1,8 @@
 """Checkpoints: a trained detector as a folder of two files, without pickle.
 
     model.safetensors   the weights; the file's metadata names the format
-    config.json         format_version, model, classes, preprocessing, proposals, training, weights_sha256
+    config.json         format_version, model, classes, preprocessing, proposals, training, weights_sha256;
+                        operating_points: the score of each class to look from, if it was validated
 
 config.json is written last and holds the SHA-256 of the weights. So loading refuses a folder that is half
 written or mixed from two checkpoints. Shapes are compared before memory is allocated, because a damaged
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,14 @@ def save_checkpoint(
     classes: Sequence[str],
     proposals: ProposalConfig,
     training: dict[str, Any],
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model to a folder. The folder is created if it does not exist.
 
     Args:
         classes: K names, in the order of the labels.
         proposals: the proposals that the model was trained on. Scoring makes the same ones.
+        preprocessing: further entries of `preprocessing`, such as how samples became pixels.
         training: where the model comes from: data, split, seed, steps, metrics, versions. JSON values.
 
     Raises:
@@ -78,12 +81,18 @@ def save_checkpoint(
         "format_version": FORMAT_VERSION,
         "model": asdict(model.config),
         "classes": list(classes),
-        "preprocessing": {"color": "RGB", "range": 1.0, "mean": IMAGE_MEAN, "std": IMAGE_STD},
+        "preprocessing": {"color": "RGB", "range": 1.0, "mean": IMAGE_MEAN, "std": IMAGE_STD}
+        | dict(preprocessing or {}),
         "proposals": asdict(proposals),
         "training": training,
         "weights_sha256": _sha256(folder / WEIGHTS),
     }
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG).write_bytes(config_bytes(config))
+
+
+def config_bytes(config: Mapping[str, Any]) -> bytes:
+    """Write the content of config.json."""
+    return f"{json.dumps(config, indent=2)}\n".encode()
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -173,7 +182,7 @@ def _check_tensors(config: FastRCNNConfig, path: Path) -> None:
     """
     try:
         with torch.device("meta"):
-            wanted = FastRCNN(config).state_dict()
+            expected = FastRCNN(config).state_dict()
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{CONFIG} describes a model that cannot be built: {str(error)[:200]}"
@@ -183,13 +192,13 @@ def _check_tensors(config: FastRCNNConfig, path: Path) -> None:
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except SafetensorError as error:
         raise CheckpointError(f"{path.name} cannot be read: {error}") from error
-    for name in sorted(set(wanted) | set(stored)):
+    for name in sorted(set(expected) | set(stored)):
         if name not in stored:
             problem = "is missing"
-        elif name not in wanted:
+        elif name not in expected:
             problem = "is not part of the config's model"
-        elif stored[name] != tuple(wanted[name].shape):
-            problem = f"has shape {list(stored[name])}, expected {list(wanted[name].shape)}"
+        elif stored[name] != tuple(expected[name].shape):
+            problem = f"has shape {list(stored[name])}, expected {list(expected[name].shape)}"
         else:
             continue
         raise CheckpointError(f"{path.name} does not match {CONFIG}: tensor {name!r} {problem}")
@@ -198,11 +207,11 @@ def _check_tensors(config: FastRCNNConfig, path: Path) -> None:
 def _load_weights(model: FastRCNN, path: Path) -> None:
     """Load the weights into the model, and check that their types are the model's and all are finite."""
     tensors = load_file(path)
-    wanted = model.state_dict()
+    expected = model.state_dict()
     for name, tensor in tensors.items():
-        if tensor.dtype != wanted[name].dtype:
+        if tensor.dtype != expected[name].dtype:
             raise CheckpointError(
-                f"{path.name}: tensor {name!r} is {tensor.dtype}, expected {wanted[name].dtype}"
+                f"{path.name}: tensor {name!r} is {tensor.dtype}, expected {expected[name].dtype}"
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path.name}: tensor {name!r} has values that are not finite")

@@ -1,12 +1,13 @@
 """The training objective: from images and targets to losses. `Objective.forward` shows the steps in order.
 
-Legend: N images; P proposals and G ground-truth boxes of one image; R sampled RoIs of all images, F of them
-foreground; K classes; u the true class of an RoI (0 is background); L feature maps.
+Legend: N images; P proposals and G ground-truth boxes of one image; R sampled RoIs of all images, R_fg of
+them foreground; K classes; u the true class of an RoI (0 is background); L feature maps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,8 +18,15 @@ from fastrcnn.boxes import encode
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.model import FastRCNN
 from fastrcnn.rpn import RPNLoss
-from fastrcnn.sampling import RoISample, sample_rois
-from fastrcnn.transform import ImageBatch, batch_images, to_rois
+from fastrcnn.sampling import Candidates, Choice, choose_rois, find_candidates, take
+from fastrcnn.transform import (
+    PAD_MULTIPLE,
+    ImageBatch,
+    batch_images,
+    random_zoom,
+    to_rois,
+)
+from fastrcnn.upload import send, send_together
 
 
 class MultiTaskLoss(NamedTuple):
@@ -38,6 +46,9 @@ class Target(NamedTuple):
     """(G, 4) float32; G may be 0."""
     gt_labels: Tensor
     """(G,) int64, 1..K."""
+    ignored: Tensor | None = None
+    """(I, 4) float32, regions where neither RoIs nor anchors are sampled; see `sampling.in_ignored`. None:
+    there are none."""
 
 
 class TrainingLoss(NamedTuple):
@@ -48,7 +59,7 @@ class TrainingLoss(NamedTuple):
     num_rois: int
     """R. Each rank weights its gradients by this number."""
     num_fg: int
-    """F, the number of foreground RoIs."""
+    """R_fg, the number of foreground RoIs."""
     rpn: RPNLoss | None = None
     """The RPN's losses, averaged over the N images. None: the model has no RPN."""
 
@@ -66,14 +77,15 @@ def multi_task_loss(
     *,
     beta: float = 1.0,
     box_weight: float = 1.0,
+    foreground: Tensor | None = None,
 ) -> MultiTaskLoss:
     """Compute the paper's loss (equations 1 to 3), averaged over the RoIs.
 
     The loss of one RoI is -log p_u + lambda [u >= 1] sum smooth_L1(t_u - v).
 
-    Both parts are divided by R, not by F. So each foreground RoI has the same weight, however many others the
-    batch holds. Division by F would give the only foreground RoI of one batch as much weight as a hundred
-    foreground RoIs of another batch.
+    Both parts are divided by R, not by R_fg. So each foreground RoI has the same weight, however many others
+    the batch holds. Division by R_fg would give the only foreground RoI of one batch as much weight as a
+    hundred foreground RoIs of another batch.
 
     Args:
         class_logits: (R, K + 1).
@@ -82,17 +94,20 @@ def multi_task_loss(
         targets: (R, 4), v, normalised like `box_deltas`. Rows of background RoIs are not read.
         beta: the absolute error at which smooth L1 changes from quadratic to linear. 0 gives the L1 loss.
         box_weight: lambda.
+        foreground: (R_fg,) int64, rising: the rows whose label is not 0. None: they are looked for, and the
+            host waits for a GPU.
 
     Returns:
         Three scalars. They are 0 if R is 0.
     """
     num_rois = len(labels)
     if num_rois == 0:
+        # Zeros that depend on the outputs: DistributedDataParallel waits for a gradient of each.
         zero = class_logits.sum() * 0 + box_deltas.sum() * 0
         return MultiTaskLoss(zero, zero, zero)
     classification = F.cross_entropy(class_logits, labels)
-    fg = labels.nonzero()[:, 0]
-    deltas = box_deltas.reshape(num_rois, box_deltas.shape[1] // 4, 4)[fg, labels[fg]]  # (F, 4)
+    fg = labels.nonzero()[:, 0] if foreground is None else foreground
+    deltas = box_deltas.reshape(num_rois, box_deltas.shape[1] // 4, 4)[fg, labels[fg]]  # (R_fg, 4)
     if beta == 0:
         error = F.l1_loss(deltas, targets[fg], reduction="sum")
     else:
@@ -110,8 +125,8 @@ class _Sample(NamedTuple):
     """(R,) int64."""
     deltas: Tensor
     """(R, 4) from RoI to ground truth, not normalised. Rows of background RoIs have no meaning."""
-    num_fg: int
-    """F."""
+    foreground: Tensor
+    """(R_fg,) int64, the rows of the foreground RoIs."""
 
 
 class Objective(nn.Module):
@@ -147,12 +162,14 @@ class Objective(nn.Module):
         sample = self._sample(proposals, targets, seeds, batch)  # R RoIs of all images
         outputs = self.model.classify(features, sample.rois)  # (R, K + 1), (R, 4 * (K + 1))
         loss = self._head_loss(*outputs, sample)
-        return TrainingLoss(loss, len(sample.labels), sample.num_fg, rpn_loss)
+        return TrainingLoss(loss, len(sample.labels), len(sample.foreground), rpn_loss)
 
     def _batch(self, images: Sequence[Tensor], seeds: Sequence[int]) -> ImageBatch:
         config = self.model.config
         scales = [_random_scale(config, seed) for seed in seeds]
-        return batch_images(images, scales, config.max_size, self.model.device)
+        return batch_images(
+            images, scales, config.max_size, self.model.device, resize=config.resize
+        )
 
     def _propose(
         self,
@@ -171,12 +188,16 @@ class Objective(nn.Module):
         if rpn is None:
             return [target.proposals for target in targets], None
         predictions = rpn(features, batch.scaled)
-        pairs = zip(targets, batch.factors, strict=True)
-        gt_boxes = [target.gt_boxes.to(factor) * factor for target, factor in pairs]  # model frame
+        moved = zip(_sent(targets, self.model.device), batch.factors, strict=True)
+        gt_boxes, ignored = [], []  # model frame
+        for target, factor in moved:
+            regions = target.ignored
+            gt_boxes.append(target.gt_boxes * factor)
+            ignored.append(None if regions is None else regions * factor)
         generators = [_generator(seed, "anchors") for seed in seeds]
-        losses = rpn.losses(predictions, gt_boxes, generators)
+        losses = rpn.losses(predictions, gt_boxes, generators, ignored)
         proposed = zip(rpn.propose(predictions), batch.factors, strict=True)
-        return [one.boxes / factor for one, factor in proposed], losses
+        return [image.boxes / factor for image, factor in proposed], losses
 
     def _sample(
         self,
@@ -186,16 +207,28 @@ class Objective(nn.Module):
         batch: ImageBatch,
     ) -> _Sample:
         """Sample RoIs of each image and concatenate them, in the model frame."""
-        config = self.model.config
-        each = zip(proposals, targets, seeds, strict=True)
-        samples = [_sample_image(boxes, target, seed, config) for boxes, target, seed in each]
-        labels = torch.cat([one.labels for one in samples])
-        deltas = torch.cat([encode(one.rois, one.gt_boxes) for one in samples])
+        config, device = self.model.config, self.model.device
+        if self.model.rpn is not None:
+            targets = _sent(targets, device)
+        inputs = zip(proposals, targets, strict=True)
+        candidates = [_candidates_of_image(boxes, target, config) for boxes, target in inputs]
+        # The kinds of all images go to the CPU at once, and the indices of the sample back at once.
+        kinds = torch.cat([one.kinds for one in candidates]).cpu()
+        counts = [len(one.kinds) for one in candidates]
+        images = zip(torch.split(kinds, counts), seeds, strict=True)
+        drawn = [_choose(own, seed, config) for own, seed in images]
+        indices = send_together([choice.indices for choice in drawn], candidates[0].kinds.device)
+        samples = [
+            take(one, index, len(choice.foreground))
+            for one, index, choice in zip(candidates, indices, drawn, strict=True)
+        ]
+        labels = torch.cat([sample.labels for sample in samples])
+        deltas = torch.cat([encode(sample.rois, sample.gt_boxes) for sample in samples])
         return _Sample(
-            rois=to_rois([one.rois for one in samples], batch.factors),
-            labels=labels.to(self.model.device),
-            deltas=deltas.to(self.model.device),
-            num_fg=int((labels > 0).sum()),
+            rois=to_rois([sample.rois for sample in samples], batch.factors),
+            labels=send(labels, device),
+            deltas=send(deltas, device),
+            foreground=send(_foreground(drawn), device),
         )
 
     def _head_loss(
@@ -211,6 +244,7 @@ class Objective(nn.Module):
             (sample.deltas - mean[labels]) / std[labels],
             beta=config.beta,
             box_weight=config.box_weight,
+            foreground=sample.foreground,
         )
 
 
@@ -226,92 +260,62 @@ def training_loss(
 
 
 def _random_scale(config: FastRCNNConfig, seed: int) -> int:
-    """Draw one of `train_scales`, or one of the pyramid's levels (fast-rcnn minibatch.py)."""
+    """Draw one of `train_scales`, or one of the pyramid's levels (fast-rcnn minibatch.py).
+
+    A factor of `crop_jitter` below 1 makes it smaller. One above 1 does not: `fastrcnn.augmentation` has
+    cropped the image, so that the window fills the frame.
+    """
     scales = config.train_scales or config.scales
-    if len(scales) == 1:
-        return scales[0]
-    return scales[int(torch.randint(len(scales), (), generator=_generator(seed, "scale")))]
+    scale = scales[0]
+    if len(scales) > 1:
+        scale = scales[int(torch.randint(len(scales), (), generator=_generator(seed, "scale")))]
+    if config.crop_jitter is None:
+        return scale
+    smallest = min(scale, PAD_MULTIPLE)  # the last map keeps a cell
+    return max(round(scale * min(random_zoom(config.crop_jitter, seed), 1.0)), smallest)
 
 
-def _sample_image(
-    proposals: Tensor, target: Target, seed: int, config: FastRCNNConfig
-) -> RoISample:
-    """Sample the RoIs of one image with the numbers of the config. Boxes are in the image frame."""
-    return sample_rois(
+def _sent(targets: Sequence[Target], device: torch.device) -> list[Target]:
+    """Copy boxes, labels and ignored regions of all images to a device, without a wait."""
+    regions = [t.gt_boxes[:0] if t.ignored is None else t.ignored for t in targets]
+    moved = zip(
+        targets,
+        send_together([target.gt_boxes for target in targets], device),
+        send_together([target.gt_labels for target in targets], device),
+        send_together(regions, device),
+        strict=True,
+    )
+    return [
+        Target(target.proposals, boxes, labels, None if target.ignored is None else ignored)
+        for target, boxes, labels, ignored in moved
+    ]
+
+
+def _candidates_of_image(proposals: Tensor, target: Target, config: FastRCNNConfig) -> Candidates:
+    """Find the candidates of one image with the numbers of the config. Boxes are in the image frame."""
+    return find_candidates(
         proposals,
-        target.gt_boxes.to(proposals.device),
-        target.gt_labels.to(proposals.device),
-        num_rois=config.rois_per_image,
-        fg_fraction=config.fg_fraction,
+        target.gt_boxes,
+        target.gt_labels,
         fg_iou=config.fg_iou,
         bg_iou=config.bg_iou,
-        generator=_generator(seed, "rois"),
+        ignored=target.ignored,
     )
+
+
+def _choose(kinds: Tensor, seed: int, config: FastRCNNConfig) -> Choice:
+    """Draw the RoIs of one image with its generator."""
+    return choose_rois(kinds, config.rois_per_image, config.fg_fraction, _generator(seed, "rois"))
+
+
+def _foreground(drawn: Sequence[Choice]) -> Tensor:
+    """List the rows of the foreground RoIs among those of all images, on the CPU."""
+    firsts = accumulate((len(choice.indices) for choice in drawn), initial=0)
+    pairs = zip(drawn, firsts, strict=False)
+    return torch.cat([torch.arange(len(choice.foreground)) + first for choice, first in pairs])
 
 
 def _generator(seed: int, purpose: Literal["rois", "scale", "anchors"]) -> torch.Generator:
     """Make a random generator. Each purpose has its offset, so an image's purposes draw different numbers."""
     offset = {"rois": 0, "scale": 1, "anchors": 2}[purpose]
     return torch.Generator().manual_seed(seed + offset)
-
-
-def delta_statistics(
-    targets: Sequence[Target],
-    num_classes: int,
-    fg_iou: float = 0.5,
-    *,
-    class_agnostic: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Compute mean and population standard deviation of the foreground proposals' deltas, for each class.
-
-    Ground-truth boxes count as proposals too, as in the reference code (fast-rcnn roidb.py). In that code, a
-    class has standard deviation 0, and so NaN targets, if it has no foreground proposal or only perfect ones.
-    Here such a class gets the standard deviation over all classes.
-
-    Args:
-        targets: the targets of the whole training set.
-        num_classes: K.
-        fg_iou: a proposal with at least this IoU is foreground.
-        class_agnostic: give every class the numbers over all classes, because one output serves all classes.
-
-    Returns:
-        delta_mean, delta_std: (K + 1, 4) float32. Background has mean 0 and standard deviation 1,
-        except with `class_agnostic`; nothing reads that row.
-    """
-    labels, deltas = _foreground_deltas(targets, fg_iou)
-    mean, std = torch.zeros(num_classes + 1, 4), torch.ones(num_classes + 1, 4)
-    if len(deltas) == 0:
-        return mean, std
-    overall = deltas.std(dim=0, unbiased=False)
-    overall = torch.where(overall > 0, overall, torch.ones(4, dtype=overall.dtype))
-    if class_agnostic:
-        rows = (num_classes + 1, 1)
-        return deltas.mean(dim=0).float().repeat(rows), overall.float().repeat(rows)
-    for label in range(1, num_classes + 1):
-        of_class = deltas[labels == label]
-        if len(of_class) == 0:
-            std[label] = overall.float()
-            continue
-        deviation = of_class.std(dim=0, unbiased=False)
-        mean[label] = of_class.mean(dim=0).float()
-        std[label] = torch.where(deviation > 1e-6, deviation, overall).float()
-    return mean, std
-
-
-def _foreground_deltas(targets: Sequence[Target], fg_iou: float) -> tuple[Tensor, Tensor]:
-    """Return labels (F,) int64 and deltas (F, 4) float64 of the foreground proposals of all images."""
-    labels, deltas = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, 4, dtype=torch.float64)]
-    for target in targets:
-        fg = sample_rois(
-            target.proposals,
-            target.gt_boxes,
-            target.gt_labels,
-            num_rois=len(target.proposals) + len(target.gt_boxes),
-            fg_fraction=1.0,
-            fg_iou=fg_iou,
-            bg_iou=(fg_iou, fg_iou),
-            generator=torch.Generator().manual_seed(0),
-        )
-        labels.append(fg.labels)
-        deltas.append(encode(fg.rois.double(), fg.gt_boxes.double()))
-    return torch.cat(labels), torch.cat(deltas)

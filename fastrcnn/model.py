@@ -14,17 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
 
 from fastrcnn.backbones import backbone_spec
 from fastrcnn.backbones.backbone import Backbone
-from fastrcnn.backbones.convolution import use_fast_convolutions
+from fastrcnn.backbones.convolution import FrozenNorm, use_fast_convolutions
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.pooling import pool
+from fastrcnn.pooling import count_levels, gathers_cells, pool
 from fastrcnn.rpn import RPN
 
 
 class Head(nn.Module):
     """The layers after RoI pooling: fc6, fc7, and the two sibling outputs `cls_score` and `bbox_pred`.
+
+    With `config.head_convs`, convolutions come first and there is no fc7.
 
     They take pooled features (R, C, P, P) and return class_logits (R, K + 1) and box_deltas
     (R, 4 * (K + 1)), both float32.
@@ -38,9 +41,20 @@ class Head(nn.Module):
     def __init__(self, config: FastRCNNConfig, channels: int) -> None:
         super().__init__()
         num_outputs = config.num_classes + 1
+        norm = FrozenNorm if config.frozen_norm else nn.BatchNorm2d
+        self.convs = nn.Sequential(
+            *[
+                Conv2dNormActivation(channels, channels, norm_layer=norm)
+                for _ in range(config.head_convs)
+            ]
+        )
         self.fc6 = _hidden(channels * config.pool_size**2, config.fc_dim, config.fc6_rank)
         fc7_dim = config.fc7_dim or config.fc_dim
-        self.fc7 = _hidden(config.fc_dim, fc7_dim, config.fc7_rank)
+        self.fc7 = (
+            nn.Identity()  # after convolutions, one hidden layer is enough (TV FastRCNNConvFCHead)
+            if config.head_convs
+            else _hidden(config.fc_dim, fc7_dim, config.fc7_rank)
+        )
         self.cls_score = nn.Linear(fc7_dim, num_outputs)
         # A class-agnostic head predicts one box per RoI, and every class gets a copy.
         self.box_copies = num_outputs if config.class_agnostic else 1
@@ -57,15 +71,18 @@ class Head(nn.Module):
         self.register_buffer("delta_std", std.repeat(num_outputs, 1))
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        x = pooled.flatten(1)  # (R, C * P * P)
-        if self.hidden_dtype is not None:
-            x = x.to(self.hidden_dtype)
-        x = F.dropout(F.relu(self.fc6(x)), self.dropout, self.training)
-        x = F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
-        x = x.to(self.cls_score.weight.dtype)
+        x = self.hidden(pooled).to(self.cls_score.weight.dtype)
         normalised = self.bbox_pred(x).float().repeat(1, self.box_copies)
         box_deltas = normalised * self.delta_std.flatten() + self.delta_mean.flatten()
         return self.cls_score(x).float(), box_deltas
+
+    def hidden(self, pooled: Tensor) -> Tensor:
+        """Compute the features (R, fc7) that the two sibling outputs read."""
+        x = pooled if self.hidden_dtype is None else pooled.to(self.hidden_dtype)
+        x = self.convs(x).flatten(1)  # (R, C * P * P)
+        for layer in (self.fc6, self.fc7):
+            x = F.dropout(F.relu(layer(x)), self.dropout, self.training)
+        return x
 
 
 def _hidden(inputs: int, outputs: int, rank: int | None) -> nn.Module:
@@ -130,15 +147,37 @@ class FastRCNN(nn.Module):
         if torch.is_grad_enabled():
             return self._classify_chunk(features, rois)
         chunks = torch.split(rois, self.rois_per_chunk)
-        outputs = [self._classify_chunk(features, chunk) for chunk in chunks]
+        counts: Sequence[list[int] | None] = [None] * len(chunks)
+        if len(features) > 1 and not gathers_cells(self.config.pooling, rois.device):
+            counts = count_levels(chunks, self.backbone.strides)
+        pairs = zip(chunks, counts, strict=True)
+        outputs = [self._classify_chunk(features, chunk, number) for chunk, number in pairs]
         class_logits, box_deltas = zip(*outputs, strict=True)
         return torch.cat(class_logits), torch.cat(box_deltas)
 
-    def _classify_chunk(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
-        config = self.config
-        pooled = pool(features, rois, self.backbone.strides, config.pool_size, config.pooling)
-        outputs: tuple[Tensor, Tensor] = self.head(pooled)  # pooled: (R, C, P, P)
+    def _classify_chunk(
+        self, features: Sequence[Tensor], rois: Tensor, counts: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        outputs: tuple[Tensor, Tensor] = self.head(self.pool(features, rois, counts))
         return outputs
+
+    def pool(
+        self, features: Sequence[Tensor], rois: Tensor, counts: Sequence[int] | None = None
+    ) -> Tensor:
+        """Pool rois (R, 5) from the maps of `features`, as the config says. Return (R, C, P, P).
+
+        `counts` are the RoIs of each map, if the caller knows them (`fastrcnn.pooling.pool`).
+        """
+        config = self.config
+        return pool(
+            features,
+            rois,
+            self.backbone.strides,
+            config.pool_size,
+            config.pooling,
+            aligned=config.aligned,
+            counts=counts,
+        )
 
 
 def with_config(model: FastRCNN, **changes: Any) -> FastRCNN:
@@ -147,9 +186,9 @@ def with_config(model: FastRCNN, **changes: Any) -> FastRCNN:
     Args:
         changes: fields of the config and their new values. They must not change the network's shape.
     """
-    other = copy.copy(model)
-    other.config = replace(model.config, **changes)
-    return other
+    copied = copy.copy(model)
+    copied.config = replace(model.config, **changes)
+    return copied
 
 
 def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[str]:
@@ -167,20 +206,20 @@ def load_pretrained(model: FastRCNN, state_dict: Mapping[str, Tensor]) -> list[s
         ValueError: a weight of the backbone is missing or has another shape.
     """
     body, spec = model.backbone.body, backbone_spec(model.config.backbone)
-    given = spec.body_weights(state_dict)
-    wanted = body.state_dict()
-    wrong = [
+    published = spec.body_weights(state_dict)
+    expected = body.state_dict()
+    mismatched = [
         key
-        for key, value in wanted.items()
+        for key, value in expected.items()
         if not key.endswith("num_batches_tracked")
-        and (key not in given or given[key].shape != value.shape)
+        and (key not in published or published[key].shape != value.shape)
     ]
-    if wrong:
+    if mismatched:
         raise ValueError(
-            f"these are not weights of {model.config.backbone}: {len(wrong)} of {len(wanted)} tensors"
-            f" are missing or have another shape, first {wrong[0]!r}"
+            f"these are not weights of {model.config.backbone}: {len(mismatched)} of {len(expected)} tensors"
+            f" are missing or have another shape, first {mismatched[0]!r}"
         )
-    body.load_state_dict({k: v for k, v in given.items() if k in wanted}, strict=False)
+    body.load_state_dict({k: v for k, v in published.items() if k in expected}, strict=False)
     loaded = ["backbone"]
     fc = spec.fc_weights(state_dict)
     for name, layer in (("fc6", model.head.fc6), ("fc7", model.head.fc7)):

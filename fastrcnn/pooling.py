@@ -7,6 +7,7 @@ model frame; P bins per side of a pooled RoI.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torchvision.ops import roi_align, roi_pool
 
 from fastrcnn.align import SAMPLES, roi_align_levels
 from fastrcnn.transform import scale_factor
+from fastrcnn.upload import send
 
 
 def roi_max_pool(
@@ -90,16 +92,21 @@ class _OrderedMaxPool(torch.autograd.Function):
 
 
 def roi_align_pool(
-    features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float
+    features: Tensor,
+    rois: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scale: float,
+    *,
+    aligned: bool = True,
 ) -> Tensor:
     """Pool RoIs with RoIAlign (He et al. 2017): 2 x 2 bilinear samples per bin, averaged.
 
-    Nothing is rounded. Coordinates are aligned to half pixels (`aligned=True`). This is torchvision's kernel.
-    On a CPU, `pool` uses `fastrcnn.align` instead, which gives the same values faster. The arguments are
-    those of `roi_max_pool`.
+    Nothing is rounded. With `aligned`, coordinates are those of the cells' centres. This is torchvision's
+    kernel. On a CPU, `pool` uses `fastrcnn.align` instead, which gives the same values faster. The other
+    arguments are those of `roi_max_pool`.
     """
     pooled: Tensor = roi_align(
-        features, rois, output_size, spatial_scale, sampling_ratio=SAMPLES, aligned=True
+        features, rois, output_size, spatial_scale, sampling_ratio=SAMPLES, aligned=aligned
     )
     return pooled
 
@@ -118,7 +125,8 @@ def scale_levels(
     Returns:
         (R,) int64 indices into `scales`. If two levels are equally near, the first.
     """
-    factors = boxes.new_tensor([scale_factor(size, scale, max_size) for scale in scales])  # (L,)
+    numbers = [scale_factor(size, scale, max_size) for scale in scales]
+    factors = send(torch.tensor(numbers, dtype=boxes.dtype), boxes.device)  # (L,)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return (area[:, None] * factors**2 - 224**2).abs().argmin(dim=1)
 
@@ -142,8 +150,39 @@ def fpn_levels(boxes: Tensor, num_levels: int, *, finest_stride: int = 4) -> Ten
     return level.clamp(0, num_levels - 1).long()
 
 
+def roi_levels(rois: Tensor, strides: Sequence[int]) -> Tensor:
+    """Select the map of each RoI (R, 5): (R,) int64 indices into the maps, whose strides are given.
+
+    Several maps may have the same stride. Then only the first of them is used, as in torchvision.
+    """
+    num_levels = (strides[-1] // strides[0]).bit_length()
+    return fpn_levels(rois[:, 1:], num_levels, finest_stride=strides[0])
+
+
+def count_levels(rois: Sequence[Tensor], strides: Sequence[int]) -> list[list[int]]:
+    """Count the RoIs of each map for several sets of RoIs (R, 5). The host waits for a GPU once."""
+    maps = torch.arange(len(strides), device=rois[0].device)
+    counts = [(roi_levels(one, strides)[:, None] == maps).sum(dim=0) for one in rois]
+    numbers: list[list[int]] = torch.stack(counts).tolist()
+    return numbers
+
+
+def gathers_cells(kind: str, device: torch.device) -> bool:
+    """Tell whether `pool` uses `roi_align_levels`, which needs no counts of RoIs."""
+    return kind == "align" and (
+        device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+    )
+
+
 def pool(
-    features: Sequence[Tensor], rois: Tensor, strides: Sequence[int], output_size: int, kind: str
+    features: Sequence[Tensor],
+    rois: Tensor,
+    strides: Sequence[int],
+    output_size: int,
+    kind: str,
+    *,
+    aligned: bool = True,
+    counts: Sequence[int] | None = None,
 ) -> Tensor:
     """Pool every RoI from its level of the feature pyramid.
 
@@ -153,25 +192,26 @@ def pool(
         strides: L strides in pixels.
         output_size: P.
         kind: `max` (`roi_max_pool`) or `align` (`roi_align_pool`).
+        aligned: for `align`, see `roi_align_pool`.
+        counts: L numbers of RoIs, those of `count_levels`. None: they are counted here, and the host waits.
 
     Returns:
         (R, C, output_size, output_size) float32.
     """
-    layer = roi_max_pool if kind == "max" else roi_align_pool
+    layer = roi_max_pool if kind == "max" else partial(roi_align_pool, aligned=aligned)
     # The kernels take float32 and float64 only. Under autocast the maps are bfloat16.
     maps = [f if f.dtype == torch.float64 else f.float() for f in features]
-    rois = rois.to(maps[0].dtype)
-    ordered = torch.are_deterministic_algorithms_enabled()
-    gather = kind == "align" and (rois.device.type == "cpu" or ordered)
+    given, rois = rois, rois.to(maps[0].dtype)
+    gather = gathers_cells(kind, rois.device)
     if len(maps) == 1 and not gather:
         return layer(maps[0], rois, output_size, 1 / strides[0])
-    level = fpn_levels(rois[:, 1:], len(maps), finest_stride=strides[0])
+    level = roi_levels(given, strides)
     if gather:
-        return roi_align_levels(maps, rois, level, strides, output_size)
-    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], output_size, output_size)
-    for index, (feature, stride) in enumerate(zip(maps, strides, strict=True)):
-        at_level = (level == index).nonzero()[:, 0]
-        # A level without RoIs is pooled too: its gradient is then zero and not missing. DDP needs a gradient.
-        values = layer(feature, rois[at_level], output_size, 1 / stride)
-        pooled = pooled.index_put((at_level,), values)
-    return pooled
+        return roi_align_levels(maps, rois, level, strides, output_size, aligned=aligned)
+    if counts is None:
+        (counts,) = count_levels([given], strides)
+    order = level.argsort(stable=True)
+    levels = zip(maps, strides, torch.split(rois[order], list(counts)), strict=True)
+    # A level without RoIs is pooled too: its gradient is then zero and not missing. DDP needs a gradient.
+    values = torch.cat([layer(f, part, output_size, 1 / stride) for f, stride, part in levels])
+    return torch.zeros_like(values).index_put((order,), values)

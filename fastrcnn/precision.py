@@ -1,6 +1,13 @@
-"""Which devices compute in bfloat16: it halves the bytes, and on some hardware it doubles the speed."""
+"""Which devices compute in bfloat16: it halves the bytes, and on some hardware it doubles the speed.
+
+And what float32 means on a GPU.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -21,3 +28,22 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Within it, a GPU computes float32 convolutions and products in float32, and not in TF32.
+
+    TF32 has 10 bits of mantissa instead of 23. torch allows it for convolutions unless it is told otherwise.
+    The settings are those of the process; the ones from before come back at the end.
+    """
+    backends: Any = torch.backends  # torch's stubs lack these settings
+    settings = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    before = [one.fp32_precision for one in settings]
+    try:
+        for one in settings:
+            one.fp32_precision = "ieee"
+        yield
+    finally:
+        for one, value in zip(settings, before, strict=True):
+            one.fp32_precision = value

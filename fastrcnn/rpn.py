@@ -1,13 +1,12 @@
 """A region proposal network on the detector's feature maps (Ren et al. 2015), built on torchvision's classes.
 
 Legend: N images; L feature maps; A anchors of one image over all maps; G ground-truth boxes and P proposals
-    of
-one image. All boxes are in the model frame.
+of one image. All boxes are in the model frame.
 
 Head, suppression and numbers are torchvision's. Four things differ:
 - Anchors are placed by the backbone's strides.
 - Only cells inside the image have anchors, not the padding. So the proposals of an image do not depend on the
-  other images of its batch.
+  other images of its batch. (`RPNConfig.torchvision_anchors` gives torchvision's anchors instead.)
 - Anchors are sampled with one random generator per image.
 - The losses are divided by the number of anchors that the config asks for (detectron2's rule). So they add up
   correctly over several passes and workers.
@@ -27,8 +26,10 @@ from torchvision.ops import box_iou
 
 from fastrcnn.boxes import clip, decode, encode
 from fastrcnn.config import STANDARD_RATIOS, RPNConfig, standard_sides
-from fastrcnn.sampling import draw
+from fastrcnn.sampling import BACKGROUND, FOREGROUND, choose, in_ignored
 from fastrcnn.suppression import suppress, true_indices
+from fastrcnn.transform import padded_length
+from fastrcnn.upload import send_together
 
 BETA = 1 / 9
 """`beta` of the smooth L1 loss (torchvision rpn.py)."""
@@ -52,7 +53,7 @@ class Prediction(NamedTuple):
     """(height, width) of the image without padding, model frame."""
 
 
-class Proposed(NamedTuple):
+class ProposedBoxes(NamedTuple):
     """The proposals of one image, best first. No gradient flows through them."""
 
     boxes: Tensor
@@ -71,7 +72,8 @@ class RPNLoss(NamedTuple):
 class Anchors(AnchorGenerator):  # type: ignore[misc]  # torchvision is untyped
     """torchvision's generator with two changes: anchors are not rounded, and the strides are given.
 
-    Rounding would change the shape of small anchors.
+    Rounding would change the shape of small anchors. `rounded` rounds them nevertheless, as published weights
+    need it.
 
     Args:
         sides: L tuples: the square root of the area of each anchor, pixels.
@@ -84,7 +86,10 @@ class Anchors(AnchorGenerator):  # type: ignore[misc]  # torchvision is untyped
         sides: Sequence[Sequence[float]],
         ratios: Sequence[float],
         strides: Sequence[int],
+        *,
+        rounded: bool = False,
     ) -> None:
+        self.rounded = rounded
         super().__init__(sizes=tuple(sides), aspect_ratios=(tuple(ratios),) * len(sides))
         self.strides = tuple(strides)
 
@@ -99,19 +104,27 @@ class Anchors(AnchorGenerator):  # type: ignore[misc]  # torchvision is untyped
         side = torch.tensor(scales, dtype=dtype, device=device)
         root = torch.tensor(aspect_ratios, dtype=dtype, device=device).sqrt()[:, None]
         width, height = (side / root).flatten(), (side * root).flatten()
-        return torch.stack([-width, -height, width, height], dim=1) / 2
+        anchors = torch.stack([-width, -height, width, height], dim=1) / 2
+        return anchors.round() if self.rounded else anchors
 
-    def on_maps(self, shapes: Sequence[tuple[int, int]], device: torch.device) -> list[Tensor]:
+    def on_maps(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        device: torch.device,
+        spacings: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Tensor]:
         """Compute the anchors of all cells of each map.
 
         Args:
             shapes: L pairs (height, width) in cells.
+            spacings: L pairs of pixels between cells, down and across. None: the strides.
 
         Returns:
             L tensors (cells * anchors of a cell, 4) float32.
         """
         self.set_cell_anchors(torch.float32, device)
-        anchors: list[Tensor] = self.grid_anchors(shapes, [(s, s) for s in self.strides])
+        spacings = spacings or [(stride, stride) for stride in self.strides]
+        anchors: list[Tensor] = self.grid_anchors(shapes, spacings)
         return anchors
 
 
@@ -128,6 +141,7 @@ class RPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision is untype
     """
 
     def __init__(self, config: RPNConfig, channels: int, strides: tuple[int, ...]) -> None:
+        strides = config.map_strides(strides)
         sides = config.sides or standard_sides(strides)
         ratios = config.ratios or STANDARD_RATIOS
         if len(sides) != len(strides):
@@ -136,8 +150,8 @@ class RPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision is untype
                 " feature map of the backbone"
             )
         super().__init__(
-            Anchors(sides, ratios, strides),
-            RPNHead(channels, len(sides[0]) * len(ratios)),
+            Anchors(sides, ratios, strides, rounded=config.torchvision_anchors),
+            RPNHead(channels, len(sides[0]) * len(ratios), conv_depth=config.convs),
             fg_iou_thresh=config.fg_iou,
             bg_iou_thresh=config.bg_iou,
             batch_size_per_image=config.anchors_per_image,
@@ -163,19 +177,32 @@ class RPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision is untype
         Returns:
             N predictions.
         """
+        maps = list(features)
+        if self.config.extra_level:
+            maps.append(F.max_pool2d(maps[-1], kernel_size=1, stride=2))
         # Under autocast the outputs are bfloat16. Many scores would be equal, and their order arbitrary.
-        logits, deltas = ([m.float() for m in maps] for maps in self.head(list(features)))
+        logits, deltas = ([m.float() for m in outputs] for outputs in self.head(maps))
         return [self._select_image(logits, deltas, n, size) for n, size in enumerate(sizes)]
 
     def _select_image(
         self, logits: list[Tensor], deltas: list[Tensor], index: int, size: tuple[int, int]
     ) -> Prediction:
-        """Take the outputs of one image from those of the batch. Cells of the padding are left out."""
+        """Take the outputs of one image from those of the batch.
+
+        Cells of the padding are left out, unless the config asks for torchvision's anchors.
+        """
+        spacings = None
+        # torchvision's anchors are also in the padding of the image itself, but not in that of its batch.
+        extent = size
+        if self.config.torchvision_anchors:
+            extent = (padded_length(size[0]), padded_length(size[1]))
         shapes = [
-            (min(m.shape[2], -(-size[0] // stride)), min(m.shape[3], -(-size[1] // stride)))
+            (min(m.shape[2], -(-extent[0] // stride)), min(m.shape[3], -(-extent[1] // stride)))
             for m, stride in zip(logits, self.anchor_generator.strides, strict=True)
         ]
-        anchors = self.anchor_generator.on_maps(shapes, logits[0].device)
+        if self.config.torchvision_anchors:
+            spacings = [(extent[0] // rows, extent[1] // columns) for rows, columns in shapes]
+        anchors = self.anchor_generator.on_maps(shapes, logits[0].device, spacings)
         image_logits, image_deltas = [], []
         for (rows, columns), logit, delta in zip(shapes, logits, deltas, strict=True):
             image_logits.append(logit[index, :, :rows, :columns].permute(1, 2, 0).flatten())
@@ -190,52 +217,55 @@ class RPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision is untype
             size=size,
         )
 
-    def propose(self, predictions: Sequence[Prediction]) -> list[Proposed]:
+    def propose(self, predictions: Sequence[Prediction]) -> list[ProposedBoxes]:
         """Select the best boxes of each image. The limits differ between training and eval mode.
 
         The steps (torchvision rpn.py): take the best anchors of each map, decode, clip, remove small boxes,
         suppress near-duplicates within each map, keep the best of all maps.
 
         Returns:
-            N `Proposed`, model frame.
+            N `ProposedBoxes`, model frame.
         """
-        best = [self._best(one) for one in predictions]
+        best = [self._best_anchors(prediction) for prediction in predictions]
         sizes = [len(boxes) for boxes, _, _ in best]
         boxes, logits, levels = (torch.cat(parts) for parts in zip(*best, strict=True))
-        large = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= self.min_size
-        index, counts = true_indices(large, sizes)
+        keep = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= self.min_size
+        if self.config.score_threshold and not self.training:
+            keep &= logits.sigmoid() >= self.config.score_threshold
+        index, counts = true_indices(keep, sizes)
         boxes_of = torch.split(boxes[index], counts)
         scores_of = torch.split(logits[index].sigmoid(), counts)
         levels_of = torch.split(levels[index], counts)
         kept = suppress(boxes_of, scores_of, levels_of, self.nms_thresh)
-        most = self.post_nms_top_n()
+        limit = self.post_nms_top_n()
         return [
-            Proposed(boxes[indices[:most]], scores[indices[:most]])
+            ProposedBoxes(boxes[indices[:limit]], scores[indices[:limit]])
             for boxes, scores, indices in zip(boxes_of, scores_of, kept, strict=True)
         ]
 
-    def _best(self, one: Prediction) -> tuple[Tensor, Tensor, Tensor]:
+    def _best_anchors(self, prediction: Prediction) -> tuple[Tensor, Tensor, Tensor]:
         """Return clipped boxes (B, 4), logits (B,) and levels (B,) of the B best anchors of one image.
 
         Each map gives its best ones, up to the limit of the config.
         """
-        logits = one.objectness.detach()
-        most = self.pre_nms_top_n()
-        maps = torch.split(logits, one.level_counts)
-        ranked = [values.topk(min(most, len(values))) for values in maps]
-        firsts = [0, *accumulate(one.level_counts)]
+        logits = prediction.objectness.detach()
+        limit = self.pre_nms_top_n()
+        maps = torch.split(logits, prediction.level_counts)
+        ranked = [values.topk(min(limit, len(values))) for values in maps]
+        firsts = [0, *accumulate(prediction.level_counts)]
         pairs = zip(ranked, firsts, strict=False)
         index = torch.cat([top.indices + first for top, first in pairs])
-        boxes = decode(one.anchors[index], one.deltas.detach()[index])[:, 0]
+        boxes = decode(prediction.anchors[index], prediction.deltas.detach()[index])[:, 0]
         levels = [torch.full_like(top.indices, level) for level, top in enumerate(ranked)]
         values = torch.cat([top.values for top in ranked])
-        return clip(boxes, one.size), values, torch.cat(levels)
+        return clip(boxes, prediction.size), values, torch.cat(levels)
 
     def losses(
         self,
         predictions: Sequence[Prediction],
         gt_boxes: Sequence[Tensor],
         generators: Sequence[torch.Generator],
+        ignored: Sequence[Tensor | None] | None = None,
     ) -> RPNLoss:
         """Compute the objectness loss and the box loss on a sample of each image's anchors.
 
@@ -244,34 +274,59 @@ class RPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision is untype
             gt_boxes: N tensors (G, 4), model frame. G may be 0. Then all anchors are background.
             generators: N generators on the CPU. So the sample of an image depends neither on the device nor
                 on the other images.
+            ignored: N tensors (I, 4), model frame: regions without sampled anchors. None: there are none.
         """
+        config, count = self.config, len(predictions)
+        regions = [None] * count if ignored is None else ignored
+        matched = [
+            match_anchors(prediction.anchors, boxes, config.fg_iou, config.bg_iou, region)
+            for prediction, boxes, region in zip(predictions, gt_boxes, regions, strict=True)
+        ]
+        # The labels of all images go to the CPU at once, and the indices of the sample back at once.
+        labels = torch.cat([labels for labels, _ in matched]).to(torch.int8).cpu()
+        images = zip(torch.split(labels, [len(own) for own, _ in matched]), generators, strict=True)
+        most_fg = int(config.anchors_per_image * config.fg_fraction)
+        drawn = [choose(own, config.anchors_per_image, most_fg, one) for own, one in images]
+        sampled = send_together([choice.indices for choice in drawn], matched[0][0].device)
         parts = [
-            self._losses_of_image(*each)
-            for each in zip(predictions, gt_boxes, generators, strict=True)
+            self._losses_of_image(predictions[n], gt_boxes[n], *matched[n], sampled[n], len(fg))
+            for n, (fg, _) in enumerate(drawn)
         ]
         objectness, box = torch.stack([torch.stack(part) for part in parts]).mean(dim=0)
         return RPNLoss(objectness, box)
 
     def _losses_of_image(
-        self, one: Prediction, gt_boxes: Tensor, generator: torch.Generator
+        self,
+        prediction: Prediction,
+        gt_boxes: Tensor,
+        labels: Tensor,
+        matches: Tensor,
+        sampled: Tensor,
+        num_fg: int,
     ) -> tuple[Tensor, Tensor]:
-        """Compute the two losses of one image, divided by the number of anchors that the config asks for."""
-        config = self.config
-        labels, matches = match_anchors(one.anchors, gt_boxes, config.fg_iou, config.bg_iou)
-        wanted = config.anchors_per_image
-        fg = draw((labels == 1).nonzero()[:, 0], int(wanted * config.fg_fraction), generator)
-        bg = draw((labels == 0).nonzero()[:, 0], wanted - len(fg), generator)
-        sampled = torch.cat([fg, bg])
+        """Compute the two losses of one image, divided by the number of anchors that the config asks for.
+
+        Args:
+            labels, matches: (A,) int64, see `match_anchors`.
+            sampled: indices of the sampled anchors, first the `num_fg` of the foreground.
+        """
+        num_anchors, fg = self.config.anchors_per_image, sampled[:num_fg]
         objectness = F.binary_cross_entropy_with_logits(
-            one.objectness[sampled], labels[sampled].to(one.objectness), reduction="sum"
+            prediction.objectness[sampled],
+            labels[sampled].to(prediction.objectness),
+            reduction="sum",
         )
-        targets = encode(one.anchors[fg], gt_boxes[matches[fg]])
-        box = F.smooth_l1_loss(one.deltas[fg], targets, beta=BETA, reduction="sum")
-        return objectness / wanted, box / wanted
+        targets = encode(prediction.anchors[fg], gt_boxes[matches[fg]])
+        box = F.smooth_l1_loss(prediction.deltas[fg], targets, beta=BETA, reduction="sum")
+        return objectness / num_anchors, box / num_anchors
 
 
 def match_anchors(
-    anchors: Tensor, gt_boxes: Tensor, fg_iou: float, bg_iou: float
+    anchors: Tensor,
+    gt_boxes: Tensor,
+    fg_iou: float,
+    bg_iou: float,
+    ignored: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Label each anchor as foreground, background or neither, in bounded memory.
 
@@ -283,6 +338,8 @@ def match_anchors(
     Args:
         anchors: (A, 4).
         gt_boxes: (G, 4), same frame. G may be 0.
+        ignored: (I, 4), same frame. An anchor in one of these regions is neither foreground nor background
+            (`sampling.in_ignored`).
 
     Returns:
         labels: (A,) int64: 1 foreground, 0 background, -1 neither.
@@ -299,6 +356,8 @@ def match_anchors(
         highest_of_object = iou.max(dim=1, keepdim=True).values  # (<= GT_AT_ONCE, 1)
         nearest |= ((iou == highest_of_object) & (highest_of_object > 0)).any(dim=0)
     labels = torch.full_like(matches, -1)
-    labels[best < bg_iou] = 0
-    labels[(best >= fg_iou) | nearest] = 1
+    labels[best < bg_iou] = BACKGROUND
+    labels[(best >= fg_iou) | nearest] = FOREGROUND
+    if ignored is not None and len(ignored):
+        labels[in_ignored(anchors, ignored, best)] = -1
     return labels, matches

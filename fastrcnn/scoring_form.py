@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
+from fastrcnn.backbones import backbone_spec
 from fastrcnn.backbones.convolution import ONEDNN, FastConv2d
 from fastrcnn.model import FastRCNN
 from fastrcnn.precision import multiplies_bfloat16
@@ -55,29 +56,36 @@ def scoring_form(model: FastRCNN, *, bfloat16: bool | None = None) -> FastRCNN:
             has the mAP of both).
     """
     model.requires_grad_(False)
-    fold_norms(model.backbone)
+    if backbone_spec(model.config.backbone).folds_norms:
+        fold_norms(model.backbone)
+    fold_norms(model.head)
     device = model.device
     if multiplies_bfloat16(device) if bfloat16 is None else bfloat16:
         to_bfloat16(model)
-    if ONEDNN and device.type == "cpu":
-        model.head.fc6, model.head.fc7 = _packed(model.head.fc6), _packed(model.head.fc7)
+    if ONEDNN and device.type == "cpu" and _onednn_takes(model.head.hidden_dtype):
+        model.head.fc6, model.head.fc7 = _pack(model.head.fc6), _pack(model.head.fc7)
     return model
 
 
 def to_bfloat16(model: FastRCNN) -> None:
     """Change convolutions, fc6 and fc7 to bfloat16, in place. The model's outputs stay float32."""
-    for part in (model.backbone, model.head.fc6, model.head.fc7):
+    for part in (model.backbone, model.head.convs, model.head.fc6, model.head.fc7):
         part.bfloat16()
     if model.rpn is not None:
         model.rpn.head.bfloat16()
     model.head.hidden_dtype = torch.bfloat16
 
 
-def _packed(layer: nn.Module) -> nn.Module:
+def _onednn_takes(dtype: torch.dtype | None) -> bool:
+    """Return whether oneDNN multiplies matrices of this type here. For bfloat16 it wants AVX-512."""
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _pack(layer: nn.Module) -> nn.Module:
     """Pack fc6 or fc7, which is one linear layer or the two thin ones of `fastrcnn.svd`."""
     if isinstance(layer, nn.Linear):
         return PackedLinear(layer)
-    return nn.Sequential(*(_packed(thin) for thin in layer.children()))
+    return nn.Sequential(*(_pack(thin) for thin in layer.children()))
 
 
 @torch.no_grad()
@@ -90,11 +98,11 @@ def fold_norms(net: nn.Module) -> None:
         children = list(parent.named_children())
         for (_, conv), (name, norm) in zip(children, children[1:], strict=False):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
-                _fold(conv, norm)
+                _fold_norm(conv, norm)
                 setattr(parent, name, nn.Identity())
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
+def _fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None  # all norm layers of the bodies have statistics
     assert variance is not None

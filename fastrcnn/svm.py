@@ -16,12 +16,10 @@ import numpy.typing as npt
 import torch
 from sklearn.svm import LinearSVC
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from fastrcnn.loss import Target
 from fastrcnn.model import FastRCNN
-from fastrcnn.pooling import pool
 from fastrcnn.transform import batch_images, to_rois
 
 Features = npt.NDArray[np.float32]
@@ -112,11 +110,11 @@ def with_svms(model: FastRCNN, images: Sequence[Tensor], targets: Sequence[Targe
         features = _fc7(model, image, target.gt_boxes) * scale
         for label in sorted(set(target.gt_labels.tolist())):
             svms[label - 1].positives.append(features[(target.gt_labels == label).numpy()])
-    _mine(model, images, targets, scale, svms)
+    _mine_hard_negatives(model, images, targets, scale, svms)
     return _replace_classifier(model, svms, scale)
 
 
-def _mine(
+def _mine_hard_negatives(
     model: FastRCNN,
     images: Sequence[Tensor],
     targets: Sequence[Target],
@@ -131,10 +129,10 @@ def _mine(
         features = _fc7(model, image, target.proposals) * scale
         for label, svm in enumerate(svms, start=1):
             objects = target.gt_boxes[target.gt_labels == label]
-            far = torch.ones(len(features), dtype=torch.bool)
+            is_negative = torch.ones(len(features), dtype=torch.bool)
             if len(objects):
-                far = box_iou(target.proposals, objects).amax(dim=1) < NEGATIVE_IOU
-            negatives = features[far.numpy()]
+                is_negative = box_iou(target.proposals, objects).amax(dim=1) < NEGATIVE_IOU
+            negatives = features[is_negative.numpy()]
             hard = negatives[svm.score(negatives) > HARD]
             svm.negatives = np.concatenate([svm.negatives, hard])
             svm.num_added += len(hard)
@@ -169,18 +167,22 @@ def _feature_scale(
 def _fc7(model: FastRCNN, image: Tensor, boxes: Tensor) -> Features:
     """Compute the features (R, fc7) of boxes (R, 4), image frame."""
     config = model.config
-    batch = batch_images([image], config.scale, config.max_size, model.device)
+    batch = batch_images([image], config.scale, config.max_size, model.device, resize=config.resize)
     rois = to_rois([boxes], batch.factors)
     maps = model.backbone(batch.images)
-    pooled = pool(maps, rois, model.backbone.strides, config.pool_size, config.pooling)
-    hidden = F.relu(model.head.fc7(F.relu(model.head.fc6(pooled.flatten(1)))))
-    features: Features = hidden.cpu().numpy()
+    features: Features = model.head.hidden(model.pool(maps, rois)).cpu().numpy()
     return features
 
 
 def _replace_classifier(model: FastRCNN, svms: Sequence[_ClassSvm], scale: float) -> FastRCNN:
     """Return the network with the SVMs as its last layer: w . (scale * x) + b is a linear layer too."""
-    config = replace(model.config, classifier="svm", score_threshold=SCORE_THRESHOLD)
+    config = replace(
+        model.config,
+        classifier="svm",
+        score_threshold=SCORE_THRESHOLD,
+        calibrate=False,  # margins are no probabilities
+        calibration=None,
+    )
     copy = FastRCNN(config)
     state = dict(model.state_dict())
     weight = torch.zeros_like(state["head.cls_score.weight"])

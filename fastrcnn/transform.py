@@ -8,12 +8,16 @@ Legend: N images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from fastrcnn.upload import send
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -24,8 +28,8 @@ PAD_MULTIPLE = 32
 """Padded sizes are multiples of this number, the largest stride of a backbone. Feature pyramids need sizes
 that can be halved at each level."""
 
-PADDING_WASTE = 1.25
-"""Images share a batch if the padded area is at most this many times the area of each image."""
+_ZOOMS = 1 << 16
+"""Number of different zoom factors."""
 
 
 class ImageBatch(NamedTuple):
@@ -56,10 +60,30 @@ def scale_factor(size: tuple[int, int], scale: int, max_size: int) -> float:
     return factor
 
 
-def scaled_size(size: tuple[int, int], scale: int, max_size: int) -> tuple[int, int]:
-    """Compute (height, width) of an image in the model frame. Both are at least 1."""
+def scaled_size(
+    size: tuple[int, int], scale: int, max_size: int, *, resize: str = "round"
+) -> tuple[int, int]:
+    """Compute (height, width) of an image in the model frame. Both are at least 1.
+
+    Args:
+        resize: `round` to the nearest whole pixel, or `floor` (torchvision transform.py).
+    """
+    if resize == "floor":
+        factor = min(scale / min(size), max_size / max(size))
+        return max(math.floor(size[0] * factor), 1), max(math.floor(size[1] * factor), 1)
     factor = scale_factor(size, scale, max_size)
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
+
+
+def random_zoom(limits: tuple[float, float], seed: int) -> float:
+    """Draw a factor between two limits. Its logarithm is uniform.
+
+    Args:
+        limits: the smallest and the largest factor, above 0.
+        seed: the seed of an image's sample, whose other bits decide on other things.
+    """
+    low, high = math.log(limits[0]), math.log(limits[1])
+    return math.exp(low + (high - low) * ((seed >> 8) % _ZOOMS) / (_ZOOMS - 1))
 
 
 def batch_images(
@@ -67,6 +91,8 @@ def batch_images(
     scale: int | Sequence[int],
     max_size: int,
     device: torch.device | str = "cpu",
+    *,
+    resize: str = "round",
 ) -> ImageBatch:
     """Resize (bilinear), normalise and pad images into one batch.
 
@@ -76,28 +102,37 @@ def batch_images(
         max_size: see `scale_factor`.
         device: the pixels are copied there before any arithmetic, because uint8 is a quarter of the bytes of
             float32.
+        resize: see `scaled_size`.
     """
     resized, factors = [], []
     sizes = tuple((int(image.shape[0]), int(image.shape[1])) for image in images)
     scales = [scale] * len(images) if isinstance(scale, int) else scale
     for image, (height, width), image_scale in zip(images, sizes, scales, strict=True):
-        new_height, new_width = scaled_size((height, width), image_scale, max_size)
-        pixels = image.to(device, non_blocking=True).permute(2, 0, 1)[None].float()
+        new_height, new_width = scaled_size((height, width), image_scale, max_size, resize=resize)
+        pixels = send(image, device).permute(2, 0, 1)[None].float()
         if (new_height, new_width) != (height, width):
             pixels = F.interpolate(
                 pixels, size=(new_height, new_width), mode="bilinear", align_corners=False
             )
         resized.append(pixels[0])
         factors.append([new_width / width, new_height / height] * 2)
-    padded_height = _round_up(max(r.shape[1] for r in resized))
-    padded_width = _round_up(max(r.shape[2] for r in resized))
-    mean = torch.tensor(IMAGE_MEAN, device=device)[:, None, None] * 255
-    std = torch.tensor(IMAGE_STD, device=device)[:, None, None] * 255
+    padded_height = padded_length(max(r.shape[1] for r in resized))
+    padded_width = padded_length(max(r.shape[2] for r in resized))
+    mean, std = _mean_and_std(torch.device(device))
     batch = torch.zeros(len(resized), 3, padded_height, padded_width, device=device)
     for slot, pixels in zip(batch, resized, strict=True):
         slot[:, : pixels.shape[1], : pixels.shape[2]] = (pixels - mean) / std
     scaled = tuple((int(r.shape[1]), int(r.shape[2])) for r in resized)
-    return ImageBatch(batch, torch.tensor(factors, device=device), sizes, scaled)
+    return ImageBatch(batch, send(torch.tensor(factors), device), sizes, scaled)
+
+
+@cache
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Give mean and standard deviation of pixels from 0 to 255, each (3, 1, 1). A device gets them once."""
+    with torch.inference_mode(False):  # training reads them too
+        pair = torch.tensor([IMAGE_MEAN, IMAGE_STD])[:, :, None, None] * 255
+        mean, std = send(pair, device)
+        return mean, std
 
 
 def to_rois(boxes: Sequence[Tensor], factors: Tensor) -> Tensor:
@@ -110,38 +145,27 @@ def to_rois(boxes: Sequence[Tensor], factors: Tensor) -> Tensor:
     Returns:
         (sum of R_i, 5): batch index, x1, y1, x2, y2.
     """
-    rows = [
-        torch.cat([factors.new_full((len(box), 1), index), box.to(factors) * factors[index]], dim=1)
-        for index, box in enumerate(boxes)
-    ]
-    return torch.cat(rows) if rows else factors.new_zeros(0, 5)
+    if not boxes:
+        return factors.new_zeros(0, 5)
+    image = image_indices([len(box) for box in boxes], factors.device)  # (R,)
+    rows = send(torch.cat([*boxes]), factors.device).to(factors.dtype) * factors[image]
+    return torch.cat([image[:, None].to(factors.dtype), rows], dim=1)
 
 
-def _round_up(length: int) -> int:
+def image_indices(counts: Sequence[int], device: torch.device | str) -> Tensor:
+    """Give the index of the image of each row: `counts[0]` zeros, `counts[1]` ones, and so on, int64."""
+    repeats = torch.tensor(counts, dtype=torch.int64)
+    return send(torch.arange(len(counts)).repeat_interleave(repeats), device)
+
+
+def padded_length(length: int) -> int:
     """Round up to a multiple of `PAD_MULTIPLE`."""
     return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
-def group_by_shape(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Split images into batches of similar shape, so that padding stays within `PADDING_WASTE`.
-
-    Args:
-        sizes: N sizes in the model frame.
-
-    Returns:
-        A list of indices for each batch. Every index occurs once.
-    """
-    groups: list[list[int]] = []
-    extents: list[tuple[int, int]] = []
-    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i][0] / sizes[i][1], sizes[i])):
-        height, width = sizes[index]
-        if groups:
-            padded = max(extents[-1][0], height), max(extents[-1][1], width)
-            smallest = min(sizes[i][0] * sizes[i][1] for i in [*groups[-1], index])
-            if padded[0] * padded[1] <= PADDING_WASTE * smallest:
-                groups[-1].append(index)
-                extents[-1] = padded
-                continue
-        groups.append([index])
-        extents.append((height, width))
-    return groups
+def canvas_size(
+    size: tuple[int, int], scale: int, max_size: int, *, resize: str = "round"
+) -> tuple[int, int]:
+    """Compute the padded (height, width) of an image that is alone in its batch; see `scaled_size`."""
+    height, width = scaled_size(size, scale, max_size, resize=resize)
+    return padded_length(height), padded_length(width)

@@ -1,6 +1,6 @@
-"""Copies of images to a GPU while the GPU computes.
+"""Copies to a GPU that the host does not wait for. They use pinned memory.
 
-The copies use pinned memory and a separate CUDA stream. The host does not wait for them.
+`Uploads` copies images on a separate CUDA stream while the GPU computes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,25 @@ import torch
 from torch import Tensor
 
 
+def send(values: Tensor, device: torch.device | str) -> Tensor:
+    """Copy a tensor to a device, in the order of the device's work. The host does not wait.
+
+    A tensor that is there already is returned as it is.
+    """
+    if torch.device(device).type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+def send_together(parts: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+    """Copy N tensors (M_i, ...) to a device with one copy. They differ in their lengths M_i only."""
+    if not parts:
+        return []
+    return list(torch.split(send(torch.cat([*parts]), device), [len(part) for part in parts]))
+
+
 @dataclass(frozen=True, slots=True)
-class Uploaded:
+class UploadedImages:
     """Images on the device. On a GPU the copies may still be in progress until `wait`."""
 
     images: list[Tensor]
@@ -32,6 +49,11 @@ class Uploaded:
         return self.images
 
 
+MOST_BYTES = 512 * 2**20
+"""Larger batches stay in the memory of the host. The network then copies what it looks at, so that large
+images do not fill the GPU: 16 images of 12 megapixels are copied ahead, and one of 900 is not."""
+
+
 class Uploads:
     """Starts copies to one device. One thread may start copies while another thread computes."""
 
@@ -39,12 +61,15 @@ class Uploads:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def start(self, images: Sequence[Tensor]) -> Uploaded:
-        """Start to copy images (H, W, 3) uint8 to the device. If it is a CPU, no copy is made."""
-        if self._stream is None or not images:
-            return Uploaded(list(images), None)
+    def start(self, images: Sequence[Tensor]) -> UploadedImages:
+        """Start to copy images (H, W, 3) uint8 to the device.
+
+        If it is a CPU, or if they have more than `MOST_BYTES`, no copy is made.
+        """
+        if self._stream is None or not images or sum(map(torch.numel, images)) > MOST_BYTES:
+            return UploadedImages(list(images), None)
         with torch.cuda.stream(self._stream):
             copies = [i.pin_memory().to(self._device, non_blocking=True) for i in images]
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no type for it
             copied.record(self._stream)
-        return Uploaded(copies, copied)
+        return UploadedImages(copies, copied)

@@ -2,8 +2,8 @@
 
 A view is the image transposed, mirrored or at another scale. The upright view is the image as given.
 
-Legend: N images of similar shape; P proposals of one image; R proposals of all N images; K classes; L feature
-maps. Proposals are in the image frame.
+Legend: N images of equal canvases; P proposals of one image; R proposals of all N images; K classes; L
+feature maps. Proposals are in the image frame.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastrcnn.boxes import flip, transpose
 from fastrcnn.pooling import scale_levels
-from fastrcnn.transform import ImageBatch, batch_images, to_rois
+from fastrcnn.transform import ImageBatch, batch_images, image_indices, to_rois
 
 if TYPE_CHECKING:
     from fastrcnn.config import FastRCNNConfig
@@ -43,7 +43,9 @@ class Outputs(NamedTuple):
 
 def compute_features(model: FastRCNN, images: Sequence[Tensor], scale: int) -> Features:
     """Resize N images (H, W, 3) uint8 to `scale`, pad them into one batch, and run the backbone."""
-    batch = batch_images(images, scale, model.config.max_size, model.device)
+    batch = batch_images(
+        images, scale, model.config.max_size, model.device, resize=model.config.resize
+    )
     return Features(batch, model.features(batch.images))
 
 
@@ -70,23 +72,37 @@ def classify_at_scales(
     """
     if len(scales) == 1:
         return classify(model, compute_features(model, images, scales[0]), proposals)
-    max_size, num_outputs = model.config.max_size, model.config.num_classes + 1
+    num_images = len(images)
+    levels = _levels(model.config, images, proposals, scales)  # (R,)
+    image = image_indices([len(boxes) for boxes in proposals], levels.device)
+    group = levels * num_images + image
+    order = group.argsort(stable=True)
+    groups = torch.arange(len(scales) * num_images, device=group.device)
+    counts = (group[:, None] == groups).sum(dim=0).tolist()  # the host waits once
+    ordered = torch.split(torch.cat([*proposals])[order], counts)
+    outputs = []
+    for level, scale in enumerate(scales):
+        at_level = ordered[level * num_images : (level + 1) * num_images]
+        if any(len(boxes) for boxes in at_level):
+            outputs.append(classify(model, compute_features(model, images, scale), at_level))
+    if not outputs:  # no image has a proposal
+        num_outputs = model.config.num_classes + 1
+        empty = [torch.zeros(0, n * num_outputs, device=model.device) for n in (1, 4)]
+        return Outputs(*empty)
+    pairs = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+    return Outputs(*(torch.zeros_like(rows).index_put((order,), rows) for rows in pairs))
+
+
+def _levels(
+    config: FastRCNNConfig,
+    images: Sequence[Tensor],
+    proposals: Sequence[Tensor],
+    scales: Sequence[int],
+) -> Tensor:
+    """Select the level of the image pyramid of each of the R proposals: (R,) int64."""
     pairs = zip(proposals, images, strict=True)
     sizes = [(boxes, (image.shape[0], image.shape[1])) for boxes, image in pairs]
-    levels = torch.cat(
-        [scale_levels(b, scales, size, max_size=max_size) for b, size in sizes]
-    )  # (R,)
-    class_logits = torch.zeros(len(levels), num_outputs, device=model.device)
-    box_deltas = torch.zeros(len(levels), 4 * num_outputs, device=model.device)
-    for level, scale in enumerate(scales):
-        at_level = levels == level
-        if not at_level.any():
-            continue
-        masks = torch.split(at_level, [len(boxes) for boxes in proposals])
-        some = [boxes[mask] for boxes, mask in zip(proposals, masks, strict=True)]
-        outputs = classify(model, compute_features(model, images, scale), some)
-        class_logits[at_level], box_deltas[at_level] = outputs
-    return Outputs(class_logits, box_deltas)
+    return torch.cat([scale_levels(b, scales, size, max_size=config.max_size) for b, size in sizes])
 
 
 def average_over_views(
@@ -99,15 +115,15 @@ def average_over_views(
         proposals: N tensors (P, 4). All views use the same ones.
         upright: the outputs for the upright view.
     """
-    _, *others = _views(model.config)
-    if not others:
+    _, *other_views = _views(model.config)
+    if not other_views:
         return upright
     class_logits, box_deltas = upright
-    for view in others:
+    for view in other_views:
         outputs = _classify_view(model, images, proposals, view)
         class_logits = class_logits + outputs.class_logits
         box_deltas = box_deltas + outputs.box_deltas
-    count = len(others) + 1
+    count = len(other_views) + 1
     return Outputs(class_logits / count, box_deltas / count)
 
 
@@ -124,10 +140,13 @@ class _View(NamedTuple):
 
 
 def _views(config: FastRCNNConfig) -> list[_View]:
-    """List the views of a config. The first one is the upright view."""
+    """List the views of a config. The first one is the upright view.
+
+    `test_flips` asks only for views that training shows too: a mirror may make one class of another.
+    """
     both = (False, True)
     turns = both if config.test_flips and config.quarter_turns else both[:1]
-    mirrors = both if config.test_flips else both[:1]
+    mirrors = both if config.test_flips and config.horizontal_flips else both[:1]
     upside_down = both if config.test_flips and config.vertical_flips else both[:1]
     scales = [config.scales, *((scale,) for scale in config.test_scales)]
     return [_View(*view) for view in product(scales, turns, mirrors, upside_down)]
@@ -151,8 +170,8 @@ def _classify_view(
         proposals = [flip(boxes, i.shape[axis], vertically=axis == 0) for boxes, i in pairs]
     mirrored = [image.flip(axes) for image in images]
     class_logits, box_deltas = classify_at_scales(model, mirrored, proposals, view.scales)
-    signs = box_deltas.new_tensor([1 - 2 * view.sideways, 1 - 2 * view.upside_down, 1, 1])
-    deltas = (
-        box_deltas.reshape(len(box_deltas), box_deltas.shape[1] // 4, 4) * signs
-    )  # (R, K + 1, 4)
+    deltas = box_deltas.reshape(len(box_deltas), box_deltas.shape[1] // 4, 4)  # (R, K + 1, 4)
+    dx, dy, dw, dh = deltas.unbind(-1)
+    dx, dy = (-dx if view.sideways else dx), (-dy if view.upside_down else dy)
+    deltas = torch.stack([dx, dy, dw, dh], dim=-1)
     return Outputs(class_logits, (transpose(deltas) if view.transposed else deltas).flatten(1))

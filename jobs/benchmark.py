@@ -2,11 +2,19 @@
 """python jobs/benchmark.py accuracy --data ../shared/data/bccd --weights ../shared/weights/mobilenet_v2.pth
 python jobs/benchmark.py proposals --data ../shared/data/bccd ../shared/data/fruit
 python jobs/benchmark.py proposers --data ../shared/data/bccd ../shared/data/fruit
+python jobs/benchmark.py recipe --data ../shared/data/bccd ../shared/data/wind_turbines
+python jobs/benchmark.py tiles --mosaics ../shared/data/bccd ../shared/data/fruit --minutes 5
+python jobs/benchmark.py first-training --data ../shared/data/bccd ../shared/data/fruit --iterations 400
 python jobs/benchmark.py decode --data ../shared/data/bccd/JPEGImages ../shared/data/fruit
 python jobs/benchmark.py detector --images ../shared/data/bccd/JPEGImages
 python jobs/benchmark.py score --images ../shared/data/bccd/JPEGImages
+python jobs/benchmark.py feed --images ../shared/data/bccd/JPEGImages
 python jobs/benchmark.py scale
+python jobs/benchmark.py labels
+python jobs/benchmark.py archives --image ../shared/data/bccd/JPEGImages/BloodImage_00000.jpg
 python jobs/benchmark.py memory --image ../shared/data/bccd/JPEGImages/BloodImage_00000.jpg --checkpoint MODEL
+python jobs/benchmark.py head --image ../shared/data/bccd/JPEGImages/BloodImage_00000.jpg --checkpoint MODEL
+python jobs/benchmark.py suspects --weights ../shared/weights/mobilenet_v2.pth
 python jobs/benchmark.py train --data ../shared/data/bccd --weights ../shared/weights/mobilenet_v2.pth
 
 Measures the numbers in docs/benchmarks.md and docs/scale.md.
@@ -26,9 +34,10 @@ def _task(name: str, config: str, summary: str) -> Command:
     return Command(
         name=name,
         config=f"benchmarks.config:{config}",
-        run=f"benchmarks.{name}:run",
+        run=f"benchmarks.{name.replace('-', '_')}:run",
         summary=summary,
         on_ray=False,
+        guarded=False,  # its servers would inherit the blocked signals, and SIGTERM could not end them
     )
 
 
@@ -50,6 +59,24 @@ TASKS = (
         " R-CNN.",
     ),
     _task(
+        "recipe",
+        "RecipeConfig",
+        "Train with and without each part of a recipe (AdamW, average of the weights, crops) on several data"
+        " sets.",
+    ),
+    _task(
+        "tiles",
+        "TilesConfig",
+        "Train on large images with small objects, with and without tiles; compare average precision by the"
+        " size of the objects.",
+    ),
+    _task(
+        "first-training",
+        "FirstTrainingConfig",
+        "Train with default and with hand-picked flags on several data sets; compare average precision,"
+        " precision and recall at score .5, and the calibration of the scores.",
+    ),
+    _task(
         "decode",
         "DecodeConfig",
         "Measure the decoding speed on valid JPEGs, compared with the other installed decoders.",
@@ -67,14 +94,41 @@ TASKS = (
         " for growing numbers of images.",
     ),
     _task(
+        "feed",
+        "FeedConfig",
+        "Measure images per second from a folder into an actor that only decodes, compared with bare decoding"
+        " and with Ray's read_images.",
+    ),
+    _task(
         "scale",
         "ScaleConfig",
         "Measure memory and time of the driver for buckets of up to ten million keys.",
     ),
     _task(
+        "labels",
+        "LabelsConfig",
+        "Measure time and memory of reading a COCO file of a million boxes and 100,000 label files on S3.",
+    ),
+    _task(
+        "archives",
+        "ArchivesConfig",
+        "Measure listing and reading of images in tars on S3, compared with loose objects.",
+    ),
+    _task(
         "memory",
         "MemoryConfig",
         "Measure the peak memory of driver and workers of a scoring job, for lists of growing size.",
+    ),
+    _task(
+        "head",
+        "HeadConfig",
+        "Measure the memory of a head node without CPUs: GCS, dashboard, raylet, and the driver of a scoring"
+        " job.",
+    ),
+    _task(
+        "suspects",
+        "SuspectsBenchmarkConfig",
+        "Plant faults in the labels of drawn scenes, and measure how many of them the job suspects finds.",
     ),
     _task(
         "train",

@@ -26,6 +26,7 @@ scoring job, evaluates, and queries the Parquet in the bucket. The S3 server and
 at the end; the results stay in --output.
 """,
     on_ray=False,
+    guarded=False,  # it ends its servers in order
 )
 
 if __name__ == "__main__":

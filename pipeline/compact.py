@@ -76,6 +76,8 @@ def run(config: CompactConfig) -> list[CompactSummary]:
     else:
         runs = [find_run(config.scored, config.run_id)]
     footers = [_read_footer(table_uri(config.output, files.run_id)) for files in runs]
+    if not all(_is_made_of(footer, files) for files, footer in zip(runs, footers, strict=True)):
+        storage.check_writable(config.output)
     if config.dry_run:
         for files, footer in zip(runs, footers, strict=True):
             _log_plan(files, table_uri(config.output, files.run_id), footer)
@@ -97,7 +99,7 @@ def _compact(
     uri = table_uri(config.output, files.run_id)
     if _is_made_of(footer, files):
         logger.info("run %s: %s is up to date", files.run_id, uri)
-        return _summary(files.run_id, uri, footer, storage.stat(uri).size, written=False)
+        return _summary(files.run_id, uri, footer, storage.stat(uri).size or 0, written=False)
     started = time.monotonic()
     with ExitStack() as stack:
         tables = stack.enter_context(
@@ -129,9 +131,9 @@ def _compact(
 
 def _write_sorted(tables: RunTables, path: Path, metadata: Mapping[bytes, bytes]) -> None:
     order = [("label", False), ("score", True), ("image_uri", False), ("detection", False)]
-    sorting = [
-        pq.SortingColumn(DETECTIONS.get_field_index(name), descending=falls)
-        for name, falls in order
+    sorting_columns = [
+        pq.SortingColumn(DETECTIONS.get_field_index(name), descending=descending)
+        for name, descending in order
     ]
     schema = DETECTIONS.with_metadata(metadata)
     with pq.ParquetWriter(
@@ -140,13 +142,13 @@ def _write_sorted(tables: RunTables, path: Path, metadata: Mapping[bytes, bytes]
         compression="zstd",
         write_page_checksum=True,
         write_page_index=True,
-        sorting_columns=sorting,
+        sorting_columns=sorting_columns,
     ) as writer:
         batches = tables.stream(_SORTED, ROW_GROUP)  # a batch may be shorter than a row group
-        for rows in in_tables_of(ROW_GROUP, (pa.Table.from_batches([one]) for one in batches)):
+        for rows in in_tables_of(ROW_GROUP, (pa.Table.from_batches([batch]) for batch in batches)):
             model = pa.repeat(pa.scalar(tables.model_id), rows.num_rows)
-            whole = rows.append_column("model_id", model).cast(schema)
-            writer.write_table(whole, row_group_size=ROW_GROUP)
+            table = rows.append_column("model_id", model).cast(schema)
+            writer.write_table(table, row_group_size=ROW_GROUP)
 
 
 def _metadata(files: RunFiles, tables: RunTables) -> dict[bytes, bytes]:
@@ -209,7 +211,7 @@ def _log_plan(files: RunFiles, uri: str, footer: pq.FileMetaData | None) -> None
         "run %s: %d shards, %.1f MB; %s %s",
         files.run_id,
         len(files.objects),
-        sum(info.size for info in files.objects) / 1e6,
+        sum(info.size or 0 for info in files.objects) / 1e6,
         uri,
         state,
     )

@@ -103,16 +103,16 @@ class Detections:
     ) -> Detection | Detections:
         """Return one detection by its index, or several by a slice, a mask (D,) or a list of indices."""
         if isinstance(index, int | np.integer) and not isinstance(index, bool):
-            return next(iter(self._take([int(index)])))
+            return next(iter(self._select([int(index)])))
         if isinstance(index, slice):
-            return self._take(index)
+            return self._select(index)
         indices = np.asarray(index)
         if indices.ndim != 1:
             raise TypeError(
                 f"the index is {index!r}: expected an integer, a slice, a mask of shape ({len(self)},) or"
                 " a list of integers"
             )
-        return self._take(indices if len(indices) else indices.astype(np.int64))
+        return self._select(indices if len(indices) else indices.astype(np.int64))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):
@@ -190,7 +190,7 @@ class Detections:
         pixels = read_pixels(image)
         return PILImage.fromarray(draw_boxes(pixels, self.boxes, ids, self.scores.tolist(), names))
 
-    def _take(self, indices: slice | Sequence[int] | npt.NDArray[Any]) -> Detections:
+    def _select(self, indices: slice | Sequence[int] | npt.NDArray[Any]) -> Detections:
         return Detections(
             labels=self.labels[indices],
             label_ids=self.label_ids[indices],

@@ -13,7 +13,7 @@ import logging
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -31,6 +31,7 @@ _FIRST_BROKEN = 1_000_000  # index of the first scene that is broken, higher tha
 
 def run(config: DrawConfig) -> None:
     """Draw both folders on this machine, then upload them."""
+    storage.check_writable(config.output)
     with tempfile.TemporaryDirectory() as folder:
         draw_dataset(config, Path(folder))
         storage.upload_folder(Path(folder), config.output)
@@ -66,15 +67,21 @@ def draw_split(
         seed: the scenes depend on it and on their index.
         size: the size of all scenes, as `draw_scene` takes it; None draws different sizes.
     """
+    scenes = ((index, draw_scene(scene_rng(seed, index), size)) for index in indices)
+    write_split(shapes, split, scenes)
+
+
+def write_split(shapes: Path, split: str, scenes: Iterable[tuple[int, Scene]]) -> None:
+    """Write numbered scenes as one split of a VOC folder, one after the other."""
     for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (shapes / part).mkdir(parents=True, exist_ok=True)
-    for index in indices:
-        scene = draw_scene(scene_rng(seed, index), size)
-        (shapes / "JPEGImages" / f"{index:06d}.jpg").write_bytes(jpeg_bytes(scene.pixels))
-        (shapes / "Annotations" / f"{index:06d}.xml").write_bytes(
-            voc_annotation(f"{index:06d}", scene)
-        )
-    listing = "".join(f"{index:06d}\n" for index in indices)
+    stems = []
+    for index, scene in scenes:
+        stem = f"{index:06d}"
+        (shapes / "JPEGImages" / f"{stem}.jpg").write_bytes(jpeg_bytes(scene.pixels))
+        (shapes / "Annotations" / f"{stem}.xml").write_bytes(voc_annotation(stem, scene))
+        stems.append(stem)
+    listing = "".join(f"{stem}\n" for stem in stems)
     (shapes / "ImageSets" / "Main" / f"{split}.txt").write_text(listing)
 
 

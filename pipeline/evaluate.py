@@ -1,4 +1,5 @@
-"""Measures the boxes of a scoring run against labels: VOC and COCO average precision.
+"""Measures the boxes of a scoring run against labels: VOC and COCO average precision, precision and recall at
+score .5 and at the best F1, the calibration error of the scores, and what is right, wrong and missed.
 
 Needs no Ray: threads of this process read the Parquet files of `scored/` and the labels. Images are matched
 by URI and classes by name, so the detector and the data set may number the classes differently.
@@ -8,80 +9,65 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fastrcnn.metrics import (
-    COCOResult,
-    ImageDetections,
-    ImageGroundTruth,
-    VOCResult,
+    MOST_DETECTIONS,
     evaluate_coco,
     evaluate_voc,
+    match_boxes,
+    operating_points,
+    reliability,
+    score_quality,
 )
 from pipeline import storage
-from pipeline.annotations import LabelledImages, read_labelled_images
+from pipeline.annotations import LabelledImages
+from pipeline.annotations.reader import LabelSet, read_sets
+from pipeline.annotations.rules import LabelRules
 from pipeline.config import EvaluateConfig
+from pipeline.config.checks import MOST_DETECTIONS as MOST_OF_AN_IMAGE
+from pipeline.config.checks import renames
 from pipeline.drawing.curves import draw_precision_recall
 from pipeline.errors import UserError
+from pipeline.results.if_right import if_right
 from pipeline.results.image_matching import match_images
+from pipeline.results.joined import detections_of, ground_truth, log_problems, upright
+from pipeline.results.measures import (
+    EvaluationResult,
+    format_points,
+    format_reliability,
+    format_table,
+    metrics,
+)
+from pipeline.results.operating import write_tables
+from pipeline.results.run_config import AP_NEEDS, read_run_config
 from pipeline.results.scored import RunFiles, ScoredRun, find_run, read_run
+from pipeline.results.shifts import log_shifts, shifts_of
+from pipeline.results.suspects_table import read_suspects
+
+__all__ = ["EvaluationResult", "format_table", "measure", "run"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-"""Format of metrics.json."""
-_SHOWN_PROBLEMS = 20
-"""Label problems that are logged one by one; the others are counted."""
-_CORNERS = ("x_min", "y_min", "x_max", "y_max")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationResult:
-    """The measures of a scoring run on one split. Arrays per class are in the order of `classes`.
-
-    Args:
-        run_id: the scoring run.
-        model_id: the detector of the run.
-        classes: names of the K evaluated classes.
-        images_by_status: the number of images of the split, by the status of their newest row. An image with
-            another status than `ok` counts as an image without detections.
-        num_detections: detections of the evaluated classes in the images of the split.
-        voc07: average precision as the mean over eleven recalls (VOC 2007 to 2009).
-        voc10: average precision as the area under the curve (VOC 2010 and later).
-        coco: average precision of COCO, over IoU .5 to .95.
-    """
-
-    run_id: str
-    model_id: str
-    classes: tuple[str, ...]
-    images_by_status: dict[str, int]
-    num_detections: int
-    voc07: VOCResult
-    voc10: VOCResult
-    coco: COCOResult
-
 
 def run(config: EvaluateConfig) -> EvaluationResult:
-    """Compare a scoring run with labels, log a table, and write metrics.json and pr_curves.png.
+    """Compare a scoring run with labels, log a table, and write metrics.json, pr_curves.png and three tables.
 
     Raises:
         UserError: there is no run, or several and no --run-id; the split is empty; a labelled image was not
             scored or matches several scored images; or the detector does not know a labelled class.
     """
     files = find_run(config.scored, config.run_id)
+    output = config.output or storage.join(files.root, "evaluation", files.run_id)
+    storage.check_writable(output)
     result = measure(config, files)
     if config.dry_run:
         logger.info("--dry-run: nothing written")
     else:
-        _write(result, config, config.output or _default_output(files.root, files.run_id))
+        _write(result, config, output)
     return result
 
 
@@ -91,16 +77,25 @@ def measure(config: EvaluateConfig, files: RunFiles) -> EvaluationResult:
     Raises:
         UserError: for the same reasons as `run`.
     """
-    labelled = read_labelled_images(config.data, config.split, limit=config.limit)
-    _log_problems(labelled.problems)
+    suspects = None if config.suspects is None else read_suspects(config.suspects)
+    sets = [LabelSet.open(uri, images_at) for uri, images_at in config.label_sets]
+    labelled = read_sets(
+        [(one, config.split) for one in sets],
+        limit=config.limit,
+        rules=LabelRules(on_bad_label=config.on_bad_label, rename=renames(config.rename)),
+    )
+    log_problems(labelled.problems)
+    log_problems([f"{one.text}; {one.done}" for one in labelled.bad])
     uris = [image.image_uri for image in labelled.images]
     scored = read_run(files, {storage.basename(uri) for uri in uris})
     classes = _evaluated_classes(config, labelled, scored.classes)
     numbers = match_images(uris, scored.rows["image_uri"].to_pylist(), f"run {files.run_id}")
     rows = scored.rows.take(pa.array(numbers, pa.int64()))  # one row per labelled image, same order
 
-    truth = _ground_truth(labelled, classes)
-    detections = _detections(rows, classes)
+    truth = ground_truth(upright(labelled, rows), classes)
+    detections = detections_of(rows, classes)
+    matches = match_boxes(truth, detections, len(classes))
+    most = _most_detections(rows)
     result = EvaluationResult(
         run_id=files.run_id,
         model_id=scored.model_id,
@@ -109,25 +104,38 @@ def measure(config: EvaluateConfig, files: RunFiles) -> EvaluationResult:
         num_detections=sum(len(image.boxes) for image in detections),
         voc07=evaluate_voc(truth, detections, len(classes), method="voc07"),
         voc10=evaluate_voc(truth, detections, len(classes), method="area"),
-        coco=evaluate_coco(truth, detections, len(classes)),
+        coco=evaluate_coco(truth, detections, len(classes), most_detections=most),
+        most_detections=most,
+        at_half=score_quality(matches),
+        image_uris=tuple(rows["image_uri"].to_pylist()),
+        matches=matches,
+        points=operating_points(
+            matches,
+            len(classes),
+            at_precision=config.at_precision,
+            at_recall=config.at_recall,
+        ),
+        reliability=reliability(matches, len(classes)),
+        shifts=shifts_of(files, detections, scored.classes) if classes == scored.classes else None,
+        if_right=None
+        if suspects is None
+        else if_right(
+            suspects,
+            str(config.suspects),
+            config.first,
+            truth,
+            detections,
+            rows["image_uri"].to_pylist(),
+            classes,
+        ),
     )
     _log(result, scored)
+    _warn_of_cut(files)
     return result
 
 
-def _log_problems(problems: Sequence[str]) -> None:
-    for problem in problems[:_SHOWN_PROBLEMS]:
-        logger.warning("%s", problem)
-    if len(problems) > _SHOWN_PROBLEMS:
-        logger.warning("... and %d more label problems", len(problems) - _SHOWN_PROBLEMS)
-
-
-def _default_output(root: str, run_id: str) -> str:
-    return storage.join(root, "evaluation", run_id)
-
-
 def _evaluated_classes(
-    config: EvaluateConfig, labelled: LabelledImages, known: tuple[str, ...]
+    config: EvaluateConfig, labelled: LabelledImages, detector_classes: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Return the classes in --classes, or else all classes of the detector.
 
@@ -135,66 +143,34 @@ def _evaluated_classes(
         UserError: --classes names a class that the detector does not know; or, without --classes, a labelled
             object has such a class.
     """
-    unknown = [name for name in config.classes if name not in known]
+    unknown = [name for name in config.classes if name not in detector_classes]
     if unknown:
         raise UserError(
             f"--classes {' '.join(unknown)}",
             "the detector does not have this class",
-            f"Expected some of its classes: {', '.join(known)}.",
+            f"Expected some of its classes: {', '.join(detector_classes)}.",
         )
     if config.classes:
         return config.classes
     for image in labelled.images:
         for label in image.gt_labels.tolist():
             name = labelled.classes[label - 1]
-            if name not in known:
+            if name not in detector_classes:
                 raise UserError(
                     f"class {name!r} in {image.annotation_uri}",
-                    f"the detector has only the classes {', '.join(known)}",
+                    f"the detector has only the classes {', '.join(detector_classes)}",
                     "Give --classes with the classes to evaluate, or score with a detector of this class.",
                 )
-    return known
+    return detector_classes
 
 
-def _ground_truth(labelled: LabelledImages, classes: Sequence[str]) -> list[ImageGroundTruth]:
-    """Return the objects of `classes` in each image. Label k means classes[k - 1]."""
-    new_label = _label_table(labelled.classes, classes)
-    images = []
-    for image in labelled.images:
-        labels = new_label[image.gt_labels - 1]
-        keep = labels > 0
-        images.append(
-            ImageGroundTruth(
-                boxes=image.gt_boxes[keep],
-                labels=labels[keep],
-                difficult=image.difficult[keep],
-                crowd=image.crowd[keep],
-            )
-        )
-    return images
+def _most_detections(rows: pa.Table) -> int:
+    """Return how many detections of a class in an image COCO's measures use.
 
-
-def _detections(rows: pa.Table, classes: Sequence[str]) -> list[ImageDetections]:
-    """Return the detections of `classes` in each row; none if the status of the row is not `ok`."""
-    column = rows["detections"].combine_chunks()
-    flat = pc.list_flatten(column)  # struct array, the detections of all rows
-    names = pc.struct_field(flat, "label").dictionary_encode()
-    new_label = _label_table(names.dictionary.to_pylist(), classes)
-    labels = new_label[names.indices.to_numpy()]
-    scores = pc.struct_field(flat, "score").to_numpy()
-    boxes = np.stack([pc.struct_field(flat, name).to_numpy() for name in _CORNERS], axis=1)
-    ends = np.cumsum(pc.fill_null(pc.list_value_length(column), 0).to_numpy())
-    images = []
-    for start, end in zip(np.append(0, ends), ends, strict=False):
-        keep = start + np.flatnonzero(labels[start:end])
-        images.append(ImageDetections(boxes=boxes[keep], labels=labels[keep], scores=scores[keep]))
-    return images
-
-
-def _label_table(names: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return the label of each name, (len(names),): 1..K, or 0 for a class that is not evaluated."""
-    label = {name: k for k, name in enumerate(classes, 1)}
-    return np.array([label.get(name, 0) for name in names], np.int64)
+    A run with tiles has as many for each tile and for the whole image as another run has for the image.
+    """
+    most_tiles = pc.max(rows["num_tiles"]).as_py() or 0
+    return min(MOST_DETECTIONS * (most_tiles + 1), MOST_OF_AN_IMAGE)
 
 
 def _log(result: EvaluationResult, scored: ScoredRun) -> None:
@@ -219,60 +195,47 @@ def _log(result: EvaluationResult, scored: ScoredRun) -> None:
     logger.info("mAP VOC07 %.4f, VOC10 %.4f", result.voc07.mean_ap, result.voc10.mean_ap)
     coco = result.coco
     logger.info("COCO AP %.4f, AP50 %.4f, AP75 %.4f", coco.ap, coco.ap50, coco.ap75)
+    if result.most_detections != MOST_DETECTIONS:
+        logger.info(
+            "the run has tiles, so COCO's measures use up to %d detections of a class in an image, not %d",
+            result.most_detections,
+            MOST_DETECTIONS,
+        )
+    logger.info("scores: %s", result.at_half)
+    logger.info("%s", format_points(result))
+    logger.info("%s", format_reliability(result))
+    log_shifts(result.shifts or (), result.classes, result.run_id)
+    if result.if_right is not None:
+        logger.warning("%s", result.if_right)
 
 
-def format_table(result: EvaluationResult) -> str:
-    """Format the number of objects and the average precisions of each class, and the means, as a table."""
-    width = max(5, *(len(name) for name in result.classes))
-    columns = (result.voc07.ap, result.voc10.ap, result.coco.ap_per_class)
-    means = (result.voc07.mean_ap, result.voc10.mean_ap, result.coco.ap)
-    lines = [f"{'class':<{width}}  {'objects':>7}  {'VOC07':>6}  {'VOC10':>6}  {'COCO':>6}"]
-    for k, name in enumerate(result.classes):
-        cells = "  ".join(f"{_cell(column[k]):>6}" for column in columns)
-        lines.append(f"{name:<{width}}  {result.voc07.num_gt[k]:>7}  {cells}")
-    cells = "  ".join(f"{_cell(mean):>6}" for mean in means)
-    return "\n".join([*lines, f"{'mean':<{width}}  {result.voc07.num_gt.sum():>7}  {cells}"])
-
-
-def _cell(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
+def _warn_of_cut(files: RunFiles) -> None:
+    """Warn if the run lacks boxes with low scores, so that its average precision is too low."""
+    cut = read_run_config(files).cut
+    if cut is not None:
+        logger.warning(
+            "run %s has no boxes with a score below %g. Average precision and recall are too low: they need"
+            " the boxes from %g on, before calibration. Score again with a lower --score-threshold, or"
+            " without it",
+            files.run_id,
+            cut,
+            AP_NEEDS,
+        )
 
 
 def _write(result: EvaluationResult, config: EvaluateConfig, output: str) -> None:
-    text = json.dumps(_metrics(result, config), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(metrics(result, config), indent=1, ensure_ascii=False, allow_nan=False)
     title = f"{config.split}: mAP {result.voc07.mean_ap:.3f} (VOC07), IoU ≥ 0.5"
     picture = draw_precision_recall(result.voc07, result.classes, title)
     with storage.driver_errors(output):
         storage.write_bytes(storage.join(output, "metrics.json"), f"{text}\n".encode())
         storage.write_bytes(storage.join(output, "pr_curves.png"), picture)
-    logger.info("wrote metrics.json and pr_curves.png to %s", output)
-
-
-def _metrics(result: EvaluationResult, config: EvaluateConfig) -> dict[str, object]:
-    """Return the content of metrics.json. A measure without ground truth is null."""
-
-    def by_class(values: npt.NDArray[np.float64]) -> dict[str, float | None]:
-        return dict(zip(result.classes, map(_or_none, values.tolist()), strict=True))
-
-    coco = asdict(result.coco)
-    per_class = coco.pop("ap_per_class")
-    return {
-        "format_version": FORMAT_VERSION,
-        "run_id": result.run_id,
-        "model_id": result.model_id,
-        "scored": config.scored,
-        "data": config.data,
-        "split": config.split,
-        "images_by_status": result.images_by_status,
-        "num_images": sum(result.images_by_status.values()),
-        "num_detections": result.num_detections,
-        "num_objects": dict(zip(result.classes, result.voc07.num_gt.tolist(), strict=True)),
-        "voc07": {"mean_ap": _or_none(result.voc07.mean_ap), "ap": by_class(result.voc07.ap)},
-        "voc10": {"mean_ap": _or_none(result.voc10.mean_ap), "ap": by_class(result.voc10.ap)},
-        "coco": {name: _or_none(value) for name, value in coco.items()}
-        | {"ap_per_class": by_class(per_class)},
-    }
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+        tables = write_tables(
+            output,
+            result.points,
+            result.matches,
+            result.image_uris,
+            result.classes,
+            {b"run_id": result.run_id.encode(), b"model_id": result.model_id.encode()},
+        )
+    logger.info("wrote metrics.json, pr_curves.png, %s to %s", ", ".join(tables), output)

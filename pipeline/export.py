@@ -6,6 +6,7 @@
                  data.json            the path of each of its samples
     labelstudio  tasks.json           tasks with the boxes as predictions: percent of the image, xywh
                  label_config.xml     the labelling interface for these tasks
+    yolo, voc, coco-dataset           a labelled data set: `pipeline.results.datasets`
     iceberg, delta                    a table of a data lake: `pipeline.results.lake`
 
 The files are written on this machine's disk row by row. Then each file is uploaded in one step.
@@ -20,15 +21,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 from pipeline import compact, storage
 from pipeline.config import CompactConfig, ExportConfig
-from pipeline.drawing.pictures import PALETTE
 from pipeline.results import lake
 from pipeline.results.coco_ids import CocoIds, read_ids
+from pipeline.results.datasets import LAYOUTS, Picture
 from pipeline.results.scored import RunFiles, find_run
 from pipeline.results.tables import RunTables, load_run, work_folder
+from pipeline.results.tasks import label_config, label_studio_box
+from pipeline.runtime.prefetch import in_threads
 
 logger = logging.getLogger(__name__)
 
@@ -62,21 +64,27 @@ def run(config: ExportConfig) -> ExportSummary:
             denied.
         JobError: the disk is full or the memory is too small.
     """
+    if config.format != "iceberg":  # its output is the name of a table
+        storage.check_writable(config.output)
     files = find_run(config.scored, config.run_id)
     if config.format in ("iceberg", "delta"):
         return _write_to_lake(config, files)
     with load_run(files, memory_gib=config.memory_gib, temp_folder=config.temp_folder) as tables:
         ids = read_ids(config.ids, tables, files.run_id) if config.ids else None
-        images = _Counted(_images(tables, config, ids))
+        images = _CountingImages(_images(tables, config, ids))
         with work_folder(config.temp_folder) as folder:
-            names = _FORMATS[config.format](images, tables, ids, Path(folder))
-            uris = tuple(storage.join(config.output, name) for name in names)
+            if config.format in LAYOUTS:
+                uris: tuple[str, ...] = (_write_data_set(config, images, tables, Path(folder)),)
+                names: list[str] = []
+            else:
+                names = _FORMATS[config.format](images, tables, ids, Path(folder))
+                uris = tuple(storage.join(config.output, name) for name in names)
             if config.dry_run:
                 logger.info("--dry-run: nothing was written")
             else:
                 with storage.driver_errors(config.output):
-                    for name, uri in zip(names, uris, strict=True):
-                        storage.upload_file(Path(folder) / name, uri)
+                    for name in names:
+                        storage.upload_file(Path(folder) / name, storage.join(config.output, name))
     logger.info(
         "run %s: %d images, %d boxes in format %s: %s",
         files.run_id,
@@ -88,10 +96,45 @@ def run(config: ExportConfig) -> ExportSummary:
     return ExportSummary(uris=uris, images=images.images, boxes=images.boxes)
 
 
+def _write_data_set(
+    config: ExportConfig, images: Iterable[ScoredImage], tables: RunTables, folder: Path
+) -> str:
+    """Write a labelled data set, and copy its images if --copy-images is given. Return its URI."""
+    layout = LAYOUTS[config.format]
+    root = _common_folder(tables)
+    copied: list[str] = []
+
+    def pictures() -> Iterator[Picture]:
+        for image in images:
+            path = image["image_uri"].removeprefix(root)
+            copied.append(path)
+            boxes = [
+                (b["label"], b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"])
+                for b in image["boxes"]
+            ]
+            yield Picture(path=path, width=image["width"], height=image["height"], boxes=boxes)
+
+    layout.write(pictures(), tables.classes, folder)
+    if config.dry_run:
+        return config.output
+
+    def copy(path: str) -> None:
+        target = storage.join(config.output, layout.images, path)
+        storage.write_bytes(target, storage.read_bytes(root + path))
+
+    with storage.driver_errors(config.output):
+        storage.upload_folder(folder, config.output)
+        if config.copy_images:
+            in_threads(copy, copied)
+    if not config.copy_images:
+        logger.info("to train on it: --data %s --images-at %s", config.output, root)
+    return config.output
+
+
 def _write_to_lake(config: ExportConfig, files: RunFiles) -> ExportSummary:
     """Update the table under detections/, then replace the table of the lake with it."""
     lake.check(config)
-    (made,) = compact.run(
+    (table,) = compact.run(
         CompactConfig(
             scored=config.scored,
             output=files.root,
@@ -100,12 +143,12 @@ def _write_to_lake(config: ExportConfig, files: RunFiles) -> ExportSummary:
             temp_folder=config.temp_folder,
         )
     )
-    lake.write(config, made.uri)
-    logger.info("run %s: %d boxes, table %s replaced", files.run_id, made.boxes, config.output)
-    return ExportSummary(uris=(config.output,), images=made.images, boxes=made.boxes)
+    lake.write(config, table.uri)
+    logger.info("run %s: %d boxes, table %s replaced", files.run_id, table.boxes, config.output)
+    return ExportSummary(uris=(config.output,), images=table.images, boxes=table.boxes)
 
 
-class _Counted:
+class _CountingImages:
     """Iterates over images and counts them and their boxes."""
 
     def __init__(self, images: Iterable[ScoredImage]) -> None:
@@ -137,10 +180,10 @@ def _images(tables: RunTables, config: ExportConfig, ids: CocoIds | None) -> Ite
 def _common_folder(tables: RunTables) -> str:
     """Return the longest folder URI with which every image URI starts, with its slash."""
     ((first, last),) = tables.rows("SELECT min(image_uri), max(image_uri) FROM images")
-    same = next(
+    num_common = next(
         (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
     )
-    return str(first[: first.rfind("/", 0, same) + 1])
+    return str(first[: first.rfind("/", 0, num_common) + 1])
 
 
 # --- COCO ----------------------------------------------------------------------------------------
@@ -155,8 +198,8 @@ def _coco(
     )
 
     def results() -> Iterator[dict[str, Any]]:
-        for place, image in enumerate(images, 1):
-            image_id = ids.images[image["row"]] if ids else place
+        for index, image in enumerate(images, 1):
+            image_id = ids.images[image["row"]] if ids else index
             size = {"width": image["width"], "height": image["height"]}
             described.append({"id": image_id, "file_name": image["image_uri"], **size})
             for box in image["boxes"]:
@@ -192,10 +235,10 @@ def _fiftyone(
     ):
         labels.write('{"labels": {')
         data.write("{")
-        for place, image in enumerate(images):
-            name = json.dumps(f"{place:09d}")
-            comma = ",\n" if place else "\n"
-            boxes = [_share(box, image) for box in image["boxes"]]
+        for index, image in enumerate(images):
+            name = json.dumps(f"{index:09d}")
+            comma = ",\n" if index else "\n"
+            boxes = [_as_shares(box, image) for box in image["boxes"]]
             labels.write(f"{comma}{name}: {json.dumps(boxes, ensure_ascii=False)}")
             data.write(f"{comma}{name}: {json.dumps(image['image_uri'], ensure_ascii=False)}")
         labels.write("\n}}\n")
@@ -203,7 +246,7 @@ def _fiftyone(
     return ["labels.json", "data.json"]
 
 
-def _share(box: Mapping[str, Any], image: ScoredImage) -> dict[str, Any]:
+def _as_shares(box: Mapping[str, Any], image: ScoredImage) -> dict[str, Any]:
     width, height = image["width"], image["height"]
     return {
         "label": box["label"],
@@ -219,7 +262,7 @@ def _label_studio(
     images: Iterable[ScoredImage], tables: RunTables, ids: CocoIds | None, folder: Path
 ) -> list[str]:
     _write_list(folder / "tasks.json", (_task(image, tables.model_id) for image in images))
-    (folder / "label_config.xml").write_text(_label_config(tables.classes), "utf-8")
+    (folder / "label_config.xml").write_text(label_config(tables.classes), "utf-8")
     return ["tasks.json", "label_config.xml"]
 
 
@@ -234,36 +277,13 @@ def _task(image: ScoredImage, model_id: str) -> dict[str, Any]:
 
 
 def _region(box: Mapping[str, Any], image: ScoredImage) -> dict[str, Any]:
-    width, height = image["width"], image["height"]
-    return {
-        "id": f"box-{box['detection']}",
-        "type": "rectanglelabels",
-        "from_name": "label",
-        "to_name": "image",
-        "original_width": width,
-        "original_height": height,
-        "image_rotation": 0,
-        "score": box["score"],
-        "value": {
-            "x": 100 * box["x"] / width,
-            "y": 100 * box["y"] / height,
-            "width": 100 * box["w"] / width,
-            "height": 100 * box["h"] / height,
-            "rotation": 0,
-            "rectanglelabels": [box["label"]],
-        },
-    }
-
-
-def _label_config(classes: Iterable[str]) -> str:
-    colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE]
-    labels = "".join(
-        f'    <Label value={quoteattr(name)} background="{colours[k % len(colours)]}"/>\n'
-        for k, name in enumerate(classes)
-    )
-    return (
-        '<View>\n  <Image name="image" value="$image"/>\n'
-        f'  <RectangleLabels name="label" toName="image">\n{labels}  </RectangleLabels>\n</View>\n'
+    return label_studio_box(
+        f"box-{box['detection']}",
+        box["label"],
+        (box["x"], box["y"]),
+        (box["w"], box["h"]),
+        (image["width"], image["height"]),
+        box["score"],
     )
 
 
@@ -271,8 +291,8 @@ def _write_list(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
     """Write a JSON list with one item per line. Only one item at a time is in memory."""
     with path.open("w", encoding="utf-8") as file:
         file.write("[")
-        for place, item in enumerate(items):
-            file.write(",\n" if place else "\n")
+        for index, item in enumerate(items):
+            file.write(",\n" if index else "\n")
             file.write(json.dumps(item, ensure_ascii=False))
         file.write("\n]\n")
 

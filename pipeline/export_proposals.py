@@ -28,9 +28,11 @@ from pipeline.proposals.reading import check_failures, decode_candidates, read_i
 from pipeline.proposals.table import boxes_array, write_part
 from pipeline.runtime import cluster
 from pipeline.runtime.attempts import SharedAttempts
+from pipeline.runtime.machine import check_machine
 from pipeline.runtime.progress import Progress
 from pipeline.schema import PLAN, PROPOSALS_EXPORT, image_keys
-from pipeline.scoring.preflight import Job, Resources, prepare, read_settings, size_cluster
+from pipeline.scoring.preflight import Job, prepare, read_settings
+from pipeline.scoring.resources import Resources, size_cluster
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ def run(config: ExportProposalsConfig) -> int:
             another detector.
         JobError: more images than --max-failures allows could not be read.
     """
+    check_machine()
+    storage.check_writable(config.output)
     job = prepare(config.scoring())
     try:
         return _run(config, job)
@@ -63,27 +67,27 @@ def _run(config: ExportProposalsConfig, job: Job) -> int:
             f"has no RPN: it was trained on {job.checkpoint.proposals.name}",
             "Give a checkpoint that jobs/train.py --proposals rpn has trained.",
         )
-    done = _done(config.output, job.checkpoint.model_id)
-    todo = _todo(job, done)
-    logger.info("proposals: %d images to do, %d images done", todo.num_rows, len(done))
-    if config.dry_run or not todo.num_rows:
+    done = _done_images(config.output, job.checkpoint.model_id)
+    missing = _missing_images(job, done)
+    logger.info("proposals: %d images to do, %d images done", missing.num_rows, len(done))
+    if config.dry_run or not missing.num_rows:
         return 0
     cluster.connect(allow_open=config.allow_open_cluster)
     cluster.configure_ray_data()
-    resources = size_cluster(job.config, cluster.resources(), cluster.node_cpus())
+    resources = size_cluster(job.config, cluster.nodes())
     settings = _settings(job)
     written, errors = 0, dict[str, str]()
-    with Progress("proposals", todo.num_rows, "images") as progress:
-        for rows in _propose(todo, job, resources):
-            whole = rows.filter(pc.is_null(rows["error"]))
+    with Progress("proposals", missing.num_rows, "images") as progress:
+        for rows in _propose(missing, job, resources):
+            proposed = rows.filter(pc.is_null(rows["error"]))
             failed = rows.filter(pc.is_valid(rows["error"]))
             uris, causes = (failed[name].to_pylist() for name in ("image_uri", "error"))
             errors |= dict(zip(uris, causes, strict=True))
-            if whole.num_rows:
-                write_part(config.output, whole.drop_columns("error"), settings)
-            written += whole.num_rows
+            if proposed.num_rows:
+                write_part(config.output, proposed.drop_columns("error"), settings)
+            written += proposed.num_rows
             progress.update(written + len(errors))
-    check_failures(errors, todo.num_rows + len(done), config.max_failures)
+    check_failures(errors, missing.num_rows + len(done), config.max_failures)
     logger.info("%s: wrote the proposals of %d more images", config.output, written)
     return written
 
@@ -92,13 +96,18 @@ def _settings(job: Job) -> dict[str, Any]:
     """Return what the file metadata says about the proposer and the model."""
     model = job.checkpoint.model.config
     assert model.rpn is not None
-    return job.proposals.settings() | {
-        "model_id": job.checkpoint.model_id,
-        "rpn": asdict(model.rpn),
-    }
+    tiles = {} if job.tiling is None else {"tiling": asdict(job.tiling)}
+    return (
+        job.proposals.settings()
+        | tiles
+        | {
+            "model_id": job.checkpoint.model_id,
+            "rpn": asdict(model.rpn),
+        }
+    )
 
 
-def _done(output: str, model_id: str) -> set[tuple[str, str | None]]:
+def _done_images(output: str, model_id: str) -> set[tuple[str, str | None]]:
     """Return (image_uri, etag) of the rows that exist.
 
     Raises:
@@ -124,7 +133,7 @@ def _done(output: str, model_id: str) -> set[tuple[str, str | None]]:
     return done
 
 
-def _todo(job: Job, done: set[tuple[str, str | None]]) -> pa.Table:
+def _missing_images(job: Job, done: set[tuple[str, str | None]]) -> pa.Table:
     """Return the images that have no row yet, as rows of PLAN in one shard."""
     parts = [PLAN.empty_table()]
     for named in job.selection.listed.new():
@@ -133,11 +142,11 @@ def _todo(job: Job, done: set[tuple[str, str | None]]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _propose(todo: pa.Table, job: Job, resources: Resources) -> Iterator[pa.Table]:
+def _propose(missing: pa.Table, job: Job, resources: Resources) -> Iterator[pa.Table]:
     """Yield parts of the table (PROPOSALS_EXPORT), in any order."""
     batch_size = job.config.batch_size
     batches = (
-        ray.data.from_arrow(todo)
+        ray.data.from_arrow(missing)
         .repartition(target_num_rows_per_block=8 * batch_size)
         .map_batches(
             partial(
@@ -181,7 +190,7 @@ class Proposer:
         self._detector = Detector(checkpoint, **settings)
 
     def __call__(self, candidates: pa.Table) -> pa.Table:
-        rows, pixels = decode_candidates(candidates)
+        rows, pixels = decode_candidates(candidates, rules=self._detector.rules)
         proposed = iter(self._detector.propose(pixels))
         # (boxes, scores) of each row; None for an image that could not be read or decoded
         outcomes = [next(proposed) if row["status"] == "ok" else None for row in rows]

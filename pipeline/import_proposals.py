@@ -26,7 +26,7 @@ from pipeline.annotations import LabelledImage, read_labelled_images
 from pipeline.config.tools import ImportConfig
 from pipeline.errors import UserError
 from pipeline.images import IMAGE_SUFFIXES
-from pipeline.proposals.inert_pickle import Inert, as_array, load_inert, plain
+from pipeline.proposals.inert_pickle import RecordedCall, as_array, as_scalar, load_inert
 from pipeline.proposals.table import Boxes, are_boxes, boxes_array
 from pipeline.results.image_matching import match_images
 from pipeline.schema import PROPOSALS_IMPORT, encode_parquet
@@ -55,6 +55,7 @@ def run(config: ImportConfig) -> None:
     Raises:
         UserError: the file cannot be read, or it does not fit the images.
     """
+    storage.check_writable(config.output)
     data = storage.read_bytes(config.source)
     try:
         if config.source.endswith(".mat"):
@@ -69,7 +70,7 @@ def run(config: ImportConfig) -> None:
             " pipeline/import_proposals.py describes them.",
         ) from error
     labelled = read_labelled_images(config.data, config.split)
-    matched = match(labelled.images, named, config.source)
+    matched = match_proposals(labelled.images, named, config.source)
     table = pa.table(
         {
             "image_uri": [image.image_uri for image in labelled.images],
@@ -84,7 +85,7 @@ def run(config: ImportConfig) -> None:
     logger.info("%s: wrote the proposals of %d images", config.output, len(matched))
 
 
-def match(
+def match_proposals(
     images: Sequence[LabelledImage], named: Sequence[NamedProposals], source: str
 ) -> list[NamedProposals]:
     """Return the proposals of each image, in the order of `images`.
@@ -137,7 +138,7 @@ def read_mat(data: bytes) -> list[NamedProposals]:
     rows = []
     for name, cell in zip(names, cells, strict=True):
         y1, x1, y2, x2 = np.asarray(cell, np.float64).reshape(-1, 4).T
-        rows.append(_named(name, np.stack([x1 - 1, y1 - 1, x2, y2], axis=1), None))
+        rows.append(_sorted_by_score(name, np.stack([x1 - 1, y1 - 1, x2, y2], axis=1), None))
     return rows
 
 
@@ -154,7 +155,7 @@ def read_pickle(data: bytes) -> list[NamedProposals]:
         raise ValueError(f"holds a {type(content).__name__}, expected a dict")
     if "boxes" in content:
         return _detectron2(content)
-    return [_mmdetection(str(plain(path)), entry) for path, entry in content.items()]
+    return [_mmdetection(str(as_scalar(path)), entry) for path, entry in content.items()]
 
 
 def _detectron2(content: dict[str, Any]) -> list[NamedProposals]:
@@ -162,8 +163,8 @@ def _detectron2(content: dict[str, Any]) -> list[NamedProposals]:
     scores = content.get("objectness_logits", content.get("scores"))
     if ids is None or scores is None:
         raise ValueError("has boxes, but not both ids and objectness_logits")
-    ids = as_array(ids).tolist() if isinstance(ids, Inert) else [plain(i) for i in ids]
-    mode = plain(content.get("bbox_mode", XYXY))
+    ids = as_array(ids).tolist() if isinstance(ids, RecordedCall) else [as_scalar(i) for i in ids]
+    mode = as_scalar(content.get("bbox_mode", XYXY))
     if mode not in (XYXY, XYWH):
         raise ValueError(f"bbox_mode {mode}: expected 0 (xyxy) or 1 (xywh)")
     if not len(ids) == len(content["boxes"]) == len(scores):
@@ -176,22 +177,22 @@ def _detectron2(content: dict[str, Any]) -> list[NamedProposals]:
         corners = as_array(boxes).reshape(-1, 4).astype(np.float64)
         if mode == XYWH:
             corners[:, 2:] += corners[:, :2]
-        rows.append(_named(str(name), corners, as_array(logits)))
+        rows.append(_sorted_by_score(str(name), corners, as_array(logits)))
     return rows
 
 
 def _mmdetection(path: str, entry: Any) -> NamedProposals:
-    fields = entry.state if isinstance(entry, Inert) else entry
+    fields = entry.state if isinstance(entry, RecordedCall) else entry
     if not isinstance(fields, dict) or "bboxes" not in fields:
         raise ValueError(f"{path}: has no bboxes")
     boxes = as_array(fields["bboxes"])
     scores = as_array(fields["scores"]) if "scores" in fields else None
     if boxes.shape[-1] == 5:
         boxes, scores = boxes[:, :4], boxes[:, 4]
-    return _named(path, boxes.reshape(-1, 4), scores)
+    return _sorted_by_score(path, boxes.reshape(-1, 4), scores)
 
 
-def _named(name: str, boxes: Any, scores: Any) -> NamedProposals:
+def _sorted_by_score(name: str, boxes: Any, scores: Any) -> NamedProposals:
     """Sort the boxes of one image by falling score. Boxes with equal scores keep their order.
 
     detectron2 reverses the order of equal scores and so may cut off the best boxes.

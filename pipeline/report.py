@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline import storage
 from pipeline.config import EvaluateConfig, ReportConfig
+from pipeline.errors import UserError
 from pipeline.evaluate import EvaluationResult, measure
+from pipeline.results.compared import Comparison, compare
 from pipeline.results.figures import figures
 from pipeline.results.gallery import gallery
 from pipeline.results.page import page
-from pipeline.results.scored import RunFiles, find_run
-from pipeline.results.tables import load_run
+from pipeline.results.reliability_figure import reliability_section
+from pipeline.results.run_config import RunConfig, read_run_config
+from pipeline.results.scored import RunFiles, find_run, list_runs
+from pipeline.results.selection import select_rows
+from pipeline.results.shifts import log_shifts, shifts_of_run
+from pipeline.results.tables import RunTables, load_other, load_run
+from pipeline.results.truth import Judged
 
 logger = logging.getLogger(__name__)
 
@@ -49,35 +57,29 @@ def run(config: ReportConfig) -> ReportSummary:
             denied.
         JobError: the disk is full or the memory is too small.
     """
-    files = find_run(config.scored, config.run_id)
+    files, other = _find(config)
     uri = page_uri(config, files.run_id)
+    storage.check_writable(uri)
     with storage.driver_errors(uri):
         storage.exists(uri)  # reports a missing bucket before the rows are counted
+    described = read_run_config(files)
     measured = _measure(config, files)
     with load_run(files, memory_gib=config.memory_gib, temp_folder=config.temp_folder) as tables:
-        data = figures(tables) | {
-            "run_id": files.run_id,
-            "model_id": tables.model_id,
-            "scored": config.scored,
-            "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "evaluation": measured and describe(measured, config.split),
-        }
-        logger.info("run %s: %d images, %d boxes", files.run_id, data["images"], data["boxes"])
-        count = 0 if config.dry_run else config.gallery
-        data["gallery"] = gallery(
-            tables, count=count, side=config.thumbnail, max_bytes=int(config.gallery_mib * 2**20)
-        )
-    title = f"{data['images']:,} images, {data['boxes']:,} boxes"
-    whole = page(title, data)
+        data = _contents(config, files, tables, described, measured, other)
+        shifts = shifts_of_run(files.uris, described.checkpoint, tables.classes) or ()
+        log_shifts(shifts, tables.classes, files.run_id)
+        reliability = reliability_section(measured, shifts, tables.classes)
+    title = f"{data['images']:,} images, {data['shown']:,} boxes"
+    html = page(title, data, reliability=reliability)
     if config.dry_run:
         logger.info("--dry-run: nothing was written to %s", uri)
     else:
         with storage.driver_errors(uri):
-            storage.write_bytes(uri, whole)
+            storage.write_bytes(uri, html)
         logger.info(
             "wrote %s: %.1f MB with %d pictures",
             uri,
-            len(whole) / 1e6,
+            len(html) / 1e6,
             len(data["gallery"]["items"]),
         )
     return ReportSummary(
@@ -85,7 +87,7 @@ def run(config: ReportConfig) -> ReportSummary:
         images=data["images"],
         boxes=data["boxes"],
         pictures=len(data["gallery"]["items"]),
-        size_bytes=0 if config.dry_run else len(whole),
+        size_bytes=0 if config.dry_run else len(html),
     )
 
 
@@ -96,18 +98,150 @@ def page_uri(config: ReportConfig, run_id: str) -> str:
     return storage.join(config.output, "report", f"{run_id}.html")
 
 
+def _find(config: ReportConfig) -> tuple[RunFiles, RunFiles | None]:
+    """Find the run, and the run to compare with.
+
+    Raises:
+        UserError: there is no such run; or there are several and no flag chooses.
+    """
+    if config.compare is None:
+        return find_run(config.scored, config.run_id), None
+    runs = list_runs(config.scored)
+    if config.compare not in runs:
+        raise UserError(
+            f"--compare {config.compare}",
+            f"is not under {config.scored}",
+            f"Give one of: {', '.join(sorted(runs))}.",
+        )
+    others = [run_id for run_id in runs if run_id != config.compare]
+    chosen = config.run_id or (others[0] if len(others) == 1 else None)
+    if not others:
+        raise UserError(
+            f"--compare {config.compare}",
+            f"is the only run under {config.scored}",
+            "Score the images with another model or other flags into the same --output first.",
+        )
+    return find_run(config.scored, chosen), runs[config.compare]
+
+
+def _contents(
+    config: ReportConfig,
+    files: RunFiles,
+    tables: RunTables,
+    described: RunConfig,
+    measured: EvaluationResult | None,
+    other: RunFiles | None,
+) -> dict[str, Any]:
+    """Compute all data of the page, as JSON types."""
+    points = described.points(tables.classes)
+    tables.start_at(points)
+    thresholds = np.array(list(points.values()), np.float64)
+    data = figures(tables) | {
+        "has_points": described.has_points,
+        "run_id": files.run_id,
+        "model_id": tables.model_id,
+        "scored": config.scored,
+        "folder": files.uris[0].rpartition("/")[0],
+        "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "evaluation": measured and describe(measured, config.split, thresholds),
+        "compare": None,
+    }
+    logger.info(
+        "run %s: %d images, %d boxes, of which the page starts with the %d from %s on",
+        files.run_id,
+        data["images"],
+        data["boxes"],
+        data["shown"],
+        "the operating points of the checkpoint" if described.has_points else "score 0.5",
+    )
+    comparison, other_tables = None, None
+    if other is not None:
+        other_tables = load_other(tables, other)
+        comparison, data["compare"] = _compare(config, tables, other_tables, other)
+    judged = None if measured is None else Judged.of(measured)
+    count = 0 if config.dry_run else config.gallery
+    preferred = _preferred(tables, judged, comparison, thresholds, count)
+    data["gallery"] = gallery(
+        tables,
+        select_rows(tables, count, preferred),
+        side=config.thumbnail,
+        crops=config.crops,
+        max_bytes=int(config.gallery_mib * 2**20),
+        rules=described.rules,
+        judged=judged,
+        other=other_tables,
+    )
+    return data
+
+
+def _compare(
+    config: ReportConfig, tables: RunTables, other: RunTables, files: RunFiles
+) -> tuple[Comparison, dict[str, Any]]:
+    """Compare with another run, from the operating points of both."""
+    described = read_run_config(files)
+    points = described.points(other.classes)
+    other.start_at(points)
+    comparison, counts = compare(tables, other)
+    measured = _measure(replace(config, compare=None), files)
+    logger.info(
+        "run %s: %d images, %d boxes; %d images are in both runs; in %d of %d compared ones all boxes agree",
+        files.run_id,
+        counts["images"],
+        counts["shown"],
+        counts["in_both"],
+        counts["alike"],
+        counts["compared"],
+    )
+    thresholds = np.array(list(points.values()), np.float64)
+    return comparison, counts | {
+        "run_id": files.run_id,
+        "has_points": described.has_points,
+        "points": [round(points[name], 5) for name in other.classes],
+        "evaluation": measured and describe(measured, config.split, thresholds),
+    }
+
+
+def _preferred(
+    tables: RunTables,
+    judged: Judged | None,
+    comparison: Comparison | None,
+    thresholds: npt.NDArray[np.float64],
+    count: int,
+) -> list[list[int]]:
+    """List the images to show first: those with mistakes, and those where two runs differ."""
+    lists: list[list[int]] = []
+    if comparison is not None:
+        lists.append([*comparison.differences][:count])
+    if judged is not None:
+        by_uri = judged.examples(thresholds, count)
+        uris = sorted({uri for one in by_uri for uri in one})
+        rows: dict[str, int] = {
+            uri: row
+            for uri, row in tables.rows(
+                "SELECT image_uri, row FROM images WHERE status = 'ok' AND list_contains($1, image_uri)",
+                (uris,),
+            )
+        }
+        lists += [[rows[uri] for uri in one if uri in rows] for one in by_uri]
+    return lists
+
+
 def _measure(config: ReportConfig, files: RunFiles) -> EvaluationResult | None:
     if config.data is None:
         return None
-    asked = EvaluateConfig(scored=config.scored, data=config.data, split=config.split)
-    return measure(asked, files)
+    evaluate_config = EvaluateConfig(scored=config.scored, data=(config.data,), split=config.split)
+    return measure(evaluate_config, files)
 
 
-def describe(result: EvaluationResult, split: str) -> dict[str, Any]:
+def describe(
+    result: EvaluationResult, split: str, thresholds: npt.NDArray[np.float64]
+) -> dict[str, Any]:
     """Describe an evaluation with JSON types.
 
-    `curve` has, for each hundredth of recall, the best precision at this recall or a higher one.
+    `curve` has, for each hundredth of recall, the best precision at this recall or a higher one. Counts are
+    those from the scores `thresholds` (K,) on.
     """
+    counts = Judged.of(result).figures(thresholds)
     rows = zip(
         result.classes,
         result.voc07.num_gt.tolist(),
@@ -115,9 +249,10 @@ def describe(result: EvaluationResult, split: str) -> dict[str, Any]:
         result.voc10.ap.tolist(),
         result.coco.ap_per_class.tolist(),
         result.voc07.curves,
+        counts.pop("counts"),
         strict=True,
     )
-    return {
+    return counts | {
         "split": split,
         "images": sum(result.images_by_status.values()),
         "voc07": _number(result.voc07.mean_ap),
@@ -131,8 +266,9 @@ def describe(result: EvaluationResult, split: str) -> dict[str, Any]:
                 "voc10": _number(voc10),
                 "coco": _number(coco),
                 "curve": _curve(curve.recall, curve.precision),
+                "counts": by_class,
             }
-            for name, objects, voc07, voc10, coco, curve in rows
+            for name, objects, voc07, voc10, coco, curve, by_class in rows
         ],
     }
 

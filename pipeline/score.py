@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,27 +18,38 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from pipeline import record, storage
 from pipeline.config import ScoreConfig
-from pipeline.errors import JobError, UserError
-from pipeline.record import plan
+from pipeline.record import plan, retries
 from pipeline.record.committer import Committer
-from pipeline.record.manifest import check_some, write_manifest
+from pipeline.record.manifest import current_shards, describe, write_manifest
+from pipeline.record.newest import count_superseded
 from pipeline.record.run_format import begin_run, check_format, warn_of_other_decoders
+from pipeline.results.shifts import warn_of_shifts
 from pipeline.runtime import cluster
 from pipeline.runtime.attempts import Attempts, SharedAttempts
 from pipeline.runtime.compiling import check_compiles
+from pipeline.runtime.growing import Growth
+from pipeline.runtime.machine import check_machine
 from pipeline.scoring import account, dry_run
 from pipeline.scoring.account import ScoreSummary
-from pipeline.scoring.candidates import ReadSettings, read_tasks, tasks
+from pipeline.scoring.candidates import (
+    BATCHES_READ_AT_ONCE,
+    BATCHES_READ_FOR_A_GPU,
+    ReadSettings,
+    cut_tasks,
+    read_tasks,
+)
+from pipeline.scoring.checked import checked_plan, exit_codes
 from pipeline.scoring.detector import DetectorActor as Detector  # tests replace it here
+from pipeline.scoring.gate import FROM_THE_STORE, Gate
+from pipeline.scoring.growth import sized
 from pipeline.scoring.preflight import (
     Job,
-    Resources,
     detector_settings,
     prepare,
     read_settings,
-    size_cluster,
 )
 from pipeline.scoring.progress import ScoreProgress
+from pipeline.scoring.resources import Resources, size_cluster
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +71,8 @@ def run(config: ScoreConfig) -> ScoreSummary:
         UserError: the command, or something it names, is wrong. The checks come before any worker starts.
         JobError: too many images failed, or a shard does not match the plan. Whole shards stay written.
     """
+    check_machine()
+    storage.check_writable(config.output)
     job = prepare(config)
     try:
         return _run(job)
@@ -70,20 +82,39 @@ def run(config: ScoreConfig) -> ScoreSummary:
 
 def _run(job: Job) -> ScoreSummary:
     config = job.config
-    if not config.dry_run:
-        storage.check_exclusive_create(config.output)
     check_format(config.output, job.run_id)
-    cluster.connect(allow_open=config.allow_open_cluster)
-    resources = size_cluster(config, cluster.resources(), cluster.node_cpus())
-    if config.compile:
-        check_compiles("--compile", resources.detector_gpus)
+    planned, known = checked_plan(job)
+    joined = cluster.connect(allow_open=config.allow_open_cluster)
+    with Growth(joined=joined, wait_s=config.wait_for_nodes) as growth:
+        return _run_on_cluster(job, planned, known, growth)
+
+
+def _run_on_cluster(
+    job: Job, planned: plan.Plan, known: Sequence[record.Shard], growth: Growth
+) -> ScoreSummary:
+    config = job.config
+    # A cluster that starts nodes is divided when the number of images is known: it may need none.
+    fixed = None
+    if not growth.grows:
+        fixed = size_cluster(config, cluster.nodes(), detectors_decode=job.detectors_decode)
+    if config.compile and fixed:
+        check_compiles("--compile", fixed.detector_gpus)
     if config.dry_run:
-        return dry_run.estimate(job)
-    planned = plan.extend(config.output, job.selection.listed, shard_size=config.shard_size)
-    done = record.done_shards(config.output, job.run_id, planned)
-    if done:
-        _check_shards(config, job, planned, done)
-    shards = record.to_do(planned, done, job.only())
+        return dry_run.estimate(job, planned)
+    listed = job.selection.listed
+    planned = plan.extend(
+        config.output, listed, shard_size=config.shard_size, run_id=job.run_id, known=planned
+    )
+    planned, done = current_shards(config.output, job.run_id, planned)
+    plan.add_planned_images(planned, listed, job.run_id)
+    # A retry looks for bad rows in the counts of the shards, so it needs the counts of every shard.
+    described = known
+    if job.retry.statuses:
+        described = describe(config.output, job.run_id, planned, done, known)
+        planned = retries.extend(
+            planned, described, listed, job.retry, shard_size=config.shard_size
+        )
+    shards = record.missing_shards(planned, done, job.selected_shards(), job.run_id)
     total = sum(map(planned.num_rows, shards))
     logger.info(
         "run %s: %d images planned in %d generation(s), %d shards done, %d images to score",
@@ -104,43 +135,51 @@ def _run(job: Job) -> ScoreSummary:
         metadata=begun.metadata(job.checkpoint.classes, job.checkpoint.model_id),
     )
     # A Detector takes seconds to start and holds memory, so few images get few Detectors.
-    enough = max(1, total // (_MIN_BATCHES_PER_DETECTOR * config.batch_size))
-    resources = replace(resources, workers=min(resources.workers, enough))
-    progress = ScoreProgress(config, run_id=job.run_id, total=total, workers=resources.workers)
-    started = time.monotonic()
-    if total:
-        _score(job, planned, shards, resources, committer, progress)
-    seconds = time.monotonic() - started if total else 0.0
-    manifest = write_manifest(config.output, job.run_id, planned, committer.shards)
-    summary = ScoreSummary(
+    useful_detectors = max(1, total // (_MIN_BATCHES_PER_DETECTOR * config.batch_size))
+    useful = useful_detectors if total else 0
+    resources = sized(config, fixed, growth, useful, detectors_decode=job.detectors_decode)
+    if config.compile and total and not fixed:
+        check_compiles("--compile", resources.detector_gpus)
+    retried = [shard for shard in shards if planned.generation(shard).run_id]
+    progress = ScoreProgress(
+        config,
         run_id=job.run_id,
-        statuses=manifest.statuses,
-        images=manifest.rows,
-        scored=total,
-        seconds=round(seconds, 3),
-        complete=manifest.complete,
-        bytes_read=progress.bytes_read,
-        detector_busy_share=round(progress.busy_share, 3) if total else None,
+        total=total,
+        workers=lambda: min(resources.workers, growth.num_placeable(resources.worker)),
+        retried=retried,
+        num_retried=sum(map(planned.num_rows, retried)),
     )
-    if summary.scored:
-        account.write_summary(job, summary, resources)
-    account.report(job, summary)
+    gate = Gate(
+        max_unreachable=config.max_unreachable,
+        proven=any(set(one.newest) - {*FROM_THE_STORE, "failed"} for one in described),
+        retried=retried,
+        store_works=partial(retries.store_works, config.output, job.run_id, described),
+        replaced=listed.replaced,
+    )
+    started = time.monotonic()
+    with exit_codes(scored=total > 0):
+        if total:
+            _score(job, planned, shards, resources, committer, progress, gate)
+        seconds = time.monotonic() - started if total else 0.0
+        shards_known = [*described, *committer.shards]
+        manifest = write_manifest(
+            config.output, job.run_id, planned, shards_known, count=partial(_count, job)
+        )
+        summary = account.finish(job, manifest, total, seconds, progress, resources)
+    if total:
+        uris = [record.shard_uri(config.output, job.run_id, one.shard) for one in manifest.shards]
+        warn_of_shifts(uris, job.run_id, job.checkpoint.config, job.checkpoint.classes)
     return summary
 
 
-def _check_shards(config: ScoreConfig, job: Job, planned: plan.Plan, done: Collection[int]) -> None:
-    """Check that the existing shards match the plan, before more images are scored. Raises UserError."""
-    try:
-        check_some(config.output, job.run_id, planned, done)
-    except JobError as error:
-        raise UserError(
-            f"--output {config.output}",
-            str(error),
-            "Move this shard away, or give another --output.",
-        ) from error
+def _count(job: Job, shards: Sequence[record.Shard], planned: plan.Plan) -> Sequence[record.Shard]:
+    """Count the rows that newer rows replace, also by images that another driver has planned meanwhile."""
+    listed = job.selection.listed
+    plan.add_planned_images(planned, listed, job.run_id)
+    return count_superseded(shards, listed=listed, plan=planned, run_id=job.run_id)
 
 
-def work(
+def make_tasks(
     planned: plan.Plan, shards: Sequence[int], batch_size: int, resources: Resources
 ) -> pa.Table:
     """Cut the images of some shards into tasks (schema.TASK).
@@ -150,11 +189,11 @@ def work(
     """
     total = sum(map(planned.num_rows, shards))
     batches = int(total / (20 * resources.cpus * batch_size))
-    return tasks(planned, shards, batch_size * max(1, min(_MAX_BATCHES_PER_TASK, batches)))
+    return cut_tasks(planned, shards, batch_size * max(1, min(_MAX_BATCHES_PER_TASK, batches)))
 
 
 def chain(
-    work: pa.Table,
+    tasks: pa.Table,
     *,
     read_settings: ReadSettings,
     detector: type[Any],
@@ -166,7 +205,7 @@ def chain(
     """Turn tasks (schema.TASK) into result rows (schema.RESULT), in any order.
 
     Args:
-        work: the tasks, one a row.
+        tasks: the tasks, one a row.
         read_settings: settings of the CPU stage.
         detector: the class of the actors.
         detector_settings: the constructor arguments of each actor.
@@ -174,12 +213,20 @@ def chain(
         resources: CPUs and GPUs of both stages.
         batch_size: images per forward pass.
     """
-    batches = BATCHES_PER_GPU_CALL if resources.detector_gpus else 1
+    gpu = resources.detector_gpus > 0
+    batches = BATCHES_PER_GPU_CALL if gpu else 1
+    read = partial(
+        read_tasks,
+        settings=read_settings,
+        attempts=attempts,
+        batch_size=batch_size,
+        batches_at_once=BATCHES_READ_FOR_A_GPU if gpu else BATCHES_READ_AT_ONCE,
+    )
     return (
-        ray.data.from_arrow(work)
+        ray.data.from_arrow(tasks)
         .repartition(target_num_rows_per_block=1)
         .map_batches(
-            partial(read_tasks, settings=read_settings, attempts=attempts, batch_size=batch_size),
+            read,
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=resources.read_cpus,
@@ -196,13 +243,13 @@ def chain(
     )
 
 
-def portions(planned: plan.Plan, shards: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Cut the list of shards into portions of at most `most` images. A larger shard is a portion alone."""
+def portions(planned: plan.Plan, shards: Sequence[int], max_images: int) -> Iterator[list[int]]:
+    """Cut the list of shards into portions of at most `max_images` images. A larger shard is one portion."""
     portion: list[int] = []
     size = 0
     for shard in shards:
         rows = planned.num_rows(shard)
-        if portion and size + rows > most:
+        if portion and size + rows > max_images:
             yield portion
             portion, size = [], 0
         portion.append(shard)
@@ -218,6 +265,7 @@ def _score(
     resources: Resources,
     committer: Committer,
     progress: ScoreProgress,
+    gate: Gate,
 ) -> None:
     logger.info(
         "at most %d Detector(s), each with %g CPUs and %g GPUs; the other CPUs read and propose",
@@ -234,7 +282,8 @@ def _score(
         detector_settings=detector_settings(job)
         | {
             "gpu": resources.detector_gpus > 0,
-            "num_threads": max(1, int(resources.detector_cpus)),
+            "num_threads": resources.detector_threads,
+            "decode_threads": resources.decode_threads,
             "images_per_pass": batch_size,
         },
         attempts=SharedAttempts(),
@@ -244,11 +293,12 @@ def _score(
     try:
         with progress:
             for portion in portions(planned, shards, IMAGES_AT_ONCE):
-                results = stages(work(planned, portion, batch_size, resources))
+                results = stages(make_tasks(planned, portion, batch_size, resources))
                 for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):
                     progress.check(block)
-                    committer.add(block)
+                    committer.add(gate.sift(block))
                     progress.count(block)
+            committer.add(gate.close())
     finally:
         committer.flush()
     committer.close()

@@ -4,10 +4,16 @@ workers.
 The output folder holds:
 
 <output>/run.json                  the flags that change the result; a command with other flags is refused
+<output>/recipe.json                without --preset: what was chosen from labels and device, with reasons
+<output>/length.json                with --minutes: the number of steps that was measured to fit
+<output>/splits/<name>.txt         the images of each part, if a split was divided: by --val-fraction, by
+                                   --test-fraction, or to calibrate scores
 <output>/proposals/...             cached proposals, see pipeline.proposals
-<output>/checked/...               with --proposals rpn instead: which images can be decoded
-<output>/train/...                 Ray Train's checkpoints; a resumed run starts from the latest
+<output>/checked/...               with --proposals rpn or a table: which images can be decoded
+<output>/train/...                 Ray Train's checkpoints; a resumed run starts from the latest. Also the
+                                   lease that keeps a second command out, see pipeline.training.lease
 <output>/checkpoint/               the best model: model.safetensors, then config.json
+<output>/advice.md                 what limits this model, and what helps
 <output>/metrics.json, curves.png  losses of every step, metrics of every validation
 <output>/tensorboard/...           the same numbers, written while the training runs
 <output>/validation/<step>/        precision-recall curves, and pictures with boxes
@@ -18,62 +24,70 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from dataclasses import asdict, dataclass, fields
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import ray
 import ray.train
-from ray.train import (
-    CheckpointConfig,
-    FailureConfig,
-    LoggingConfig,
-    RunConfig,
-    ScalingConfig,
-)
-from ray.train.torch import TorchTrainer
 
 from fastrcnn.checkpoint import CONFIG
+from fastrcnn.model import FastRCNN
+from fastrcnn.tiles import Tiling
 from pipeline import storage
+from pipeline.annotations import LabelledImages
 from pipeline.config import TrainConfig
 from pipeline.config.numbers import read_numbers
 from pipeline.drawing.curves import loss_curves
 from pipeline.errors import JobError, UserError
 from pipeline.runtime import cluster
 from pipeline.runtime.compiling import check_compiles
+from pipeline.runtime.growing import Growth
+from pipeline.runtime.machine import check_machine
 from pipeline.storage import checkpoints
-from pipeline.training.data import read_data, with_proposals
-from pipeline.training.initial_weights import initial_model, measure_deltas
-from pipeline.training.loop import TrainJob, train_loop
-from pipeline.training.memory import check_fits, step_memory
-from pipeline.training.mlflow_run import check_installed
+from pipeline.training.board import failures_as_warnings
+from pipeline.training.chosen import Recipe, keep, log_tile_advice, recipe_of
+from pipeline.training.coverage import log_anchor_coverage, log_proposal_coverage
+from pipeline.training.data import join_proposals, read_parts, sample_rules
+from pipeline.training.detector_weights import with_detector
+from pipeline.training.estimate import estimate
+from pipeline.training.finish import Finished, HeldOut, finish
+from pipeline.training.fit import RUN_NAME, fit
+from pipeline.training.held_out import write_parts
+from pipeline.training.initial_weights import initial_model, measure_deltas, with_revision
+from pipeline.training.label_statistics import label_statistics
+from pipeline.training.lease import TrainingLease
+from pipeline.training.loop import TrainJob
+from pipeline.training.memory import StepMemory, check_fits, step_memory
+from pipeline.training.mlflow_run import Tracking, check_installed
 from pipeline.training.plan import TrainPlan, describe, provenance
 from pipeline.training.resources import worker_resources
-from pipeline.training.same_run import (
-    check_doors,
-    check_same_run,
-    claim_output,
-    read_object,
-    settled,
-)
+from pipeline.training.same_run import check_same_run, claim_output, effective_flags
 from pipeline.training.state import STATE
+from pipeline.training.stated_sizes import (
+    compare_in_dry_run,
+    log_orientations,
+    look_at,
+    upright_images,
+)
+from pipeline.training.stored_run import StoredRun, read_object
+from pipeline.training.time_budget import TimeBudget
 
 logger = logging.getLogger(__name__)
 
-RUN_NAME = "train"
-RESIZE_EVERY_S = 60.0
-"""Seconds between checks for room for more workers (Ray's default). After a resize, all workers start from
-the last checkpoint."""
-MAX_WORKER_LOSSES = 3
-"""Number of times that a run may lose workers or nodes. Preemptions do not count (Ray's default)."""
 FREE_FLAGS = (
     "num_workers",
     "min_workers",
+    "max_workers",
+    "wait_for_nodes",
     "gpus_per_worker",
     "keep_best",
     "mlflow_uri",
     "dry_run",
     "max_failures",
+    "report",
     "allow_open_cluster",
 )
 """Flags that may differ when a run is resumed. They do not change the trained model."""
@@ -101,32 +115,114 @@ def run(config: TrainConfig) -> TrainResult | None:
         JobError: the training failed. The same command resumes it, unless the message says what to change, as
             for a loss that is not finite.
     """
-    if config.mlflow_uri:
-        check_installed(config.mlflow_uri)
-    check_doors(config)
-    training, validation = read_data(config)
-    flags = settled(config)
-    plan = TrainPlan.of(flags, training.classes).fitted(training.images)
+    check_machine()
+    tracking = Tracking(config.mlflow_uri) if config.mlflow_uri else None
+    if tracking is not None:
+        check_installed(tracking)
+    began = time.time()
+    begun = StoredRun.read(config)
+    effective_flags(config, begun)
+    check_same_run(config, FREE_FLAGS, begun)  # before labels are read, which may take minutes
+    training, validation, parts = read_parts(config, begun)
+    read = [part for part in (training, validation) if part is not None]
+    looked = [look_at(part.images) for part in read]
+    upright = replace(training, images=tuple(upright_images(training.images, looked[0], begun)))
+    flags, revision = with_revision(config, begun.revision)
+    recipe = recipe_of(flags, upright, looked[0].sizes, begun)
+    _check_patience(recipe.flags, validation)
+    flags = with_detector(recipe.flags, recipe.numbers, config.proposals is None)
+    recipe = replace(recipe, flags=flags)
+    plan = TrainPlan.of(flags, training.classes, recipe.numbers)
+    sized = recipe.images_to_fit(upright, looked[0].sizes)
+    plan = plan.fitted(sized)
     memory = step_memory(plan.model, plan.solver, config.fewest_workers)
-    describe(config, plan, training, validation)
+    held_out = None if parts is None else parts.calibration
+    describe(config, plan, training, validation, held_out)
+    recipe.log()
+    if config.dry_run:
+        log_tile_advice(recipe, plan.model, label_statistics(upright, looked[0].sizes))
+    log_anchor_coverage(plan.model, sized)
     logger.info("one training step needs %s per worker", memory)
+    log_orientations(looked[0], len(training.images))
+    if config.dry_run:
+        compare_in_dry_run(config, read, looked)
     finished = _finished(config)
     if finished and not config.dry_run:
         logger.info("training is already finished; the checkpoint is %s", finished.checkpoint)
         return finished
+    storage.check_writable(config.output)
     # A dry run loads the weights too, so that it reports a file that cannot be read.
-    model = initial_model(plan.model, config.weights, config.seed, training.classes)
+    model = initial_model(plan.model, begun.weights(config.weights), config.seed, training.classes)
     if config.dry_run:
+        estimate(recipe.flags, plan, model, training, recipe.device)
         return None
-    claim_output(config, FREE_FLAGS)
-    cluster.connect(allow_open=config.allow_open_cluster)
-    each = worker_resources(config)
-    check_fits(memory, config.fewest_workers, each["GPU"])
+    storage.check_exclusive_create(storage.join(config.output, RUN_NAME))
+    claim_output(config, FREE_FLAGS, revision=revision)
+    if parts is not None:
+        write_parts(config, parts)
+    with TrainingLease(config.output):
+        # The command that held the lease may have finished the training.
+        if (finished := _finished(config)) is not None:
+            return finished
+        keep(config, recipe)
+        ready = _Prepared(
+            plan=plan,
+            recipe=recipe,
+            model=model,
+            memory=memory,
+            training=training,
+            validation=validation,
+            held_out=held_out,
+            budget=None
+            if config.minutes is None
+            else TimeBudget(minutes=config.minutes, began=began),
+            tracking=tracking,
+        )
+        return _train(config, ready)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """Everything that a training needs, made and checked before a worker starts."""
+
+    plan: TrainPlan
+    recipe: Recipe
+    model: FastRCNN
+    """The initial weights."""
+    memory: StepMemory
+    training: LabelledImages
+    validation: LabelledImages | None
+    held_out: LabelledImages | None
+    """Images to calibrate scores on, if there are no validation images."""
+    budget: TimeBudget | None
+    tracking: Tracking | None
+
+
+def _train(config: TrainConfig, ready: _Prepared) -> TrainResult:
+    """Train, and write the results."""
+    joined = cluster.connect(allow_open=config.allow_open_cluster)
+    with Growth(joined=joined, wait_s=config.wait_for_nodes) as growth:
+        return _train_on(config, ready, worker_resources(config, growth))
+
+
+def _train_on(config: TrainConfig, ready: _Prepared, per_worker: dict[str, float]) -> TrainResult:
+    """Train on workers of these resources, and write the results."""
+    plan, recipe, training = ready.plan, ready.recipe, ready.training
+    check_fits(ready.memory, config.fewest_workers, per_worker["GPU"])
     if plan.solver.compile:
-        flag = read_numbers(flags).flags.get("solver.compile", "--solver.compile True")
-        check_compiles(flag, each["GPU"])
-    examples, val_examples = with_proposals(config, plan.proposals, training, validation)
-    measure_deltas(model, examples)
+        flag = read_numbers(recipe.flags).flags.get("solver.compile", "--solver.compile True")
+        check_compiles(flag, per_worker["GPU"])
+    examples, others = join_proposals(
+        recipe.flags,
+        plan.proposals,
+        training,
+        ready.validation or ready.held_out,
+        Tiling.of(plan.model),
+    )
+    val_examples = [] if ready.validation is None else others
+    if plan.model.rpn is None:
+        log_proposal_coverage(examples)
+    measure_deltas(ready.model, examples)
     num_iterations = plan.solver.num_iterations(len(examples))
     job = TrainJob(
         model=plan.model,
@@ -136,106 +232,77 @@ def run(config: TrainConfig) -> TrainResult | None:
         num_iterations=num_iterations,
         validate_every=config.validate_every or max(1, num_iterations // 10),
         seed=config.seed,
-        provenance=provenance(config, plan, len(examples)),
+        budget=None if ready.budget is None else replace(ready.budget, num_final=len(others)),
+        given_validate_every=config.validate_every,
+        provenance=provenance(config, plan, len(examples), recipe.stored),
         output=storage.absolute(config.output),
-        mlflow_uri=config.mlflow_uri and os.path.expanduser(config.mlflow_uri),
+        mlflow=ready.tracking,
         examples=ray.put(examples),
         validation=ray.put(val_examples),
-        weights=ray.put(model.state_dict()),
+        weights=ray.put(ready.model.state_dict()),
+        rules=sample_rules(config),
     )
-    score = "val_map" if val_examples else "iteration"
-    return _export(config, _fit(config, job, score, each), job, score)
+    metric = "val_map" if val_examples else "iteration"
+    result = fit(config, job, metric, per_worker)
+    source = "images held out of the training" if ready.validation is None else "validation images"
+    finishing = partial(
+        finish,
+        examples=examples,
+        held_out=HeldOut(examples=others, source=source),
+        rules=job.rules,
+        per_worker=per_worker,
+        num_workers=config.most_workers,
+    )
+    return _export(config, result, job, metric, finishing)
+
+
+def _check_patience(config: TrainConfig, validation: LabelledImages | None) -> None:
+    """Raise UserError for --patience without images to validate on."""
+    numbers = read_numbers(config)
+    if numbers.values.get("solver.patience") is not None and validation is None:
+        raise UserError(
+            numbers.flags["solver.patience"],
+            "nothing is validated, so there is no mAP that could stop rising",
+            "Give --val-fraction 0.2 or --val-split, or leave this flag out.",
+        )
 
 
 def _finished(config: TrainConfig) -> TrainResult | None:
     """Read the result of a finished run in this --output; None if there is none.
 
     Raises:
-        UserError: the output holds a run with other flags, or result.json cannot be used.
+        UserError: result.json cannot be used.
     """
-    check_same_run(config, FREE_FLAGS)
     uri = storage.join(config.output, "result.json")
     if not storage.exists(uri):
         return None
     stored = read_object(uri)
-    known = {f.name: stored[f.name] for f in fields(TrainResult) if f.name in stored}
+    values = {f.name: stored[f.name] for f in fields(TrainResult) if f.name in stored}
     try:
         # Another version may have written fewer or more fields.
-        return TrainResult(**known)
+        return TrainResult(**values)
     except TypeError as error:
         raise UserError(
             uri, f"is not the result of a training ({error})", "Give another --output."
         ) from error
 
 
-def _fit(
-    config: TrainConfig, job: TrainJob, score: str, each: dict[str, float]
-) -> ray.train.Result:
-    """Run the training workers and wait for them.
+def _export(
+    config: TrainConfig,
+    result: ray.train.Result,
+    job: TrainJob,
+    metric: str,
+    finishing: Callable[..., Finished],
+) -> TrainResult:
+    """Copy the best checkpoint to <output>/checkpoint; write metrics.json, curves.png, advice.md and
+    result.json.
 
     Args:
-        score: name of the metric that ranks checkpoints; higher is better.
-        each: CPUs and GPUs of one worker.
-
-    Raises:
-        JobError: the training failed.
-    """
-    filesystem, path = storage.arrow_filesystem(config.output)
-    trainer = TorchTrainer(
-        train_loop,  # type: ignore[arg-type]  # the stubs lack the returned value
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            # The stubs describe the ScalingConfig of Ray Train's first API.
-            num_workers=_num_workers(config),  # type: ignore[arg-type]
-            use_gpu=each["GPU"] > 0,
-            resources_per_worker={name: amount for name, amount in each.items() if amount},
-            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,  # type: ignore[call-arg]
-        ),
-        run_config=RunConfig(
-            name=RUN_NAME,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=config.keep_best, checkpoint_score_attribute=score
-            ),
-            failure_config=FailureConfig(max_failures=MAX_WORKER_LOSSES),
-            # At INFO, Ray logs every report in full. The stubs describe the first API's RunConfig.
-            logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise JobError(f"training failed: {error}. Run the same command to resume.") from error
-    reason: str | None = getattr(result, "return_value")  # noqa: B009 - the stubs lack it
-    if reason is not None:
-        raise JobError(reason + _last_good(config, result))
-    return result
-
-
-def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
-    """Give Ray the number of workers, or (fewest, most) where --min-workers allows fewer."""
-    if config.fewest_workers == config.num_workers:
-        return config.num_workers
-    return config.fewest_workers, config.num_workers
-
-
-def _last_good(config: TrainConfig, result: ray.train.Result) -> str:
-    """Say where the last checkpoint before the failure is; appended to the error."""
-    if result.checkpoint is None:
-        return " No checkpoint exists yet."
-    uri = storage.join(config.output, RUN_NAME, Path(result.checkpoint.path).name)
-    return f" The last good checkpoint is {uri}, which you can give as --weights."
-
-
-def _export(
-    config: TrainConfig, result: ray.train.Result, job: TrainJob, score: str
-) -> TrainResult:
-    """Copy the best checkpoint to <output>/checkpoint; write metrics.json, curves.png and result.json.
+        finishing: `finish`, without the checkpoint and the history.
 
     The weights are copied before config.json: where config.json exists, the checkpoint is complete.
     """
-    best = result.get_best_checkpoint(score, "max")
+    best = result.get_best_checkpoint(metric, "max")
     latest = result.checkpoint
     if best is None or latest is None:
         raise JobError("training ended without a checkpoint. Run the same command to resume.")
@@ -243,25 +310,28 @@ def _export(
         state = json.loads((Path(folder) / STATE).read_text())
     checkpoint = storage.join(config.output, "checkpoint")
     with best.as_directory() as folder:
-        checkpoints.put(Path(folder), checkpoint)
+        finished = finishing(Path(folder), history=state["validations"])
+        checkpoints.put(Path(folder), checkpoint, finished.config)
         metrics = json.loads((Path(folder) / CONFIG).read_text())["training"]["metrics"]
     curves = {"steps": state["history"], "validations": state["validations"]}
+    curves["final"] = finished.metrics
+    advice = storage.join(config.output, "advice.md")
+    storage.write_bytes(advice, finished.advice.encode())
     storage.write_bytes(
         storage.join(config.output, "metrics.json"), json.dumps(curves, indent=1).encode()
     )
-    storage.write_bytes(storage.join(config.output, "curves.png"), loss_curves(curves))
+    with failures_as_warnings("curves.png"):
+        storage.write_bytes(storage.join(config.output, "curves.png"), loss_curves(curves))
     outcome = TrainResult(
         checkpoint=checkpoint,
-        num_iterations=job.num_iterations,
+        num_iterations=state["iteration"],  # fewer than planned if --patience ended the run
         val_map=metrics.get("val_map"),
     )
     storage.write_bytes(
         storage.join(config.output, "result.json"), json.dumps(asdict(outcome)).encode()
     )
-    score_text = (
-        "" if outcome.val_map is None else f", validation mAP (VOC07) {outcome.val_map:.4f}"
-    )
+    map_text = "" if outcome.val_map is None else f", validation mAP (VOC07) {outcome.val_map:.4f}"
     logger.info(
-        "best checkpoint: iteration %d, in %s%s", metrics["iteration"], checkpoint, score_text
+        "best checkpoint: iteration %d, in %s%s", metrics["iteration"], checkpoint, map_text
     )
     return outcome

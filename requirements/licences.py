@@ -1,4 +1,4 @@
-"""make licences: docs/licences.md, every locked package with the licence that its own metadata states.
+"""make licences: docs/licences.md, every locked package with the licence in its metadata.
 
 What is not installed here (wheels of other systems) is listed without one.
 """
@@ -66,14 +66,14 @@ def needed(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
 
 
 def table() -> str:
-    """docs/licences.md."""
+    """Make the text of docs/licences.md."""
     running = needed(PROJECT)
     lines = [
         "# Licences of dependencies",
         "",
-        "Made by `make licences` from the installed packages' own metadata; versions are those of"
+        "Made by `make licences` from the metadata of the installed packages. The versions are those of"
         " `requirements.lock`. *run*: needed by the jobs; *tools*: by tests, demo and extras only.",
-        "This project itself is under Apache-2.0 and copies no code of theirs.",
+        "The project is under Apache-2.0 and copies no code of these packages.",
         "",
         "| package | version | licence | for |",
         "| --- | --- | --- | --- |",

@@ -4,6 +4,8 @@
                                              forever = "403": every request after those
                                              rates = {"503": .2}: by chance, after `faults`
 
+    troubles = [Trouble(fault="403", ...)]   requests of one client or of some keys; it comes first
+
 Chance means a seed: the fault of a request depends on the seed, the request line and the number of equal
 requests before it. It does not depend on the speed of several processes.
 """
@@ -20,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +31,11 @@ FAULTS = {
     "503": "an answer of that status: SlowDown",
     "403": "an answer of that status: AccessDenied",
     "expired": "400 ExpiredToken, which is what S3 says of credentials that ran out",
+    "signature": "403 SignatureDoesNotMatch",
+    "skewed": "403 RequestTimeTooSkewed, for a client whose clock is wrong",
+    "bucket": "404 NoSuchBucket",
+    "missing": "404 NoSuchKey",
+    "501": "501 NotImplemented",
     "reset": "the connection breaks before the request is done",
     "lost": "the request is done, then the connection breaks",
     "late": "the connection breaks; the request is done all the same, some seconds later",
@@ -47,8 +55,34 @@ _ERRORS = {
     "503": (503, "SlowDown"),
     "403": (403, "AccessDenied"),
     "expired": (400, "ExpiredToken"),
+    "signature": (403, "SignatureDoesNotMatch"),
+    "skewed": (403, "RequestTimeTooSkewed"),
+    "bucket": (404, "NoSuchBucket"),
+    "missing": (404, "NoSuchKey"),
+    "501": (501, "NotImplemented"),
 }
 _CHECKSUMS = "x-amz-checksum-"
+
+
+@dataclass(kw_only=True, slots=True)
+class Trouble:
+    """A fault of the next reads of objects by one client, or of some keys."""
+
+    fault: str
+    """One of `FAULTS`."""
+    requests: int
+    """The number of requests that it still breaks."""
+    after: int = 0
+    """The number of such requests that still pass before it begins."""
+    access_key: str = ""
+    """The AWS_ACCESS_KEY_ID of the client; empty: every client."""
+    key: str = ""
+    """A part of the path; empty: every path."""
+
+    def concerns(self, method: str, path: str, authorization: str) -> bool:
+        """Whether it may break this request."""
+        signed = f"Credential={self.access_key}"
+        return _gets_object(method, path) and self.key in path and signed in authorization
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -58,18 +92,28 @@ class FaultyProxy(ThreadingHTTPServer):
         behind: URL of the server.
         rates: share of the requests for each fault. Used if `faults` is empty and `forever` is None.
         seed: seed for `rates`.
+        host: the address that it listens on.
     """
 
     daemon_threads = True
     request_queue_size = 128  # many clients may reconnect at the same time; the default is 5
 
     def __init__(
-        self, behind: str, *, rates: Mapping[str, float] | None = None, seed: int = 0
+        self,
+        behind: str,
+        *,
+        rates: Mapping[str, float] | None = None,
+        seed: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__((host, 0), _Handler)
         self.behind = urlsplit(behind).netloc
         self.faults: list[str] = []
         self.forever: str | None = None
+        self.troubles: list[Trouble] = []
+        """The first of them is the active one; it is removed when it has broken its last request."""
+        self.troubled = 0
+        """Number of requests that a trouble has broken until now."""
         self.rates = dict(rates or {})
         self.seed = seed
         self.dropped_headers: set[str] = set()
@@ -84,11 +128,27 @@ class FaultyProxy(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """The value for AWS_ENDPOINT_URL."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://{self.server_address[0]!s}:{self.server_address[1]}"
 
     def counts(self) -> Counter[str]:
         """Count requests by fault, including those that passed."""
         return Counter(request.split()[1] for request in self.requests)
+
+    def fault_of(self, method: str, path: str, authorization: str) -> str:
+        """Choose the fault of this request: of the active trouble, or `next_fault`."""
+        with self._lock:
+            trouble = self.troubles[0] if self.troubles else None
+            if trouble and trouble.concerns(method, path, authorization):
+                if trouble.after > 0:
+                    trouble.after -= 1
+                else:
+                    trouble.requests -= 1
+                    if trouble.requests <= 0:
+                        self.troubles.pop(0)
+                    self.troubled += 1
+                    self.requests.append(f"{method} {trouble.fault}")
+                    return trouble.fault
+        return self.next_fault(method, path)
 
     def next_fault(self, method: str, path: str) -> str:
         """Choose the fault of this request, and count it."""
@@ -135,7 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self._body()
-        fault = self.server.next_fault(self.command, self.path)
+        authorization = self.headers.get("Authorization", "")
+        fault = self.server.fault_of(self.command, self.path, authorization)
         if fault in _ERRORS:
             status, code = _ERRORS[fault]
             text = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()

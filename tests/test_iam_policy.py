@@ -35,20 +35,27 @@ from pipeline.config import (
     TrainConfig,
 )
 from pipeline.record import plan
+from pipeline.record.checks import set_aside
 from pipeline.record.committer import Committer
 from pipeline.record.manifest import write_manifest
 from pipeline.record.run_format import begin_run
 from pipeline.scoring import account
 from pipeline.scoring.candidates import read_images
 from pipeline.scoring.detector import DetectorActor
-from pipeline.scoring.preflight import Resources, detector_settings, prepare, read_settings
+from pipeline.scoring.preflight import detector_settings, prepare, read_settings
+from pipeline.scoring.resources import Resources
 from pipeline.training.board import NAMES, TrainingBoard
 from pipeline.training.same_run import claim_output
 from tests.pipeline.record_cases import rows_of
 from tests.pipeline.scored_runs import image, write_shard
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
-ROLES = {"score": "iam-policy", "train": "iam-policy-train", "results": "iam-policy-results"}
+ROLES = {
+    "score": "iam-policy",
+    "repair": "iam-policy-repair",
+    "train": "iam-policy-train",
+    "results": "iam-policy-results",
+}
 BUCKET = "bucket"
 PHOTOS = ("inbox/a.jpg", "inbox/b.jpg", "labelled/JPEGImages/a.jpg", "private/c.jpg")
 ANNOTATION = """<annotation><filename>a.jpg</filename>
@@ -135,6 +142,28 @@ def refused(job: Any, operations: list[tuple[str, dict[str, Any]]]) -> None:
         assert caught.value.response["Error"]["Code"] == "AccessDenied", (operation, request)
 
 
+@pytest.mark.parametrize("job", ["repair"], indirect=True)
+def test_the_policy_for_repairs_allows_moving_shards_and_plans(job: Any) -> None:
+    output = "s3://bucket/results"
+    for name in ("scored/y/00000000.parquet", "plans/000009.json"):
+        assert storage.create_bytes(f"{output}/{name}", b"damaged")
+        set_aside(output, "y", f"{output}/{name}", storage.basename(name))
+        assert not storage.exists(f"{output}/{name}")
+    storage.write_bytes(f"{output}/plans/parts/{'0' * 64}.parquet", b"")
+    refused(
+        job,
+        [
+            ("delete_object", {"Key": "inbox/a.jpg"}),
+            ("delete_object", {"Key": "results/runs/y/damaged/000009.json"}),
+            ("delete_object", {"Key": "results/plans/parts/0.parquet"}),
+            ("put_object", {"Key": "inbox/a.jpg", "Body": b""}),
+        ],
+    )
+    assert set(statements("score")) < set(statements("repair"))
+    for name, statement in statements("score").items():
+        assert statements("repair")[name] == statement
+
+
 @pytest.mark.parametrize("job", ["score"], indirect=True)
 def test_the_scoring_policy_allows_scoring_and_nothing_else(job: Any) -> None:
     config = ScoreConfig(
@@ -200,15 +229,16 @@ def test_the_training_policy_allows_training_and_nothing_else(job: Any, tmp_path
     """The test writes what a training job writes, without a cluster. A whole job was run with this policy
     too."""
     config = TrainConfig(data="s3://bucket/labelled", output="s3://bucket/model", split="test")
-    assert len(read_labelled_images(config.data, config.split).images) == 1
+    assert len(read_labelled_images(config.data[0], config.split).images) == 1
     claim_output(config, train.FREE_FLAGS)
     assert storage.create_bytes("s3://bucket/model/proposals/grid/part-1.parquet", b"boxes")
     assert storage.create_bytes("s3://bucket/model/checked/rpn/part-1.parquet", b"boxes")
     row = dict.fromkeys(NAMES, 0.5) | {"iteration": 1.0, "seconds": 1.0, "waited": 0.0}
-    with TrainingBoard(config.output, 0) as board:
-        board.step(row)
-        board.validated(1, {"val_map": 0.5, "val_ap": {}}, {"pr_curves.png": b"picture"})
-        board.save(1)
+    board = TrainingBoard(config.output, 0)
+    board.step(row)
+    board.add_validation(1, {"val_map": 0.5, "val_ap": {}}, {"pr_curves.png": b"picture"})
+    board.save(1)
+    board.close(failed=False)
     # Files of Ray Train, through the file system that it gets.
     filesystem, path = storage.arrow_filesystem(config.output)
     (tmp_path / "model.safetensors").write_bytes(bytes(10_000_000))
@@ -280,12 +310,14 @@ def test_no_policy_allows_deleting_or_replacing_what_training_creates(role: str)
         {"s3:ListBucket", "s3:GetObject"},
         {"s3:PutObject", "s3:AbortMultipartUpload"},
     )
-    assert reading < actions <= reading | writing
+    moving = {"s3:DeleteObject"} if role == "repair" else set()
+    assert reading < actions <= reading | writing | moving
     conditional = {n for n, s in statements(role).items() if "Condition" in s}
     assert (
         conditional
         == {
             "score": {"CreateResultsNeverReplaceThem"},
+            "repair": {"CreateResultsNeverReplaceThem", "KeepWhatARepairMoves"},
             "train": {"CreateWhatStaysNeverReplaceIt"},
             "results": set(),
         }[role]

@@ -132,14 +132,20 @@ def ask_polars(code: str) -> Answer:
 ANSWERS: dict[str, Answer] = {
     "Which boxes of a rare class have the highest scores?": [
         ("a.jpg", 0.625, 0, 0, 640, 400),
-        ("e.jpg", 0.9375, *SMALL),
+        ("e.jpg", 0.938, *SMALL),
     ],
     "How many boxes and images has each class, and what is the mean score?": [
-        ("cat", 7, 2, 0.6071),  # (.875 + .8125 + .75 + .6875 + .5 + .375 + .25) / 7
-        ("dog", 2, 2, 0.7812),  # (.625 + .9375) / 2
+        ("cat", 5, 2, 0.725),  # (.875 + .8125 + .75 + .6875 + .5) / 5
+        ("dog", 2, 2, 0.781),  # (.625 + .9375) / 2
     ],
     "Which images show at least three cats?": [("a.jpg", 4)],
     "Which images have no detections?": [("c.jpg",)],
+    "How many images failed, by kind?": [
+        ("missing", 1, 14.3),
+        ("ok", 4, 57.1),
+        ("undecodable", 1, 14.3),
+        ("unreadable", 1, 14.3),
+    ],
     "What failed, and why?": [
         ("missing", "no such key", 1, "f.jpg"),
         ("undecodable", "cut short", 1, "d.jpg"),
@@ -158,11 +164,11 @@ ANSWERS: dict[str, Answer] = {
         (0.9, 1, 1),
     ],
     "Which images should be labelled next?": [("b.jpg", 0.5)],
-    "Which objects fill more than half of their image?": [("a.jpg", "dog", 0.625, 0.8333)],
+    "Which objects fill more than half of their image?": [("a.jpg", "dog", 0.625, 0.833)],
     "Do the scores drift from day to day?": [
-        (datetime.date(2026, 1, 1), "cat", 7, 0.6071),
+        (datetime.date(2026, 1, 1), "cat", 5, 0.725),
         (datetime.date(2026, 1, 1), "dog", 1, 0.625),
-        (datetime.date(2026, 1, 2), "dog", 1, 0.9375),
+        (datetime.date(2026, 1, 2), "dog", 1, 0.938),
     ],
     "How far is a run, and how fast is it?": [
         (datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), 4, 1),
@@ -170,11 +176,19 @@ ANSWERS: dict[str, Answer] = {
     ],
     "Which images have to be scored again?": [("g.jpg",)],
 }
-COMPARISON = "Where do two models disagree?"
+COMPARISONS: dict[str, Answer] = {
+    "Where do two models disagree?": [("a.jpg", "dog", "m1", 0.625), ("b.jpg", "dog", "m2", 0.5)],
+    "How do two models compare?": [
+        ("m1", "cat", 5, 2, 0.725),
+        ("m1", "dog", 2, 2, 0.781),
+        ("m2", "cat", 2, 2, 0.625),  # (.75 + .5) / 2
+        ("m2", "dog", 2, 2, 0.5),
+    ],
+}
 
 
 def test_every_question_is_answered_in_each_tool() -> None:
-    assert list(QUESTIONS) == [*list(ANSWERS)[:10], COMPARISON, *list(ANSWERS)[10:]]
+    assert list(QUESTIONS) == [*list(ANSWERS)[:11], *COMPARISONS, *list(ANSWERS)[11:]]
     assert {frozenset(blocks) for blocks in QUESTIONS.values()} == {
         frozenset({"duckdb", "polars", "athena+spark"})
     }
@@ -190,12 +204,23 @@ def test_each_tool_gives_the_answer_worked_out_by_hand(question: str) -> None:
 
 
 @pytest.mark.usefixtures("two_models")
-def test_each_tool_shows_where_two_models_disagree() -> None:
-    blocks = QUESTIONS[COMPARISON]
-    expected = [("a.jpg", "dog", "m1", 0.625), ("b.jpg", "dog", "m2", 0.5)]
+@pytest.mark.parametrize("question", COMPARISONS)
+def test_each_tool_compares_two_models(question: str) -> None:
+    blocks, expected = QUESTIONS[question], COMPARISONS[question]
     assert ask_duckdb(blocks["duckdb"]) == expected
     assert ask_polars(blocks["polars"]) == expected
     assert ask_standard_sql(blocks["athena+spark"]) == expected
+
+
+@pytest.mark.usefixtures("record")
+def test_pandas_gives_the_same_counts() -> None:
+    (code,) = re.findall(r"```python pandas\n(.*?)```", OPENING, re.DOTALL)
+    *statements, last = ast.parse(code).body
+    assert isinstance(last, ast.Expr)
+    names: dict[str, Any] = {}
+    exec(compile(ast.Module(statements, []), "queries.md", "exec"), names)
+    frame = eval(compile(ast.Expression(last.value), "queries.md", "eval"), names)
+    assert plain(frame.reset_index().to_dict("records")) == [("cat", 5, 0.725), ("dog", 2, 0.781)]
 
 
 def write_grown_record(folder: Path) -> None:

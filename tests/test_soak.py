@@ -25,6 +25,7 @@ class SessionCluster:
     def __init__(self, endpoint: str) -> None:
         self.address = ray.get_runtime_context().gcs_address
         self.environment = {**os.environ, **SETTINGS, "AWS_ENDPOINT_URL": endpoint}
+        self.enter = ()
 
     def processes(self) -> dict[str, list[int]]:
         return processes_below(os.getpid())
@@ -86,6 +87,9 @@ def test_missing_doubled_and_different_rows_are_reported() -> None:
         "1 images twice",
         "1 images different",
     ]
+    again = [good | {"status": "denied", "detections": None}, good | {"generation": 2}]
+    assert compare(again, ["a"], {"a": good}).violations() == []
+    assert compare([*again, good], ["a"], {}).violations() == ["1 images twice"]
     assert compare([good | {"status": "failed"}], [], {}).violations() == [
         "1 images foreign",
         "1 images not_ok",

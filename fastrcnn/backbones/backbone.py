@@ -1,4 +1,4 @@
-"""The module that a `BackboneSpec` is made into: images to feature maps.
+"""The module that is made from a `BackboneSpec`: it turns images into feature maps.
 
 N images, C channels. A backbone returns one map for each level of a pyramid, finest first, and holds their
 strides. Its `body` keeps the module names of the published weights, so a classifier's state_dict loads by
@@ -15,10 +15,11 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from fastrcnn.backbones import backbone_spec
 from fastrcnn.backbones.convolution import FrozenNorm
+from fastrcnn.backbones.layers import MapNorm
 
 
 class Backbone(nn.Module):
-    """Images (N, 3, H, W), normalised, to a list of maps (N, C, H / stride, W / stride), finest first."""
+    """Turns normalised images (N, 3, H, W) into maps (N, C, H / stride, W / stride), finest first."""
 
     def __init__(self, name: str, *, frozen_norm: bool = True) -> None:
         super().__init__()
@@ -26,9 +27,13 @@ class Backbone(nn.Module):
         self.name = name
         self.strides = spec.strides
         self.out_channels = spec.out_channels
-        self.body = spec.body(FrozenNorm if frozen_norm else nn.BatchNorm2d)
+        norm = FrozenNorm if frozen_norm else nn.BatchNorm2d
+        self.body = spec.body(norm)
+        self.norms = nn.ModuleList(map(MapNorm, spec.channels) if spec.norm_maps else ())
         self.fpn = (
-            FeaturePyramidNetwork(list(spec.channels), spec.fpn_channels)
+            FeaturePyramidNetwork(
+                list(spec.channels), spec.fpn_channels, norm_layer=norm if spec.fpn_norm else None
+            )
             if spec.fpn_channels
             else None
         )
@@ -37,21 +42,23 @@ class Backbone(nn.Module):
         self.to(memory_format=self.memory_format)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        dtype = next(self.parameters()).dtype  # bfloat16 where `fastrcnn.scoring_form` made it so
-        # Tensor cores read channels last; cuDNN would transpose other layouts and transpose them back.
+        dtype = next(self.parameters()).dtype  # bfloat16 if `fastrcnn.scoring_form` changed it
+        # Tensor cores read channels-last maps. cuDNN would transpose other layouts, and transpose them back.
         layout = torch.channels_last if images.is_cuda else self.memory_format
         maps = self.body(images.to(dtype, memory_format=layout))
+        if self.norms:
+            maps = {name: norm(x) for norm, (name, x) in zip(self.norms, maps.items(), strict=True)}
         if self.fpn is not None:
             maps = self.fpn(maps)
         return list(maps.values()) if isinstance(maps, dict) else [maps]
 
     def freeze(self, stages: int) -> None:
-        """Stop the gradient into the first `stages` stages (paper, section 4.5 and Table 5).
+        """Freeze the first `stages` stages (paper, section 4.5 and Table 5).
 
-        With 0 every stage is trained. With all of them, only the layers of a feature pyramid are trained:
-        they have no published weights to keep. For vgg16, 0 trains from conv1_1 on, 1 from conv2_1, 2 from
-        conv3_1, 5 from fc6. In frozen stages the gradient is not even computed, and norm layers keep their
-        statistics.
+        With 0, every stage is trained. If all stages are frozen, only the layers of a feature pyramid are
+        trained, because they have no published weights. Example vgg16: 0 trains from conv1_1 on, 1 from
+        conv2_1, 2 from conv3_1, 5 from fc6. In frozen stages no gradient is computed, and norm layers keep
+        their statistics.
         """
         starts = backbone_spec(self.name).stages
         if not 0 <= stages <= len(starts):

@@ -3,7 +3,7 @@
     VGG_CNN_M_1024.caffemodel         vgg_m   Chatfield et al. 2014
     VGG_ILSVRC_16_layers.caffemodel   vgg16   Simonyan and Zisserman 2015
 
-`--weights` takes such a file. To keep a converted copy, which needs no such reader:
+`--weights` takes such a file. This keeps a converted copy, which needs no such reader:
 
     safetensors.torch.save_file(caffe_state_dict(path.read_bytes(), "vgg_m"), "vgg_m.safetensors")
 
@@ -25,29 +25,33 @@ from fastrcnn.backbones import BACKBONE_SPECS, backbone_spec
 from fastrcnn.transform import IMAGE_MEAN, IMAGE_STD
 
 CAFFE_MEAN_BGR = (102.9801, 115.9465, 122.7717)
-"""The reference code subtracts it from pixels 0..255, for S, M and L alike (fast-rcnn config.py)."""
+"""The mean that the reference code subtracts from pixels 0..255, for S, M and L (fast-rcnn config.py)."""
 
 
 def caffe_state_dict(data: bytes, backbone: str) -> dict[str, Tensor]:
     """Read the weights for `fastrcnn.model.load_pretrained` from a .caffemodel's bytes.
 
-    Caffe's network takes BGR pixels p in 0..255 minus their mean m, ours RGB x = (p / 255 - mean) / std. With
-    p = 255 (std x + mean) put in, the first layer's weights w become 255 std w with their channels reversed,
-    and its bias b grows by the sum of w (255 mean - m): the same function of the image. The two differ where
-    a convolution reads beyond the image: Caffe pads with its mean colour, we with ours, .3 to .9 grey levels
-    lighter. That is the rim of vgg16's conv1_1, and for both networks the padding on the right and below that
-    brings an image to the size of its batch. Trained at rate r, a folded weight moves as Caffe's would at
-    r / (255 std)^2, which is r / 3300: hardly at all. The paper keeps conv1 as it is.
+    Caffe's network takes BGR pixels p in 0..255 minus their mean m. Ours takes RGB x = (p / 255 - mean) /
+    std, so p = 255 (std x + mean). Therefore the weights w of the first layer are multiplied by 255 std and
+    their channels are reversed, and the sum of w (255 mean - m) is added to its bias. Then both networks
+    compute the same function of the image.
+
+    They differ only at cells that read padding. Caffe pads with its mean colour. We pad with ours, which is
+    .3 to .9 grey levels lighter. This concerns the border of vgg16's conv1_1, and in both networks the
+    padding of an image to the size of its batch.
+
+    With learning rate r, a converted weight of the first layer changes as Caffe's would with r / (255 std)^2,
+    which is r / 3300: hardly at all. The paper does not train conv1.
 
     Args:
         data: the bytes of the file.
-        backbone: one whose spec has `caffe_layers`.
+        backbone: a backbone whose spec has `caffe_layers`.
 
     Returns:
         float32 tensors, without the layers after fc7.
 
     Raises:
-        ValueError: the file is damaged or is no .caffemodel, or lacks a layer, or the spec has no
+        ValueError: the file is damaged or is not a .caffemodel, or lacks a layer; or the spec has no
             `caffe_layers`.
     """
     modules = backbone_spec(backbone).caffe_layers
@@ -78,7 +82,7 @@ def caffe_state_dict(data: bytes, backbone: str) -> dict[str, Tensor]:
 
 
 def _for_normalised_rgb(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn the first layer (O, 3, k, k), (O,) of a network on BGR minus a mean into one on our RGB."""
+    """Convert weight (O, 3, k, k) and bias (O,) of the first layer: from BGR minus a mean to our RGB."""
     rgb = weight.double().flip(1)
     step = 255 * rgb.new_tensor(IMAGE_STD)
     lighter = 255 * rgb.new_tensor(IMAGE_MEAN) - rgb.new_tensor(CAFFE_MEAN_BGR).flip(0)
@@ -87,7 +91,7 @@ def _for_normalised_rgb(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_caffemodel(data: bytes) -> dict[str, list[Tensor]]:
-    """Read the blobs of each layer that has some: float32, in their stored shapes.
+    """Read the blobs of each layer that has any: float32, in their stored shapes.
 
     Raises:
         ValueError: the bytes are not a whole NetParameter, or hold no layer with weights.
@@ -104,12 +108,12 @@ def read_caffemodel(data: bytes) -> dict[str, list[Tensor]]:
             key = bytes(_bytes(layer[name][0])).decode()
             layers[key] = [_blob(_message(blob)) for blob in layer[blobs]]
     if not layers:
-        raise ValueError("is no .caffemodel: it holds no layer with weights")
+        raise ValueError("is not a .caffemodel: it holds no layer with weights")
     return layers
 
 
 _Value = int | memoryview
-"""What a field holds: an integer, or the bytes of a number, string, packed list or message."""
+"""The value of a field: an integer, or the bytes of a number, string, packed list or message."""
 
 
 def _blob(fields: dict[int, list[_Value]]) -> Tensor:
@@ -148,15 +152,15 @@ def _fields(message: memoryview) -> Iterator[tuple[int, _Value]]:
         elif wire_type in (1, 5):
             length = 8 if wire_type == 1 else 4
         else:
-            raise ValueError(f"is no .caffemodel: wire type {wire_type} in it")
+            raise ValueError(f"is not a .caffemodel: it has a field of wire type {wire_type}")
         if at + length > len(message):
-            raise ValueError(f"is damaged: a field of {length} bytes has {len(message) - at} left")
+            raise ValueError(f"is damaged: a field of {length} bytes has only {len(message) - at}")
         yield key >> 3, message[at : at + length]
         at += length
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Read an integer of 7 bits a byte, lowest first; return it and where it ends."""
+    """Read an integer stored with 7 bits per byte, lowest first. Return it and the position after it."""
     result = 0
     for shift in range(0, 70, 7):
         if at == len(message):
@@ -182,5 +186,5 @@ def _integers(value: _Value) -> list[int]:
 
 def _bytes(value: _Value) -> memoryview:
     if isinstance(value, int):
-        raise ValueError("is no .caffemodel: an integer where a message is due")
+        raise ValueError("is not a .caffemodel: expected a message, not an integer")
     return value

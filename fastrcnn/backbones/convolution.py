@@ -18,21 +18,21 @@ from torchvision.ops import FrozenBatchNorm2d
 ONEDNN = (
     platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 )
-"""Whether torch has oneDNN's kernels for this CPU. Elsewhere its other kernels are no slower, or the only
+"""Whether torch has oneDNN's kernels for this CPU. On other CPUs its other kernels are as fast, or the only
 ones."""
 
 
 class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is untyped
-    """torchvision's frozen batch norm in one pass over the map instead of two.
+    """torchvision's frozen batch norm, in one pass over the map instead of two.
 
-    It keeps half as many maps for the gradient.
+    It keeps half as many maps for the backward pass.
     """
 
     folded = False
-    """The convolution before it does its work (`FastConv2d`), and it returns its input."""
+    """True if the convolution before it includes this norm (`FastConv2d`). Then it returns its input."""
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift, (C,) each: the map is multiplied by one, then the other is added."""
+        """Return scale and shift, (C,) each. The map is multiplied by scale, then shift is added."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -40,7 +40,7 @@ class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is unt
         if self.folded:
             return x
         scale, shift = self.factors()
-        # Under autocast the map is bfloat16, and beside float32 numbers it would become float32 again.
+        # Under autocast the map is bfloat16. With float32 factors it would become float32 again.
         return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
 
 
@@ -48,24 +48,25 @@ class FastConv2d(nn.Conv2d):
     """A convolution that includes the frozen norm after it, if there is one.
 
     The norm multiplies the weights instead of the map, in training too: the gradient reaches the weights
-    through the product. That saves a pass over every map forward and one backward: a seventh of the time of
-    mobilenet_v2's training step on a CPU (docs/benchmarks.md).
+    through the product. This saves a pass over every map, forward and backward. On a CPU that is a seventh of
+    the time of mobilenet_v2's training step (docs/lab-notes.md).
 
-    With one thread and fewer than 16 images torch hands 1 x 1 convolutions to its BLAS (`use_mkldnn` in
-    aten/src/ATen/native/Convolution.cpp), unless they are dilated, which changes nothing for a 1 x 1 kernel.
-    oneDNN takes half of that time, forward and backward (AMD EPYC, Zen 5). Every Detector, trial and training
-    worker that has one CPU has one thread.
+    With one thread and fewer than 16 images, torch computes 1 x 1 convolutions with its BLAS (`use_mkldnn` in
+    aten/src/ATen/native/Convolution.cpp). oneDNN takes half of that time, forward and backward (AMD EPYC, Zen
+    5). torch uses oneDNN if a convolution is dilated, and dilation changes nothing for a 1 x 1 kernel. So
+    these convolutions are dilated here. Every Detector, trial and training worker with one CPU has one
+    thread.
     """
 
     norm: tuple[FrozenNorm, ...] = ()
-    """Empty, or the one norm. In a tuple torch does not register it a second time, so its numbers keep their
-    names in the state_dict."""
+    """Empty, or one norm. It is in a tuple so that torch does not register it again. So its numbers keep
+    their names in the state_dict."""
 
     @classmethod
-    def like(cls, conv: nn.Conv2d, norm: FrozenNorm | None) -> Self:
-        """Build one with the weights of `conv`; from now on `norm` returns its input."""
-        # On "meta" no random number is drawn: modules that are built later start as they did.
-        same = cls(
+    def from_conv(cls, conv: nn.Conv2d, norm: FrozenNorm | None) -> Self:
+        """Build a `FastConv2d` with the weights of `conv`. A given `norm` returns its input from now on."""
+        # On "meta" no random number is drawn. So modules that are built later get the same initial weights.
+        fast = cls(
             conv.in_channels,
             conv.out_channels,
             _pair(conv.kernel_size),
@@ -76,11 +77,11 @@ class FastConv2d(nn.Conv2d):
             bias=conv.bias is not None,
             device="meta",
         )
-        same.weight, same.bias = conv.weight, conv.bias
+        fast.weight, fast.bias = conv.weight, conv.bias
         if norm is not None:
             norm.folded = True
-            same.norm = (norm,)
-        return same
+            fast.norm = (norm,)
+        return fast
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
@@ -94,20 +95,21 @@ class FastConv2d(nn.Conv2d):
 
 
 def use_fast_convolutions(net: nn.Module) -> None:
-    """Replace the convolutions of `net` that can be faster; weights, their names and the results stay.
+    """Replace the convolutions of `net` that can be faster. Weights, names and results do not change.
 
-    A frozen norm must take the output of the convolution that is registered right before it in the same
-    module. That holds for all of torchvision's networks here; tests compare the results of every backbone.
+    A frozen norm must take the output of the convolution that is registered just before it in the same
+    module. This is true for all networks of torchvision that are used here. Tests compare the results of
+    every backbone.
     """
     for parent in list(net.modules()):
         children = list(parent.named_children())
-        following = [child for _, child in children[1:]]
-        for (name, conv), after in zip_longest(children, following):
+        next_children = [child for _, child in children[1:]]
+        for (name, conv), after in zip_longest(children, next_children):
             if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros":
                 continue
             norm = after if isinstance(after, FrozenNorm) else None
             if norm is not None or _is_pointwise(conv):
-                setattr(parent, name, FastConv2d.like(conv, norm))
+                setattr(parent, name, FastConv2d.from_conv(conv, norm))
 
 
 def _is_pointwise(conv: nn.Conv2d) -> bool:
@@ -116,6 +118,6 @@ def _is_pointwise(conv: nn.Conv2d) -> bool:
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    """Two of nn.Conv2d's numbers, which torch types as those of any nn.ConvNd."""
+    """Return two numbers of an nn.Conv2d as a pair. torch types them as a tuple of any length."""
     height, width = values
     return height, width

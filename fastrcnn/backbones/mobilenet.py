@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def _body(norm: NormLayer) -> nn.Module:
-    """The network up to the last blocks of strides 8, 16 and 32.
+    """Build the network up to the last blocks of strides 8, 16 and 32.
 
-    On a map of stride 16 alone, objects of 40 pixels are two cells wide: on bccd a single dilated map found
-    platelets with AP .57.
+    On a single map of stride 16, objects of 40 pixels are only two cells wide. With a single dilated map,
+    platelets of bccd had AP .57.
     """
     import torchvision
 
@@ -30,13 +30,15 @@ def _body(norm: NormLayer) -> nn.Module:
 SPECS = (
     BackboneSpec(
         name="mobilenet_v2",
+        chosen_on=("cpu",),
         body=_body,
         strides=(8, 16, 32),
         channels=(32, 96, 320),
         fpn_channels=128,
         stages=("0", "2", "4", "7", "14"),
         channels_last=True,
-        imagenet=torchvision_weights("mobilenet_v2"),
+        imagenet=torchvision_weights("mobilenet_v2", "IMAGENET1K_V2"),
+        imagenet_v1=torchvision_weights("mobilenet_v2"),
         weights_prefix="features.",
     ),
 )

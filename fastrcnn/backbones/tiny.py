@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _body(norm: NormLayer) -> nn.Module:
-    """Five 3 x 3 convolutions with group norm, stride 8."""
+    """Build five 3 x 3 convolutions with group norm. The stride is 8."""
     from torch import nn
 
     layers: list[tuple[str, nn.Module]] = []

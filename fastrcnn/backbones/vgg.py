@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def _vgg_m(norm: NormLayer) -> nn.Module:
-    """VGG_CNN_M_1024 (Chatfield et al. 2014) up to relu5; layers and names of fast-rcnn's train.prototxt.
+    """Build VGG_CNN_M_1024 (Chatfield et al. 2014) up to relu5, with the names of fast-rcnn's train.prototxt.
 
-    Caffe rounds the size of a pooled map up, hence ceil_mode.
+    ceil_mode is set because Caffe rounds the size of a pooled map up.
     """
     from torch import nn
 

@@ -8,10 +8,10 @@ solver      SolverConfig       training
 ranges      the values that a field takes
 growth      how configs gain fields without changing old hashes
 
-What depends on a backbone's name stands in `fastrcnn.backbones`.
+Everything that depends on a backbone's name is in `fastrcnn.backbones`.
 """
 
-from fastrcnn.config.growth import FIRST, LATER, hashed
+from fastrcnn.config.growth import FIRST, LATER, values_to_hash
 from fastrcnn.config.model import (
     BACKBONES,
     PYRAMID,
@@ -62,7 +62,7 @@ __all__ = [
     "SelectiveSearchMode",
     "SolverConfig",
     "Trained",
-    "hashed",
     "sides_per_level",
     "standard_sides",
+    "values_to_hash",
 ]

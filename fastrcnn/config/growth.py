@@ -1,9 +1,9 @@
 """How configs gain fields without changing the hashes of configs that lack them.
 
-A config's numbers are hashed into the names of runs and caches. Every field that stood in a config on
-2026-11-29 is hashed, whatever its value. A field that came later is hashed only where its value differs from
-the value that means "as before". That value is written down here once. It never changes, even if the
-default of the field does.
+The names of runs and caches contain a hash of a config's numbers. Every field that a config had on 2026-11-29
+is hashed, whatever its value. A field that was added later is hashed only if its value differs from the
+value that means "as before". The tables below hold this value. It never changes, even if the default of the
+field does.
 """
 
 from __future__ import annotations
@@ -38,19 +38,42 @@ FIRST: Mapping[str, frozenset[str]] = {
         + ("trained",)
     ),
 }
-"""The fields of 2026-11-29, by the name of the config. Add none: a new field goes into `LATER`."""
+"""The fields of 2026-11-29, by the name of the config. Do not add to it: a new field goes into `LATER`."""
 
 LATER: Mapping[str, Mapping[str, Any]] = {
     "ProposalConfig": {},
-    "RPNConfig": {},
-    "FastRCNNConfig": {},
-    "SolverConfig": {},
+    "RPNConfig": {
+        "extra_level": False,
+        "torchvision_anchors": False,
+        "convs": 1,
+        "score_threshold": 0.0,
+    },
+    "FastRCNNConfig": {
+        "horizontal_flips": True,
+        "crop_jitter": None,
+        "aligned": True,
+        "head_convs": 0,
+        "resize": "round",
+        "calibrate": False,
+        "calibration": None,
+        "tile": None,
+        "tile_overlap": 0.2,
+        "whole_share": 0.2,
+    },
+    "SolverConfig": {
+        "optimizer": "sgd",
+        "betas": (0.9, 0.999),
+        "layer_decay": 1.0,
+        "ema_decay": None,
+        "repeat_threshold": 0.0,
+        "patience": None,
+    },
 }
-"""Each field that came later, and the value that means "as before"."""
+"""Each field that was added later, with its value that means "as before"."""
 
 
-def hashed(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Select what is hashed of a config and of the configs in it.
+def values_to_hash(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the values of a config that are hashed, and those of the configs in it.
 
     Args:
         config: the class of the config, e.g. `FastRCNNConfig`.
@@ -58,35 +81,35 @@ def hashed(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
             missing there stays missing.
 
     Example:
-        Had `ProposalConfig` a later field `overlap` with "as before" 0, hashed(ProposalConfig, {"name":
-        "grid", "overlap": 0}) would be {"name": "grid"}.
+        If `ProposalConfig` had a later field `overlap` with "as before" 0, values_to_hash(ProposalConfig,
+        {"name": "grid", "overlap": 0}) would be {"name": "grid"}.
     """
-    neutral = {**_defaults(config), **LATER[config.__name__]}
-    selected = kept(values, FIRST[config.__name__], neutral)
+    as_before = {**_defaults(config), **LATER[config.__name__]}
+    selected = drop_as_before(values, FIRST[config.__name__], as_before)
     for name, kind in _nested(config).items():
         if isinstance(selected.get(name), Mapping):
-            selected[name] = hashed(kind, selected[name])
+            selected[name] = values_to_hash(kind, selected[name])
     return selected
 
 
-def kept(
-    values: Mapping[str, Any], first: Collection[str], neutral: Mapping[str, Any]
+def drop_as_before(
+    values: Mapping[str, Any], first: Collection[str], as_before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Drop the values that mean "as before".
 
     Args:
         values: the values by name.
         first: names that are kept in any case.
-        neutral: the value of each other name that means "as before". A name without one is kept.
+        as_before: the value of each other name that means "as before". A name without one is kept.
     """
     return {
         name: value
         for name, value in values.items()
-        if name in first or name not in neutral or not _equal(value, neutral[name])
+        if name in first or name not in as_before or not _equal(value, as_before[name])
     }
 
 
-def filled(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def fill_later_fields(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Add each later field, set to "as before", to the values that an earlier version wrote."""
     return {**LATER[config.__name__], **values}
 
@@ -97,18 +120,20 @@ def as_tuples(value: Any) -> Any:
 
 
 def _defaults(config: type) -> dict[str, Any]:
-    """The default means "as before" for a field that is in neither table above."""
-    made = {f.name: f.default_factory() for f in fields(config) if f.default_factory is not MISSING}
-    return made | {f.name: f.default for f in fields(config) if f.default is not MISSING}
+    """Give the default of each field. It means "as before" for a field that is in neither table above."""
+    from_factory = {
+        f.name: f.default_factory() for f in fields(config) if f.default_factory is not MISSING
+    }
+    return from_factory | {f.name: f.default for f in fields(config) if f.default is not MISSING}
 
 
-def _plain(value: Any) -> Any:
+def _as_dict(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _equal(value: Any, other: Any) -> bool:
     """Compare two values as JSON writes them: a config equals its dictionary, and nan equals nan."""
-    texts = [json.dumps(_plain(each), sort_keys=True, default=str) for each in (value, other)]
+    texts = [json.dumps(_as_dict(item), sort_keys=True, default=str) for item in (value, other)]
     return texts[0] == texts[1]
 
 

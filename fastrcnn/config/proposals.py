@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from fastrcnn.config.growth import as_tuples, filled, hashed
+from fastrcnn.config.growth import as_tuples, fill_later_fields, values_to_hash
 from fastrcnn.config.proposers import PROPOSER_SPECS, ProposerSpec
 from fastrcnn.config.ranges import Count, CountOrZero, FieldError, Length, Seed, check_fields
 
@@ -58,11 +58,13 @@ class ProposalConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what `dataclasses.asdict` and JSON made of a config. TypeError: unknown names."""
-        return cls(**filled(cls, values))
+        return cls(**fill_later_fields(cls, values))
 
     def settings(self) -> dict[str, Any]:
-        """The values that are hashed into the names of runs and caches."""
-        settings = hashed(type(self), asdict(self))
+        """Give the values that are hashed for the names of runs and caches."""
+        settings = values_to_hash(type(self), asdict(self))
         if not self.shapes:
-            del settings["shapes"]  # it came before `FIRST` was written, and old hashes lack it
+            del settings[
+                "shapes"
+            ]  # it was added before `FIRST` was written, so old hashes do not contain it
         return settings

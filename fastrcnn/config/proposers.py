@@ -1,4 +1,4 @@
-"""The proposers: one spec each. Everything that depends on a proposer's name stands in its spec.
+"""The proposers: one spec each. Everything that depends on a proposer's name is in its spec.
 
 A new proposer is one file with its function (`fastrcnn.proposals` gives the signature) and one entry in
 `PROPOSER_SPECS`. Nothing here imports the functions: a spec names its function as text.
@@ -25,7 +25,7 @@ class SelectiveSearchMode:
     min_region: int
     """Smallest region, pixels of the shrunk image."""
     max_regions: int
-    """Most regions of one segmentation. The time that grouping takes grows faster than their number."""
+    """Largest number of regions of one segmentation. The time of grouping grows faster than their number."""
     min_size: int
     """Shortest side of a proposal, pixels of the image."""
 
@@ -81,18 +81,18 @@ class ProposerSpec:
     """Images in one task on a cluster; fewer where an image takes seconds."""
 
 
-def _filled_in(mode: SelectiveSearchMode) -> dict[str, Any]:
+def _mode_values(mode: SelectiveSearchMode) -> dict[str, Any]:
     return {name: getattr(mode, name) for name in ("min_size", "max_side", "k", "strategies")}
 
 
 LEARNED, TABLE = "rpn", "table"
-"""The names of the two proposers that are no function of an image alone."""
+"""The names of the two proposers that need more than the image."""
 
 PROPOSER_SPECS: dict[str, ProposerSpec] = {
     "selective_search": ProposerSpec(
         function="fastrcnn.proposals.search:selective_search",
         prepare="fastrcnn.proposals.search:load",
-        modes={name: _filled_in(mode) for name, mode in SELECTIVE_SEARCH_MODES.items()},
+        modes={name: _mode_values(mode) for name, mode in SELECTIVE_SEARCH_MODES.items()},
         settings=("max_side", "k", "strategies"),
     ),
     "opencv": ProposerSpec(

@@ -1,4 +1,4 @@
-"""The values that each field of a config takes, written as its type: `momentum: BelowOne = 0.9`.
+"""The values that are allowed in each field of a config, written as its type: `momentum: BelowOne = 0.9`.
 
 `check_fields` refuses every other value, nan and infinity among them, in one line that names the field.
 """
@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 ENDLESS = 1e30
-"""A limit from here on is not shown: it only keeps infinity and overflows out."""
+"""A limit of this size or more is not shown. Such a limit only excludes infinity and overflows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +46,19 @@ def _digits(limit: float) -> str:
     return str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 
-MOST = 2**31 - 1
+MAX_COUNT = 2**31 - 1
 """The largest count: what a C integer holds."""
-Count = Annotated[int, Range(1, MOST)]
-CountOrZero = Annotated[int, Range(0, MOST)]
+Count = Annotated[int, Range(1, MAX_COUNT)]
+CountOrZero = Annotated[int, Range(0, MAX_COUNT)]
 Width = Annotated[int, Range(1, 65_536)]
 """Units of a fully connected layer, or images of a step."""
 PoolSize = Annotated[int, Range(1, 64)]
 RoIs = Annotated[int, Range(1, 1_000_000)]
 Pixels = Annotated[int, Range(1, 100_000)]
 """A side of an image in the model."""
+TileSide = Annotated[int, Range(32, 100_000)]
+TileOverlap = Annotated[float, Range(0, 0.8)]
+"""With a larger one, an image would have more than 25 times its area in tiles."""
 Rate = Annotated[float, Range(0, 1000, above=True)]
 Epochs = Annotated[float, Range(0, 1_000_000, above=True)]
 Seed = Annotated[int, Range(-(2**64), 2**64)]
@@ -67,6 +70,7 @@ PositiveShare = Annotated[float, Range(0, 1, above=True)]
 BelowOne = Annotated[float, Range(0, 1, below=True)]
 Margin = Annotated[float, Range(-1e30, 1e30)]
 """A score that need not be a probability: the margin of an SVM."""
+Finite = Annotated[float, Range(-1e30, 1e30)]
 
 
 class FieldError(ValueError):
@@ -115,7 +119,7 @@ def check_fields(config: Any, prefix: str = "") -> None:
 
 @cache
 def field_types(kind: type) -> dict[str, Any]:
-    """The type of each field, with its range."""
+    """Give the type of each field, with its range."""
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in fields(kind)}
 

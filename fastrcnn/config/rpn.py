@@ -23,6 +23,14 @@ class RPNConfig:
     (`fastrcnn.anchors`)."""
     ratios: tuple[Length, ...] = ()
     """height / width of the anchors, on every map. Empty: `STANDARD_RATIOS`; a training run fits them too."""
+    extra_level: bool = False
+    """Anchors also on a map of twice the largest stride: every second cell of the coarsest map (Lin et al.
+    2017, P6; TV LastLevelMaxPool). It suits objects that fill the image."""
+    torchvision_anchors: bool = False
+    """Anchors exactly as TV's published detectors have them: rounded to whole pixels, also on the cells of
+    the padding, and spaced by the padded size divided by the number of cells (TV anchor_utils.py)."""
+    convs: Count = 1
+    """3 x 3 convolutions before the two outputs of the RPN. TV's fasterrcnn_resnet50_fpn_v2 has 2."""
     fg_iou: Share = 0.7
     """An anchor is foreground from this IoU with an object (TV). An object's nearest anchor is always
     foreground."""
@@ -37,6 +45,8 @@ class RPNConfig:
     """In training, anchors of each feature map that go into suppression, best first (TV)."""
     pre_nms_test: Count = 1000
     """At test, anchors of each feature map that go into suppression, best first (TV)."""
+    score_threshold: Share = 0.0
+    """At test, a proposal needs this objectness, from 0 to 1 (TV: 0; its mobile detectors .05)."""
     nms: PositiveShare = 0.7
     """A proposal is suppressed if its IoU with a better one of the same map is above this (TV)."""
     max_proposals_train: Count = 2000
@@ -55,6 +65,10 @@ class RPNConfig:
             raise FieldError(
                 {"rpn.sides": self.sides}, "the same number of sides for each feature map"
             )
+
+    def map_strides(self, strides: tuple[int, ...]) -> tuple[int, ...]:
+        """Give the strides of the maps that have anchors, for those of the backbone's maps."""
+        return (*strides, 2 * strides[-1]) if self.extra_level else strides
 
 
 def sides_per_level(num_levels: int) -> int:

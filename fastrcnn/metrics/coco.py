@@ -24,6 +24,9 @@ from fastrcnn.metrics.inputs import (
     check_images,
 )
 
+MOST_DETECTIONS = 100
+"""COCO's limit for the detections of a class in an image (cocoeval, maxDets)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class COCOResult:
@@ -53,17 +56,21 @@ def evaluate_coco(
     ground_truth: Sequence[ImageGroundTruth],
     detections: Sequence[ImageDetections],
     num_classes: int,
+    *,
+    most_detections: int = MOST_DETECTIONS,
 ) -> COCOResult:
-    """Compute COCO's box metrics, with at most 100 detections of a class in an image.
+    """Compute COCO's box metrics, with at most 100 detections of a class in an image, or `most_detections`.
 
-    Crowds follow COCO's rule. COCO has no difficult objects. Here they are ignored: a missed one is no
-    mistake, and neither is a detection of one.
+    Crowds follow COCO's rule, and so do ignored regions: each is a crowd of every class. COCO has no
+    difficult objects. Here they are ignored: a missed one is no mistake, and neither is a detection of one.
 
     Args:
         ground_truth: N items, also for images without objects.
         detections: N items in the same order, also for images without detections. Detections with equal
             scores keep their order.
         num_classes: K.
+        most_detections: detections of a class in an image that count, best first, instead of COCO's 100.
+            `ar_100` then has this number too.
 
     Raises:
         ValueError: the numbers of items differ, or a label is outside 1..K.
@@ -75,19 +82,40 @@ def evaluate_coco(
     # pycocotools prints its progress. These lines are dropped.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _BoxEvaluation(
-            _dataset([_truth_rows(image) for image in ground_truth], num_classes),
+            _dataset(
+                [_truth_rows(image.with_regions_as_crowds(num_classes)) for image in ground_truth],
+                num_classes,
+            ),
             _dataset([_detection_rows(image) for image in detections], num_classes),
             iouType="bbox",
         )
+        evaluation.params.maxDets = [1, 10, most_detections]
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
     # Axes: IoU, recall, K, area range, detections per image. -1: the class has no ground truth.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     per_class = precision.mean(axis=(0, 1))
-    return _result(
-        evaluation.stats[:9], np.where(precision.min(axis=(0, 1)) < 0, np.nan, per_class)
-    )
+    return _result(_stats(evaluation), np.where(precision.min(axis=(0, 1)) < 0, np.nan, per_class))
+
+
+def _stats(evaluation: COCOeval) -> list[float]:
+    """Compute the first nine numbers of pycocotools' `summarize`, which knows 100 detections only.
+
+    Returns:
+        AP, AP50, AP75, AP of three ranges of areas, AR with the three numbers of detections. -1: nothing to
+        measure.
+    """
+    # (IoU, recall, K, area, detections) and (IoU, K, area, detections)
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    ious = evaluation.params.iouThrs
+    parts = [
+        precision[..., 0, -1],
+        *(precision[np.isclose(ious, iou)][..., 0, -1] for iou in (0.5, 0.75)),
+        *(precision[..., area, -1] for area in (1, 2, 3)),
+        *(recall[..., 0, number] for number in range(3)),
+    ]
+    known = [part[part > -1] for part in parts]
+    return [float(values.mean()) if values.size else -1.0 for values in known]
 
 
 def _result(stats: Sequence[float], per_class: npt.NDArray[np.float64]) -> COCOResult:
@@ -129,7 +157,7 @@ def _truth_rows(image: ImageGroundTruth) -> Iterator[dict[str, Any]]:
     """Yield one annotation in COCO's form for each object."""
     xywh = _xywh(image.boxes)
     areas = xywh[:, 2] * xywh[:, 3] if image.areas is None else image.areas
-    difficult, crowd = (_flag(f, len(xywh)) for f in (image.difficult, image.crowd))
+    difficult, crowd = (_flags_or_false(f, len(xywh)) for f in (image.difficult, image.crowd))
     for g, box in enumerate(xywh.tolist()):
         yield {
             "bbox": box,
@@ -157,6 +185,6 @@ def _xywh(boxes: Floats) -> npt.NDArray[np.float64]:
     return np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1)
 
 
-def _flag(flag: Bools | None, length: int) -> Bools:
+def _flags_or_false(flag: Bools | None, length: int) -> Bools:
     """Return the flags (length,). None means that all are False."""
     return np.zeros(length, bool) if flag is None else flag

@@ -1,6 +1,7 @@
 """The inputs of all metrics: the labelled objects and the detections of each image, with their checks.
 
-Legend: G ground-truth objects and D detections of one image; K classes; A and B any numbers of boxes.
+Legend: G ground-truth objects, I ignored regions and D detections of one image; K classes; A and B any
+numbers of boxes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class ImageGroundTruth:
         crowd: (G,) bool. A crowd is a region that stands for many objects. None: no object is a crowd.
         areas: (G,) in square pixels. They decide whether an object is small, medium or large for COCO, which
             takes them from the segmentation. None: the areas of the boxes.
+        ignored_regions: (I, 4), where a detection of any class is no mistake. Nobody knows what they show.
+            None: there are none.
 
     Raises:
         ValueError: the lengths differ, or a box is not finite.
@@ -39,9 +42,12 @@ class ImageGroundTruth:
     difficult: Bools | None = None
     crowd: Bools | None = None
     areas: Floats | None = None
+    ignored_regions: Floats | None = None
 
     def __post_init__(self) -> None:
         _check_boxes(self.boxes)
+        if self.ignored_regions is not None:
+            _check_boxes(self.ignored_regions)
         for name in ("labels", "difficult", "crowd", "areas"):
             value = getattr(self, name)
             if value is not None:
@@ -54,6 +60,29 @@ class ImageGroundTruth:
             if flag is not None:
                 ignored |= flag
         return ignored
+
+    def with_regions_as_crowds(self, num_classes: int) -> ImageGroundTruth:
+        """Return the same image with each ignored region as one crowd of every class 1..K."""
+        regions = self.ignored_regions
+        if regions is None or len(regions) == 0:
+            return self
+        labels = np.repeat(np.arange(1, num_classes + 1), len(regions))  # (K * I,)
+        boxes = np.tile(regions, (num_classes, 1))  # (K * I, 4)
+        no, yes = np.zeros(len(labels), bool), np.ones(len(labels), bool)
+        crowd, difficult = (
+            np.zeros(len(self.boxes), bool) if flag is None else flag
+            for flag in (self.crowd, self.difficult)
+        )
+        areas = None
+        if self.areas is not None:
+            areas = np.concatenate([self.areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)])
+        return ImageGroundTruth(
+            boxes=np.concatenate([self.boxes, boxes]),
+            labels=np.concatenate([self.labels, labels]),
+            difficult=np.concatenate([difficult, no]),
+            crowd=np.concatenate([crowd, yes]),
+            areas=areas,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

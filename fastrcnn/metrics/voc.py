@@ -113,7 +113,7 @@ def evaluate_voc(
     Detections are read from the highest score to the lowest; equal scores keep their order. Each detection is
     matched to the object of its class with the highest IoU. If this IoU is below the threshold, the detection
     is a false positive. Else:
-    - the object is difficult or a crowd: the detection is ignored;
+    - the object is difficult, a crowd or an ignored region: the detection is ignored;
     - the object was not matched before: a true positive;
     - the object was matched before: a false positive.
 
@@ -129,11 +129,12 @@ def evaluate_voc(
         ValueError: the numbers of items differ, or a label is outside 1..K.
     """
     check_images(ground_truth, detections, num_classes)
+    ground_truth = [image.with_regions_as_crowds(num_classes) for image in ground_truth]
     num_gt = np.zeros(num_classes, np.int64)
     for image in ground_truth:
         np.add.at(num_gt, image.labels[~image.ignored()] - 1, 1)
 
-    matches = _match(ground_truth, detections, iou_threshold)
+    matches = _match_detections(ground_truth, detections, iou_threshold)
     order = np.argsort(-matches.scores, kind="stable")
     order = order[matches.counted[order]]
     curves, ap = [], np.full(num_classes, np.nan)
@@ -163,7 +164,7 @@ class _Matches:
     counted: Bools
 
 
-def _match(
+def _match_detections(
     ground_truth: Sequence[ImageGroundTruth],
     detections: Sequence[ImageDetections],
     iou_threshold: float,
@@ -178,9 +179,9 @@ def _match(
             iou = pairwise_iou(detected.boxes, truth.boxes)  # (D, G)
             iou[detected.labels[:, None] != truth.labels[None, :]] = -1
             best = iou.argmax(axis=1)  # the first of equal IoUs, as in the kit
-            near = iou[np.arange(len(best)), best] >= iou_threshold
-            matched[near] = best[near] + offset
-            ignored = near & truth.ignored()[best]
+            is_match = iou[np.arange(len(best)), best] >= iou_threshold
+            matched[is_match] = best[is_match] + offset
+            ignored = is_match & truth.ignored()[best]
         objects.append(matched)
         counted.append(~ignored)
         offset += len(truth.boxes)

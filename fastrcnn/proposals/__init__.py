@@ -25,7 +25,7 @@ Proposer = Callable[..., npt.NDArray[np.float32]]
 
 
 @functools.cache
-def _function(reference: str) -> Callable[..., Any]:
+def _import_function(reference: str) -> Callable[..., Any]:
     """Import the function that a spec names as ``module:name``."""
     module, _, name = reference.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
@@ -33,7 +33,7 @@ def _function(reference: str) -> Callable[..., Any]:
 
 
 PROPOSERS: dict[str, Proposer] = {
-    name: _function(spec.function) for name, spec in PROPOSER_SPECS.items() if spec.function
+    name: _import_function(spec.function) for name, spec in PROPOSER_SPECS.items() if spec.function
 }
 """The proposers that make boxes from an image alone: name -> function."""
 
@@ -58,7 +58,7 @@ def prepare(config: ProposalConfig) -> None:
     """
     cv2.setNumThreads(1)
     if config.spec.prepare:
-        _function(config.spec.prepare)()
+        _import_function(config.spec.prepare)()
 
 
 def propose(image: npt.NDArray[np.uint8], config: ProposalConfig) -> npt.NDArray[np.float32]:
@@ -77,7 +77,7 @@ def propose(image: npt.NDArray[np.uint8], config: ProposalConfig) -> npt.NDArray
         raise KeyError(
             f"{config.name} does not make boxes from an image: expected {', '.join(PROPOSERS)}"
         )
-    boxes: npt.NDArray[np.float32] = _function(config.spec.function)(
+    boxes: npt.NDArray[np.float32] = _import_function(config.spec.function)(
         image,
         mode=config.mode,
         max_boxes=config.max_boxes,

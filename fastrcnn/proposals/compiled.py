@@ -22,7 +22,7 @@ import llvmlite.binding  # type: ignore[import-untyped]
 import numba
 
 _config: Any = numba.config
-_SOURCES = ("compiled", "grouping", "kernels", "regions", "segmentation")
+_SOURCES = ("compiled", "edges", "grouping", "kernels", "regions", "segmentation")
 _READY = "ready"
 
 
@@ -30,12 +30,13 @@ _READY = "ready"
 def cache_folder() -> Path:
     """Create and return the folder for this machine's compiled code.
 
-    It lies under NUMBA_CACHE_DIR, or else under the temporary folder. Its name is a hash of all `_SOURCES`,
+    It lies under NUMBA_CACHE_DIR, or else under the user's cache folder (XDG_CACHE_HOME or ~/.cache). It must
+    outlive a job, whose temporary folder is deleted at its end. Its name is a hash of all `_SOURCES`,
     their path, the CPU and numba's version. The reason: numba finds cached code by the path of a file, and
     notices changes only in that file, not in the files that it imports.
 
-    Cached code contains pickles. So if other users can write into the folder under the temporary folder, this
-    process uses a new folder instead.
+    Cached code contains pickles. So if other users can write into the default folder, or if there is none,
+    this process uses a new folder instead.
     """
     folder = Path(__file__).parent
     digest = hashlib.sha256()
@@ -45,16 +46,21 @@ def cache_folder() -> Path:
     digest.update(f"{folder} {cpu} {_config.CPU_NAME} {numba.__version__}".encode())
     name = f"fastrcnn-{digest.hexdigest()[:16]}"
     from_user = os.environ.get("NUMBA_CACHE_DIR")
-    default = Path(tempfile.gettempdir(), f"fastrcnn-{os.getuid()}")
-    parent = Path(from_user) if from_user else default
     try:
+        parent = Path(from_user) if from_user else _user_folder()
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not from_user:
             _check_private(parent)
         (parent / name).mkdir(mode=0o700, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home
         return Path(tempfile.mkdtemp(prefix="fastrcnn-"))
     return parent / name
+
+
+def _user_folder() -> Path:
+    """Return the folder for caches of this package."""
+    caches = os.environ.get("XDG_CACHE_HOME")
+    return Path(caches if caches else Path.home() / ".cache", "fastrcnn-ray")
 
 
 def _check_private(folder: Path) -> None:

@@ -50,19 +50,19 @@ def grid(
     kinds = _regular_kinds(size, min_size) if shapes is None else _fitted_kinds(size, shapes)
     low, high = 1e-3, 64.0
     for _ in range(40):  # bisection: a larger distance gives fewer boxes
-        middle = (low * high) ** 0.5
-        if 1 + sum(len(x) * len(y) for _, _, x, y in _lattice(size, kinds, middle)) > max_boxes:
-            low = middle
+        distance = (low * high) ** 0.5
+        if 1 + sum(len(x) * len(y) for _, _, x, y in _lattice(size, kinds, distance)) > max_boxes:
+            low = distance
         else:
-            high = middle
+            high = distance
     boxes = [np.array([[0, 0, width, height]], dtype=np.float32)]
     for box_width, box_height, x, y in _lattice(size, kinds, high):
         x1, y1 = (a.ravel() for a in np.meshgrid(x, y))
         boxes.append(np.stack([x1, y1, x1 + box_width, y1 + box_height], axis=1).astype(np.float32))
-    together = np.concatenate(boxes)
+    all_boxes = np.concatenate(boxes)
     # Duplicates occur: the largest box of a square image is the whole image.
-    _, first = np.unique(together, axis=0, return_index=True)
-    return together[np.sort(first)][:max_boxes]
+    _, first = np.unique(all_boxes, axis=0, return_index=True)
+    return all_boxes[np.sort(first)][:max_boxes]
 
 
 Kind = tuple[float, float, float]
@@ -83,8 +83,8 @@ def _fitted_kinds(size: tuple[int, int], shapes: Shapes) -> list[Kind]:
     """Turn shapes into pixels. Boxes are cut to the image and are at least one pixel high and wide."""
     height, width = size
     shorter = float(min(height, width))
-    wanted = ((max(h * shorter, 1.0), max(w * shorter, 1.0)) for h, w in shapes)
-    cut = [(min(h, float(height)), min(w, float(width))) for h, w in wanted]
+    unclipped = ((max(h * shorter, 1.0), max(w * shorter, 1.0)) for h, w in shapes)
+    cut = [(min(h, float(height)), min(w, float(width))) for h, w in unclipped]
     return [((h * w) ** 0.5, h, w) for h, w in cut]
 
 

@@ -5,8 +5,7 @@ is a node of a tree, and its box is a proposal. Similarities are integers; `FULL
 with equal similarity, the younger one is joined first.
 
 Legend: see `regions`. M = 2 R - 1 nodes of a tree; the R regions come first. A younger node has a higher
-    number.
-L pairs of neighbours that have room in the lists.
+number. L is the length of the lists of pairs.
 """
 
 from __future__ import annotations
@@ -59,13 +58,13 @@ def similarity(a: Any, b: Any, tree: Any, strategy: Any, color_bins: int, pixels
         total += np.int64(intersection(shares[a], shares[b], 0, color_bins))
     if strategy[1]:
         total += np.int64(intersection(shares[a], shares[b], color_bins, shares.shape[1]))
-    together = np.int64(size[a]) + np.int64(size[b])
+    joint_size = np.int64(size[a]) + np.int64(size[b])
     if strategy[2]:
-        total += FULL - together * FULL // pixels
+        total += FULL - joint_size * FULL // pixels
     if strategy[3]:
         width = max(boxes[a, 2], boxes[b, 2]) - min(boxes[a, 0], boxes[b, 0])
         height = max(boxes[a, 3], boxes[b, 3]) - min(boxes[a, 1], boxes[b, 1])
-        total += FULL - (np.int64(width) * np.int64(height) - together) * FULL // pixels
+        total += FULL - (np.int64(width) * np.int64(height) - joint_size) * FULL // pixels
     return total
 
 
@@ -106,7 +105,7 @@ def pop(heap: Any, count: int) -> Any:
 
 
 @njit(nogil=True)
-def _leaves(pairs: Any, regions: int) -> Any:
+def _sort_by_younger(pairs: Any, regions: int) -> Any:
     """Sort pairs by their younger node.
 
     Returns:
@@ -129,7 +128,7 @@ def _leaves(pairs: Any, regions: int) -> Any:
 
 
 @njit(nogil=True)
-def _best(older: Any, value: Any, joined: Any, first: int, end: int) -> Any:
+def _best_neighbour(older: Any, value: Any, joined: Any, first: int, end: int) -> Any:
     """Return value << 20 | node for the most similar neighbour in a slice. 0: all are joined already."""
     best = np.uint64(0)
     for slot in range(first, end):
@@ -139,11 +138,11 @@ def _best(older: Any, value: Any, joined: Any, first: int, end: int) -> Any:
 
 
 @njit(nogil=True)
-def _twice(array: Any) -> Any:
+def _doubled(array: Any) -> Any:
     """Copy an array into one of twice the length."""
-    twice = np.empty(2 * len(array), array.dtype)
-    twice[: len(array)] = array
-    return twice
+    longer = np.empty(2 * len(array), array.dtype)
+    longer[: len(array)] = array
+    return longer
 
 
 @njit(nogil=True)
@@ -168,7 +167,7 @@ def _join(
 
 
 @njit(nogil=True)
-def _tree(boxes: Any, size: Any, counts: Any, strategy: Any, color_bins: int) -> Any:
+def _allocate_tree(boxes: Any, size: Any, counts: Any, strategy: Any, color_bins: int) -> Any:
     """Allocate the arrays of all nodes and fill in the leaves. A strategy without histograms gets none."""
     regions, nodes = len(size), 2 * len(size)
     tree_boxes = np.empty((nodes, 4), np.int32)
@@ -209,35 +208,35 @@ def group(
         boxes: (M, 4) int32 of all nodes, in the order of their creation.
     """
     regions = len(size)
-    tree, tree_counts = _tree(boxes, size, counts, strategy, color_bins)
-    older, first = _leaves(pairs, regions)
+    tree, tree_counts = _allocate_tree(boxes, size, counts, strategy, color_bins)
+    older, first = _sort_by_younger(pairs, regions)
     younger = np.empty(len(older), np.uint32)
     value = np.empty(len(older), np.uint32)
     after = np.empty(len(older), np.int32)
     latest = np.full(2 * regions, -1, np.int32)
     joined = np.zeros(2 * regions, np.uint8)
     heap = np.empty(2 * regions, np.uint64)
-    waiting = 0
+    heap_size = 0
     for leaf in range(regions):
         for pair in range(first[leaf], first[leaf + 1]):
             a = older[pair]
             value[pair] = similarity(a, np.uint32(leaf), tree, strategy, color_bins, pixels)
             younger[pair], after[pair], latest[a] = leaf, latest[a], pair
-        best = _best(older, value, joined, first[leaf], first[leaf + 1])
-        waiting = _wait(heap, waiting, leaf, best)
+        best = _best_neighbour(older, value, joined, first[leaf], first[leaf + 1])
+        heap_size = _push_node(heap, heap_size, leaf, best)
     seen = np.zeros(2 * regions, np.uint32)
     around = np.empty(2 * regions, np.uint32)
     node: Any = np.uint32(regions)
     low = np.uint64(0xFFFFF)
-    while waiting:
-        key = pop(heap, waiting)
-        waiting -= 1
+    while heap_size:
+        key = pop(heap, heap_size)
+        heap_size -= 1
         a, b = np.uint32(key >> np.uint64(20) & low), np.uint32(key & low)
         if joined[b]:
             continue
         if joined[a]:
-            best = _best(older, value, joined, first[b], first[b + 1])
-            waiting = _wait(heap, waiting, b, best)
+            best = _best_neighbour(older, value, joined, first[b], first[b + 1])
+            heap_size = _push_node(heap, heap_size, b, best)
             continue
         joined[a] = joined[b] = 1
         _join(tree, tree_counts, a, b, node, strategy, color_bins)
@@ -246,15 +245,17 @@ def group(
         count = _add_neighbours(b, count, around, links, joined, seen, node)
         used = first[node]
         while used + count > len(older):
-            older, younger = _twice(older), _twice(younger)
-            after, value = _twice(after), _twice(value)
+            older, younger = _doubled(older), _doubled(younger)
+            after, value = _doubled(after), _doubled(value)
         for other in around[:count]:
             older[used], younger[used] = other, node
             value[used] = similarity(other, node, tree, strategy, color_bins, pixels)
             after[used], latest[other] = latest[other], used
             used += 1
         first[node + 1] = used
-        waiting = _wait(heap, waiting, node, _best(older, value, joined, first[node], used))
+        heap_size = _push_node(
+            heap, heap_size, node, _best_neighbour(older, value, joined, first[node], used)
+        )
         node = np.uint32(node + 1)
     return tree[0][:node]
 
@@ -296,13 +297,13 @@ def _add_neighbours(
 
 
 @njit(nogil=True)
-def _wait(heap: Any, waiting: int, node: Any, best: Any) -> int:
+def _push_node(heap: Any, heap_size: int, node: Any, best: Any) -> int:
     """Put a node into the heap with its best pair, if it has one. Return the heap's new count.
 
     A key is value << 40 | older << 20 | younger. So of two pairs with equal value, the younger one comes
     first.
     """
     if best == np.uint64(0):
-        return waiting
-    push(heap, waiting, best << np.uint64(20) | np.uint64(node))
-    return waiting + 1
+        return heap_size
+    push(heap, heap_size, best << np.uint64(20) | np.uint64(node))
+    return heap_size + 1

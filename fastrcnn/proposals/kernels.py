@@ -13,19 +13,20 @@ import numpy as np
 from numba import njit
 
 from fastrcnn.proposals.compiled import entry
+from fastrcnn.proposals.edges import edge_weights, flat_components, sorted_edges
 from fastrcnn.proposals.grouping import group
 from fastrcnn.proposals.regions import (
     coarsen,
-    describe,
+    describe_regions,
     neighbours,
     neighbours_of_pixels,
-    pool,
+    pool_groups,
 )
-from fastrcnn.proposals.segmentation import edge_weights, flat_components, segment, sorted_edges
+from fastrcnn.proposals.segmentation import segment
 
 
 @njit(nogil=True)
-def _mixed(value: Any) -> Any:
+def _hash64(value: Any) -> Any:
     """Hash 64 bits to 64 bits, with the last steps of splitmix64."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -83,7 +84,7 @@ def hierarchies(
     Args:
         right, down: (H, W) uint16 weights of the edges to the right and down, from `weights`.
         amount: uint32, the amount that each weight stands for.
-        colors, textures, step, color_bins, bins: see `describe`.
+        colors, textures, step, color_bins, bins: see `describe_regions`.
         limit: pixels are joined first over edges of at most this weight.
         ks: int64, scales of the segmentation, rising, in units of `amount`.
         nested: each further k continues from the regions of the k before. False: it begins with the pixels.
@@ -107,7 +108,7 @@ def hierarchies(
             region, border, border_weight, inside = segment(
                 edges, start, amount, component_size, amount[limit], ks[level], min_size, cap
             )
-            boxes, size, histogram = describe(
+            boxes, size, histogram = describe_regions(
                 component, region, len(inside), colors, color_bins, textures, step, bins
             )
             if nested:
@@ -119,7 +120,7 @@ def hierarchies(
             groups, inside = coarsen(pairs, weights, size, inside, ks[level])
             if len(inside) == len(size):
                 continue
-            boxes, size, histogram = pool(groups, len(inside), boxes, size, histogram)
+            boxes, size, histogram = pool_groups(groups, len(inside), boxes, size, histogram)
             pairs, weights = neighbours(pairs, weights, groups, len(inside))
         for s in range(len(strategies)):
             tree = group(boxes, size, histogram, pairs, strategies[s], color_bins, pixels)
@@ -145,7 +146,7 @@ def priorities(packed: Any, ranks: Any, seed: Any, min_width: int, min_height: i
     size = 16
     while size < 2 * len(packed):
         size *= 2
-    none = np.uint64(0)  # an empty slot: no box has x2 = 0
+    empty_slot = np.uint64(0)  # an empty slot: no box has x2 = 0
     table = np.zeros(size, np.uint64)
     best = np.empty(size, np.uint64)
     mask = np.uint64(size - 1)
@@ -156,19 +157,19 @@ def priorities(packed: Any, ranks: Any, seed: Any, min_width: int, min_height: i
         height = np.int64(box & low) - np.int64(box >> np.uint64(32) & low)
         if width < min_width or height < min_height:
             continue
-        draw = _mixed(seed + i * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)  # 24 bits
+        draw = _hash64(seed + i * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)  # 24 bits
         key = (np.uint64(ranks[i]) * (draw + np.uint64(1))) << np.uint64(22) | i
         slot = ((box * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
-        while table[slot] != box and table[slot] != none:
+        while table[slot] != box and table[slot] != empty_slot:
             slot = (slot + np.uint64(1)) & mask
-        if table[slot] == none:
+        if table[slot] == empty_slot:
             table[slot] = box
             best[slot] = key
         else:
             best[slot] = min(best[slot], key)
     count = 0
     for i in range(np.uint64(size)):
-        if table[i] != none:
+        if table[i] != empty_slot:
             table[count], best[count] = table[i], best[i]
             count += 1
     return table[:count].copy(), best[:count].copy()
@@ -179,7 +180,7 @@ def priorities(packed: Any, ranks: Any, seed: Any, min_width: int, min_height: i
     "UniTuple(uint16[:,::1], 2)(float32[:,:,::1], float32, int64)",
 )
 def weights(planes: Any, unit: float, base: int) -> Any:
-    """Compute the weights of all edges between pixels, see `segmentation.edge_weights`."""
+    """Compute the weights of all edges between pixels, see `edges.edge_weights`."""
     return edge_weights(planes, unit, base)
 
 

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from fastrcnn.proposals.segmentation import find, number_regions
+from fastrcnn.proposals.edges import find_root
+from fastrcnn.proposals.segmentation import number_regions
 
 EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 """Marks a free slot of a hash set."""
 
 
 @njit(nogil=True)
-def describe(
+def describe_regions(
     component: Any,
     region: Any,
     regions: int,
@@ -182,8 +183,8 @@ def coarsen(pairs: Any, weights: Any, size: Any, inside: Any, k: int) -> Any:
     roots = len(size)
     shift = np.uint64(32)
     for e in range(len(pairs)):
-        a = find(parent, np.uint32(pairs[e] >> shift))
-        b = find(parent, np.uint32(pairs[e]))
+        a = find_root(parent, np.uint32(pairs[e] >> shift))
+        b = find_root(parent, np.uint32(pairs[e]))
         if a == b:
             continue
         weight = weights[e]
@@ -198,13 +199,13 @@ def coarsen(pairs: Any, weights: Any, size: Any, inside: Any, k: int) -> Any:
 
 
 @njit(nogil=True)
-def pool(group: Any, groups: int, boxes: Any, size: Any, histogram: Any) -> Any:
+def pool_groups(group: Any, groups: int, boxes: Any, size: Any, histogram: Any) -> Any:
     """Compute boxes, sizes and histograms of groups from those of their regions.
 
     Args:
         group: (R,) uint32, the group of each region.
         groups: G.
-        boxes, size, histogram: the result of `describe` for the regions.
+        boxes, size, histogram: the result of `describe_regions` for the regions.
 
     Returns:
         The same three arrays for the groups.

@@ -50,8 +50,8 @@ def selective_search(
 
     Boxes are sorted by their rank from the root of their tree, times a random number seeded by (seed,
     pixels). Boxes and order are the same in every thread and process, and with AVX-512, AVX2 and SSE2
-    (measured). One
-    exception: the blur of mode `exact` adds float32 numbers, as OpenCV does on the CPU in use.
+    (measured). One exception: in mode `exact`, OpenCV's blur adds float32 numbers in an order that depends on
+    the CPU.
 
     A setting that is None gets the mode's value (`fastrcnn.config.SELECTIVE_SEARCH_MODES`).
 
@@ -79,12 +79,14 @@ def selective_search(
             f"image is {image.dtype} {image.shape}: expected (H, W, 3) uint8 with H, W >= 1"
         )
     height, width = image.shape[:2]
-    small = _shrink(image, settings.max_side)
-    scale = np.array([width / small.shape[1], height / small.shape[0]] * 2)
-    trees = exact_trees(small, settings) if mode == "exact" else _trees(small, settings)
+    shrunk_image = _shrink(image, settings.max_side)
+    scale = np.array([width / shrunk_image.shape[1], height / shrunk_image.shape[0]] * 2)
+    trees = (
+        exact_trees(shrunk_image, settings) if mode == "exact" else _trees(shrunk_image, settings)
+    )
     packed, ranks = (np.concatenate(parts) for parts in zip(*trees, strict=True))
     shortest = np.ceil(settings.min_size / scale[:2]).astype(int)
-    draws = np.uint64(zlib.crc32(small.tobytes()) << 32 | (seed & 0xFFFFFFFF))
+    draws = np.uint64(zlib.crc32(shrunk_image.tobytes()) << 32 | (seed & 0xFFFFFFFF))
     different, keys = kernels().priorities(packed, ranks, draws, shortest[0], shortest[1])
     if not len(different):
         return np.array([[0, 0, width, height]], np.float32)[:max_boxes]
@@ -140,14 +142,14 @@ def _shrink(image: Bytes, max_side: int) -> Bytes:
 
 
 def _trees(
-    small: Bytes, settings: SelectiveSearchMode
+    shrunk_image: Bytes, settings: SelectiveSearchMode
 ) -> list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]]:
     """Compute (boxes, ranks) for each colour space, as `kernels.hierarchies` returns them."""
     compiled = kernels()
-    texture = dense_texture(small)
+    texture = dense_texture(shrunk_image)
     trees = []
     for space in COLOR_SPACES:
-        planes = planes_of(cv2.cvtColor(small, space))
+        planes = planes_of(cv2.cvtColor(shrunk_image, space))
         right, down = compiled.weights(planes, np.float32(UNIT), 0)
         colors = planes >> np.uint8(4)  # 16 bins per channel
         colors[1] += 16

@@ -110,14 +110,16 @@ def _svm(config: AblateConfig) -> list[Case]:
 
 
 def _proposals(config: AblateConfig) -> list[Case]:
-    most = config.max_proposals
-    counts = sorted({max(most // 16, 1), max(most // 4, 1), most})
+    num_proposals = config.max_proposals
+    counts = sorted({max(num_proposals // 16, 1), max(num_proposals // 4, 1), num_proposals})
     return [
         (
             f"{count} proposals",
-            BASE if count == most else Training(max_proposals=count),
+            BASE if count == num_proposals else Training(max_proposals=count),
             PLAIN,
-            "rises, then falls a little, from 1k to 10k (figure 3)" if count == most else "",
+            "rises, then falls a little, from 1k to 10k (figure 3)"
+            if count == num_proposals
+            else "",
         )
         for count in counts
     ]
@@ -171,6 +173,19 @@ def _faster_rcnn(config: AblateConfig) -> list[Case]:
     return [*ours, ("torchvision's Faster R-CNN, its recipe", peer, PLAIN, "")]
 
 
+def _recipe(config: AblateConfig) -> list[Case]:
+    """Give the parts of a recipe: each is added to AdamW alone."""
+    adamw = ("optimizer=adamw", "learning_rate=0.0002")  # for the two images a step of this job
+    parts = {
+        "AdamW": (),
+        "AdamW, average of the weights": ("ema_decay=0.999",),
+        "AdamW, repeat factors": ("repeat_threshold=0.3",),
+        "AdamW, crops": ("crop_jitter=0.5,1.5",),
+    }
+    cases = [(name, Training(settings=(*adamw, *part)), PLAIN, "") for name, part in parts.items()]
+    return [("SGD", BASE, PLAIN, ""), *cases]
+
+
 COMPARISONS: dict[str, Callable[[AblateConfig], list[Case]]] = {
     "sampling": _sampling,
     "multi_task": _multi_task,
@@ -183,6 +198,8 @@ COMPARISONS: dict[str, Callable[[AblateConfig], list[Case]]] = {
     "roi_heads": _roi_heads,
     "proposers": _proposers,
     "faster_rcnn": _faster_rcnn,
+    "recipe": _recipe,
 }
-NAMED_ONLY = ("roi_heads", "proposers", "faster_rcnn")
-"""Comparisons that are not in the paper: with torchvision, and of proposers. They run only if named."""
+NAMED_ONLY = ("roi_heads", "proposers", "faster_rcnn", "recipe")
+"""Comparisons that are not in the paper: with torchvision, of proposers, of the parts of a recipe. They run
+only if named."""

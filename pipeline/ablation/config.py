@@ -8,10 +8,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
-from fastrcnn.config.growth import kept
+from fastrcnn.config.growth import drop_as_before
 from pipeline.config import Preset, TrainConfig
-from pipeline.config.checks import check_above_zero, check_not_negative, check_seeds
-from pipeline.config.numbers import SHORT, configs, read_numbers
+from pipeline.config.checks import (
+    check_above_zero,
+    check_fractions,
+    check_not_negative,
+    check_seeds,
+)
+from pipeline.config.numbers import SHORT_FLAGS, configs, read_numbers
 from pipeline.config.settings import as_settings, parse_settings
 from pipeline.errors import UserError
 from pipeline.runtime.flags import Group, Groups, Uri
@@ -31,6 +36,8 @@ class AblateConfig:
     """Split to train on."""
     test_split: str = "test"
     """Split to test on."""
+    val_fraction: float | None = None
+    """Share of the images of --split to test on, instead of --test-split. The other images are trained on."""
     preset: Preset = "paper"
     """Preset, as for `jobs/train.py`."""
     backbone: str = "caffenet"
@@ -72,7 +79,7 @@ class AblateConfig:
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Comparisons", common=("comparisons", "seeds"), more=("svd_shares",)),
-        Group(title="Data", common=("split", "test_split", "limit")),
+        Group(title="Data", common=("split", "test_split", "val_fraction", "limit")),
         Group(
             title="Training",
             common=("preset", "backbone", "weights", "proposals", "scale", "epochs"),
@@ -90,6 +97,7 @@ class AblateConfig:
         check_above_zero(self, "cpus_per_trial", most=10_000)
         check_not_negative(self, "gpus_per_trial", most=1000)
         check_seeds("--seeds", *self.seeds)
+        check_fractions(self.val_fraction, None, None)
         if not self.seeds:
             raise UserError(
                 "--seeds", "expected at least one seed", "Give one, or leave the flag out."
@@ -112,16 +120,16 @@ class AblateConfig:
             names: the fields whose flags are on the command line.
         """
         settings = {name: (text, value) for text, (name, value) in parse_settings(self.set).items()}
-        for short in SHORT:
-            text, value = settings.get(SHORT[short], ("", None))
+        for short in SHORT_FLAGS:
+            text, value = settings.get(SHORT_FLAGS[short], ("", None))
             if short in names and text and value != getattr(self, short):
                 raise UserError(
                     f"--{short.replace('_', '-')} {getattr(self, short)} --set {text}",
-                    f"{SHORT[short]} has two values",
+                    f"{SHORT_FLAGS[short]} has two values",
                     "Give only one of them.",
                 )
 
-    def settled(self, by_old_rule: bool) -> AblateConfig:
+    def effective_flags(self, by_old_rule: bool) -> AblateConfig:
         """Give the same flags with each number in one place: --set scale=400 becomes --scale 400.
 
         Args:
@@ -137,9 +145,13 @@ class AblateConfig:
             )
             return replace(self, set=as_settings(longest | given))
         values = read_numbers(self).values
-        shorts = {k: values[SHORT[k]] for k in SHORT if hasattr(self, k) and SHORT[k] in given}
+        shorts = {
+            k: values[SHORT_FLAGS[k]]
+            for k in SHORT_FLAGS
+            if hasattr(self, k) and SHORT_FLAGS[k] in given
+        }
         shorts = {k: v for k, v in shorts.items() if v is not None}
-        rest = {k: v for k, v in given.items() if k not in {SHORT[k] for k in shorts}}
+        rest = {k: v for k, v in given.items() if k not in {SHORT_FLAGS[k] for k in shorts}}
         return replace(self, **shorts, set=as_settings(rest))
 
     def training(self, training: Training) -> TrainConfig:
@@ -156,11 +168,13 @@ class AblateConfig:
     def _training(self, numbers: Mapping[str, Any]) -> TrainConfig:
         """Give the flags of `jobs/train.py` with these numbers, by name."""
         numbers = {"solver.batch_size": 2, **numbers}
-        shorts: dict[str, Any] = {k: numbers[name] for k, name in SHORT.items() if name in numbers}
+        shorts: dict[str, Any] = {
+            k: numbers[name] for k, name in SHORT_FLAGS.items() if name in numbers
+        }
         shorts = {k: v for k, v in shorts.items() if v is not None}
-        rest = {k: v for k, v in numbers.items() if k not in {SHORT[k] for k in shorts}}
+        rest = {k: v for k, v in numbers.items() if k not in {SHORT_FLAGS[k] for k in shorts}}
         return TrainConfig(
-            data=self.data,
+            data=(self.data,),
             output=self.output,
             split=self.split,
             preset=self.preset,
@@ -197,14 +211,16 @@ class Training:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-FIRST = frozenset(("settings", "max_proposals", "proposals", "start", "torchvision_heads", "seed"))
+FIRST_FIELDS = frozenset(
+    ("settings", "max_proposals", "proposals", "start", "torchvision_heads", "seed")
+)
 """The fields of `Training` of 2026-11-29. A later field is hashed only if its value is not the default."""
 
 
 def _hashed(training: Mapping[str, Any]) -> dict[str, Any]:
     """Give the fields to hash."""
     defaults = {f.name: f.default for f in fields(Training)}
-    values = kept(training, FIRST, defaults)
+    values = drop_as_before(training, FIRST_FIELDS, defaults)
     return values | {"start": values["start"] and _hashed(values["start"])}
 
 

@@ -30,6 +30,8 @@ TABLE = pa.schema(
         pa.field("iterations", pa.int64()),
         pa.field("paper", pa.string()),
         pa.field("training", pa.string(), nullable=False),  # folder under trials/
+        pa.field("coco_ap", pa.float64()),  # averaged over IoU .5 to .95, 0 to 1
+        pa.field("ap50", pa.float64()),  # COCO's AP at IoU .5
     ]
 )
 
@@ -37,16 +39,13 @@ TABLE = pa.schema(
 def results_of(
     rows: Sequence[Row], trials: Mapping[str, Mapping[str, Any] | None]
 ) -> list[dict[str, Any]]:
-    """Give one result per row, with the columns of `TABLE`.
-
-    Raises:
-        KeyError, TypeError: a trial lacks a result. This is a bug, because all trials are finished.
-    """
+    """Give one result for each row whose trial is finished, with the columns of `TABLE`."""
     results = []
     for row in rows:
         trial = trials[row.training.name]
-        assert trial is not None
-        test = trial["tests"][row.test.name]
+        test = None if trial is None else trial["tests"].get(row.test.name)
+        if trial is None or test is None:
+            continue
         results.append(
             {
                 "comparison": row.comparison,
@@ -61,6 +60,8 @@ def results_of(
                 "iterations": trial["iterations"],
                 "paper": row.paper,
                 "training": row.training.name,
+                "coco_ap": test.get("coco_ap"),  # not measured before 2026-11-30
+                "ap50": test.get("ap50"),
             }
         )
     return results
@@ -94,6 +95,8 @@ def as_markdown(config: AblateConfig, results: Sequence[Mapping[str, Any]]) -> s
             lines.append(_line(setting, seeds))
         if comparison in ("proposers", "faster_rcnn"):
             lines += ["", *_recall_lines(of_comparison)]
+        if comparison == "recipe":
+            lines += ["", *recipe_lines(of_comparison)]
         if comparison == "sampling":
             lines += ["", _sampling_note(config, of_comparison)]
     return "\n".join(lines) + "\n"
@@ -107,13 +110,31 @@ def _recall_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     for setting in dict.fromkeys(row["setting"] for row in rows):
         seeds = [row for row in rows if row["setting"] == setting]
-        recall, average = (spread([row[n] for row in seeds]) for n in ("recall", "average_recall"))
-        mean = spread([100 * row["map"] for row in seeds], 1)
+        recall, average = (
+            mean_and_range([row[n] for row in seeds]) for n in ("recall", "average_recall")
+        )
+        mean = mean_and_range([100 * row["map"] for row in seeds], 1)
         lines.append(f"| {setting} | {recall} | {average} | {mean} |")
     return lines
 
 
-def spread(values: Sequence[float], digits: int = 3) -> str:
+def recipe_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Write COCO's measures and the time of a step, one line per setting: mean and range over the seeds."""
+    lines = ["| setting | AP50 | COCO AP | step, ms |", "| --- | ---: | ---: | ---: |"]
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        seeds = [row for row in rows if row["setting"] == setting]
+        # A trial of before 2026-11-30 has no COCO measures.
+        measured = [row for row in seeds if row["ap50"] is not None]
+        ap50, ap = (
+            mean_and_range([row[name] for row in measured]) if measured else "-"
+            for name in ("ap50", "coco_ap")
+        )
+        step = 1000 * min(row["step_seconds"] for row in seeds)
+        lines.append(f"| {setting} | {ap50} | {ap} | {step:.0f} |")
+    return lines
+
+
+def mean_and_range(values: Sequence[float], digits: int = 3) -> str:
     """Write the mean; with several values, also the range."""
     mean = f"{sum(values) / len(values):.{digits}f}"
     if len(values) == 1:
@@ -123,7 +144,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 def _line(setting: str, seeds: Sequence[Mapping[str, Any]]) -> str:
     """Write the line of one setting. Times are the smallest over the seeds."""
-    mean = spread([100 * row["map"] for row in seeds], 1)
+    mean = mean_and_range([100 * row["map"] for row in seeds], 1)
     step, image = (
         f"{1000 * min(row[name] for row in seeds):.0f}"
         for name in ("step_seconds", "image_seconds")
@@ -157,7 +178,7 @@ def as_png(results: Sequence[Mapping[str, Any]]) -> bytes:
     figure = Figure(figsize=(9, 1.2 + 0.34 * (len(bars) + len(comparisons))), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    place, ticks, names = 0.0, [], []
+    y, ticks, names = 0.0, [], []
     for index, comparison in enumerate(comparisons):
         for _, setting in (bar for bar in bars if bar[0] == comparison):
             maps = [
@@ -166,13 +187,13 @@ def as_png(results: Sequence[Mapping[str, Any]]) -> bytes:
                 if (row["comparison"], row["setting"]) == (comparison, setting)
             ]
             mean = sum(maps) / len(maps)
-            axes.barh(place, mean, color="#0072b2" if index % 2 else "#56b4e9")
-            axes.plot(maps, [place] * len(maps), "k.", markersize=4)
-            axes.text(max(maps) + 1, place, f"{mean:.1f}", va="center", fontsize="small")
-            ticks.append(place)
+            axes.barh(y, mean, color="#0072b2" if index % 2 else "#56b4e9")
+            axes.plot(maps, [y] * len(maps), "k.", markersize=4)
+            axes.text(max(maps) + 1, y, f"{mean:.1f}", va="center", fontsize="small")
+            ticks.append(y)
             names.append(f"{comparison}: {setting}")
-            place += 1
-        place += 0.6
+            y += 1
+        y += 0.6
     axes.set_yticks(ticks, names, fontsize="small")
     axes.invert_yaxis()
     axes.set(xlabel="mAP (VOC07), per cent; dots are seeds", xlim=(0, 105))

@@ -123,7 +123,7 @@ class TorchvisionHeads(nn.Module):
 
     def train_step(
         self,
-        optimizer: torch.optim.SGD,
+        optimizer: torch.optim.Optimizer,
         batch: Batch,
         step: int,
         settings: StepSettings,

@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 
+from fastrcnn.averaging import WeightAverage, load_weights
 from fastrcnn.checkpoint import save_checkpoint
-from fastrcnn.detection import propose_learned
 from fastrcnn.loss import Objective, Target
+from fastrcnn.metrics import evaluate_coco
 from fastrcnn.metrics.recall import proposal_recall
 from fastrcnn.model import FastRCNN, with_config
 from fastrcnn.solver import build_optimizer, freeze_untrained
 from fastrcnn.svd import compress
+from fastrcnn.tiled_detection import propose_tiled
 from pipeline import storage
 from pipeline.ablation.config import AblateConfig, Test, Training
 from pipeline.ablation.torchvision_heads import TorchvisionHeads
@@ -31,10 +33,11 @@ from pipeline.runtime.prefetch import prefetch
 from pipeline.storage import checkpoints
 from pipeline.training.examples import Batch, Example, load_batch, target_of
 from pipeline.training.initial_weights import initial_model, measure_deltas
+from pipeline.training.order import ImageOrder, image_order
 from pipeline.training.plan import TrainPlan
-from pipeline.training.same_run import read_object
 from pipeline.training.step import StepSettings, train_step
-from pipeline.training.validation import Detect, detector_of, validate
+from pipeline.training.stored_run import read_object
+from pipeline.training.validation import Detect, detector_of, ground_truth, validate
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +81,11 @@ def run_trial(
     Raises:
         NonFiniteLossError, StorageError, ImageError: the trial failed.
     """
-    cut = training.max_proposals or config.max_proposals
-    examples = [replace(e, proposals=e.proposals[:cut]) for e in examples]
-    test_examples = [replace(e, proposals=e.proposals[:cut]) for e in test_examples]
     plan = TrainPlan.of(config.training(training), classes).fitted([e.image for e in examples])
+    if plan.model.tile is None:  # with tiles, each tile has this number of proposals
+        num_proposals = training.max_proposals or config.max_proposals
+        examples = [replace(e, proposals=e.proposals[:num_proposals]) for e in examples]
+        test_examples = [replace(e, proposals=e.proposals[:num_proposals]) for e in test_examples]
     folder = folder_of(config, training)
     network: Network
     result: dict[str, Any]
@@ -90,7 +94,7 @@ def run_trial(
         network = checkpoints.load(folder).model  # only new tests are missing
         result = earlier
     else:
-        model = _start(config, training, plan, classes, examples)
+        model = _initial_model(config, training, plan, classes, examples)
         network = TorchvisionHeads(model) if training.torchvision_heads else model
         result = _train(network, plan, training.seed, examples)
         if isinstance(network, FastRCNN):
@@ -102,17 +106,23 @@ def run_trial(
         if test.name in result["tests"]:
             continue
         detector = _detector(network, test, examples)
-        metrics = validate(detector, len(classes), test_examples).metrics(classes)
+        validation = validate(detector, len(classes), test_examples)
+        metrics = validation.metrics(classes)
+        coco = evaluate_coco(
+            [ground_truth(e) for e in test_examples], validation.detections, len(classes)
+        )
         result["tests"][test.name] = {
             "map": metrics["val_map"],
             "ap": metrics["val_ap"],
+            "coco_ap": coco.ap,
+            "ap50": coco.ap50,
             "image_seconds": _seconds_per_image(detector, test_examples),
         }
     storage.write_bytes(storage.join(folder, RESULT), json.dumps(result, indent=1).encode())
     return result
 
 
-def _start(
+def _initial_model(
     config: AblateConfig,
     training: Training,
     plan: TrainPlan,
@@ -136,19 +146,26 @@ def _train(
     num_iterations = plan.solver.num_iterations(len(examples))
     settings = StepSettings(solver=plan.solver, num_iterations=num_iterations, seed=seed)
     steps = range(num_iterations)
-    load = partial(_load, examples, plan, seed)
+    order = image_order(examples, plan.solver.repeat_threshold, seed)
+    load = partial(_load, examples, plan, order)
     if isinstance(network, TorchvisionHeads):
         take_step = network.train_step
     else:
         take_step = partial(train_step, Objective(network))
+    decay = plan.solver.ema_decay
+    average = None if decay is None else WeightAverage(network, decay)
     seconds, losses = [], []
     for step, batch in zip(steps, prefetch(load, steps, threads=1), strict=True):
         started = time.perf_counter()
         row = take_step(optimizer, batch, step, settings)
+        if average is not None:
+            average.update(network, step)
         seconds.append(time.perf_counter() - started)
         losses.append(row["loss"])
         if step % max(num_iterations // 10, 1) == 0:
             logger.info("step %d of %d: loss %.3f", step + 1, num_iterations, row["loss"])
+    if average is not None:
+        load_weights(network, average.weights)
     return {
         "iterations": num_iterations,
         "step_seconds": statistics.median(seconds),
@@ -156,8 +173,9 @@ def _train(
     }
 
 
-def _load(examples: Sequence[Example], plan: TrainPlan, seed: int, step: int) -> Batch:
-    return load_batch(examples, step, plan.solver.batch_size, seed, plan.model)
+def _load(examples: Sequence[Example], plan: TrainPlan, order: ImageOrder, step: int) -> Batch:
+    size, most = plan.solver.batch_size, plan.proposals.max_boxes
+    return load_batch(examples, step, size, order.seed, plan.model, order=order, max_proposals=most)
 
 
 def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Detect:
@@ -175,7 +193,7 @@ def _detector(network: Network, test: Test, examples: Sequence[Example]) -> Dete
             with_svms,
         )  # imported here: it needs scikit-learn, an optional package
 
-        pixels, targets = _unflipped(examples)
+        pixels, targets = _images_and_targets(examples)
         model = with_svms(model, pixels, targets)
     if not test.box_regression:
         model = with_config(model, box_regression=False)
@@ -201,10 +219,10 @@ def _rpn_proposals(network: Network, example: Example) -> Boxes:
     pixels = decode(storage.read_bytes(example.image.image_uri)).pixels
     if isinstance(network, TorchvisionHeads):
         return network.propose(pixels).numpy()
-    return propose_learned(network, [pixels])[0].boxes.cpu().numpy()
+    return propose_tiled(network, [pixels])[0].boxes.cpu().numpy()
 
 
-def _unflipped(examples: Sequence[Example]) -> tuple[list[torch.Tensor], list[Target]]:
+def _images_and_targets(examples: Sequence[Example]) -> tuple[list[torch.Tensor], list[Target]]:
     """Decode the training images without augmentation: (H, W, 3) uint8 tensors, and their targets."""
     pixels = [decode(storage.read_bytes(e.image.image_uri)).pixels for e in examples]
     return [torch.from_numpy(p) for p in pixels], [target_of(e) for e in examples]

@@ -1,4 +1,4 @@
-"""The result of reading labels, the checks that hold for every label format, and the definition of a format.
+"""The result of reading labels, bad labels, and the definition of a label format.
 
 Legend: G boxes in one image, K classes. Label 0 is the background, the classes are 1..K.
 """
@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.annotations.tree import Tree
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 
-_OUTSIDE = 1.0
-"""Pixels by which a box may leave its image: tools round, and some count corners from 0 instead of 1."""
+Item = TypeVar("Item")
+
 # Python's float() also accepts 1_0 and digits of other scripts. No labelling tool means a number by them.
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 
@@ -38,15 +38,30 @@ class LabelledImage:
     """(G,) VOC's flag. A detector is not expected to find such an object, and is not punished if it does."""
     crowd: npt.NDArray[np.bool_]
     """(G,) COCO's iscrowd: one box around many objects."""
+    ignored: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    """(I, 4) regions of which nobody knows what they show: boxes that were left out, and objects of classes
+    that are not wanted. Neither training nor evaluation counts anything in them."""
     image_id: str
     """COCO's image id as text; in other formats the stem of the file name. Unique in a split."""
     size: tuple[int, int] | None = None
     """(height, width) as the annotation states it; None if it states no size."""
+    areas: npt.NDArray[np.float64] | None = None
+    """(G,) square pixels of the outlines, as COCO's file states them; None: the areas of the boxes count."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetName:
+    """A data set that labelled images come from."""
+
+    root: str
+    """The absolute URI of the folder below which its images lie."""
+    layout: str
+    """The name of its label format."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledImages:
-    """One split of a data set."""
+    """One split of a data set, or of several that are joined."""
 
     images: tuple[LabelledImage, ...]
     """Sorted by image_uri."""
@@ -56,6 +71,12 @@ class LabelledImages:
     """The name of the label format."""
     problems: tuple[str, ...]
     """What was wrong and was left out: one line each, with the file, the value and what was done."""
+    bad: tuple[BadLabel, ...] = ()
+    """The labels that cannot be right, each with what became of it."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Image URI -> reason, for the images that are left out because nobody knows their labels."""
+    sets: tuple[SetName, ...] = ()
+    """The data sets that the images are from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +88,50 @@ class NamedBox:
     """xyxy, absolute pixels, continuous edges, image frame."""
     where: str
     """Its place in the file, e.g. ``object 3``."""
-    written: str
-    """Its coordinates as they stand in the file, for messages."""
+    written: object
+    """Its coordinates as they stand in the file, for messages: text, or a list of numbers."""
     difficult: bool = False
     crowd: bool = False
+    area: float | None = None
+    """The area that COCO's file states, in square pixels; None if the area of the box counts."""
+
+
+class LabelError(UserError):
+    """A label that cannot be right, but has a place in its image."""
+
+    label: NamedBox | None = None
+    """The label; its class may be unknown, its box may leave the image."""
+
+
+def label_error(label: NamedBox, what: str, why: str, advice: str) -> LabelError:
+    """Make the error of a bad label whose place in the image is known. For the texts see `UserError`."""
+    error = LabelError(what, why, advice)
+    error.label = label
+    return error
+
+
+@dataclass(frozen=True, slots=True)
+class BadLabel:
+    """A line, an object or an annotation that cannot be right, or a whole file that cannot be read."""
+
+    annotation_uri: str
+    where: str
+    """Its place in the file, e.g. ``line 2``; empty for the whole file."""
+    error: UserError
+    """What is wrong, and what to do."""
+    done: str = ""
+    """What became of it; empty if it was refused."""
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, without the place."""
+        return str(self.error.args[1])
+
+    @property
+    def text(self) -> str:
+        """Place and reason in one line."""
+        what, why, _ = self.error.args
+        return one_line(f"{what}: {why}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +144,10 @@ class NamedImage:
     boxes: tuple[NamedBox, ...]
     size: tuple[int, int] | None = None
     """(height, width) as the annotation states it; None if it states no size."""
+    bad: tuple[BadLabel, ...] = ()
+    """Its labels that cannot be right."""
+    unreadable: bool = False
+    """Whether its label file, or the size in it, cannot be read. Then `bad` says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +159,10 @@ class Annotations:
     """The classes that the data set declares, in its order; None if it declares none."""
     problems: tuple[str, ...]
     """As `LabelledImages.problems`."""
+    bad: tuple[BadLabel, ...] = ()
+    """Bad labels of no image."""
+    unlabelled: UserError | None = None
+    """What is wrong if no image of the split has a label file: a training would learn to find nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,98 +186,24 @@ class Format:
     """Whether the data set lists its classes. If not, all annotations must be read to know the classes."""
 
 
-def number_labels(annotations: Annotations, layout: str, classes: Sequence[str]) -> LabelledImages:
-    """Turn class names into labels 1..K. Boxes without area are left out and reported.
+def good_and_bad(
+    make: Callable[[Item, str], NamedBox], items: Iterable[tuple[str, Item]], uri: str
+) -> tuple[tuple[NamedBox, ...], tuple[BadLabel, ...]]:
+    """Make the boxes of one image; a label that cannot be right is kept apart.
 
     Args:
-        annotations: the result of `Format.read`.
-        layout: the name of that format.
-        classes: in label order. Empty means the classes that the data set declares (COCO: by id, YOLO: by
-            number); if it declares none, all classes in it, sorted.
-
-    Raises:
-        UserError: a box has a class that is not in `classes`; there is no class at all, or one is given
-            twice; the corners of a box are swapped; a box lies outside its image.
+        make: turns an entry of the file and its place into a box, or raises `UserError` or `LabelError`.
+        items: the place of each entry, such as ``line 2``, and the entry.
+        uri: the file.
     """
-    used = Counter(box.name for image in annotations.images for box in image.boxes)
-    names = tuple(classes) or annotations.names or tuple(sorted(used))
-    _check_classes(names, annotations)
-    problems = list(annotations.problems)
-    images = [_number(image, names, problems) for image in annotations.images]
-    unused = [name for name in names if name not in used]
-    if unused:
-        problems.append(f"this split has no box of class {', '.join(unused)}; the class is kept")
-    return LabelledImages(
-        images=tuple(sorted(images, key=lambda image: image.image_uri)),
-        classes=names,
-        layout=layout,
-        problems=tuple(problems),
-    )
-
-
-def _check_classes(classes: tuple[str, ...], annotations: Annotations) -> None:
-    if not classes:
-        where = annotations.images[0].annotation_uri if annotations.images else "the split"
-        raise UserError(
-            where, "the whole split has no box, so no class is known", "Give --classes."
-        )
-    twice = [name for name, count in Counter(classes).items() if count > 1]
-    if twice:
-        raise UserError(f"class {twice[0]}", "is given twice", "Give each class once.")
-    known = set(classes)
-    for image in annotations.images:
-        for box in image.boxes:
-            if box.name not in known:
-                raise UserError(
-                    f"class {box.name!r} in {image.annotation_uri} ({box.where})",
-                    f"is not among the classes {', '.join(classes) or '(there are none)'}",
-                    "Add the class to --classes, or remove the box.",
-                )
-
-
-def _number(image: NamedImage, classes: tuple[str, ...], problems: list[str]) -> LabelledImage:
-    kept = []
-    for box in image.boxes:
-        _check_place(box, image)
-        x1, y1, x2, y2 = (np.float32(edge) for edge in box.box)
-        if x2 > x1 and y2 > y1:
-            kept.append(box)
-        else:
-            # The regression target of such a box is log(0): one of them makes the loss NaN.
-            problems.append(
-                f"{image.annotation_uri} ({box.where}): {box.name} {box.written} has no area; left out"
-            )
-    boxes = np.array([box.box for box in kept], dtype=np.float32).reshape(-1, 4)  # (G, 4)
-    return LabelledImage(
-        image_uri=image.image_uri,
-        annotation_uri=image.annotation_uri,
-        gt_boxes=boxes,
-        gt_labels=np.array([classes.index(box.name) + 1 for box in kept], dtype=np.int64),
-        difficult=np.array([box.difficult for box in kept], dtype=np.bool_),
-        crowd=np.array([box.crowd for box in kept], dtype=np.bool_),
-        image_id=image.image_id,
-        size=image.size,
-    )
-
-
-def _check_place(box: NamedBox, image: NamedImage) -> None:
-    where = f"{image.annotation_uri} ({box.where})"
-    x1, y1, x2, y2 = box.box
-    if x2 < x1 or y2 < y1:
-        raise UserError(
-            where,
-            f"{box.name} {box.written} ends before it begins",
-            "Swap its corners, or write the coordinates in the order of this format.",
-        )
-    if image.size is None:
-        return
-    height, width = image.size
-    if min(x1, y1) < -_OUTSIDE or x2 > width + _OUTSIDE or y2 > height + _OUTSIDE:
-        raise UserError(
-            where,
-            f"{box.name} {box.written} lies outside its image, {width} wide and {height} high",
-            "Correct the box, or the image size in the annotation.",
-        )
+    good: list[NamedBox] = []
+    bad: list[BadLabel] = []
+    for where, item in items:
+        try:
+            good.append(make(item, where))
+        except UserError as error:
+            bad.append(BadLabel(uri, where, error))
+    return tuple(good), tuple(bad)
 
 
 def finite(text: object, where: str) -> float:
@@ -221,6 +216,8 @@ def finite(text: object, where: str) -> float:
     Raises:
         UserError: the value is missing, not a number, not finite, or 1e9 or more in absolute value.
     """
+    if text is None:
+        raise UserError(where, "the coordinate is missing", "Expected a number below 1e9.")
     value = math.nan
     if isinstance(text, str) and _NUMBER.fullmatch(text):
         value = float(text)
@@ -232,6 +229,21 @@ def finite(text: object, where: str) -> float:
             where, f"coordinate {shown} is not a finite number", "Expected a number below 1e9."
         )
     return value
+
+
+def refuse_shares(numbers: Sequence[float], where: str) -> None:
+    """Raise `UserError` if a box in pixels holds shares of the image's size, such as 0.25, instead.
+
+    Args:
+        numbers: the box as it stands in the file, e.g. VOC's corners.
+        where: the file and the place in it, for the error.
+    """
+    if all(0 <= number <= 1 for number in numbers) and any(number % 1 for number in numbers):
+        raise UserError(
+            where,
+            f"{[*numbers]} look like shares of the image's size, from 0 to 1",
+            "Multiply them by the width or height of the image: this format is in pixels.",
+        )
 
 
 def first_few(names: Sequence[str], most: int = 5) -> str:

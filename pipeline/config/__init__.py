@@ -6,6 +6,7 @@ errors about flags are fast.
 """
 
 from pipeline.config.checks import check_above_zero, check_not_negative, check_uris
+from pipeline.config.counting import EstimateConfig, SampleConfig
 from pipeline.config.results import CompactConfig, EvaluateConfig, ExportConfig, ReportConfig
 from pipeline.config.score import Precision, ScoreConfig
 from pipeline.config.tools import (
@@ -20,6 +21,7 @@ __all__ = [
     "CompactConfig",
     "CompressConfig",
     "DrawConfig",
+    "EstimateConfig",
     "EvaluateConfig",
     "ExportConfig",
     "ExportProposalsConfig",
@@ -27,6 +29,7 @@ __all__ = [
     "Precision",
     "Preset",
     "ReportConfig",
+    "SampleConfig",
     "ScoreConfig",
     "TrainConfig",
     "check_above_zero",

@@ -24,11 +24,12 @@ from fastrcnn.config import FastRCNNConfig, RPNConfig, SolverConfig
 from pipeline.errors import UserError
 from pipeline.runtime.flags import docstrings
 
-Made = TypeVar("Made", bound="type[Overrides]")
+OverridesType = TypeVar("OverridesType", bound="type[Overrides]")
 
 PARTS: Mapping[str, type] = {"model": FastRCNNConfig, "solver": SolverConfig, "rpn": RPNConfig}
-GIVEN = ("num_classes", "rpn")
-"""Fields without a flag: the data gives the number of classes, --proposals decides on the RPN."""
+WITHOUT_FLAG = ("num_classes", "rpn", "calibration")
+"""Fields without a flag: the data gives the number of classes, --proposals decides on the RPN, and the
+calibration is fitted."""
 NULL = "null"
 """Value of a flag that sets None in the config. A field that is None here was not given."""
 
@@ -45,14 +46,14 @@ class Overrides:
     def given(self) -> dict[str, Any]:
         """Give the numbers that are given, with the types of their config. Raise UserError for a wrong
         value."""
-        return {name: self._read(name, value) for name, value in self._written().items()}
+        return {name: self._convert(name, value) for name, value in self._fields_set().items()}
 
-    def _written(self) -> dict[str, Any]:
+    def _fields_set(self) -> dict[str, Any]:
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
-    def _read(self, name: str, value: Any) -> Any:
+    def _convert(self, name: str, value: Any) -> Any:
         if value == NULL:
             return None
         if isinstance(value, tuple) and any(isinstance(part, str) for part in value):
@@ -60,16 +61,16 @@ class Overrides:
         return value
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self._written().items())
+        given = ", ".join(f"{name}={value!r}" for name, value in self._fields_set().items())
         return f"{type(self).__name__}({given})"
 
 
-def _overriding(config: type) -> Callable[[Made], Made]:
+def _overriding(config: type) -> Callable[[OverridesType], OverridesType]:
     """Decorate a class: add each field of `config` as a flag with default None."""
 
-    def decorate(cls: Made) -> Made:
+    def decorate(cls: OverridesType) -> OverridesType:
         hints, docs = get_type_hints(config), docstrings(config)
-        names = [field.name for field in fields(config) if field.name not in GIVEN]
+        names = [field.name for field in fields(config) if field.name not in WITHOUT_FLAG]
         cls.__annotations__ = {name: _flag_type(hints[name]) for name in names}
         for name in names:
             setattr(cls, name, None)
@@ -81,7 +82,7 @@ def _overriding(config: type) -> Callable[[Made], Made]:
         help_lines = "\n".join(f"    {name}: {docs[name]}" for name in names if name in docs)
         cls.__doc__ = f"{cls.__doc__}\n\nAttributes:\n{help_lines}"
         made: Any = dataclass(frozen=True, kw_only=True, slots=True, repr=False)(cls)
-        return cast(Made, made)
+        return cast(OverridesType, made)
 
     return decorate
 
@@ -115,12 +116,14 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
 
 @_overriding(FastRCNNConfig)
 class ModelOverrides(Overrides):
-    """Numbers of the model that replace the preset's. `null` turns off a number that may be off."""
+    """Numbers of the model that replace the chosen ones or the preset's. `null` turns off a number
+    that may be off."""
 
 
 @_overriding(SolverConfig)
 class SolverOverrides(Overrides):
-    """Numbers of the training that replace the preset's. `null` turns off a number that may be off."""
+    """Numbers of the training that replace the chosen ones or the preset's. `null` turns off a number
+    that may be off."""
 
 
 @_overriding(RPNConfig)

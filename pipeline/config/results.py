@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pipeline.config.checks import MOST_GIB, check_above_zero, check_memory, check_not_negative
+from pipeline.config.checks import (
+    MOST_GIB,
+    OnBadLabel,
+    as_tuple,
+    check_above_zero,
+    check_labels,
+    check_memory,
+    check_not_negative,
+    check_renames,
+    label_sets,
+    require,
+)
 from pipeline.errors import UserError
 from pipeline.runtime.flags import Folder, Group, Groups, Uri
 
@@ -16,28 +27,78 @@ class EvaluateConfig:
 
     scored: Uri
     """The --output of a scoring job, or its scored/<run_id> folder."""
-    data: Uri
-    """Labelled images, as for `jobs/train.py`."""
+    data: tuple[Uri, ...] = ()
+    """Labelled images, as for `jobs/train.py`; several folders are joined. Required, unless --annotations is
+    given."""
+    annotations: Uri | None = None
+    """File or folder of labels that lie apart from their images. The images are in --images-at, else in
+    --data."""
+    images_at: Uri | None = None
+    """Folder of the images, if --data or --annotations holds only their labels."""
     split: str = "test"
-    """Split to evaluate on."""
+    """Split to evaluate on, or the URI of a split file, such as splits/test.txt in the output of a
+    training."""
     classes: tuple[str, ...] = ()
     """Class names. Default: those of the detector."""
+    rename: tuple[str, ...] = ()
+    """Other names for the classes of the labels, as OLD=NEW, as in the training."""
+    on_bad_label: OnBadLabel = "refuse"
+    """What to do with labels that cannot be right: `refuse` stops and lists them; `skip` makes their boxes
+    ignored regions; `clip` cuts boxes at the edge of the image, and skips what cannot be cut."""
     run_id: str | None = None
     """Scoring run to evaluate. Needed if --scored holds several."""
     output: Uri | None = None
-    """Folder for metrics.json and pr_curves.png. Default: evaluation/<run_id>/ in --scored."""
+    """Folder for metrics.json, pr_curves.png, operating_points.parquet, confusion.parquet and
+    matches.parquet. Default: evaluation/<run_id>/ in --scored."""
+    at_precision: float | None = None
+    """Also find the score from which each class has at least this precision, with as much recall as
+    possible."""
+    at_recall: float | None = None
+    """Also find the score from which each class has at least this recall, with as much precision as
+    possible."""
+    suspects: Uri | None = None
+    """The --output of `jobs/suspects.py` for these labels. The job then also says what average precision
+    would be if the first suspects were right: a guess, beside the measured one."""
+    first: int = 100
+    """With --suspects: the number of suspects that are taken for right."""
     limit: int | None = None
     """Evaluate only the first N images of the split."""
     dry_run: bool = False
     """Print counts, write nothing."""
 
     GROUPS: ClassVar[Groups] = (
-        Group(title="Data", common=("split", "classes", "limit")),
-        Group(title="Run", common=("run_id", "output", "dry_run")),
+        Group(
+            title="Data",
+            common=("data", "split", "classes", "limit"),
+            more=("annotations", "images_at", "rename", "on_bad_label"),
+        ),
+        Group(
+            title="Run",
+            common=("run_id", "output", "dry_run"),
+            more=("at_precision", "at_recall", "suspects", "first"),
+        ),
     )
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "limit")
+        object.__setattr__(self, "data", as_tuple(self.data))
+        check_above_zero(self, "limit", "first")
+        for flag, share in (
+            ("--at-precision", self.at_precision),
+            ("--at-recall", self.at_recall),
+        ):
+            require(
+                share is None or 0 < share <= 1,
+                f"{flag} {share}",
+                "expected a share above 0 and up to 1",
+                "Give another number.",
+            )
+        check_labels(self)
+        check_renames(self.rename)
+
+    @property
+    def label_sets(self) -> tuple[tuple[str, str | None], ...]:
+        """Where each data set has its labels, and the folder of its images if they lie apart."""
+        return label_sets(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,14 +137,20 @@ class ReportConfig:
     """The page, if it ends in .html. Otherwise a folder for report/<run_id>.html."""
     run_id: str | None = None
     """Scoring run to read. Needed if --scored holds several."""
+    compare: str | None = None
+    """Another run of --scored, to compare with: counts, agreement, and pictures where the two differ."""
     data: Uri | None = None
-    """Labelled images, as for `jobs/evaluate.py`. With them the page shows accuracy too."""
+    """Labelled images, as for `jobs/evaluate.py`. With them the page shows accuracy, what is right, wrong and
+    missed, and the labelled boxes."""
     split: str = "test"
-    """Split to measure accuracy on."""
+    """Split to measure accuracy on, or the URI of a split file."""
     gallery: int = 96
     """Number of pictures in the page. With 0, no image is read."""
     thumbnail: int = 400
     """Longer side of a picture, in pixels."""
+    crops: int = 4
+    """Number of boxes of a picture that can be seen at original size: mistakes first, then the highest
+    scores."""
     gallery_mib: float = 8.0
     """Maximum size of all pictures together, in MiB. Pictures that do not fit are left out."""
     memory_gib: float = 2.0
@@ -96,8 +163,10 @@ class ReportConfig:
 
     GROUPS: ClassVar[Groups] = (
         Group(title="Accuracy", common=("data", "split")),
-        Group(title="Pictures", common=("gallery",), more=("thumbnail", "gallery_mib")),
-        Group(title="Run", common=("run_id", "dry_run"), more=("memory_gib", "temp_folder")),
+        Group(title="Pictures", common=("gallery",), more=("thumbnail", "crops", "gallery_mib")),
+        Group(
+            title="Run", common=("run_id", "compare", "dry_run"), more=("memory_gib", "temp_folder")
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -105,6 +174,13 @@ class ReportConfig:
         check_above_zero(self, "gallery_mib", most=MOST_GIB)
         check_memory(self)
         check_not_negative(self, "gallery")
+        check_not_negative(self, "crops")
+        if self.compare is not None and self.compare == self.run_id:
+            raise UserError(
+                f"--compare {self.compare}",
+                "is the run of --run-id itself",
+                "Give the run_id of another run of --scored.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,8 +192,10 @@ class ExportConfig:
     output: Uri
     """Folder for the files; files of the same name are replaced. For delta: the folder of the table. For
     iceberg: NAMESPACE.TABLE."""
-    format: Literal["coco", "fiftyone", "labelstudio", "iceberg", "delta"]
-    """Format to write: the tool that will read the boxes."""
+    format: Literal[
+        "coco", "fiftyone", "labelstudio", "yolo", "voc", "coco-dataset", "iceberg", "delta"
+    ]
+    """Format to write: the tool that will read the boxes, or the layout of a labelled data set."""
     run_id: str | None = None
     """Scoring run to read. Needed if --scored holds several."""
     min_score: float = 0.0
@@ -126,6 +204,9 @@ class ExportConfig:
     """Write only the first N images, in URI order."""
     image_root: Uri | None = None
     """Path or URL of the images in the other tool. It replaces the deepest folder that holds all images."""
+    copy_images: bool = False
+    """For yolo, voc and coco-dataset: copy the images into the data set too. Default: labels only, which
+    `jobs/train.py` reads with --images-at."""
     ids: Uri | None = None
     """For coco: annotation file that gives the image and category ids. Only its images are written."""
     memory_gib: float = 2.0
@@ -139,7 +220,7 @@ class ExportConfig:
     """For iceberg and delta: allow a Ray cluster on other machines without token authentication."""
 
     GROUPS: ClassVar[Groups] = (
-        Group(title="Boxes", common=("min_score", "limit", "image_root", "ids")),
+        Group(title="Boxes", common=("min_score", "limit", "image_root", "copy_images", "ids")),
         Group(
             title="Run",
             common=("run_id", "dry_run"),
@@ -157,6 +238,14 @@ class ExportConfig:
                     f"--{name}",
                     f"has no effect with --format {self.format}",
                     "Leave it out, or filter the table in SQL.",
+                )
+        data_set = self.format in ("yolo", "voc", "coco-dataset")
+        for flag, allowed in (("image_root", not data_set), ("copy_images", data_set)):
+            if getattr(self, flag) and not allowed:
+                raise UserError(
+                    f"--{flag.replace('_', '-')}",
+                    f"has no effect with --format {self.format}",
+                    "Leave it out.",
                 )
         if not 0 <= self.min_score <= 1:
             raise UserError(

@@ -10,7 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastrcnn.config.ranges import describe, field_types
-from pipeline.config.overrides import GIVEN, PARTS
+from pipeline.config.overrides import PARTS, WITHOUT_FLAG
 from pipeline.errors import UserError
 
 RPN_PREFIX = "rpn_"
@@ -30,7 +30,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, tuple[str, Any]]:
         {"rpn_nms=0.8": ("rpn.nms", 0.8), "pyramid=480,576": ("model.pyramid", (480, 576))}.
     """
     known = _setting_names()
-    read: dict[str, tuple[str, Any]] = {}
+    parsed: dict[str, tuple[str, Any]] = {}
     for setting in settings:
         setting_name, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
@@ -38,20 +38,22 @@ def parse_settings(settings: Sequence[str]) -> dict[str, tuple[str, Any]]:
         if not setting_name:
             raise UserError(f"--set {setting}", "has no name before =", "Give NAME=VALUE.")
         if setting_name not in known:
-            near = difflib.get_close_matches(setting_name, known, n=3)
+            similar = difflib.get_close_matches(setting_name, known, n=3)
             raise UserError(
                 f"--set {setting}",
                 f"there is no number called {setting_name}",
-                f"Did you mean {' or '.join(near)}?" if near else "--help-all lists all numbers.",
+                f"Did you mean {' or '.join(similar)}?"
+                if similar
+                else "--help-all lists all numbers.",
             )
         part, field = known[setting_name]
         name = f"{part}.{field}"
-        if any(name == other for other, _ in read.values()):
+        if any(name == other for other, _ in parsed.values()):
             raise UserError(
                 f"--set {setting}", f"{setting_name} was given two times", "Give it once."
             )
-        read[setting] = name, _parse(text, PARTS[part], field, setting)
-    return read
+        parsed[setting] = name, _parse(text, PARTS[part], field, setting)
+    return parsed
 
 
 def as_settings(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -70,7 +72,7 @@ def _setting_names() -> dict[str, tuple[str, str]]:
         RPN_PREFIX * (part == "rpn") + field.name: (part, field.name)
         for part, config in PARTS.items()
         for field in fields(config)
-        if field.name not in GIVEN
+        if field.name not in WITHOUT_FLAG
     }
 
 
@@ -80,14 +82,14 @@ def _parse(text: str, config: type, field: str, setting: str) -> Any:
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for kind in kinds:
         try:
-            return _as(text, kind)
+            return _convert(text, kind)
         except (TypeError, ValueError):
             continue
     expected = describe(field_types(config)[field])
     raise UserError(f"--set {setting}", f"expected {expected}", "Give another value.")
 
 
-def _as(text: str, kind: Any) -> Any:
+def _convert(text: str, kind: Any) -> Any:
     """Read a text as a value of this type. Raise ValueError or TypeError if it is none."""
     if get_origin(kind) is Literal:
         if text in get_args(kind):
@@ -121,4 +123,4 @@ def _tuple(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
         parts = [part.strip() for part in text.strip("()").split(",") if part.strip()]
     if kinds[-1] is Ellipsis:
         kinds = (kinds[0],) * len(parts)
-    return tuple(_as(part, kind) for part, kind in zip(parts, kinds, strict=True))
+    return tuple(_convert(part, kind) for part, kind in zip(parts, kinds, strict=True))

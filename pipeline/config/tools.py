@@ -1,11 +1,20 @@
-"""Flags of the tools: compress, draw-scenes, import-proposals, export-proposals."""
+"""Flags of the tools: compress, calibrate, import-weights, draw-scenes, import-proposals,
+export-proposals."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.config.checks import check_above_zero, check_not_negative, check_seeds, check_share
+from pipeline.config.checks import (
+    OnBadLabel,
+    check_above_zero,
+    check_labels,
+    check_not_negative,
+    check_renames,
+    check_seeds,
+    check_share,
+)
 from pipeline.config.score import ScoreConfig
 from pipeline.runtime.flags import Group, Groups, Uri
 
@@ -17,11 +26,11 @@ class CompressConfig:
     checkpoint: Uri
     """Folder with model.safetensors and config.json, or the --output of a training."""
     output: Uri
-    """Folder for the new checkpoint. It must not hold a checkpoint yet."""
-    fc6_rank: int = 1024
-    """Singular values of fc6 to keep. Default: the paper's, for a layer of width 4096."""
-    fc7_rank: int = 256
-    """Singular values of fc7 to keep. Default: the paper's."""
+    """Folder for the new checkpoint. It must be empty."""
+    fc6_rank: int | None = None
+    """Singular values of fc6 to keep. Default: a quarter of its width, as the paper (1024 of 4096)."""
+    fc7_rank: int | None = None
+    """Singular values of fc7 to keep. Default: a sixteenth of its width, as the paper (256 of 4096)."""
     dry_run: bool = False
     """Print the numbers of weights, write nothing."""
 
@@ -32,6 +41,118 @@ class CompressConfig:
 
     def __post_init__(self) -> None:
         check_above_zero(self, "fc6_rank", "fc7_rank")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportWeightsConfig:
+    """Flags of `jobs/import_weights.py`."""
+
+    weights: Uri
+    """A Faster R-CNN of torchvision: `coco`, a name such as fasterrcnn_resnet50_fpn_v2, or the path or URI of
+    its state_dict (.pth, .safetensors)."""
+    output: Uri
+    """Folder for the checkpoint. It must not hold a checkpoint yet."""
+    classes: tuple[str, ...] = ()
+    """Class names in the order of the labels, without the background. Default: the 90 COCO categories."""
+    detector: str | None = None
+    """Name of the detector in torchvision, where several have the same shapes: with
+    fasterrcnn_mobilenet_v3_large_320_fpn the scale is 320. Default: by the shapes and the file name."""
+    norm_eps: float | None = None
+    """The eps of the file's batch norms. Default: 1e-5 if they were trained; if they are frozen, that of
+    torchvision's published weights."""
+    dry_run: bool = False
+    """Read and check the weights, write nothing."""
+
+    GROUPS: ClassVar[Groups] = (
+        Group(title="Detector", common=("classes",), more=("detector", "norm_eps")),
+        Group(title="Run", common=("dry_run",)),
+    )
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, "norm_eps", most=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrateConfig:
+    """Flags of `jobs/calibrate.py`."""
+
+    checkpoint: Uri
+    """Folder with model.safetensors and config.json, or the --output of a training."""
+    data: Uri = ""
+    """Folder of labelled images, as for `jobs/train.py`. The detector must not have been trained on them.
+    Required, unless --annotations is given."""
+    output: Uri
+    """Folder for the calibrated checkpoint. It must not hold a checkpoint yet."""
+    annotations: Uri | None = None
+    """File or folder of labels that lie apart from their images. The images are in --images-at, else in
+    --data."""
+    images_at: Uri | None = None
+    """Folder of the images, if --data or --annotations holds only their labels."""
+    split: str = "val"
+    """Split of the images to calibrate on, or the URI of a split file."""
+    sample: Uri | None = None
+    """The --output of `jobs/sample.py`, if the labels are of its images. Images that were not drawn are left
+    out, and each drawn one counts by its probability: the scores then fit all images, not the sample."""
+    rename: tuple[str, ...] = ()
+    """Other names for classes, as OLD=NEW. The new names are those of the checkpoint."""
+    on_bad_label: OnBadLabel = "refuse"
+    """What to do with labels that cannot be right: `refuse` stops and lists them; `skip` makes their boxes
+    ignored regions; `clip` cuts boxes at the edge of the image, and skips what cannot be cut."""
+    proposals: str | None = None
+    """URI of a table of proposals for these images, if the detector was trained on a table. Default: the
+    proposals that the detector was trained with."""
+    num_workers: int = 1
+    """Number of tasks that detect objects, in parallel."""
+    gpus_per_worker: float | None = None
+    """GPUs per task. Default: 1 if the cluster has GPUs, else 0."""
+    limit: int | None = None
+    """Use only the first N images of the split."""
+    max_failures: float = 0.01
+    """Maximum share of images that are unreadable, or whose labels are."""
+    dry_run: bool = False
+    """Print the numbers of images and objects, write nothing."""
+    allow_open_cluster: bool = False
+    """Allow a Ray cluster on other machines without token authentication. Anyone who can connect to it can
+    run code on it."""
+
+    GROUPS: ClassVar[Groups] = (
+        Group(
+            title="Data",
+            common=("data", "split"),
+            more=(
+                "annotations",
+                "images_at",
+                "sample",
+                "rename",
+                "on_bad_label",
+                "proposals",
+                "max_failures",
+            ),
+        ),
+        Group(
+            title="Workers",
+            common=("num_workers", "gpus_per_worker"),
+            more=("allow_open_cluster",),
+        ),
+        Group(title="Run", common=("limit", "dry_run")),
+    )
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "num_workers", "limit")
+        check_not_negative(self, "gpus_per_worker", most=1000)
+        check_share(self.max_failures)
+        check_labels(self)
+        check_renames(self.rename)
+
+    @property
+    def labels_at(self) -> str:
+        """Where the labels are: --annotations, else --data."""
+        return self.annotations or self.data
+
+    @property
+    def images_apart(self) -> str | None:
+        """The folder of the images, if they lie apart from the labels."""
+        return self.images_at or (self.data if self.annotations else None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

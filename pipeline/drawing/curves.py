@@ -56,8 +56,8 @@ def loss_curves(curves: dict[str, Any]) -> bytes:
             label="validation mAP (VOC07)",
         )
         right.set(ylabel="mAP", ylim=(0, 1))
-        more, names = right.get_legend_handles_labels()
-        handles, labels = handles + more, labels + names
+        right_handles, names = right.get_legend_handles_labels()
+        handles, labels = handles + right_handles, labels + names
     axes.legend(handles, labels, loc="upper center", ncols=4, fontsize="small")
     return _png(figure)
 
@@ -76,12 +76,12 @@ def draw_precision_recall(result: VOCResult, classes: Sequence[str], title: str)
     Returns:
         The bytes of a PNG.
     """
-    drawn = [k for k in np.argsort(-result.ap, kind="stable") if np.isfinite(result.ap[k])]
-    columns = -(-len(drawn) // _ROWS)
+    shown_classes = [k for k in np.argsort(-result.ap, kind="stable") if np.isfinite(result.ap[k])]
+    columns = -(-len(shown_classes) // _ROWS)
     figure = _figure(6.5 + 1.9 * columns, 5)
     axes = figure.add_subplot()
     lines = []
-    for place, k in enumerate(drawn):
+    for place, k in enumerate(shown_classes):
         curve = result.curves[k]
         best = np.maximum.accumulate(curve.precision[::-1])[::-1]
         lines += axes.plot(
@@ -94,8 +94,8 @@ def draw_precision_recall(result: VOCResult, classes: Sequence[str], title: str)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
     axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3)
-    if drawn:
-        names = [f"{result.ap[k]:.3f}  {classes[k]}" for k in drawn]
+    if shown_classes:
+        names = [f"{result.ap[k]:.3f}  {classes[k]}" for k in shown_classes]
         legend = figure.legend(
             lines, names, loc="outside right upper", fontsize="small", ncols=columns
         )

@@ -86,10 +86,10 @@ def draw_scene(
         coverage = rasterize(contours, (height, width))
         mask = coverage >= 0.5
         visible = masks & ~mask
-        left = np.append(visible.sum(axis=(1, 2)), mask.sum())
-        if (left < MIN_VISIBLE * np.array([*areas, area])).any():
+        visible_areas = np.append(visible.sum(axis=(1, 2)), mask.sum())
+        if (visible_areas < MIN_VISIBLE * np.array([*areas, area])).any():
             continue
-        canvas = _paint(rng, canvas, coverage, mask)
+        canvas = paint(rng, canvas, coverage, mask)
         masks = np.concatenate([visible, mask[None]])
         labels.append(name)
         areas.append(area)
@@ -164,11 +164,13 @@ def rasterize(contours: list[Points], size: tuple[int, int]) -> NDArray[np.float
     Returns:
         (H, W) float32, from 0 to 1.
     """
-    fine = np.zeros((size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING), dtype=np.uint8)
+    supersampled = np.zeros((size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING), dtype=np.uint8)
     # In OpenCV integer coordinates are the centres of pixels, hence the shift by half a pixel.
     corners = [(points * _SUPERSAMPLING - 0.5) * 2**_FRACTION_BITS for points in contours]
-    cv2.fillPoly(fine, [np.rint(c).astype(np.int32) for c in corners], 255, shift=_FRACTION_BITS)
-    covered = cv2.resize(fine, size[::-1], interpolation=cv2.INTER_AREA)
+    cv2.fillPoly(
+        supersampled, [np.rint(c).astype(np.int32) for c in corners], 255, shift=_FRACTION_BITS
+    )
+    covered = cv2.resize(supersampled, size[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(covered / 255, dtype=np.float32)
 
 
@@ -192,7 +194,7 @@ def _place(
     return contours, areas[0] - sum(areas[1:])
 
 
-def _paint(
+def paint(
     rng: np.random.Generator, canvas: NDArray[np.float32], coverage: NDArray[np.float32], mask: Mask
 ) -> NDArray[np.float32]:
     """Blend a shape over `canvas` (H, W, 3). It has one colour, light from one side and some texture."""
@@ -237,24 +239,25 @@ def _octaves(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.floa
 
 
 def _ramp(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float64]:
-    along = _along(rng, size)
+    along = _distance_along(rng, size)
     return np.asarray(along / np.abs(along).max(), dtype=np.float64)
 
 
 def _stripes(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float64]:
-    waves = np.sin(_along(rng, size) * 2 * math.pi / rng.uniform(7, 45))
+    waves = np.sin(_distance_along(rng, size) * 2 * math.pi / rng.uniform(7, 45))
     return np.clip(waves * rng.uniform(1, 4), -1, 1)  # from soft waves to hard stripes
 
 
 def _checkers(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float64]:
     angle, side = rng.uniform(0, math.pi), rng.uniform(10, 30)
     first, second = (
-        np.sign(np.sin(math.pi * _along(rng, size, a) / side)) for a in (angle, angle + math.pi / 2)
+        np.sign(np.sin(math.pi * _distance_along(rng, size, a) / side))
+        for a in (angle, angle + math.pi / 2)
     )
     return np.asarray(first * second, dtype=np.float64)
 
 
-def _along(
+def _distance_along(
     rng: np.random.Generator, size: tuple[int, int], angle: float | None = None
 ) -> NDArray[np.float64]:
     """Compute the distance (H, W) of each pixel from the centre along a direction, in pixels.

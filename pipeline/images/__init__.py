@@ -3,21 +3,33 @@
 from pipeline.images.decoding import (
     DECODER_VERSION,
     IMAGE_SUFFIXES,
+    LACKS_END,
     MAX_BYTES,
     MAX_PIXELS,
+    ORIGINAL_SUFFIXES,
     DecodedImage,
     ImageError,
+    SampleRules,
+    Truncated,
+    check_header,
     decode,
+    read_orientation,
     read_size,
 )
 
 __all__ = [
     "DECODER_VERSION",
     "IMAGE_SUFFIXES",
+    "LACKS_END",
     "MAX_BYTES",
     "MAX_PIXELS",
+    "ORIGINAL_SUFFIXES",
     "DecodedImage",
     "ImageError",
+    "SampleRules",
+    "Truncated",
+    "check_header",
     "decode",
+    "read_orientation",
     "read_size",
 ]

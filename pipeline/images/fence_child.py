@@ -1,6 +1,7 @@
 """The process behind the fence: it reads encoded bytes from stdin and writes pixels to stdout.
 
-    request   max_pixels, whether only the size is wanted, format, length (`REQUEST`), then the bytes
+    request   max_pixels, whether only the size is wanted, format, --range or NaN twice, --bands or 0 three
+              times, length (`REQUEST`), then the bytes
     reply     length of a JSON object (`LENGTH`), the object, then the pixels: height * width * 3 bytes
 
 A first reply of length 0 says that the process is ready. When the process that started it ends, stdin ends,
@@ -10,75 +11,100 @@ and this process ends too. `pipeline.images.fence` starts it.
 from __future__ import annotations
 
 import json
-import os
+import math
 import resource
 import signal
 import struct
 from typing import BinaryIO, cast
 
-from pipeline.images.guard import Format, ImageError
-from pipeline.images.pillow import Pixels, decode_by_pillow, size_by_pillow
+from pipeline.images.guard import Format, ImageError, is_deep
+from pipeline.images.pillow import Decoded, decode_image, size_by_pillow
+from pipeline.images.samples import Pixels, SampleRules
+from pipeline.runtime.child_process import LENGTH, limit_resources, open_pipes
 
-REQUEST = struct.Struct("<Q?4sQ")
-LENGTH = struct.Struct("<I")
+REQUEST = struct.Struct("<Q?4sdd3HQ")
+TEXT_CHARACTERS = 500
+"""Characters that are kept of an error or a warning."""
 
 
-def serve(memory_bytes: int, seconds: int) -> None:
+def serve(memory_bytes: int, seconds: int, threads: bool = False) -> None:
     """Answer requests until stdin ends.
 
     Args:
         memory_bytes: memory that the process may take in addition to what it has at its start.
         seconds: time limit for one request. Then the process ends itself, in case the process that started
             it is gone and cannot end it.
+        threads: whether the process may start threads, and so child processes.
     """
-    requests = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):  # what a library prints must not get into the replies
-        os.dup2(nothing, descriptor)
-    _limit(memory_bytes)
+    requests, replies = open_pipes()
+    limit_resources(memory_bytes, threads)
     replies.write(LENGTH.pack(0))
     replies.flush()
     while head := requests.read(REQUEST.size):
-        max_pixels, only_size, name, length = REQUEST.unpack(head)
+        max_pixels, only_size, name, low, high, *bands, length = REQUEST.unpack(head)
         data = requests.read(length)
         signal.alarm(seconds)
-        reply, pixels = _answer(data, cast(Format, name.decode().strip()), max_pixels, only_size)
+        rules = SampleRules(
+            range=None if math.isnan(low) else (low, high),
+            bands=cast(tuple[int, int, int], tuple(bands)) if all(bands) else None,
+        )
+        format = cast(Format, name.decode().strip())
+        reply, pixels = _answer(data, format, max_pixels, only_size, rules)
         signal.alarm(0)
-        _send(replies, reply | {"peak_bytes": _peak_bytes()}, pixels)
+        _write_reply(replies, reply | {"peak_bytes": _peak_bytes()}, pixels)
+
+
+def request_head(
+    format: Format, length: int, max_pixels: int, only_size: bool, rules: SampleRules
+) -> bytes:
+    """Encode what comes before the bytes of an image."""
+    low, high = rules.range or (math.nan, math.nan)
+    bands = rules.bands or (0, 0, 0)
+    return REQUEST.pack(max_pixels, only_size, format.encode().ljust(4), low, high, *bands, length)
 
 
 def _answer(
-    data: bytes, format: Format, max_pixels: int, only_size: bool
+    data: bytes, format: Format, max_pixels: int, only_size: bool, rules: SampleRules
 ) -> tuple[dict[str, object], Pixels | None]:
     try:
         if only_size:
-            height, width = size_by_pillow(data, format, max_pixels)
+            height, width = _size(data, format, max_pixels)
             return {"height": height, "width": width}, None
-        pixels, warning = decode_by_pillow(data, format, max_pixels)
+        image = _decode(data, format, max_pixels, rules)
     except ImageError as error:
-        return {"status": error.status, "error": error.message}, None
-    return {"height": len(pixels), "width": pixels.shape[1], "warning": warning}, pixels
+        return {"status": error.status, "error": error.message[:TEXT_CHARACTERS]}, None
+    height, width, _ = image.pixels.shape
+    reply = {"height": height, "width": width, "lacks_end": image.lacks_end}
+    return reply | {"warning": image.warning and image.warning[:TEXT_CHARACTERS]}, image.pixels
 
 
-def _send(replies: BinaryIO, reply: dict[str, object], pixels: Pixels | None) -> None:
+def _size(data: bytes, format: Format, max_pixels: int) -> tuple[int, int]:
+    if format == "TIFF":
+        from pipeline.images.tiff import size_of_tiff
+
+        return size_of_tiff(data, max_pixels)
+    return size_by_pillow(data, format, max_pixels)
+
+
+def _decode(data: bytes, format: Format, max_pixels: int, rules: SampleRules) -> Decoded:
+    """Decode one image. The modules of rare formats are imported when the first such image comes."""
+    if format == "TIFF":
+        from pipeline.images.tiff import decode_tiff
+
+        return Decoded(*decode_tiff(data, max_pixels, rules))
+    if is_deep(data, format):
+        from pipeline.images.deep import decode_deep
+
+        return Decoded(*decode_deep(data, format, max_pixels, rules))
+    return decode_image(data, format, max_pixels, rules)
+
+
+def _write_reply(replies: BinaryIO, reply: dict[str, object], pixels: Pixels | None) -> None:
     encoded = json.dumps(reply).encode()
     replies.write(LENGTH.pack(len(encoded)) + encoded)
     if pixels is not None:
         replies.write(pixels.data)
     replies.flush()
-
-
-def _limit(memory_bytes: int) -> None:
-    """Limit the memory of this process; forbid core files, written files and child processes."""
-    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
-        resource.setrlimit(limit, (0, 0))
-    try:
-        with open("/proc/self/statm") as statm:
-            used = int(statm.read().split()[0]) * resource.getpagesize()
-    except FileNotFoundError:
-        return  # not Linux: other kernels ignore the next limit
-    resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes,) * 2)
 
 
 def _peak_bytes() -> int:

@@ -13,7 +13,19 @@ import re
 import struct
 from typing import Literal
 
-Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]
+from pipeline.images.boxes import (
+    AVIF_BRANDS,
+    CODED_BRANDS,
+    HEIF_BRANDS,
+    J2K_SIGNATURE,
+    JP2_SIGNATURE,
+    brands,
+    heif_size,
+    read_jp2,
+)
+from pipeline.images.jxl_header import JXL_CODESTREAM, JXL_CONTAINER, read_jxl
+
+Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF", "JP2", "JXL"]
 Status = Literal["undecodable", "too_large", "failed"]
 
 _KINDS: tuple[tuple[bytes, str], ...] = (
@@ -24,14 +36,11 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "gzip data"),
     (b"8BPS", "a Photoshop document"),
     (b"\x00\x00\x01\x00", "an icon"),
-    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
     (b"qoif", "QOI"),
     (b"version https://git-lfs", "a pointer of Git LFS"),
 )
-_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF"}
+_PPM_NUMBER = re.compile(rb"(?:\s|#[^\n]*\n)+(\d{1,9})(?=\s)")
+_BRANDS = {b"crx ": "a camera's raw picture (CR3)", b"qt  ": "a film", b"jpm ": "JPEG 2000 (JPM)"}
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
@@ -73,7 +82,20 @@ def sniff(data: bytes) -> Format:
         return "BMP"
     if re.match(rb"P[1-6][\s#]", head):
         return "PPM"
+    if head.startswith((JP2_SIGNATURE, J2K_SIGNATURE)):
+        return "JP2"
+    if head.startswith((JXL_CODESTREAM, JXL_CONTAINER)):
+        return "JXL"
+    if head[4:8] == b"ftyp" and (format := _format_of_brands(brands(data))):
+        return format
     raise ImageError("undecodable", f"{_name(head)}not a supported image format")
+
+
+def _format_of_brands(names: tuple[bytes, ...]) -> Format | None:
+    """Choose the format by the brands of a file, the major one first."""
+    if names[0] in AVIF_BRANDS or (names[0] not in CODED_BRANDS and AVIF_BRANDS & set(names)):
+        return "AVIF"
+    return "HEIF" if HEIF_BRANDS & set(names) else None
 
 
 def check_pixels(height: int, width: int, max_pixels: int) -> None:
@@ -99,11 +121,41 @@ def header_size(data: bytes, format: Format) -> tuple[int, int] | None:
             width, height = struct.unpack_from("<ii", data, 18)
         elif format == "WEBP":
             return _webp_size(data)
+        elif format in ("AVIF", "HEIF"):
+            return heif_size(data)
+        elif format == "JP2":
+            jp2 = read_jp2(data)
+            return jp2 and (jp2.height, jp2.width)
+        elif format == "JXL":
+            jxl = read_jxl(data)
+            return jxl and (jxl.height, jxl.width)
         else:
             return None
     except (struct.error, IndexError):
         return None
     return abs(height), abs(width)
+
+
+def is_deep(data: bytes, format: Format) -> bool:
+    """Return whether it is a PNG, PPM or PGM of more than 8 bits, which Pillow cuts or scales."""
+    if format == "PNG":
+        return data[12:16] == b"IHDR" and data[24:25] == b"\x10"
+    if format == "PPM" and data[:2] in (b"P2", b"P3", b"P5", b"P6"):
+        header = ppm_header(data)
+        return header is not None and header[2] > 255
+    return False
+
+
+def ppm_header(data: bytes) -> tuple[int, int, int, int] | None:
+    """Read the header of a PPM or PGM: (width, height, highest sample, start of samples); None if damaged."""
+    numbers, at = list[int](), 2
+    while len(numbers) < 3:
+        match = _PPM_NUMBER.match(data, at, at + 4096)
+        if match is None:
+            return None
+        numbers.append(int(match[1]))
+        at = match.end()
+    return numbers[0], numbers[1], numbers[2], at + 1
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
@@ -130,5 +182,5 @@ def _name(head: bytes) -> str:
     if text.startswith((b"<?xml", b"<error")):
         return "XML, such as a store's error: "
     if head[4:8] == b"ftyp":
-        return f"{_BRANDS.get(head[8:12], 'a film or HEIF')}: "
+        return f"{_BRANDS.get(head[8:12], 'a film')}: "
     return next((f"{name}: " for magic, name in _KINDS if head.startswith(magic)), "")

@@ -11,8 +11,10 @@ not import torch.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
@@ -24,9 +26,12 @@ from pipeline import images as decoder
 from pipeline import storage
 from pipeline.images import MAX_PIXELS, ImageError
 from pipeline.images.pillow import pixels_of_image
+from pipeline.images.samples import NEUTRAL, SampleRules
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 Image: TypeAlias = "str | Path | bytes | PILImage.Image | npt.NDArray[np.uint8] | Tensor"
 Pixels = npt.NDArray[np.uint8]
@@ -68,17 +73,26 @@ def check_image(image: object, name: str = "the image") -> None:
         _check_tensor(image, name)
     else:
         raise TypeError(
-            f"{name} is {_a(type(image).__name__)}: expected a path, URI, bytes, PIL image, uint8 array"
-            " or torch uint8 tensor. Give several images as a list."
+            f"{name} is {_with_article(type(image).__name__)}: expected a path, URI, bytes, PIL image,"
+            " uint8 array or torch uint8 tensor. Give several images as a list."
         )
 
 
-def read_pixels(image: Image, *, max_pixels: int = MAX_PIXELS, place: str = "") -> Pixels:
+def read_pixels(
+    image: Image,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    rules: SampleRules = NEUTRAL,
+    truncated: decoder.Truncated = "warn",
+    place: str = "",
+) -> Pixels:
     """Read one image that `check_image` accepts.
 
     Args:
         image: an image of any kind in the table above.
         max_pixels: files and PIL images with more pixels are refused before they are decoded.
+        rules: how samples of more than 8 bits become pixels. Arrays and tensors have 8 bits.
+        truncated: what to do with a JPEG that lacks its end.
         place: the beginning of an error message, e.g. ``image 3: ``.
 
     Raises:
@@ -92,15 +106,19 @@ def read_pixels(image: Image, *, max_pixels: int = MAX_PIXELS, place: str = "") 
         pixels: Pixels = image.detach().cpu().permute(1, 2, 0).contiguous().numpy()
         return pixels
     kind = ""
+    decode = partial(decoder.decode, max_pixels=max_pixels, rules=rules, truncated=truncated)
     try:
         if isinstance(image, PILImage.Image):
             kind = f"PIL image of mode {image.mode}: "
-            return pixels_of_image(image, max_pixels)
+            pixels, warning = pixels_of_image(image, max_pixels, rules)
+            if warning:
+                logger.warning("%s%s%s", place, kind, warning)
+            return pixels
         if isinstance(image, bytes):
-            return decoder.decode(image, max_pixels=max_pixels).pixels
+            return decode(image).pixels
         data = storage.read_bytes(str(image))
         kind = f"{image}: "
-        return decoder.decode(data, max_pixels=max_pixels).pixels
+        return decode(data).pixels
     except storage.StorageError as error:  # its text begins with the URI
         raise type(error)(f"{place}{error}") from error
     except ImageError as error:
@@ -108,9 +126,9 @@ def read_pixels(image: Image, *, max_pixels: int = MAX_PIXELS, place: str = "") 
 
 
 def _check_array(image: npt.NDArray[Any], name: str) -> None:
-    given = f"{name} is {_a(str(image.dtype))} array {image.shape}: expected {_ARRAY}."
+    given = f"{name} is {_with_article(str(image.dtype))} array {image.shape}: expected {_ARRAY}."
     if image.dtype != np.uint8:
-        raise TypeError(f"{given} {_to_uint8(image.dtype.kind, '.astype(np.uint8)')}")
+        raise TypeError(f"{given} {_conversion_advice(image.dtype.kind, '.astype(np.uint8)')}")
     shape = image.shape
     if len(shape) == 4:
         raise ValueError(f"{given} Give several images as a list: list(images).")
@@ -127,10 +145,10 @@ def _check_array(image: npt.NDArray[Any], name: str) -> None:
 
 def _check_tensor(image: Tensor, name: str) -> None:
     shape, dtype = tuple(image.shape), str(image.dtype).removeprefix("torch.")
-    given = f"{name} is {_a(dtype)} tensor {shape}: expected {_TENSOR}."
+    given = f"{name} is {_with_article(dtype)} tensor {shape}: expected {_TENSOR}."
     if dtype != "uint8":
         kind = "f" if image.is_floating_point() else "b" if dtype == "bool" else "i"
-        raise TypeError(f"{given} {_to_uint8(kind, '.to(torch.uint8)')}")
+        raise TypeError(f"{given} {_conversion_advice(kind, '.to(torch.uint8)')}")
     if len(shape) == 4:
         raise ValueError(f"{given} Give several images as a list: list(images).")
     if len(shape) != 3 or shape[0] != 3:
@@ -146,7 +164,7 @@ def _check_tensor(image: Tensor, name: str) -> None:
         raise ValueError(f"{given} This one has no pixels.")
 
 
-def _to_uint8(kind: str, convert: str) -> str:
+def _conversion_advice(kind: str, convert: str) -> str:
     """Advise how to convert values of another type to uint8; `kind` as in `numpy.dtype.kind`."""
     if kind == "f":
         return f"If its values run from 0 to 1, multiply by 255 and convert: (255 * image).round(){convert}."
@@ -162,5 +180,5 @@ def _is_tensor(image: object) -> TypeGuard[Tensor]:
     return torch is not None and isinstance(image, torch.Tensor)
 
 
-def _a(noun: str) -> str:
+def _with_article(noun: str) -> str:
     return f"{'an' if noun[0].lower() in 'aeio' else 'a'} {noun}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 
 ORIENTATION = 0x0112  # EXIF 2.3, table 4
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
-_SHORT = 3
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+"""EXIF's types of integers: BYTE, SHORT, LONG and the signed ones. The standard says SHORT."""
+_NUM_PICTURES = 0xB001  # CIPA DC-007, table 3
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 # The primaries of sRGB as ICC profiles store them, adapted to D50 (IEC 61966-2-1, the ICC's profile).
@@ -17,7 +20,7 @@ _SRGB = {
     b"gXYZ": (0.3851, 0.7169, 0.0971),
     b"bXYZ": (0.1431, 0.0606, 0.7141),
 }
-_NEAR = 0.02
+_MAX_DIFFERENCE = 0.02
 """Largest difference in a primary of sRGB. Adobe RGB's green and Display P3's red differ by more than 0.1."""
 
 
@@ -28,32 +31,50 @@ class UnreadableError(ValueError):
 def orientation_of_exif(exif: bytes) -> int | None:
     """Read the orientation, 1 to 8, from EXIF data that begins with its byte order.
 
-    None if the data states no orientation. A value outside 1..8 counts as 1.
+    None if the data states no orientation. It may have any integer type. A value outside 1..8 counts as 1.
 
     Raises:
-        UnreadableError: the first directory is outside the data or cut short, or the tag has another type.
+        UnreadableError: the first directory is outside the data or cut short, or the tag is no integer.
     """
     if not exif:
         return None
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    try:
-        if order is None or struct.unpack_from(f"{order}H", exif, 2)[0] != 42:
-            raise UnreadableError("no byte order")
-        (start,) = struct.unpack_from(f"{order}I", exif, 4)
-        (count,) = struct.unpack_from(f"{order}H", exif, start)
-        orientation = None
-        for entry in range(count):
-            tag, kind, number, value = struct.unpack_from(
-                f"{order}HHIH", exif, start + 2 + 12 * entry
-            )
-            if tag == ORIENTATION:
-                if orientation is not None or kind != _SHORT or number != 1:
-                    raise UnreadableError("an orientation of another type")
-                orientation = value
-    except struct.error as error:
-        raise UnreadableError(str(error)) from error
+    orientation = None
+    for order, tag, kind, number, value in _entries(exif):
+        if tag == ORIENTATION:
+            if orientation is not None or kind not in _INTEGERS or number != 1:
+                raise UnreadableError("an orientation of another type")
+            (orientation,) = struct.unpack_from(order + _INTEGERS[kind], value)
     # A value without meaning leaves the image as it is. XMP is not read then.
     return None if orientation is None else orientation if 1 <= orientation <= 8 else 1
+
+
+def pictures_of_mpf(index: bytes) -> int:
+    """Read the number of pictures from the index of a multi-picture file (MPF); 1 if it cannot be read."""
+    try:
+        for order, tag, kind, number, value in _entries(index):
+            if tag == _NUM_PICTURES and kind in _INTEGERS and number == 1:
+                return max(1, int(struct.unpack_from(order + _INTEGERS[kind], value)[0]))
+    except UnreadableError:
+        pass
+    return 1
+
+
+def _entries(data: bytes) -> Iterator[tuple[str, int, int, int, bytes]]:
+    """Yield the entries of the first directory: byte order, tag, type, count, and the four bytes of a value.
+
+    Raises:
+        UnreadableError: the directory is outside the data or cut short.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    try:
+        if order is None or struct.unpack_from(f"{order}H", data, 2)[0] != 42:
+            raise UnreadableError("no byte order")
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, start)
+        for entry in range(count):
+            yield (order, *struct.unpack_from(f"{order}HHI4s", data, start + 2 + 12 * entry))
+    except struct.error as error:
+        raise UnreadableError(str(error)) from error
 
 
 def orientation_of_xmp(xmp: bytes) -> int | None:
@@ -96,7 +117,7 @@ def _is_srgb(profile: bytes, tags: dict[bytes, tuple[int, int]]) -> bool:
         if name not in tags:
             return False  # the profile has a table of colours instead of primaries
         xyz = struct.unpack_from(">3i", profile, tags[name][0] + 8)
-        if any(abs(v / 65536 - e) > _NEAR for v, e in zip(xyz, expected, strict=True)):
+        if any(abs(v / 65536 - e) > _MAX_DIFFERENCE for v, e in zip(xyz, expected, strict=True)):
             return False
     return True
 

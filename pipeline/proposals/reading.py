@@ -1,6 +1,6 @@
 """Reads and checks images, and makes their proposals. A bad image gets a status with the reason.
 
-    rows (PLAN) -> read_lots -> candidates (CANDIDATE); read_images does this for one batch
+    rows (PLAN) -> read_chunks -> candidates (CANDIDATE); read_images does this for one batch
 
 Scoring, training and the export of proposals read images through these functions. They are plain calls, with
 Ray or without. A row that fails keeps its place: it carries its status and its cause, and the later stages do
@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,27 +24,32 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fastrcnn.config import ProposalConfig
-from fastrcnn.proposals import prepare, propose
+from fastrcnn.proposals import prepare
+from fastrcnn.proposals.tiled import propose_on_tiles
+from fastrcnn.tiles import Tiling
 from pipeline import images, storage
 from pipeline.errors import JobError, one_line
-from pipeline.images import ImageError
+from pipeline.images import ImageError, SampleRules
+from pipeline.images.samples import NEUTRAL
 from pipeline.proposals.table import ProposalsError, ProposalsTable
-from pipeline.runtime.attempts import AttemptLog, Attempts, attempt
+from pipeline.runtime.attempts import AttemptLog, Attempts, Failure, attempt, node_name
 from pipeline.runtime.prefetch import in_threads, prefetch
-from pipeline.schema import CANDIDATE, PLAN
-from pipeline.storage import StorageError
+from pipeline.schema import CANDIDATE, IMAGE, with_shards
+from pipeline.storage import Access, StorageError
+from pipeline.storage.archives.reading import Neighbours, is_placed, read_member
 
 logger = logging.getLogger(__name__)
 
 READS_AT_ONCE = 8
 """Requests of one task at the same time: a task waits for the network far longer than it computes."""
 _BYTES_READ_AT_ONCE = 128 * 2**20
-"""Bytes of one lot at most."""
+"""Bytes of one chunk at most."""
 _UNKNOWN_SIZE = 2**20
 """Bytes that are assumed for an image whose size is not in the list."""
 
-Read = bytes | StorageError
-"""The result of reading one image."""
+ReadResult = Future[bytes]
+"""A finished read of one image. Its exceptions are raised where its result is used, inside the guard around
+one image (`pipeline.runtime.attempts`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,10 +61,21 @@ class ReadSettings:
     """Files with more bytes get the status `too_large`."""
     max_pixels: int = images.MAX_PIXELS
     """Images with more pixels get the status `too_large`."""
+    rules: SampleRules = NEUTRAL
+    """How samples become pixels."""
+    tiling: Tiling | None = None
+    """How images are divided into tiles. Each tile gets its proposals too. None: there are no tiles."""
+    truncated: images.Truncated = "warn"
+    """What to do with a JPEG that lacks its end but has at least 95% of its rows."""
     table: str | None = None
     """URI of a proposals table, which is used instead of a proposer."""
     table_root: str = ""
     """URI to which relative names in the table are relative: --images."""
+    access: Access = storage.OPEN
+    """What may be read. Other images get the status `denied`."""
+    decode: bool = True
+    """False: only the header is checked, because a later stage decodes the image and nothing before it needs
+    the pixels. So each image is decoded once."""
     fence_is_enough: bool = True
     """Whether an image that killed a process is good if it can be decoded behind the fence. False if later
     stages decode it without the fence, as training does: then it must be decoded without the fence too."""
@@ -67,42 +83,42 @@ class ReadSettings:
 
 def unplanned(named: pa.Table) -> pa.Table:
     """Turn images (NAMED) into rows (PLAN), all in shard 0; for work that has no plan."""
-    shard = pa.array(np.zeros(named.num_rows, np.int64))
-    return named.append_column("shard", shard).cast(PLAN)
+    return with_shards(named, pa.array(np.zeros(named.num_rows, np.int64)))
 
 
-def read_lots(
-    rows: pa.Table, settings: ReadSettings, attempts: Attempts | None = None, *, most: int
+def read_chunks(
+    rows: pa.Table, settings: ReadSettings, attempts: Attempts | None = None, *, max_images: int
 ) -> Iterator[pa.Table]:
-    """Read and check images and make their proposals, lot by lot. A lot is some consecutive images.
+    """Read and check images and make their proposals, chunk by chunk. A chunk is a few consecutive images.
 
-    While one lot is decoded, the next one is read from the store.
+    While one chunk is decoded, the next one is read from the store.
 
     Args:
         rows: the images (PLAN).
         settings: how to read them.
         attempts: the counts that all workers share.
-        most: images of one lot at most; the bytes of a lot are limited too.
+        max_images: images of one chunk at most; the bytes of a chunk are limited too.
 
     Yields:
         Tables CANDIDATE, one row an image, in the order of `rows`.
     """
     with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+        members = _neighbours(rows, settings)
 
-        def read(lot: pa.Table) -> tuple[pa.Table, list[Read]]:
-            return lot, list(threads.map(lambda row: _read(row, settings), lot.to_pylist()))
+        def read(chunk: pa.Table) -> tuple[pa.Table, list[ReadResult]]:
+            return chunk, _read_all(threads, chunk.to_pylist(), settings, members)
 
-        # With two threads, the requests of the next lot follow those of this lot without a gap.
-        for lot, reads in prefetch(read, _lots(rows, most), threads=2, waiting=1):
-            yield read_images(lot, settings, attempts, reads)
+        # With two threads, the requests of the next chunk follow those of this chunk without a gap.
+        for chunk, reads in prefetch(read, _chunks(rows, max_images), threads=2, waiting=1):
+            yield read_images(chunk, settings, attempts, reads)
 
 
-def _lots(rows: pa.Table, most: int) -> Iterator[pa.Table]:
-    """Split the rows into lots of at most `most` rows and `_BYTES_READ_AT_ONCE` listed bytes."""
+def _chunks(rows: pa.Table, max_images: int) -> Iterator[pa.Table]:
+    """Split the rows into chunks of at most `max_images` rows and `_BYTES_READ_AT_ONCE` listed bytes."""
     first = size = 0
     for index, listed_size in enumerate(rows["size_bytes"].to_pylist()):
         row_size = listed_size if listed_size is not None else _UNKNOWN_SIZE
-        if index > first and (index - first == most or size + row_size > _BYTES_READ_AT_ONCE):
+        if index > first and (index - first == max_images or size + row_size > _BYTES_READ_AT_ONCE):
             yield rows.slice(first, index - first)
             first, size = index, 0
         size += row_size
@@ -114,12 +130,12 @@ def read_images(
     rows: pa.Table,
     settings: ReadSettings,
     attempts: Attempts | None = None,
-    reads: Sequence[Read] | None = None,
+    reads: Sequence[ReadResult] | None = None,
 ) -> pa.Table:
     """Read and check images and make their proposals, as one batch.
 
-    If a process died with this batch, the images are tried one at a time, behind the fence. An image that
-    kills its process three times gets the status `failed`.
+    If an image raises an exception, or if a process died with this batch, the images are tried one at a time,
+    behind the fence. An image that raises again, or kills its process three times, gets the status `failed`.
 
     Args:
         rows: the images (PLAN).
@@ -131,19 +147,27 @@ def read_images(
     Returns:
         A table CANDIDATE, one row an image, in the order of `rows`.
     """
-    # A task uses one core: OpenCV's threads would compete with the other tasks.
-    prepare(settings.proposals)
+    if settings.decode:
+        # A task uses one core: OpenCV's threads would compete with the other tasks.
+        prepare(settings.proposals)
 
     def work(batch: pa.Table, *, alone: bool = False) -> pa.Table:
         planned = batch.to_pylist()
         results = None if alone else reads
         if results is None:
-            results = in_threads(lambda row: _read(row, settings), planned, threads=READS_AT_ONCE)
+            with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+                results = _read_all(threads, planned, settings)
         pairs = zip(planned, results, strict=True)
         return _candidates([_candidate(row, read, settings, fenced=alone) for row, read in pairs])
 
-    def fail(row: pa.Table, cause: str) -> pa.Table:
-        return _candidates([_planned(row.to_pylist()[0]) | {"status": "failed", "error": cause}])
+    def fail(row: pa.Table, failure: Failure) -> pa.Table:
+        return _candidates(
+            [
+                _start_of(row.to_pylist()[0])
+                | {"status": failure.status, "error": failure.cause}
+                | {"traceback": failure.traceback}
+            ]
+        )
 
     return attempt(
         rows,
@@ -155,51 +179,95 @@ def read_images(
     )
 
 
-def _read(row: dict[str, Any], settings: ReadSettings) -> Read:
-    """Read the bytes of one image (PLAN)."""
+def _neighbours(rows: pa.Table, settings: ReadSettings) -> Neighbours:
+    """Group the members of archives among the rows, so that neighbours are read by one request."""
+    placed = [] if rows["offset"].null_count == rows.num_rows else rows.to_pylist()
+    return Neighbours(placed, max_bytes=settings.max_bytes, access=settings.access)
+
+
+def _read_all(
+    threads: ThreadPoolExecutor,
+    rows: Sequence[dict[str, Any]],
+    settings: ReadSettings,
+    members: Neighbours | None = None,
+) -> list[ReadResult]:
+    """Read the bytes of some images (PLAN), several at once."""
+    reads = [threads.submit(_read, row, settings, members) for row in rows]
+    wait(reads)
+    return reads
+
+
+def _read(row: dict[str, Any], settings: ReadSettings, members: Neighbours | None = None) -> bytes:
+    """Read the bytes of one image (PLAN). Raises `StorageError`."""
     uri, etag, size = row["image_uri"], row["etag"], row["size_bytes"]
+    if is_placed(row):
+        if members is None:
+            return read_member(row, max_bytes=settings.max_bytes, access=settings.access)
+        return members.read(row)
     if size is not None and size > settings.max_bytes:  # the listed size is enough: no request
-        return storage.ObjectTooLarge(
+        raise storage.ObjectTooLarge(
             f"{uri}: has {size} bytes, more than the limit of {settings.max_bytes}"
         )
-    try:
-        data = storage.read_bytes(uri, etag=etag, max_bytes=settings.max_bytes)
-    except StorageError as error:
-        return error
+    data = storage.read_bytes(uri, etag=etag, max_bytes=settings.max_bytes, access=settings.access)
     if etag is None:
-        return storage.ObjectChanged(
+        raise storage.ObjectChanged(
             f"{uri}: did not exist when the run was planned, but exists now; run the command again"
         )
     return data
 
 
 def _candidate(
-    row: dict[str, Any], read: Read, settings: ReadSettings, *, fenced: bool
+    row: dict[str, Any], read: ReadResult, settings: ReadSettings, *, fenced: bool
 ) -> dict[str, Any]:
-    """Decode one image that was read, and make its proposals: a row PLAN -> a row CANDIDATE."""
-    candidate = _planned(row)
-    if isinstance(read, StorageError):
-        return candidate | {"status": read.status, "error": one_line(read)}
+    """Check one image that was read, and make its proposals: a row PLAN -> a row CANDIDATE."""
+    candidate = _start_of(row)
     try:
-        image = images.decode(read, max_pixels=settings.max_pixels, fenced=fenced)
-        if fenced and not settings.fence_is_enough:
-            image = images.decode(read, max_pixels=settings.max_pixels)
-    except ImageError as error:
+        data = read.result()
+        if settings.decode:
+            content = _decoded(row["image_uri"], data, settings, fenced=fenced)
+        else:
+            content = _checked(data, settings)
+    except (StorageError, ImageError) as error:
         return candidate | {"status": error.status, "error": one_line(error)}
+    if row["size_bytes"] is None:  # as of a row of a Parquet file
+        candidate |= {"size_bytes": len(data)}
+    return candidate | content
+
+
+def _decoded(uri: str, data: bytes, settings: ReadSettings, *, fenced: bool) -> dict[str, Any]:
+    """Decode an image and make its proposals: the other columns of CANDIDATE. Raises `ImageError`."""
+    decode = functools.partial(
+        images.decode,
+        max_pixels=settings.max_pixels,
+        rules=settings.rules,
+        truncated=settings.truncated,
+    )
+    image = decode(data, fenced=fenced)
+    if fenced and not settings.fence_is_enough:
+        image = decode(data)
     height, width = image.pixels.shape[:2]
-    boxes = _boxes(row["image_uri"], image.pixels, settings)
+    boxes = _boxes(uri, image.pixels, settings)
     if isinstance(boxes, str):
-        return candidate | {"status": "failed", "error": boxes, "width": width, "height": height}
-    return candidate | {
+        return {"status": "failed", "error": boxes, "width": width, "height": height}
+    return {
         "status": "ok",
         "error": image.warning,
         "width": width,
         "height": height,
-        "image": read,
+        "image": data,
         "proposals": (
             None if boxes is None else np.ascontiguousarray(boxes, dtype=np.float32).tobytes()
         ),
     }
+
+
+def _checked(data: bytes, settings: ReadSettings) -> dict[str, Any]:
+    """Check the header of an image: the other columns of CANDIDATE. Raises `ImageError`.
+
+    The size is that of the header. The stage that decodes the image replaces it.
+    """
+    height, width = images.check_header(data, max_pixels=settings.max_pixels) or (None, None)
+    return {"status": "ok", "width": width, "height": height, "image": data}
 
 
 def _boxes(
@@ -213,10 +281,13 @@ def _boxes(
     if settings.table is None and settings.proposals.spec.learned:
         return None
     if settings.table is None:
-        return propose(pixels, settings.proposals)
+        return propose_on_tiles(pixels, settings.proposals, settings.tiling)
     table = _table(settings.table, settings.table_root)
+    most = (
+        None if settings.tiling else settings.proposals.max_boxes
+    )  # tiles share the rows of the image
     try:
-        return table.of(uri, settings.proposals.max_boxes)
+        return table.of(uri, most)
     except ProposalsError as error:
         return one_line(error)
 
@@ -227,22 +298,25 @@ def _table(uri: str, root: str) -> ProposalsTable:
     return ProposalsTable.read(uri, root)
 
 
-def _planned(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the columns PLAN of a row."""
-    return {name: row[name] for name in PLAN.names}
+def _start_of(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the first columns of a candidate: those of the image, and the name of this machine."""
+    return {name: row[name] for name in IMAGE.names} | {"node": node_name()}
 
 
 def _candidates(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=CANDIDATE)
 
 
-def check_failures(errors: Mapping[str, str], total: int, max_failures: float) -> None:
+def check_failures(
+    errors: Mapping[str, str], total: int, max_failures: float, *, before: int = 0
+) -> None:
     """Log each image that is left out; raise if there are too many.
 
     Args:
         errors: image_uri -> error, for the images that are left out.
         total: number of all images, including those that are left out.
         max_failures: --max-failures, a share of `total`.
+        before: number of images that were left out and logged before; `total` includes them.
 
     Raises:
         JobError: more images are left out than --max-failures allows.
@@ -250,37 +324,59 @@ def check_failures(errors: Mapping[str, str], total: int, max_failures: float) -
     failed = sorted(errors.items())
     for uri, error in failed:
         logger.warning("left out: %s: %s", uri, error)
-    if len(failed) > max_failures * total:
+    if failed and len(failed) + before > max_failures * total:
         uri, error = failed[0]
         raise JobError(
-            f"{len(failed)} of {total} images cannot be used, more than --max-failures"
+            f"{len(failed) + before} of {total} images cannot be used, more than --max-failures"
             f" {max_failures:g} allows. The first is {uri}: {error}"
         )
 
 
 def decode_candidates(
-    candidates: pa.Table, *, max_pixels: int = images.MAX_PIXELS, fenced: bool = False
+    candidates: pa.Table,
+    *,
+    max_pixels: int = images.MAX_PIXELS,
+    rules: SampleRules = NEUTRAL,
+    truncated: images.Truncated = "warn",
+    fenced: bool = False,
+    threads: int = 1,
 ) -> tuple[list[dict[str, Any]], list[npt.NDArray[np.uint8]]]:
-    """Decode the images of candidates.
+    """Decode the images of candidates, and state their sizes and warnings.
 
-    `read_images` has decoded each image once. An image that fails now, for example because decoding takes
-    too long this time, gets its status and cause.
+    If the model makes the proposals, this is the first time that the images are decoded. Otherwise
+    `read_images` has decoded each image once; one that fails now, for example because decoding takes too long
+    this time, gets its status and cause.
 
     Args:
         candidates: rows (CANDIDATE).
         max_pixels: images with more pixels are refused.
+        rules: how samples become pixels; those that the candidates were read with.
+        truncated: what to do with a JPEG that lacks its end.
         fenced: decode all images behind the fence.
+        threads: images that are decoded at the same time.
 
     Returns:
         The rows; and for each row with the status `ok`, its pixels (H, W, 3) uint8 RGB, upright.
     """
     rows = candidates.to_pylist()
-    pixels = []
-    for row in rows:
-        if row["status"] == "ok":
-            try:
-                image = images.decode(row["image"], max_pixels=max_pixels, fenced=fenced)
-                pixels.append(image.pixels)
-            except ImageError as error:
-                row |= {"status": error.status, "error": one_line(error)}
-    return rows, pixels
+    decode = functools.partial(
+        images.decode, max_pixels=max_pixels, rules=rules, truncated=truncated, fenced=fenced
+    )
+
+    def decoded(row: dict[str, Any]) -> npt.NDArray[np.uint8] | None:
+        if row["status"] != "ok":
+            return None
+        try:
+            image = decode(row["image"])
+        except ImageError as error:
+            row |= {"status": error.status, "error": one_line(error), "width": None, "height": None}
+            return None
+        height, width = image.pixels.shape[:2]
+        row |= {"width": width, "height": height, "error": image.warning}
+        return image.pixels
+
+    if threads > 1 and len(rows) > 1:
+        pixels = in_threads(decoded, rows, threads=min(threads, len(rows)))
+    else:
+        pixels = [decoded(row) for row in rows]
+    return rows, [image for image in pixels if image is not None]

@@ -40,17 +40,18 @@ class ProposalsTable:
 
     uri: str
     boxes: Mapping[str, Boxes]
-    """The name of the image in the table, full or relative to `root` -> its boxes."""
-    root: str
-    """URI with a slash at its end."""
+    """The name of the image in the table, full or relative to one of `roots` -> its boxes."""
+    roots: tuple[str, ...]
+    """URIs with a slash at their end."""
 
     @classmethod
-    def read(cls, uri: str, root: str) -> ProposalsTable:
+    def read(cls, uri: str, root: str, *other_roots: str) -> ProposalsTable:
         """Read a Parquet file, or all Parquet files of a folder.
 
         Args:
             uri: the file or the folder.
             root: URI to which relative names in the table are relative.
+            other_roots: more such URIs, if there are several data sets.
 
         Raises:
             UserError: `uri` names no object, or a file lacks a column.
@@ -64,17 +65,21 @@ class ProposalsTable:
                 table["image_uri"].to_pylist(), boxes_of(table["boxes"].cast(BOXES)), strict=True
             )
             boxes.update({name: rows for name, rows in pairs if rows is not None})
-        return cls(uri, boxes, storage.absolute(root).rstrip("/") + "/")
+        return cls(
+            uri,
+            boxes,
+            tuple(f"{storage.absolute(top).rstrip('/')}/" for top in (root, *other_roots)),
+        )
 
-    def of(self, image_uri: str, max_boxes: int) -> Boxes:
-        """Return the best proposals of an image, (P, 4) float32 with P <= max_boxes.
+    def of(self, image_uri: str, max_boxes: int | None) -> Boxes:
+        """Return the best proposals of an image, (P, 4) float32 with P <= max_boxes. None: all of them.
 
         Raises:
             ProposalsError: the image has no row, or one of its boxes is invalid.
         """
         boxes = self.boxes.get(image_uri)
         if boxes is None:
-            boxes = self.boxes.get(image_uri.removeprefix(self.root))
+            boxes = self.boxes.get(self.relative(image_uri))
         if boxes is None:
             raise ProposalsError(f"{self.uri} has no row for {image_uri}")
         if not are_boxes(boxes):
@@ -82,6 +87,23 @@ class ProposalsTable:
                 f"{self.uri}: a box of {image_uri} is not finite or not x1 <= x2, y1 <= y2"
             )
         return boxes[:max_boxes]
+
+    def relative(self, image_uri: str) -> str:
+        """Return the shortest name of an image: relative to the innermost of `roots` that it lies in."""
+        return min(
+            (image_uri.removeprefix(root) for root in self.roots), key=len, default=image_uri
+        )
+
+    def check_unambiguous(self, image_uris: Sequence[str]) -> None:
+        """Raise ProposalsError if two of these images would take their boxes from one relative name."""
+        taken: dict[str, str] = {}
+        for uri in image_uris:
+            name = self.relative(uri)
+            if uri not in self.boxes and taken.setdefault(name, uri) != uri and name in self.boxes:
+                raise ProposalsError(
+                    f"{self.uri}: the row {name} may be of {taken[name]} or of {uri};"
+                    " write the whole URI of each image"
+                )
 
 
 def are_boxes(boxes: npt.NDArray[np.floating]) -> bool:

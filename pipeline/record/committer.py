@@ -7,9 +7,11 @@ One process is enough, because encoding and the PUT run in threads that release 
 from __future__ import annotations
 
 import threading
+import uuid
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 
 import pyarrow as pa
@@ -17,8 +19,9 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.errors import JobError
+from pipeline.record.inspection import inspect, read_shard
 from pipeline.record.plan import Plan
-from pipeline.record.shards import Shard, inspect, shard_uri
+from pipeline.record.shards import Shard, shard_uri
 from pipeline.schema import SCORED, encode_parquet
 
 PUTS_AT_ONCE = 8
@@ -34,7 +37,7 @@ class Committer:
         run_id: the run that the shards belong to.
         plan: says which rows each shard has.
         to_do: numbers of the shards to write.
-        metadata: written into each Parquet file, with the hash of the shard's generation.
+        metadata: written into each Parquet file, with what `pipeline.record.shards` adds.
         columns: the columns of SCORED that the run began with.
     """
 
@@ -53,8 +56,8 @@ class Committer:
         self._plan = plan
         self._schema = pa.schema([SCORED.field(name) for name in columns])
         self._metadata = dict(metadata)
-        self._lacking = set(to_do)
-        self._waiting: dict[int, list[pa.Table]] = {}
+        self._missing = set(to_do)
+        self._incomplete: dict[int, list[pa.Table]] = {}
         self._threads = ThreadPoolExecutor(PUTS_AT_ONCE, thread_name_prefix="commit")
         self._puts: deque[Future[Shard]] = deque()
         self.shards: list[Shard] = []
@@ -68,62 +71,66 @@ class Committer:
             StorageError: a shard cannot be written.
         """
         for shard in pc.unique(rows["shard"]).to_pylist():
-            tables = self._waiting.setdefault(shard, [])
+            tables = self._incomplete.setdefault(shard, [])
             tables.append(rows.filter(pc.equal(rows["shard"], shard)))
             if sum(table.num_rows for table in tables) >= self._plan.num_rows(shard):
-                whole = pa.concat_tables(self._waiting.pop(shard)).sort_by("image_uri")
-                self._puts.append(self._threads.submit(self._create, shard, whole))
+                whole = pa.concat_tables(self._incomplete.pop(shard)).sort_by("image_uri")
+                self._puts.append(self._threads.submit(self._create_shard, shard, whole))
         while len(self._puts) > _PUTS_WAITING or (self._puts and self._puts[0].done()):
-            self._take(self._puts.popleft())
+            self._finish_put(self._puts.popleft())
 
     def flush(self) -> None:
-        """Wait until every whole shard is written. Raises JobError for the same reason as `add`."""
+        """Wait until every whole shard is written. Raises JobError as `add` does, and `StorageError`."""
         while self._puts:
-            self._take(self._puts.popleft())
+            self._finish_put(self._puts.popleft())
 
     def close(self) -> None:
         """Wait until every whole shard is written, and stop the threads.
 
         Raises:
             JobError: a shard of `to_do` is not whole, or its rows differ from the plan.
+            StorageError: a shard cannot be written.
         """
         try:
             self.flush()
         finally:
             self._threads.shutdown(cancel_futures=True)
-        if self._lacking:
-            shard = min(self._lacking)
-            got = sum(table.num_rows for table in self._waiting.get(shard, []))
+        if self._missing:
+            shard = min(self._missing)
+            num_rows = sum(table.num_rows for table in self._incomplete.get(shard, []))
             raise JobError(
-                f"shard {shard} has {got} of its {self._plan.num_rows(shard)} rows, so it was not written. "
-                "Run the same command again"
+                f"shard {shard} has {num_rows} of its {self._plan.num_rows(shard)} rows, so it was not"
+                " written. Run the same command again"
             )
 
-    def _take(self, put: Future[Shard]) -> None:
-        made = put.result()
-        self.shards.append(made)
-        self._lacking.discard(made.shard)
+    def _finish_put(self, put: Future[Shard]) -> None:
+        written = put.result()
+        self.shards.append(written)
+        self._missing.discard(written.shard)
 
-    def _create(self, shard: int, rows: pa.Table) -> Shard:
+    def _create_shard(self, shard: int, rows: pa.Table) -> Shard:
         generation = self._plan.generation(shard)
         rows = _date_changed(rows, generation.planned_at)
         number = pa.scalar(self._plan.generation_number(shard), pa.int32())
         column = rows.schema.get_field_index("generation")
         rows = rows.set_column(column, "generation", pa.repeat(number, rows.num_rows))
+        marks = {
+            b"plan_sha256": generation.sha256.encode(),
+            b"shard": str(shard).encode(),
+            b"write_id": uuid.uuid4().hex.encode(),
+        }
         data = encode_parquet(
-            rows.select(self._schema.names).cast(self._schema),
-            metadata=self._metadata | {b"plan_sha256": generation.sha256.encode()},
+            rows.select(self._schema.names).cast(self._schema), metadata=self._metadata | marks
         )
-        with (
-            self._lock
-        ):  # parts of the plan are cached; without the lock eight threads read the same one
+        # Parts of the plan are cached. Without the lock, eight threads would read the same one.
+        with self._lock:
             planned = self._plan.shard(shard)
-        made = inspect(shard, data, planned)
+        described = inspect(shard, data, planned, generation.sha256, whole=False)
         uri = shard_uri(self._output, self._run_id, shard)
         if storage.create_bytes(uri, data):
-            return made
+            return replace(described, etag=storage.stat(uri).etag)
         # Another driver created this shard first. Its rows are valid too and stay.
-        return inspect(shard, storage.read_bytes(uri), planned)
+        return read_shard(uri, shard, self._plan)
 
 
 def _date_changed(rows: pa.Table, planned_at: datetime) -> pa.Table:

@@ -25,7 +25,6 @@ from pipeline.schema import (
     check_version,
     scored_metadata,
 )
-from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def begin_run(
     Raises:
         UserError: the run began under a newer version, or config.json is damaged.
     """
-    uri = record.described_uri(output, run_id, "config.json")
+    uri = record.run_file_uri(output, run_id, "config.json")
     if done and not storage.exists(uri):  # it was lost, but a shard has the same facts
         begun = _format_of(record.shard_uri(output, run_id, min(done)))
     else:
@@ -82,7 +81,7 @@ def check_format(output: str, run_id: str) -> None:
     Raises:
         UserError: as in `read_format`.
     """
-    uri = record.described_uri(output, run_id, "config.json")
+    uri = record.run_file_uri(output, run_id, "config.json")
     if storage.exists(uri):
         read_format(uri)
 
@@ -93,8 +92,10 @@ def read_format(uri: str) -> RunFormat:
     Raises:
         UserError: a newer version wrote the file, or it is damaged.
     """
+    with storage.driver_errors(uri):
+        data = storage.read_bytes(uri)
     try:
-        described = dict(json.loads(storage.read_bytes(uri)))
+        described = dict(json.loads(data))
         known: dict[str, Any] = {
             field.name: described[field.name]
             for field in fields(RunFormat)
@@ -106,7 +107,7 @@ def read_format(uri: str) -> RunFormat:
         return RunFormat(**known)
     except NewerFormatError as error:
         raise UserError(uri, str(error), "Install the newer version.") from error
-    except (StorageError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             uri,
             f"does not describe a scoring run ({error})",
@@ -143,8 +144,8 @@ def warn_of_other_decoders(run_id: str, plan: Plan, done: Collection[int], begun
     if count:
         logger.warning(
             "run %s: %d of its rows were made with another version of the image decoder (this program has"
-            " version %d). Unusual images may have been decoded differently there. --fresh scores every image"
-            " again, as a new run",
+            " version %d). Unusual images may have been decoded differently in those rows. --fresh scores"
+            " every image again, as a new run",
             run_id,
             count,
             DECODER_VERSION,

@@ -5,6 +5,7 @@ All values are JSON types. Lists by class are in the order of the detector's cla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -34,7 +35,18 @@ FROM boxes GROUP BY ALL"""
 _BY_SIZE = f"""
 SELECT label, least({SIZE_BINS - 1}, floor(log2(greatest(1, (x_max - x_min) * (y_max - y_min)))))::INTEGER,
     count(*)
-FROM boxes GROUP BY ALL"""
+FROM shown GROUP BY ALL"""
+# An image counts in the bin of its highest score, for each class and for all classes (label null). So the
+# number of images with a box from a score on is a sum over bins.
+_IMAGES_BY_SCORE = f"""
+SELECT label, least({SCORE_BINS - 1}, floor(score * {SCORE_BINS}))::INTEGER AS place, count(*)
+FROM (SELECT label, max(score) AS score FROM boxes GROUP BY row, label
+      UNION ALL SELECT NULL, max(score) FROM boxes GROUP BY row)
+GROUP BY ALL"""
+_COUNT_PER_IMAGE = """
+SELECT coalesce(number, 0), count(*)
+FROM images LEFT JOIN (SELECT row, count(*) AS number FROM shown GROUP BY 1) USING (row)
+WHERE status = 'ok' GROUP BY 1"""
 # Errors are grouped by cause: numbers and hexadecimal ETags, which differ from image to image, become #.
 _BY_CAUSE = f"""
 SELECT status, regexp_replace(words, '\\b[0-9a-f]*[0-9][0-9a-f]*\\b', '#', 'g') AS cause,
@@ -46,19 +58,35 @@ GROUP BY ALL ORDER BY images DESC, status, cause"""
 
 
 def figures(tables: RunTables) -> dict[str, Any]:
-    """Return all numbers, by the names that the script of the page uses."""
-    ((boxes, with_boxes),) = tables.rows("SELECT count(*), count(DISTINCT row) FROM boxes")
+    """Return all numbers, by the names that the script of the page uses.
+
+    `boxes`, `scores`, `image_scores` and `best_scores` count all boxes; the other counts of boxes are those
+    of the table `shown`.
+    """
+    by_best = tables.rows(_IMAGES_BY_SCORE)
+    ((boxes,),) = tables.rows("SELECT count(*) FROM boxes")
+    ((shown, with_boxes),) = tables.rows("SELECT count(*), count(DISTINCT row) FROM shown")
+    points = dict(tables.rows("SELECT class, score FROM points"))
     return {
         "classes": list(tables.classes),
         "images": tables.num_images,
         "older_rows": tables.num_rows - tables.num_images,
         "boxes": boxes,
+        "points": [math.floor(points[name] * 1e5) / 1e5 for name in tables.classes],
+        "shown": shown,
+        "class_shown": _by_class(tables, "SELECT label, count(*) FROM shown GROUP BY 1"),
         "images_with_boxes": with_boxes,
         "statuses": tables.rows(
             "SELECT status, count(*) FROM images GROUP BY 1 ORDER BY 2 DESC, 1"
         ),
-        "class_images": _class_images(tables),
+        "class_images": _by_class(
+            tables, "SELECT label, count(DISTINCT row) FROM shown GROUP BY 1"
+        ),
         "scores": _histograms(tables, tables.rows(_BY_SCORE), SCORE_BINS),
+        "image_scores": _histograms(
+            tables, [row for row in by_best if row[0] is not None], SCORE_BINS
+        ),
+        "best_scores": _histogram(((b, n) for name, b, n in by_best if name is None), SCORE_BINS),
         "sizes": _histograms(tables, tables.rows(_BY_SIZE), SIZE_BINS),
         "per_image": _per_image(tables),
         "throughput": _throughput(tables),
@@ -67,9 +95,8 @@ def figures(tables: RunTables) -> dict[str, Any]:
     }
 
 
-def _class_images(tables: RunTables) -> list[int]:
-    """Count the images with at least one box of each class."""
-    query = "SELECT label, count(*) FROM (SELECT DISTINCT label, row FROM boxes) GROUP BY 1"
+def _by_class(tables: RunTables, query: str) -> list[int]:
+    """Count by class. The query gives the class and its count."""
     counts = dict(tables.rows(query))
     return [counts.get(name, 0) for name in tables.classes]
 
@@ -78,17 +105,24 @@ def _histograms(
     tables: RunTables, rows: Iterable[tuple[Any, ...]], num_bins: int
 ) -> list[list[int]]:
     """Turn rows (label, bin, count) into counts by class and bin, (K, num_bins)."""
-    histograms = {name: [0] * num_bins for name in tables.classes}
+    by_class: dict[str, list[tuple[int, int]]] = {name: [] for name in tables.classes}
     for label, place, count in rows:
-        histograms[label][max(0, place)] += count
-    return list(histograms.values())
+        by_class[label].append((place, count))
+    return [_histogram(found, num_bins) for found in by_class.values()]
+
+
+def _histogram(rows: Iterable[tuple[int, int]], num_bins: int) -> list[int]:
+    """Turn rows (bin, count) into counts by bin, (num_bins,). Bins below 0 count as the first one."""
+    histogram = [0] * num_bins
+    for place, count in rows:
+        histogram[max(0, place)] += count
+    return histogram
 
 
 def _per_image(tables: RunTables) -> dict[str, Any]:
-    """Count the images by their number of boxes."""
+    """Count the images by their number of boxes in the table `shown`."""
     counts = [0] * len(_PER_IMAGE)
-    query = "SELECT num_detections, count(*) FROM images WHERE status = 'ok' GROUP BY 1"
-    for number, images in tables.rows(query):
+    for number, images in tables.rows(_COUNT_PER_IMAGE):
         counts[max(i for i, first in enumerate(_PER_IMAGE) if first <= number)] += images
     names = [
         f"{first}" if last == first + 1 else f"{first}–{last - 1}"
@@ -102,15 +136,15 @@ def _throughput(tables: RunTables) -> dict[str, Any] | None:
 
     Rows with status `changed` are left out, because they have the time of the plan.
     """
-    when = "FROM images WHERE status <> 'changed' AND scored_at IS NOT NULL"
-    ((first, last),) = tables.rows(f"SELECT min(scored_at), max(scored_at) {when}")
+    scored_images = "FROM images WHERE status <> 'changed' AND scored_at IS NOT NULL"
+    ((first, last),) = tables.rows(f"SELECT min(scored_at), max(scored_at) {scored_images}")
     if first is None:
         return None
     span = (last - first).total_seconds()
     step = next((s for s in _TIME_STEPS_S if span < s * _TIME_BINS), _TIME_STEPS_S[-1])
     start = int(first.replace(tzinfo=UTC).timestamp()) // step * step
     rows = tables.rows(
-        f"SELECT (epoch(scored_at) - $1)::BIGINT // $2, status = 'ok', count(*) {when} GROUP BY ALL",
+        f"SELECT (epoch(scored_at) - $1)::BIGINT // $2, status = 'ok', count(*) {scored_images} GROUP BY ALL",
         (start, step),
     )
     num_bins = 1 + max(place for place, _, _ in rows)

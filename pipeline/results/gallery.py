@@ -1,77 +1,109 @@
-"""Selects the pictures of a report and makes thumbnails of them.
+"""Makes the pictures of a report, with their boxes, the labelled objects, and the boxes of another run.
 
-Every class is shown with its boxes of highest and of lowest score, because mistakes have low scores. Some
-pictures are of images without boxes. The number of pictures and their bytes are bounded.
+The number of pictures and their bytes are bounded. A picture has all of its boxes from the score on where
+people start to look, and of those below it the ones with the highest scores.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from PIL import Image
-
-from pipeline import images, storage
 from pipeline.errors import one_line
-from pipeline.images import ImageError
-from pipeline.results.tables import RunTables
+from pipeline.images import SampleRules
+from pipeline.images.samples import NEUTRAL
+from pipeline.results.compared import agreement
+from pipeline.results.tables import OTHER, RunTables
+from pipeline.results.thumbnails import CROP_SIDE, Pictures, make_pictures
+from pipeline.results.truth import FALSE, SECOND, WRONG, Judged, LabelledTruth, judge
 from pipeline.runtime.prefetch import in_threads
-from pipeline.storage import StorageError
 
 logger = logging.getLogger(__name__)
 
-_DEADLINE_S = 20.0
 _THREADS = 4  # a decoded image may take 200 MB
-_MAX_PIXELS = 64_000_000
-_MAX_BOXES = 60
-"""The largest number of boxes of one image in the page; those with the highest scores are shown."""
-_QUALITY = 78  # JPEG quality; a thumbnail of 400 pixels takes about 20 kB
-_EMPTY_SHARE = 8  # one picture in 8 is of an image without boxes
-_PER_DECILE = 8
+_LOW_BOXES = 60
+"""Boxes of an image that the page has whatever their scores: those with the highest."""
+_BOX_BYTES = 60
+"""A box in the page."""
 
-# A few images for each class and each tenth of the score. They are selected by a hash, which needs no sort
-# and selects the same images every time.
-_BY_SCORE = f"""
-SELECT label, arg_min(row, hash(row), {_PER_DECILE}) FROM boxes
-GROUP BY label, least(9, floor(score * 10))::INTEGER
-ORDER BY label, max(score) DESC"""
-_EMPTY = """
-SELECT row FROM images WHERE status = 'ok' AND num_detections = 0 ORDER BY hash(row), row LIMIT $1"""
+_IMAGES = """
+SELECT row, image_uri, etag, width, height, num_detections FROM images WHERE list_contains($1, row)"""
+_BOXES = f"""
+SELECT row, label, boxes.score, x_min, y_min, x_max, y_max, boxes.score >= points.score
+FROM boxes JOIN points ON boxes.label = points.class
+WHERE list_contains($1, row) AND (boxes.score >= points.score OR detection < {_LOW_BOXES})
+ORDER BY row, detection"""
+_OTHER_BOXES = f"""
+SELECT images.row, label, score, x_min, y_min, x_max, y_max
+FROM images JOIN {OTHER}.images AS there USING (image_uri) JOIN {OTHER}.shown ON shown.row = there.row
+WHERE list_contains($1, images.row) ORDER BY images.row, detection"""
 
 
-def gallery(tables: RunTables, *, count: int, side: int, max_bytes: int) -> dict[str, Any]:
-    """Make the thumbnails, as JSON types.
+def gallery(
+    tables: RunTables,
+    rows: Sequence[int],
+    *,
+    side: int,
+    crops: int,
+    max_bytes: int,
+    rules: SampleRules = NEUTRAL,
+    judged: Judged | None = None,
+    other: RunTables | None = None,
+) -> dict[str, Any]:
+    """Make the pictures, as JSON types.
 
     Args:
         tables: the run.
-        count: the largest number of images.
+        rows: the images to show (`pipeline.results.selection`).
         side: the longer side of a thumbnail, in pixels.
-        max_bytes: the largest size of all thumbnails together, as they are encoded in the page.
+        crops: the largest number of boxes of a picture that also get a crop at original size. Mistakes come
+            first, then the highest scores.
+        max_bytes: the largest size of all pictures and boxes together, as they are encoded in the page.
+            Thumbnails come before crops.
+        rules: how samples become pixels; those of the run.
+        judged: the evaluation, if there are labels.
+        other: the other run, loaded beside the first one.
 
     Returns:
-        `items`: uri, width, height (of the image, pixels), src (data URI) and boxes: [class index, score,
-        x_min, y_min, x_max, y_max] in pixels of the image, falling score. `unseen`: [uri, cause] of images
-        that could not be read. `left_out`: the number of images that `max_bytes` excluded.
+        `items`: uri, width, height (of the image, pixels), src (data URI), crops ([x_min, y_min, x_max,
+        y_max, data URI]), hidden (number of boxes with low scores that the page leaves out) and boxes:
+        [class index, score, x_min, y_min, x_max, y_max, kind, object, same] in pixels of the image, falling
+        score. `kind` and `object` are those of `pipeline.results.truth`; `same` says whether the other
+        run has this box. They are null if unknown. With labels, `truth`: [class index, corners] of the
+        objects. With another run, `other`: [class name, score, corners, same]. `unseen`: [uri, cause] of
+        images that could not be read. `left_out`: the number of images that `max_bytes` excluded. `side`,
+        `crop_side`: the longest sides of thumbnails and crops, in pixels.
     """
-    rows = select_rows(tables, count)
-    described = _describe(tables, rows)
-    sources = in_threads(lambda row: _source(described[row], side), rows, threads=_THREADS)
-    items: list[dict[str, Any]] = []
+    described = _describe(tables, rows, judged, other)
+    made = in_threads(
+        lambda row: make_pictures(
+            described[row]["uri"],
+            described[row].pop("etag"),
+            side=side,
+            boxes=_to_crop(described[row], crops),
+            rules=rules,
+        ),
+        rows,
+        threads=_THREADS,
+    )
     unseen: list[tuple[str, str]] = []
+    seen: list[tuple[dict[str, Any], Pictures]] = []
     room, left_out = max_bytes, 0
-    for row, source in zip(rows, sources, strict=True):
+    for row, pictures in zip(rows, made, strict=True):
         item = described[row]
-        if isinstance(source, Exception):
-            unseen.append((item["uri"], one_line(source)))
-        elif len(source) > room:
+        if not isinstance(pictures, Pictures):
+            unseen.append((item["uri"], one_line(pictures)))
+            continue
+        size = len(pictures.thumbnail) + _BOX_BYTES * len(item["boxes"])
+        if size > room:
             left_out += 1
         else:
-            room -= len(source)
-            items.append({name: item[name] for name in item if name != "etag"} | {"src": source})
+            room -= size
+            del item["above"]
+            seen.append((item | {"src": pictures.thumbnail, "crops": []}, pictures))
+    _add_crops(seen, room)
     if unseen:
         logger.warning(
             "%d of %d pictures could not be read. The first error: %s",
@@ -79,74 +111,76 @@ def gallery(tables: RunTables, *, count: int, side: int, max_bytes: int) -> dict
             len(rows),
             unseen[0][1],
         )
-    return {"items": items, "unseen": unseen, "left_out": left_out}
-
-
-def select_rows(tables: RunTables, count: int) -> list[int]:
-    """Select at most `count` images and return the numbers of their rows.
-
-    The classes take turns, each with images of its highest and lowest scores.
-    """
-    by_score: dict[str, list[list[int]]] = {}
-    for label, rows in tables.rows(_BY_SCORE):
-        by_score.setdefault(label, []).append(rows)
-    empty = [row for (row,) in tables.rows(_EMPTY, (count,))]
-    by_class = [_from_both_ends(deciles) for deciles in by_score.values()]
-    turns = [row for turn in zip_longest(*by_class) for row in turn if row is not None]
-    unique = list(dict.fromkeys(turns))
-    with_boxes = unique[: max(count - len(empty), count - count // _EMPTY_SHARE)]
-    return with_boxes + empty[: count - len(with_boxes)]
-
-
-def _from_both_ends(deciles: Sequence[list[int]]) -> list[int]:
-    """Order images by tenth of the score: highest, lowest, second highest, ...
-
-    Each tenth gives one image before any tenth gives a second one.
-    """
-    order = []
-    left, right = 0, len(deciles) - 1
-    while left <= right:
-        order.append(deciles[left])
-        if left < right:
-            order.append(deciles[right])
-        left, right = left + 1, right - 1
-    return [row for turn in zip_longest(*order) for row in turn if row is not None]
-
-
-def _describe(tables: RunTables, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
-    described = {
-        row: {"uri": uri, "etag": etag, "width": width, "height": height, "boxes": []}
-        for row, uri, etag, width, height in tables.rows(
-            "SELECT row, image_uri, etag, width, height FROM images WHERE list_contains($1, row)",
-            (list(rows),),
-        )
+    return {
+        "items": [item for item, _ in seen],
+        "unseen": unseen,
+        "left_out": left_out,
+        "side": side,
+        "crop_side": CROP_SIDE,
     }
+
+
+def _add_crops(seen: Sequence[tuple[dict[str, Any], Pictures]], room: int) -> None:
+    """Add the first crop of each picture, then the second one, as far as there is room."""
+    by_turn = zip_longest(*([(item, crop) for crop in pictures.crops] for item, pictures in seen))
+    for item, (region, source) in (one for turn in by_turn for one in turn if one is not None):
+        if len(source) <= room:
+            room -= len(source)
+            item["crops"].append([*region, source])
+
+
+def _to_crop(item: Mapping[str, Any], most: int) -> list[list[float]]:
+    """Choose the boxes that get a crop: mistakes, missed objects, then the boxes of the highest scores."""
+    above = [box for box, is_above in zip(item["boxes"], item["above"], strict=True) if is_above]
+    wrong = [box[2:6] for box in above if box[6] in (FALSE, WRONG, SECOND)]
+    found = {box[7] for box in above if box[6] is not None}
+    missed = [corners for j, (_, *corners) in enumerate(item.get("truth", ())) if j not in found]
+    return [*wrong, *missed, *(box[2:6] for box in above)][:most]
+
+
+def _describe(
+    tables: RunTables, rows: Sequence[int], judged: Judged | None, other: RunTables | None
+) -> dict[int, dict[str, Any]]:
+    described: dict[int, dict[str, Any]] = {}
+    truths: dict[int, LabelledTruth | None] = {}
+    counts: dict[int, int] = {}
+    for row, uri, etag, width, height, number in tables.rows(_IMAGES, (list(rows),)):
+        item = {"uri": uri, "etag": etag, "width": width, "height": height}
+        described[row] = item | {"boxes": [], "above": []}
+        counts[row] = number or 0
+        truths[row] = judged.image(uri) if judged else None
+        if (truth := truths[row]) is not None:
+            described[row]["truth"] = truth.objects
     index = {name: k for k, name in enumerate(tables.classes)}
-    for row, label, score, *corners in tables.rows(
-        f"SELECT row, label, score, x_min, y_min, x_max, y_max FROM boxes "
-        f"WHERE list_contains($1, row) AND detection < {_MAX_BOXES} ORDER BY row, detection",
-        (list(rows),),
-    ):
-        box = [index[label], round(score, 3), *(round(edge, 1) for edge in corners)]
-        described[row]["boxes"].append(box)
+    for row, label, score, *corners, above in tables.rows(_BOXES, (list(rows),)):
+        box = [index[label], round(score, 5), *(round(edge, 1) for edge in corners)]
+        judge(truths[row], [((label, score, *corners), box)])
+        described[row]["boxes"].append([*box, None])
+        described[row]["above"].append(above)
+    for row, item in described.items():
+        item["hidden"] = counts[row] - len(item["boxes"])
+    if other is not None:
+        _add_other(tables, rows, described)
     return described
 
 
-def _source(item: dict[str, Any], side: int) -> str | StorageError | ImageError:
-    """Make the thumbnail as a data URI. It holds only pixels, no metadata of the file.
-
-    Returns:
-        The data URI, or the error if the image cannot be read.
-    """
-    try:
-        data = storage.read_bytes(
-            item["uri"], etag=item["etag"], max_bytes=images.MAX_BYTES, deadline_s=_DEADLINE_S
+def _add_other(
+    tables: RunTables, rows: Sequence[int], described: Mapping[int, dict[str, Any]]
+) -> None:
+    """Add the boxes of the other run, and whether both runs have a box."""
+    for item in described.values():
+        item["other"] = []
+    for row, label, score, *corners in tables.rows(_OTHER_BOXES, (list(rows),)):
+        box = [label, round(score, 5), *(round(edge, 1) for edge in corners)]
+        described[row]["other"].append([*box, False])
+    for item in described.values():
+        above = [
+            box for box, is_above in zip(item["boxes"], item["above"], strict=True) if is_above
+        ]
+        names = [tables.classes[box[0]] for box in above]
+        ours, theirs = agreement(
+            [(name, box[1], box[2:6]) for name, box in zip(names, above, strict=True)],
+            [(box[0], box[1], box[2:6]) for box in item["other"]],
         )
-        pixels = images.decode(data, max_pixels=_MAX_PIXELS).pixels
-    except (StorageError, ImageError) as error:
-        return error
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+        for box, same in [*zip(above, ours, strict=True), *zip(item["other"], theirs, strict=True)]:
+            box[-1] = same

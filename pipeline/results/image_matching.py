@@ -25,11 +25,7 @@ def match_images(labelled: Sequence[str], scored: Sequence[str], run: str) -> li
     Raises:
         UserError: a labelled image has no row, or matches several rows.
     """
-    positions = {uri: number for number, uri in enumerate(scored)}
-    if any(uri in positions for uri in labelled):
-        matches = [positions.get(uri) for uri in labelled]
-    else:
-        matches = _match_ends(labelled, scored)
+    matches = find_matches(labelled, scored)
     missing = [uri for uri, number in zip(labelled, matches, strict=True) if number is None]
     if missing:
         raise UserError(
@@ -40,17 +36,29 @@ def match_images(labelled: Sequence[str], scored: Sequence[str], run: str) -> li
     return [number for number in matches if number is not None]
 
 
+def find_matches(labelled: Sequence[str], scored: Sequence[str]) -> list[int | None]:
+    """Return the position of each image of one list in another list, as `match_images` finds it.
+
+    Raises:
+        UserError: an image matches several.
+    """
+    positions = {uri: number for number, uri in enumerate(scored)}
+    if any(uri in positions for uri in labelled):
+        return [positions.get(uri) for uri in labelled]
+    return _match_ends(labelled, scored)
+
+
 def _match_ends(labelled: Sequence[str], scored: Sequence[str]) -> list[int | None]:
     by_name: dict[str, list[int]] = defaultdict(list)
     for number, uri in enumerate(scored):
         by_name[basename(uri)].append(number)
     matches = [_longest_end(uri, by_name.get(basename(uri), []), scored) for uri in labelled]
-    taken: dict[int, str] = {}
+    labelled_by_match: dict[int, str] = {}
     for uri, match in zip(labelled, matches, strict=True):
-        if match is not None and taken.setdefault(match, uri) != uri:
+        if match is not None and labelled_by_match.setdefault(match, uri) != uri:
             raise UserError(
                 scored[match],
-                f"may be {taken[match]} or {uri}",
+                f"may be {labelled_by_match[match]} or {uri}",
                 "Give --data with the folder that was scored, so that full URIs match.",
             )
     return matches

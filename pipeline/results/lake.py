@@ -65,7 +65,7 @@ def write(config: ExportConfig, detections: str) -> None:
     DataContext.get_current().use_datasource_v2 = False  # it starts 32 actors to read one footer
     filesystem, path = storage.arrow_filesystem(detections)
     rows = ray.data.read_parquet(path, filesystem=filesystem).map_batches(
-        plain, batch_format="pyarrow", fn_kwargs={"min_score": config.min_score}
+        filter_boxes, batch_format="pyarrow", fn_kwargs={"min_score": config.min_score}
     )
     try:
         _WRITERS[config.format](rows, config.output)
@@ -73,7 +73,7 @@ def write(config: ExportConfig, detections: str) -> None:
         raise JobError(f"{config.output} was not written: {error}") from error
 
 
-def plain(rows: pa.Table, *, min_score: float = 0.0) -> pa.Table:
+def filter_boxes(rows: pa.Table, *, min_score: float = 0.0) -> pa.Table:
     """Keep the boxes with a score of at least `min_score`, with the types of DETECTIONS.
 
     The cast removes dictionary encoding, which neither format supports.

@@ -16,7 +16,14 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-_SCRIPT = ("1_elements.js", "2_figures.js", "3_pictures.js")
+_SCRIPT = (
+    "1_elements.js",
+    "2_figures.js",
+    "3_accuracy.js",
+    "4_filter.js",
+    "5_pictures.js",
+    "6_viewer.js",
+)
 _ESCAPED = str.maketrans(
     {
         c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"
@@ -24,35 +31,42 @@ _ESCAPED = str.maketrans(
 )
 
 
-def page(title: str, data: Mapping[str, Any]) -> bytes:
+def page(title: str, data: Mapping[str, Any], *, reliability: str = "") -> bytes:
     """Return the whole file as UTF-8.
 
     Args:
         title: the title and the headline of the page.
         data: the data that the scripts in assets/ draw; JSON types.
+        reliability: the section of `pipeline.results.reliability_figure`, markup.
     """
-    style = _asset("style.css")
+    style = asset("style.css")
     # Everything is in one function, so that no name collides with a global name of the browser.
-    script = f'(() => {{\n"use strict";\n{"".join(map(_asset, _SCRIPT))}}})();\n'
-    policy = (
-        f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    script = f'(() => {{\n"use strict";\n{"".join(map(asset, _SCRIPT))}}})();\n'
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     parts = {
         "title": html.escape(title),
-        "policy": policy,
+        "policy": policy(style, script),
         "style": style,
         "script": script,
         "data": text.translate(_ESCAPED),
+        "reliability": reliability,
     }
     # One pass, so that inserted text is not searched for placeholders.
-    whole = re.sub(r"\{\{(\w+)\}\}", lambda name: parts[name[1]], _asset("page.html"))
-    return whole.encode()
+    html_text = re.sub(r"\{\{(\w+)\}\}", lambda name: parts[name[1]], asset("page.html"))
+    return html_text.encode()
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of a file in assets/."""
     return files("pipeline.results").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def policy(style: str, script: str) -> str:
+    """Return the content security policy of a page with this style and this script, which loads nothing."""
+    return (
+        f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def _hash(text: str) -> str:

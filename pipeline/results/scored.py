@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import UserError
@@ -16,11 +18,16 @@ from pipeline.runtime.prefetch import in_threads
 from pipeline.schema import SCORED, read_columns
 from pipeline.storage import ObjectInfo
 
+_RUN_ID = re.compile("[0-9a-f]{16}")
+"""The form of a run_id (`pipeline.record.make_run_id`)."""
 _COLUMNS = pa.schema(
     [
         SCORED.field("image_uri"),
         SCORED.field("status").with_type(pa.string()),
-        *(SCORED.field(name) for name in ("generation", "scored_at", "detections")),
+        *(
+            SCORED.field(name)
+            for name in ("height", "width", "generation", "num_tiles", "scored_at", "detections")
+        ),
     ]
 )
 
@@ -46,8 +53,8 @@ class ScoredRun:
     Args:
         classes: names of the detector's classes; label k is classes[k - 1].
         model_id: the detector.
-        rows: the newest row of each image, by image_uri; columns image_uri, status (plain text), generation,
-            scored_at, detections.
+        rows: the newest row of each image, by image_uri; columns image_uri, status (plain text), height,
+            width, generation, num_tiles, scored_at, detections.
         num_rows: the number of all rows of the run, with older rows and other images.
     """
 
@@ -137,9 +144,9 @@ def read_run(files: RunFiles, basenames: Collection[str]) -> ScoredRun:
     """
     wanted = frozenset(basenames)
     shards = in_threads(lambda uri: _read_shard(uri, wanted), files.uris)
-    first = shards[0]
+    first = shards[0].origin
     for uri, shard in zip(files.uris, shards, strict=True):
-        check_classes(files, uri, shard.classes, first.classes)
+        check_origin(files, uri, shard.origin, first)
     rows = pa.concat_tables([shard.rows for shard in shards])
     return ScoredRun(
         classes=first.classes,
@@ -149,19 +156,65 @@ def read_run(files: RunFiles, basenames: Collection[str]) -> ScoredRun:
     )
 
 
-def check_classes(
-    files: RunFiles, uri: str, classes: tuple[str, ...], expected: tuple[str, ...]
-) -> None:
-    """Raise UserError if the file `uri` of a run has other classes than the first file of the run."""
-    if classes != expected:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where the rows of one file come from. All files of a run have the same origin."""
+
+    classes: tuple[str, ...]
+    model_id: str
+    run_ids: frozenset[str]
+    """The smallest and the largest value of the column run_id; empty if the file does not say."""
+
+
+def origin_of(file: pq.ParquetFile, classes: tuple[str, ...], model_id: str) -> Origin:
+    """Return the origin of an open file. The run comes from its statistics: no page is read."""
+    run_ids = set()
+    for number in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(number)
+        for place in range(group.num_columns):
+            column = group.column(place)
+            if column.path_in_schema == "run_id" and column.statistics is not None:
+                run_ids |= {column.statistics.min, column.statistics.max} - {None}
+    return Origin(classes=classes, model_id=model_id, run_ids=frozenset(run_ids))
+
+
+def check_origin(files: RunFiles, uri: str, origin: Origin, first: Origin) -> None:
+    """Raise UserError if the file `uri` does not belong to the run that it lies in.
+
+    A folder that a person has renamed no longer names its run. Its first file does.
+
+    Args:
+        files: the run.
+        uri: one of its files.
+        origin: the origin of this file.
+        first: the origin of the first file of the run.
+    """
+    if origin.classes != first.classes:
         raise UserError(
             uri,
             f"comes from a detector with other classes than {files.uris[0]}",
             "Put the files of different runs into different folders.",
         )
+    expected = {files.run_id} if _RUN_ID.fullmatch(files.run_id) else first.run_ids
+    others = sorted(origin.run_ids - expected)
+    if expected and others:
+        raise UserError(
+            uri,
+            f"holds rows of run {others[0]}, expected run {min(expected)}",
+            "Run the command of jobs/score_bucket.py for this run with --repair: it moves the file"
+            " to runs/<run_id>/damaged/ and scores its images again.",
+        )
 
 
-def _read_shard(uri: str, basenames: frozenset[str]) -> ScoredRun:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shard:
+    origin: Origin
+    rows: pa.Table
+    num_rows: int
+    """The number of all its rows, with other images."""
+
+
+def _read_shard(uri: str, basenames: frozenset[str]) -> _Shard:
     with open_shard(uri) as (file, classes, model_id):
         uris = read_columns(file, [SCORED.field("image_uri")])["image_uri"]
         keep = np.array([storage.basename(u) in basenames for u in uris.to_pylist()], bool)
@@ -169,12 +222,7 @@ def _read_shard(uri: str, basenames: frozenset[str]) -> ScoredRun:
         rows = _COLUMNS.empty_table()
         if keep.any():
             rows = read_columns(file, _COLUMNS).filter(pa.array(keep)).cast(_COLUMNS)
-        return ScoredRun(
-            classes=classes,
-            model_id=model_id,
-            rows=rows,
-            num_rows=len(keep),
-        )
+        return _Shard(origin=origin_of(file, classes, model_id), rows=rows, num_rows=len(keep))
 
 
 def newest(rows: pa.Table) -> pa.Table:

@@ -2,6 +2,7 @@
 
     images    one row per image, its newest    the columns of scored/ without `detections`
     boxes     one row per box of these         the fields of `detections`, image_uri, position in the list
+    shown     the boxes that people look at    those from the operating point of their class on, else from .5
 
 The run may be far larger than memory. Shards are read through `pipeline.storage` (retries, lengths, ETags,
 page checksums) and inserted as Arrow tables, because DuckDB's own S3 client would bypass these checks.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,24 +21,27 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pipeline.detections import DEFAULT_MIN_SCORE
 from pipeline.errors import JobError, UserError, one_line
 from pipeline.record import open_shard
-from pipeline.results.scored import RunFiles, check_classes
+from pipeline.results.scored import Origin, RunFiles, check_origin, origin_of
 from pipeline.runtime.prefetch import REQUESTS_AT_ONCE, prefetch
 from pipeline.runtime.progress import Progress
 from pipeline.schema import SCORED, read_columns
 from pipeline.storage import ObjectInfo
 
-_ROW = pa.field("row", pa.int64())
+_ROW_NUMBER = pa.field("row", pa.int64())
+OTHER = "other"
+"""The schema of a second run in the same database (`load_other`)."""
 _ROWS_AT_ONCE = 20_000
 """Images per insert, which takes about 5 ms at any size. With ten boxes an image, these rows are 10 MB."""
 
 # Types without dictionaries, which differ from file to file, and without time zones, which DuckDB would
 # apply.
-_PLAIN_TYPES = {"status": pa.string(), "scored_at": pa.timestamp("us")}
-_PLAIN = pa.schema(
+_LOADED_TYPES = {"status": pa.string(), "scored_at": pa.timestamp("us")}
+_LOADED_SCHEMA = pa.schema(
     [
-        field.with_type(_PLAIN_TYPES.get(field.name, field.type))
+        field.with_type(_LOADED_TYPES.get(field.name, field.type))
         for field in SCORED
         # A later column may have a type that DuckDB does not know, such as a list of half floats.
         if field.name == "detections"
@@ -45,7 +49,7 @@ _PLAIN = pa.schema(
     ]
 )
 _IMAGE_COLUMNS = ", ".join(
-    f.name for f in _PLAIN if f.name not in ("model_id", "run_id", "detections")
+    f.name for f in _LOADED_SCHEMA if f.name not in ("model_id", "run_id", "detections")
 )
 _SELECT_IMAGES = f"SELECT row, {_IMAGE_COLUMNS} FROM shard"
 _SELECT_BOXES = """
@@ -53,7 +57,7 @@ SELECT row, image_uri, (place - 1)::SMALLINT AS detection, box.*
 FROM (SELECT row, image_uri, unnest(detections) AS box, generate_subscripts(detections, 1) AS place
       FROM shard)"""
 # Only the rows of images with several rows are sorted, and these are few. The grouping can spill to disk.
-_FIND_SUPERSEDED = """
+FIND_SUPERSEDED = """
 CREATE TABLE superseded AS SELECT row FROM (
     SELECT row, row_number() OVER (
         PARTITION BY image_uri
@@ -62,10 +66,14 @@ CREATE TABLE superseded AS SELECT row FROM (
     WHERE image_uri IN (SELECT image_uri FROM images GROUP BY image_uri HAVING count(*) > 1))
 WHERE age > 1"""
 
+_SHOWN = """
+CREATE VIEW shown AS SELECT boxes.* FROM boxes JOIN points ON boxes.label = points.class
+WHERE boxes.score >= points.score"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunTables:
-    """A loaded run. `connection` has the tables `images` and `boxes`; `load_run` closes it."""
+    """A loaded run. `connection` has the tables `images`, `boxes` and `shown`; `load_run` closes it."""
 
     connection: duckdb.DuckDBPyConnection
     classes: tuple[str, ...]
@@ -74,11 +82,19 @@ class RunTables:
     num_rows: int
     """The number of rows of the run, with the rows that a newer row superseded."""
     num_images: int
+    schema: str = "main"
+    """Where the tables lie."""
 
     def rows(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Return the whole result of a query as Python values. For small results, such as counts."""
         result: list[tuple[Any, ...]] = self.connection.execute(query, parameters).fetchall()
         return result
+
+    def start_at(self, points: Mapping[str, float]) -> None:
+        """Choose the score of each class from which its boxes are in the table `shown`."""
+        self.connection.execute(f"DELETE FROM {self.schema}.points")
+        rows = list(points.items())
+        self.connection.executemany(f"INSERT INTO {self.schema}.points VALUES ($1, $2)", rows)
 
     def stream(self, query: str, batch_size: int) -> pa.RecordBatchReader:
         """Return a reader of the result of a query, `batch_size` rows at a time."""
@@ -99,6 +115,32 @@ def load_run(files: RunFiles, *, memory_gib: float, temp_folder: str | None) -> 
             such folder.
         JobError: the disk of `temp_folder` is full, or the memory is too small.
     """
+    with open_database(memory_gib, temp_folder) as connection:
+        yield _load(connection, files)
+
+
+def load_other(tables: RunTables, files: RunFiles) -> RunTables:
+    """Read a second run into the database of the first one, as `other.images`, `other.boxes`, `other.shown`.
+
+    Raises:
+        UserError: as `load_run`.
+    """
+    tables.connection.execute(f"CREATE SCHEMA {OTHER}")
+    tables.connection.execute(f"USE {OTHER}")
+    try:
+        return _load(tables.connection, files, OTHER)
+    finally:
+        tables.connection.execute("USE main")
+
+
+@contextmanager
+def open_database(
+    memory_gib: float, temp_folder: str | None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Make a database on this machine's disk, and delete it at the end of the context.
+
+    Args, Raises: as `load_run`.
+    """
     with work_folder(temp_folder) as folder, _disk_errors():
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{memory_gib}GiB",
@@ -106,53 +148,59 @@ def load_run(files: RunFiles, *, memory_gib: float, temp_folder: str | None) -> 
             "autoinstall_known_extensions": False,  # none is needed; DuckDB would download one
         }
         with duckdb.connect(f"{folder}/run.duckdb", config=settings) as connection:
-            yield _load(connection, files)
+            yield connection
 
 
-def _load(connection: duckdb.DuckDBPyConnection, files: RunFiles) -> RunTables:
-    with _registered(connection, _PLAIN.append(_ROW).empty_table()):
+def _load(
+    connection: duckdb.DuckDBPyConnection, files: RunFiles, schema: str = "main"
+) -> RunTables:
+    with registered(connection, _LOADED_SCHEMA.append(_ROW_NUMBER).empty_table()):
         connection.execute(f"CREATE TABLE images AS {_SELECT_IMAGES}")
         connection.execute(f"CREATE TABLE boxes AS {_SELECT_BOXES}")
     loaded = 0
-    waiting: list[pa.Table] = []
-    first: _Shard | None = None
+    pending: list[pa.Table] = []
+    first: Origin | None = None
     with Progress("reading", len(files.objects), "shards") as progress:
         shards = prefetch(
             _read_shard, files.objects, threads=REQUESTS_AT_ONCE, waiting=REQUESTS_AT_ONCE
         )
         for number, (info, shard) in enumerate(zip(files.objects, shards, strict=True), 1):
-            first = first or shard
-            check_classes(files, info.uri, shard.classes, first.classes)
-            waiting.append(shard.rows)
-            if sum(rows.num_rows for rows in waiting) >= _ROWS_AT_ONCE:
-                loaded += _insert(connection, waiting, loaded)
+            first = first or shard.origin
+            check_origin(files, info.uri, shard.origin, first)
+            pending.append(shard.rows)
+            if sum(rows.num_rows for rows in pending) >= _ROWS_AT_ONCE:
+                loaded += _insert(connection, pending, loaded)
             progress.update(number)
-    loaded += _insert(connection, waiting, loaded)
+    loaded += _insert(connection, pending, loaded)
     assert first is not None  # RunFiles are never empty
-    connection.execute(_FIND_SUPERSEDED)
+    connection.execute(FIND_SUPERSEDED)
     for table in ("images", "boxes"):
         connection.execute(f"DELETE FROM {table} WHERE row IN (FROM superseded)")
+    connection.execute("CREATE TABLE points (class VARCHAR, score FLOAT)")
+    connection.execute(_SHOWN)
     ((superseded,),) = connection.execute("SELECT count(*) FROM superseded").fetchall()
-    return RunTables(
+    tables = RunTables(
         connection=connection,
         classes=first.classes,
         model_id=first.model_id,
         num_rows=loaded,
         num_images=loaded - superseded,
+        schema=schema,
     )
+    tables.start_at(dict.fromkeys(first.classes, DEFAULT_MIN_SCORE))
+    return tables
 
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    classes: tuple[str, ...]
-    model_id: str
+    origin: Origin
     rows: pa.Table
 
 
 def _read_shard(info: ObjectInfo) -> _Shard:
     with open_shard(info.uri, info.etag) as (file, classes, model_id):
-        rows = read_columns(file, map(SCORED.field, _PLAIN.names)).cast(_PLAIN)
-    return _Shard(classes, model_id, rows)
+        rows = read_columns(file, map(SCORED.field, _LOADED_SCHEMA.names)).cast(_LOADED_SCHEMA)
+        return _Shard(origin_of(file, classes, model_id), rows)
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, tables: list[pa.Table], first_row: int) -> int:
@@ -162,7 +210,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, tables: list[pa.Table], first
     shard = pa.concat_tables(tables)
     tables.clear()
     numbers = pa.array(np.arange(first_row, first_row + shard.num_rows))
-    with _registered(connection, shard.append_column(_ROW, numbers)):
+    with registered(connection, shard.append_column(_ROW_NUMBER, numbers)):
         connection.execute(f"INSERT INTO images {_SELECT_IMAGES}")
         connection.execute(f"INSERT INTO boxes {_SELECT_BOXES}")
     rows: int = shard.num_rows
@@ -170,7 +218,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, tables: list[pa.Table], first
 
 
 @contextmanager
-def _registered(connection: duckdb.DuckDBPyConnection, shard: pa.Table) -> Iterator[None]:
+def registered(connection: duckdb.DuckDBPyConnection, shard: pa.Table) -> Iterator[None]:
     """Make a table visible to queries under the name `shard`."""
     connection.register("shard", shard)
     try:

@@ -34,7 +34,7 @@ SYNONYMS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class GivenFlag:
     """A flag on the command line, with its values."""
 
     name: str
@@ -60,28 +60,30 @@ def parse_arguments(config_type: type[Config], words: Sequence[str], command: st
     flags = all_flags(config_type)
     given = split(words)
     _check_names(flags, given, command)
-    given = _joined(flags, given)
-    spelled = [word for one in given for word in _spelled(flags[one.name], one, command)]
-    config = _by_tyro(config_type, spelled, command)
+    given = _merge_repeated(flags, given)
+    tyro_words = [
+        word for item in given for word in _words_for_tyro(flags[item.name], item, command)
+    ]
+    config = _by_tyro(config_type, tyro_words, command)
     check_given = getattr(config, "check_given", None)
     if check_given is not None:
-        check_given({flags[one.name].field for one in given})
+        check_given({flags[item.name].field for item in given})
     return config
 
 
-def split(words: Sequence[str]) -> list[Given]:
+def split(words: Sequence[str]) -> list[GivenFlag]:
     """Split words into flags, each with the words up to the next flag.
 
     Words before the first flag get the name ``""``.
     """
-    given: list[Given] = []
+    given: list[GivenFlag] = []
     for word in words:
         if not _is_flag(word):
-            last = given.pop() if given else Given("", (), False)
-            given.append(Given(last.name, (*last.values, word), last.attached))
+            last = given.pop() if given else GivenFlag("", (), False)
+            given.append(GivenFlag(last.name, (*last.values, word), last.attached))
             continue
         name, equals, value = word.partition("=")
-        given.append(Given(name.replace("_", "-"), (value,) if equals else (), bool(equals)))
+        given.append(GivenFlag(name.replace("_", "-"), (value,) if equals else (), bool(equals)))
     return given
 
 
@@ -92,27 +94,22 @@ def _is_flag(word: str) -> bool:
     )
 
 
-def _check_names(flags: dict[str, Flag], given: Sequence[Given], command: str) -> None:
-    stray = [one.values[0] for one in given if not one.name]
+def _check_names(flags: dict[str, Flag], given: Sequence[GivenFlag], command: str) -> None:
+    stray = [item.values[0] for item in given if not item.name]
     stray += [
-        value for one in given for value in one.values if re.match("[\u2013\u2014]+[A-Za-z]", value)
+        value
+        for item in given
+        for value in item.values
+        if re.match("[\u2013\u2014]+[A-Za-z]", value)
     ]
-    wrong = [one.name for one in given if one.name and one.name not in flags]
-    near = list(dict.fromkeys(filter(None, (nearest(name, flags) for name in wrong))))
-    groups = sorted({flag.partition(".")[0] for flag in flags if "." in flag} & set(wrong))
-    names = {one.name for one in given} | set(near)
+    wrong = [item.name for item in given if item.name and item.name not in flags]
+    similar = list(dict.fromkeys(filter(None, (nearest(name, flags) for name in wrong))))
+    names = {item.name for item in given} | set(similar)
     missing = [flag.name for flag in flags.values() if flag.required and flag.name not in names]
-    hints = [f"Did you mean {', '.join(near)}?"] if near else []
+    hints = [f"Did you mean {', '.join(similar)}?"] if similar else []
     if missing and (stray or wrong):
         hints.append(f"Also missing: {', '.join(missing)}.")
-    for before, one in pairwise(given):
-        takes = before.name in flags and flags[before.name].values and not before.values
-        if takes and one.name in wrong and not one.name.startswith("--"):
-            hints.append(f"If {one.name} is a value, write {before.name}={one.name}.")
-    if groups:
-        hints.append(f"{groups[0]} begins the names of several flags, as in {groups[0]}.X.")
-    if "--set" in flags and not any(map(_is_number, flags)):
-        hints += [f"Numbers are given as --set {_last(n)}=VALUE." for n in wrong if _is_number(n)]
+    hints += _hints(flags, given, wrong)
     hints.append(f"({command} --help-all lists all)")
     if wrong:
         why = "no such flags" if len(wrong) > 1 else "no such flag"
@@ -126,6 +123,26 @@ def _check_names(flags: dict[str, Flag], given: Sequence[Given], command: str) -
     if missing:
         why = "are required and missing" if len(missing) > 1 else "is required and missing"
         raise UserError(", ".join(missing), why, f"({command} --help describes them)")
+
+
+def _hints(flags: dict[str, Flag], given: Sequence[GivenFlag], wrong: Sequence[str]) -> list[str]:
+    """Say what the user probably meant by names in `wrong`: a value, a group of flags, or a --set."""
+    hints = []
+    for before, item in pairwise(given):
+        takes_value = before.name in flags and flags[before.name].values and not before.values
+        if takes_value and item.name in wrong and not item.name.startswith("--"):
+            hints.append(f"If {item.name} is a value, write {before.name}={item.name}.")
+    groups = sorted({flag.partition(".")[0] for flag in flags if "." in flag} & set(wrong))
+    if groups:
+        verb = "begins" if len(groups) == 1 else "begin"
+        hints.append(
+            f"{' and '.join(groups)} {verb} the names of several flags, as in {groups[0]}.X."
+        )
+    if "--set" in flags and not any(map(_is_number, flags)):
+        hints += [
+            f"Numbers are given as --set {_setting_name(n)}=VALUE." for n in wrong if _is_number(n)
+        ]
+    return hints
 
 
 def nearest(name: str, flags: Iterable[str]) -> str | None:
@@ -144,39 +161,39 @@ def nearest(name: str, flags: Iterable[str]) -> str | None:
     if part:  # a part of the model must be named rightly, or the flag has another part
         names = [known for known in names if known.startswith(f"--{part}.")]
 
-    def likeness(known: str) -> float:
+    def similarity(known: str) -> float:
         bare = known.lstrip("-")
         return max(
             difflib.SequenceMatcher(None, meant, part).ratio()
             for part in (bare, bare[: len(meant) + 1])
         )
 
-    best = max(names, key=likeness, default=None)
-    return best if best is not None and likeness(best) > 0.65 else None
+    best = max(names, key=similarity, default=None)
+    return best if best is not None and similarity(best) > 0.65 else None
 
 
-def _joined(flags: dict[str, Flag], given: Sequence[Given]) -> list[Given]:
+def _merge_repeated(flags: dict[str, Flag], given: Sequence[GivenFlag]) -> list[GivenFlag]:
     """Make one of the flags that are given several times. The values of a list flag add up.
 
     Raises:
         UserError: a flag of one value is given twice with different values.
     """
-    joined: dict[str, Given] = {}
-    for one in given:
-        first = joined.setdefault(one.name, one)
-        if first is one or first.values == one.values:
+    joined: dict[str, GivenFlag] = {}
+    for item in given:
+        first = joined.setdefault(item.name, item)
+        if first is item or first.values == item.values:
             continue
-        if not flags[one.name].repeated:
-            both = " and ".join(" ".join(part.values) or "no value" for part in (first, one))
-            raise UserError(one.name, f"was given twice, with {both}", "Give it once.")
+        if not flags[item.name].repeated:
+            both = " and ".join(" ".join(part.values) or "no value" for part in (first, item))
+            raise UserError(item.name, f"was given twice, with {both}", "Give it once.")
         # `=` was written before the first value, so the values must stay in their order.
-        joined[one.name] = replace(
-            first if first.values else one, values=(*first.values, *one.values)
+        joined[item.name] = replace(
+            first if first.values else item, values=(*first.values, *item.values)
         )
     return list(joined.values())
 
 
-def _last(name: str) -> str:
+def _setting_name(name: str) -> str:
     """Write the last part of a flag as --set names it: --model.test-scales -> test_scales."""
     return name.rpartition(".")[2].lstrip("-").replace("-", "_")
 
@@ -185,7 +202,7 @@ def _is_number(name: str) -> bool:
     return name.startswith(("--model.", "--solver.", "--rpn."))
 
 
-def _spelled(flag: Flag, given: Given, command: str) -> list[str]:
+def _words_for_tyro(flag: Flag, given: GivenFlag, command: str) -> list[str]:
     """Return the words for tyro. Raises UserError if the values do not fit the flag."""
     values = given.values
     if flag.values and flag.values[0].kind in (int, float):
@@ -223,12 +240,10 @@ def _miscounted(flag: Flag, values: Sequence[str]) -> str:
     if not values:
         return f"no value was given, expected {flag.expected}"
     shown = f"{values[0]!r} was" if len(values) == 1 else f"{len(values)} values were"
-    return (
-        f"{shown} given, expected {_one(flag.expected) if len(flag.values) == 1 else flag.expected}"
-    )
+    return f"{shown} given, expected {_singular(flag.expected) if len(flag.values) == 1 else flag.expected}"
 
 
-def _one(expected: str) -> str:
+def _singular(expected: str) -> str:
     """Write what is expected of a single value: an integer -> one integer."""
     if expected.startswith("one of "):
         return expected

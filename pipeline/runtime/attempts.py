@@ -1,29 +1,70 @@
-"""Stops trying an image that kills its process three times; the image then gets a row with status `failed`.
+"""The guard around one image: whatever goes wrong with an image becomes a row, and the others go on.
 
-Ray Data gives the batch of a dead worker to the next worker, without a limit. So a worker reports when it
-begins a batch and when it has finished it. If a worker gets a batch that was begun and never finished, a
-process died with this batch, because of the batch or for another reason. The worker then processes the images
-one at a time and reports each of them.
+An exception that nobody foresaw: The images of the batch are tried one at a time. The image whose work raises
+again gets the status `failed` with the cause. This is the only place of the pipeline that catches every
+exception. The driver counts such rows and stops the job if there are too many (`pipeline.scoring.gate`).
+
+A process that dies: Ray Data gives the batch of a dead worker to the next worker, without a limit. So a
+worker reports when it begins a batch and when it has finished it. If a worker gets a batch that was begun and
+never finished, a process died with this batch, because of the batch or for another reason. The worker then
+processes the images one at a time and reports each of them. An image that kills its process three times gets
+the status `failed`.
+
+KeyboardInterrupt and SystemExit end the process. So do errors after which the process can do no more work: a
+broken CUDA context, and memory that a worker does not get.
 """
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
 
 import pyarrow as pa
 import ray
 
+from fastrcnn.gpu_errors import breaks_the_gpu
+from pipeline.errors import JobError, StorageError, UserError, one_line
+from pipeline.runtime import cluster
+
 logger = logging.getLogger(__name__)
 
-ALONE = 2
+TRIES_ALONE = 2
 """How often an image is tried alone, after it was tried once in its batch."""
+_FEWEST_TRIES, _MOST_TRIES = 3, 30
+"""Tries of a piece of work that nodes leave: so many at least, and at most."""
+_LONGEST_PAUSE_S = 10.0
+"""The last pieces of work may come to a node that leaves them again and again. A run then ends some
+pauses later."""
 _NO_MEMORY = "DefaultCPUAllocator"
 """Text of torch's error when the CPU has no memory left. Torch has no exception class for it; the text comes
 from `c10/core/impl/alloc_cpu.cpp`."""
+_NO_END = (asyncio.CancelledError, GeneratorExit)
+"""Exceptions of Python's that are no `Exception`, and yet do not mean that the process shall end."""
+_TRACEBACK_CHARACTERS = 6000
+_LOGGED = 3
+"""Tracebacks that one process logs. The rows carry all causes."""
+_logged = itertools.count()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why an image has no result."""
+
+    cause: str
+    """One line, for the column `error`."""
+    status: str = "failed"
+    """`failed`, or the status of a StorageError."""
+    traceback: str | None = None
+    """The traceback of an exception that nobody foresaw."""
 
 
 class Attempts(Protocol):
@@ -35,8 +76,11 @@ class Attempts(Protocol):
     def end(self, key: str) -> None:
         """Record that `key` is finished."""
 
-    def out_of_memory(self, error: Exception) -> None:
-        """Handle a process that did not get the memory for a piece of work."""
+    def cannot_continue(self, error: Exception) -> None:
+        """Handle a process that lacks memory or whose CUDA context is broken."""
+
+    def leave(self, key: str, error: Exception) -> NoReturn:
+        """Leave a piece of work that this node cannot do, because of `error`, to another node."""
 
 
 class AttemptLog:
@@ -44,6 +88,7 @@ class AttemptLog:
 
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
+        self._left: list[tuple[str, str]] = []
 
     def begin(self, key: str) -> int:
         """See `Attempts`."""
@@ -55,8 +100,27 @@ class AttemptLog:
         """See `Attempts`."""
         self._open.pop(key, None)
 
-    def out_of_memory(self, error: Exception) -> None:
-        """Do nothing: this is the caller's process, and the exception tells the caller."""
+    def leave(self, key: str, error: Exception) -> NoReturn:
+        """See `Attempts`. There is no other node."""
+        raise error
+
+    def leaves(self, key: str, node: str) -> tuple[list[str], int]:
+        """Record that `node` cannot do a piece of work.
+
+        Returns:
+            The node of each such call for `key`, and how many calls named `node`.
+        """
+        self._left.append((key, node))
+        of_key = [n for k, n in self._left if k == key]
+        return of_key, sum(n == node for _, n in self._left)
+
+    def cannot_continue(self, error: Exception) -> None:
+        """Return if memory was lacking: one image alone needs less. Else raise the error.
+
+        This is the caller's process, so it is not ended.
+        """
+        if breaks_the_gpu(_text_of(error)):
+            raise error
 
 
 class SharedAttempts:
@@ -76,80 +140,149 @@ class SharedAttempts:
         """See `Attempts`. Does not wait."""
         self._actor.end.remote(key)
 
-    def out_of_memory(self, error: Exception) -> None:
+    def leave(self, key: str, error: Exception) -> NoReturn:
+        """See `Attempts`. Ends this worker: Ray gives its task to a worker of any node that is free.
+
+        A node that fails at once is free at once, and would get every task. So it waits, longer for each
+        task that it leaves.
+
+        Raises:
+            JobError: every node that works has failed, or `_MOST_TRIES` tries have.
+        """
+        here, working = cluster.this_node(), cluster.working_nodes()
+        nodes, left_here = ray.get(self._actor.leaves.remote(key, here))
+        everywhere = len(nodes) >= _FEWEST_TRIES and working <= set(nodes)
+        if everywhere or len(nodes) >= _MOST_TRIES:
+            raise JobError(
+                f"no node can read what the run needs, after {len(nodes)} tries on {len(set(nodes))} of"
+                f" {len(working)} nodes: {one_line(error)}. Run the same command again when they can"
+            ) from error
+        logger.warning("node %s: %s; another node tries", here, one_line(error))
+        time.sleep(min(2**left_here, _LONGEST_PAUSE_S))
+        os._exit(1)
+
+    def cannot_continue(self, error: Exception) -> None:
         """See `Attempts`. Ends this worker, as the kernel would.
 
         The code of Ray needs memory too: a worker without memory may neither answer nor die (seen with
         `prlimit --as`).
         """
-        logger.error("out of memory; this worker ends and another one takes its batch: %s", error)
+        logger.error("this worker ends, and another one takes its batch: %s", one_line(error))
         os._exit(1)
 
 
 def attempt(
     rows: pa.Table,
     work: Callable[[pa.Table], pa.Table],
-    fail: Callable[[pa.Table, str], pa.Table],
+    fail: Callable[[pa.Table, Failure], pa.Table],
     *,
     stage: str,
     attempts: Attempts,
     alone: Callable[[pa.Table], pa.Table] | None = None,
 ) -> pa.Table:
-    """Do `work` on a batch, or image by image if a process died with this batch before.
+    """Do `work` on a batch. If it raises, or if a process died with this batch, do it image by image.
 
     Args:
         rows: the batch, with a column image_uri.
         work: turns rows into as many result rows.
-        fail: turns one row and a cause into a result row, for an image that was tried `1 + ALONE` times.
+        fail: turns one row and the failure into a result row, for an image whose work raises, or that was
+            tried `1 + ALONE` times.
         stage: the name of the stage; batches of different stages are counted separately.
         attempts: the counts, shared by the workers.
-        alone: is called instead of `work` for each image of a batch with which a process died, and takes more
-            care. None means `work`.
+        alone: is called instead of `work` for each image that is tried alone, and takes more care. None means
+            `work`.
 
     Returns:
         The result rows, one for each row of the batch.
     """
     if rows.num_rows == 0:
         return work(rows)
-    careful = alone or work
-    with _memory_watched(attempts):
-        batch = f"{stage} {rows.num_rows} {rows['image_uri'][0].as_py()}"
-        if attempts.begin(batch) == 0:
-            results = work(rows)
-        else:
-            single = [
-                _attempt_alone(rows.slice(i, 1), careful, fail, stage=stage, attempts=attempts)
-                for i in range(rows.num_rows)
-            ]
-            results = pa.concat_tables(single)
-        attempts.end(batch)
-    return results
-
-
-@contextmanager
-def _memory_watched(attempts: Attempts) -> Iterator[None]:
-    """Report to `attempts` when the work does not get its memory: a worker then ends itself."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or _NO_MEMORY in str(error):
-            attempts.out_of_memory(error)
-        raise
+    batch = f"{stage} {rows.num_rows} {rows['image_uri'][0].as_py()}"
+    results: list[pa.Table] = []
+    if attempts.begin(batch) == 0:
+        together = _guarded(work, rows, attempts)
+        if isinstance(together, pa.Table):
+            results = [together]
+        del together  # an exception keeps the batch alive, with its tensors and threads
+    if not results:
+        results = [
+            _attempt_alone(rows.slice(i, 1), alone or work, fail, stage=stage, attempts=attempts)
+            for i in range(rows.num_rows)
+        ]
+    attempts.end(batch)
+    return pa.concat_tables(results)
 
 
 def _attempt_alone(
     row: pa.Table,
     work: Callable[[pa.Table], pa.Table],
-    fail: Callable[[pa.Table, str], pa.Table],
+    fail: Callable[[pa.Table, Failure], pa.Table],
     *,
     stage: str,
     attempts: Attempts,
 ) -> pa.Table:
     key = f"{stage} alone {row['image_uri'][0].as_py()}"
     died = attempts.begin(key)
-    if died >= ALONE:
+    if died >= TRIES_ALONE:
         attempts.end(key)
-        return fail(row, f"its process died each of {1 + died} times at stage {stage!r}")
-    result = work(row)
+        cause = f"its process died each of {1 + died} times at stage {stage!r}"
+        return fail(row, Failure(cause=cause))
+    result = _guarded(work, row, attempts)
     attempts.end(key)
-    return result
+    if isinstance(result, pa.Table):
+        return result
+    if next(_logged) < _LOGGED:
+        logger.error("%s: its row gets an error at stage %r", key, stage, exc_info=result)
+    return fail(row, _failure(result))
+
+
+def _guarded(
+    work: Callable[[pa.Table], pa.Table], rows: pa.Table, attempts: Attempts
+) -> pa.Table | BaseException:
+    """Return the result of `work`, or the exception that it raised."""
+    try:
+        return work(rows)
+    except (Exception, *_NO_END) as error:
+        if isinstance(error, MemoryError | RuntimeError) and _ends_the_worker(error):
+            attempts.cannot_continue(error)
+        return error
+
+
+def _ends_the_worker(error: MemoryError | RuntimeError) -> bool:
+    text = _text_of(error)
+    return isinstance(error, MemoryError) or _NO_MEMORY in text or breaks_the_gpu(text)
+
+
+def _text_of(error: BaseException) -> str:
+    """Return the text of an exception, or a remark if its class fails to make the text."""
+    return str(traceback.TracebackException.from_exception(error, limit=0))
+
+
+def _failure(error: BaseException) -> Failure:
+    if isinstance(error, StorageError):
+        return Failure(cause=_printable(one_line(error)), status=error.status)
+    if isinstance(error, UserError | JobError):  # the message says it all
+        return Failure(cause=_printable(one_line(error)))
+    name, text = type(error).__name__, _text_of(error)
+    lines = "".join(traceback.format_exception(error))
+    return Failure(
+        cause=_printable(one_line(f"{name}: {text}" if text else name)),
+        traceback=_printable(lines[-_TRACEBACK_CHARACTERS:]),
+    )
+
+
+def _printable(text: str) -> str:
+    """Replace what is not UTF-8, such as bytes of a file name, which no Arrow column can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+@functools.cache
+def node_name() -> str:
+    """Name the machine of this process, for messages."""
+    name = socket.gethostname()
+    if not ray.is_initialized():  # the next call would start Ray
+        return name
+    try:
+        return f"{name} (Ray node {ray.get_runtime_context().get_node_id()[:12]})"
+    except AttributeError:  # this process has no connection to a node
+        return name

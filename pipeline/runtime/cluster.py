@@ -33,11 +33,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.util
 from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fastrcnn import __version__
 from pipeline.errors import JobError, UserError
+from pipeline.runtime.machine import joins
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +63,14 @@ VERSIONS_TIMEOUT_S = 120.0
 takes seconds, or a minute on a busy machine."""
 
 
-def connect(*, allow_open: bool = False) -> None:
+def connect(*, allow_open: bool = False) -> bool:
     """Join the cluster of this job, or start one on this machine. Do nothing if Ray is already initialized.
 
     Args:
         allow_open: --allow-open-cluster: join a cluster that requires no token.
+
+    Returns:
+        Whether the cluster was there before, so that it may have, or get, other nodes than this machine.
 
     Raises:
         UserError: the cluster has nodes on other machines and requires no token, and `allow_open` is not set;
@@ -73,8 +78,8 @@ def connect(*, allow_open: bool = False) -> None:
         JobError: this machine is so busy that Ray does not start within its time limits.
     """
     if ray.is_initialized():
-        return
-    if not _joins():
+        return joins()
+    if not joins():
         set_random_token()
     try:
         context = ray.init(
@@ -87,15 +92,17 @@ def connect(*, allow_open: bool = False) -> None:
             "Ray did not start on this machine within its fixed limits of 15 s and 30 s, because the machine "
             "is too busy. Wait until other programs have ended, and run the same command again"
         ) from error
-    if _joins() and not allow_open:
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        addresses = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+    if joins() and not allow_open:
+        known = ray.nodes()  # type: ignore[no-untyped-call]
+        addresses = {node["NodeManagerAddress"] for node in known if node["Alive"]}
         check_closed(addresses, asks_for_token(getattr(context, "dashboard_url", None)))
     if not is_checkout():
         # Always checked: without an address, `ray.init` may join a cluster that already runs on this machine.
         check_versions(node_versions(), __version__)
     total = resources()
     logger.info("Ray cluster: %g CPUs, %g GPUs", total.get("CPU", 0), total.get("GPU", 0))
+    # Without an address, `ray.init` joins a cluster that already runs on this machine.
+    return joins() or len(nodes()) > 1 or not total.get("CPU")
 
 
 def set_random_token() -> None:
@@ -180,10 +187,33 @@ def resources() -> dict[str, float]:
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
-def node_cpus() -> list[float]:
-    """Return the CPUs of each living node. A head node that takes no work has 0."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
+def nodes() -> list[dict[str, float]]:
+    """Return the resources of each living node. A head node that takes no work has no "CPU"."""
+    known = ray.nodes()  # type: ignore[no-untyped-call]
+    return [dict(node["Resources"]) for node in known if node["Alive"]]
+
+
+def node_ids() -> set[str]:
+    """Return the ids of the living nodes."""
+    known = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"] for node in known if node["Alive"]}
+
+
+def node_names() -> set[str]:
+    """Return the ids and the addresses of the living nodes."""
+    known = ray.nodes()  # type: ignore[no-untyped-call]
+    return node_ids() | {node["NodeManagerAddress"] for node in known if node["Alive"]}
+
+
+def this_node() -> str:
+    """Return the address of the node that this process runs on."""
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+
+def working_nodes() -> set[str]:
+    """Return the addresses of the living nodes that have CPUs."""
+    known = ray.nodes()  # type: ignore[no-untyped-call]
+    return {n["NodeManagerAddress"] for n in known if n["Alive"] and n["Resources"].get("CPU")}
 
 
 def configure_ray_data() -> None:
@@ -194,6 +224,8 @@ def configure_ray_data() -> None:
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Else a JobError of a worker would come as a UserCodeException, with a traceback.
+    context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # Hides the warning that progress bars are turned off.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -204,10 +236,13 @@ def is_checkout() -> bool:
     return (CHECKOUT / "jobs" / "score_bucket.py").is_file()
 
 
-def node_versions() -> dict[str, str | None]:
-    """Return the version of the package on every living node, by address; None if it is not installed.
+def node_versions(ids: Collection[str] | None = None) -> dict[str, str | None]:
+    """Return the version of the package on living nodes, by address; None if it is not installed.
 
     One task runs on each node, all at the same time. They need no CPU, so they run on a busy cluster too.
+
+    Args:
+        ids: the ids of the nodes to ask; None asks every node.
 
     Raises:
         JobError: a node did not answer in time.
@@ -221,8 +256,12 @@ def node_versions() -> dict[str, str | None]:
             return None
         return str(getattr(pipeline, "__version__", "an older version"))
 
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+    known = ray.nodes()  # type: ignore[no-untyped-call]
+    addresses = {
+        node["NodeID"]: node["NodeManagerAddress"]
+        for node in known
+        if node["Alive"] and (ids is None or node["NodeID"] in ids)
+    }
     ask = ray.remote(num_cpus=0, max_retries=0)(installed_version)
     asked = {
         ask.options(
@@ -256,16 +295,11 @@ def check_versions(versions: Mapping[str, str | None], here: str) -> None:
             )
 
 
-def _joins() -> bool:
-    """Return whether the environment names a cluster to join."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "RAY_ADDRESS" in os.environ
-
-
 def _runtime_env() -> dict[str, Any]:
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     if job.get("runtime_env", {}).get("working_dir"):
         return {}
-    if _joins():
+    if joins():
         return {"working_dir": str(CHECKOUT)} if is_checkout() else {}
     # This process starts the cluster: the workers run on this machine, so the path is enough.
     path = os.pathsep.join(p for p in (str(CHECKOUT), os.environ.get("PYTHONPATH", "")) if p)

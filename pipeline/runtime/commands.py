@@ -41,6 +41,8 @@ class Command:
     """File name in jobs/ without .py, if it is not the name of the job."""
     on_ray: bool = True
     """True if the job can be submitted to a Ray cluster."""
+    guarded: bool = True
+    """True if a signal ends the job as `pipeline.runtime.ending` says; False if it handles signals."""
 
     @property
     def file(self) -> str:
@@ -72,8 +74,9 @@ Sorting uses the local disk (--temp-folder). Memory is limited by --memory-gib, 
 """
 _REPORT = """
 The page is OUTPUT/report/<run_id>.html, or OUTPUT itself if it ends in .html. It shows images by status,
-boxes by class, scores, sizes, throughput, failures with examples, and pictures with boxes. With --data it
-also shows accuracy. The page is one file that loads nothing else; open it from a disk or a bucket.
+boxes by class, scores, sizes, throughput, failures by kind, and pictures with boxes. With --data it also
+shows accuracy, and what is right, wrong and missed. With --compare it also shows where another run differs.
+The page is one file that loads nothing else; open it from a disk or a bucket.
 
 The pictures are small copies of the images. Everyone who can read the page sees them.
 """
@@ -88,10 +91,49 @@ or the folder of the Delta table.
 
 FiftyOne needs local paths, and Label Studio needs URLs that a browser can open. Give them by --image-root.
 """
+_SAMPLE = """
+Draws images with replacement, with a probability in proportion to what the detector expects in them, and
+writes OUTPUT/sample.parquet and blind labelling tasks for Label Studio, CVAT and YOLO. Images in which it saw
+nothing are drawn too, more seldom. Count every object in the drawn images, without the boxes of the detector;
+the job estimate then gives totals with intervals. The job does not use Ray.
+"""
+_ESTIMATE = """
+Reads what a person counted in the drawn images, and writes totals by class and prefix with 95% intervals to
+OUTPUT: estimates.parquet, estimates.json, estimates.html. The totals do not rest on the detector; a better
+detector makes narrower intervals. Every drawn image needs a count. The job does not use Ray.
+"""
+_PACK = """
+Writes OUTPUT/tars/*.tar. The names in a tar are the paths below --images. The plan in OUTPUT/plans/ fixes
+which image lies in which tar, so the tars are the same for every run: if the job stops, run the same command
+again. New and changed images get new tars. Then score the tars: --images 'OUTPUT/tars/*.tar'.
+
+A tar that is compressed as a whole (.tar.gz, .tar.zst) is unpacked on the local disk, and all of its files
+are packed, labels too. The job does not use Ray.
+"""
+_SUSPECTS = """
+Compares labels with detections of models that were not trained on their images, and ranks what is probably
+wrong: missing labels, bad boxes, wrong classes. Train with --folds 2 --fold 1 and --fold 2, score
+splits/fold.txt of each training with its checkpoint, and give both outputs as --scored. OUTPUT/suspects.html
+shows a crop of each suspect to judge; with the saved file as --judged, the job writes corrected labels. The
+job does not use Ray.
+"""
 _COMPRESS = """
 Keeps the largest singular values of fc6 and fc7. No new training is needed. In the Fast R-CNN paper
 (section 3.1), VGG16 then needs .22 s per image instead of .32 s and loses .3 points of mAP. Use the new
 checkpoint like any other.
+"""
+_IMPORT_WEIGHTS = """
+The checkpoint finds the boxes, labels and scores that torchvision finds: give it to the job score. It needs
+no training. Known are fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2,
+fasterrcnn_mobilenet_v3_large_fpn and fasterrcnn_mobilenet_v3_large_320_fpn, and Mask and Keypoint R-CNN
+without their masks and keypoints. A file is read without running code from it. To train such a detector on
+other classes, give its weights to the job train. The job does not use Ray.
+"""
+_CALIBRATE = """
+Fits two numbers for each class on labelled images that the training did not see. Afterwards, half of the
+boxes with a score of .5 are right. The order of the boxes of a class stays, and so does its average
+precision. The copy also gets the score of each class with the highest F1 (operating points). Trainings do all
+this by themselves; this job is for older checkpoints, and for images of another kind.
 """
 _ABLATE = """
 Runs each training as one Ray Tune trial, in parallel, and writes one table with the numbers of the paper.
@@ -162,11 +204,58 @@ COMMANDS = (
         description=_EXPORT,
     ),
     Command(
+        name="sample",
+        config="pipeline.config.counting:SampleConfig",
+        run="pipeline.sample:run",
+        summary="Draw the images to count by hand, for totals with intervals.",
+        description=_SAMPLE,
+        on_ray=False,
+    ),
+    Command(
+        name="estimate",
+        config="pipeline.config.counting:EstimateConfig",
+        run="pipeline.estimate:run",
+        summary="Turn counts of drawn images into totals with 95% intervals.",
+        description=_ESTIMATE,
+        on_ray=False,
+    ),
+    Command(
+        name="suspects",
+        config="pipeline.config.suspects:SuspectsConfig",
+        run="pipeline.suspects:run",
+        summary="Find labels that are probably wrong, and show them for quick judging.",
+        description=_SUSPECTS,
+        on_ray=False,
+    ),
+    Command(
         name="compress",
         config="pipeline.config.tools:CompressConfig",
         run="pipeline.compress:run",
         summary="Make a smaller, faster detector by truncating fc6 and fc7.",
         description=_COMPRESS,
+    ),
+    Command(
+        name="pack",
+        config="pipeline.config.pack:PackConfig",
+        run="pipeline.pack:run",
+        summary="Pack a bucket of small images into tars, which are read with few requests.",
+        description=_PACK,
+        on_ray=False,
+    ),
+    Command(
+        name="import-weights",
+        config="pipeline.config.tools:ImportWeightsConfig",
+        run="pipeline.import_weights:run",
+        summary="Make a checkpoint of a Faster R-CNN of torchvision, such as its COCO detectors.",
+        description=_IMPORT_WEIGHTS,
+        on_ray=False,
+    ),
+    Command(
+        name="calibrate",
+        config="pipeline.config.tools:CalibrateConfig",
+        run="pipeline.calibrate:run",
+        summary="Copy a checkpoint with scores that mean something: .5 is one in two.",
+        description=_CALIBRATE,
     ),
     Command(
         name="ablate",
@@ -261,6 +350,7 @@ def start(command: Command, program: str, arguments: Sequence[str]) -> None:
         description,
         command=program,
         arguments=arguments,
+        guarded=command.guarded,
     )
 
 
@@ -280,5 +370,6 @@ def _listing(commands: Sequence[Command], program: str, description: str) -> str
     for command in commands:
         text = f"  {command.name}".ljust(width) + command.summary
         lines += textwrap.wrap(text, columns, subsequent_indent=" " * width)
-    lines += ["", f"{program} COMMAND --help describes one command; --version shows the version."]
+    last = f"{program} COMMAND --help describes one command; --version shows the version."
+    lines += ["", *textwrap.wrap(last, columns, break_on_hyphens=False)]
     return "".join(f"{line}\n" for line in lines)

@@ -33,6 +33,10 @@ Uri: TypeAlias = Annotated[str, "URI"]
 """A local path or any fsspec URL."""
 Folder: TypeAlias = Annotated[str, "FOLDER"]
 """A folder on this machine."""
+Range: TypeAlias = tuple[Annotated[float, "LOW"], Annotated[float, "HIGH"]]
+"""The smallest and the largest of some values."""
+Bands: TypeAlias = tuple[Annotated[int, "R"], Annotated[int, "G"], Annotated[int, "B"]]
+"""Numbers of the bands that become red, green and blue, from 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,8 +42,8 @@ def render(config_type: type, command: str, description: str, *, everything: boo
     )
     lines = [*_wrapped(usage, columns, "    "), ""]
     for paragraph in description.strip().split("\n\n"):
-        is_command = paragraph.startswith("  ")  # stays on one line, so that it can be copied
-        lines += [*([paragraph] if is_command else _wrapped(paragraph, columns)), ""]
+        wrapped = _wrapped_command if paragraph.startswith("  ") else _wrapped
+        lines += [*wrapped(paragraph, columns), ""]
     lines += _section("Required", required, columns)
     groups: Sequence[Group] = getattr(config_type, "GROUPS", ())
     for group in groups:
@@ -81,17 +81,17 @@ def _section(title: str, flags: Collection[Flag], columns: int) -> Iterator[str]
 def _default(value: Any) -> str:
     """Format a default. None, false and empty values are not shown: the help text says what they mean."""
     if isinstance(value, tuple) and value:
-        shown = " ".join(map(_spelled, value))
+        shown = " ".join(map(_format_value, value))
     elif (
         isinstance(value, str | int | float | Path) and not isinstance(value, bool) and value != ""
     ):
-        shown = _spelled(value)
+        shown = _format_value(value)
     else:
         return ""
     return f" (default: {shown})"
 
 
-def _spelled(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return f"{value:_}" if isinstance(value, int) and value >= 10_000 else str(value)
@@ -101,3 +101,9 @@ def _wrapped(text: str, columns: int, indent: str = "") -> list[str]:
     return textwrap.wrap(
         text, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
+
+
+def _wrapped_command(command: str, columns: int) -> list[str]:
+    """Wrap a shell command so that it can still be copied: each line but the last ends in a backslash."""
+    lines = [command] if len(command) <= columns else _wrapped(command, columns - 2, "      ")
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]

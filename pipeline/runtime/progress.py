@@ -37,7 +37,7 @@ class Progress:
     """
 
     def __init__(self, what: str, total: int | None, unit: str, *, done: int = 0) -> None:
-        self._what, self._total, self._unit = what, total, unit
+        self._name, self._total, self._unit = what, total, unit
         self._done = self._before = done
         self._note = ""
         self._logged_any = False
@@ -50,7 +50,7 @@ class Progress:
             self._bar = self._stack.enter_context(_bar(self._unit))
             self._stack.enter_context(_logging_above())
             self._task = self._bar.add_task(
-                self._what, total=self._total, completed=self._done, note=""
+                self._name, total=self._total, completed=self._done, note=""
             )
         return self
 
@@ -83,7 +83,7 @@ class Progress:
             of, left = f" of {self._total}", f", {duration(seconds)} left"
         note = f"; {self._note}" if self._note else ""
         logger.info(
-            "%s: %d%s %s, %.1f/s%s%s", self._what, self._done, of, self._unit, rate, left, note
+            "%s: %d%s %s, %.1f/s%s%s", self._name, self._done, of, self._unit, rate, left, note
         )
 
 

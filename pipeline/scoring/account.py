@@ -12,8 +12,12 @@ from importlib.metadata import version
 from pipeline import record, storage
 from pipeline.config import ScoreConfig
 from pipeline.errors import JobError
-from pipeline.scoring.preflight import Job, Resources
-from pipeline.scoring.progress import counts
+from pipeline.record.listed import TRIES
+from pipeline.record.manifest import Manifest
+from pipeline.scoring.gate import FROM_THE_STORE
+from pipeline.scoring.preflight import Job
+from pipeline.scoring.progress import ScoreProgress, counts
+from pipeline.scoring.resources import Resources
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +28,9 @@ class ScoreSummary:
 
     run_id: str
     statuses: dict[str, int]
-    """The number of rows of the run by status, most frequent first."""
+    """The number of images by the status of their newest row, most frequent first."""
     images: int
-    """The number of rows of the run, from this command and earlier ones."""
+    """The number of images that have a row, from this command and earlier ones."""
     scored: int
     """The number of images that this command scored."""
     seconds: float
@@ -49,6 +53,31 @@ def description(job: Job) -> dict[str, object]:
     }
 
 
+def finish(
+    job: Job,
+    manifest: Manifest,
+    total: int,
+    seconds: float,
+    progress: ScoreProgress,
+    resources: Resources,
+) -> ScoreSummary:
+    """Write and log the summary of a command that scored `total` images in `seconds`."""
+    summary = ScoreSummary(
+        run_id=job.run_id,
+        statuses=manifest.statuses,
+        images=manifest.images,
+        scored=total,
+        seconds=round(seconds, 3),
+        complete=manifest.complete,
+        bytes_read=progress.bytes_read,
+        detector_busy_share=round(progress.busy_share, 3) if total else None,
+    )
+    if summary.scored:
+        write_summary(job, summary, resources)
+    report(job, summary)
+    return summary
+
+
 def write_summary(job: Job, summary: ScoreSummary, resources: Resources) -> None:
     """Write summary.json. It describes the last command that scored an image; the next one replaces it."""
     hours = summary.seconds / 3600
@@ -66,7 +95,7 @@ def write_summary(job: Job, summary: ScoreSummary, resources: Resources) -> None
         | {"python": platform.python_version()},
     }
     storage.write_bytes(
-        record.described_uri(job.config.output, job.run_id, "summary.json"),
+        record.run_file_uri(job.config.output, job.run_id, "summary.json"),
         json.dumps(described, indent=1).encode(),
     )
 
@@ -83,7 +112,7 @@ def report(job: Job, summary: ScoreSummary) -> None:
     """Log how many rows the run has and how to query them.
 
     Raises:
-        JobError: the share of rows that are not `ok` is larger than --max-failures.
+        JobError: the share of images whose newest row is not `ok` is larger than --max-failures.
     """
     parquet = storage.join(record.scored_uri(job.config.output, job.run_id), "*.parquet")
     if summary.seconds:
@@ -96,7 +125,8 @@ def report(job: Job, summary: ScoreSummary) -> None:
         )
     else:
         logger.info("nothing to score: every selected image has its row")
-    logger.info("%d rows in %s: %s", summary.images, parquet, counts(summary.statuses))
+    logger.info("%d images in %s: %s", summary.images, parquet, counts(summary.statuses))
+    _advise(job, summary)
     logger.info(
         "DuckDB: SELECT d.label, count(*) FROM (SELECT unnest(detections) AS d FROM '%s') GROUP BY 1;",
         parquet,
@@ -106,4 +136,27 @@ def report(job: Job, summary: ScoreSummary) -> None:
         raise JobError(
             f"{failed} of {summary.images} images are not ok ({counts(summary.statuses)}), more than "
             f"--max-failures {job.config.max_failures}. Every row is written; see column error for the causes"
+        )
+
+
+def _advise(job: Job, summary: ScoreSummary) -> None:
+    """Log which images can be tried again, and how."""
+    present = [status for status in (*FROM_THE_STORE, "failed") if summary.statuses.get(status)]
+    by_default = [status for status in present if status in job.config.retried]
+    others = [status for status in present if status not in by_default]
+    if by_default:
+        number = sum(summary.statuses[status] for status in by_default)
+        logger.info(
+            "%d images are %s: the same command tries them again, up to %d times",
+            number,
+            " or ".join(by_default),
+            TRIES,
+        )
+    if others:
+        number = sum(summary.statuses[status] for status in others)
+        logger.info(
+            "%d images are %s: the same command with --retry %s tries them again",
+            number,
+            " or ".join(others),
+            " ".join(others),
         )

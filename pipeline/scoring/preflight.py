@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrcnn.canary import check_canary
 from fastrcnn.checkpoint import Checkpoint
 from fastrcnn.config import LEARNED, PROPOSER_SPECS, TABLE, FastRCNNConfig, ProposalConfig
-from fastrcnn.config.growth import hashed
+from fastrcnn.config.growth import values_to_hash
+from fastrcnn.tiles import Tiling
 from pipeline import record, storage
 from pipeline.config import ScoreConfig
 from pipeline.errors import UserError
-from pipeline.images import DECODER_VERSION
+from pipeline.images import DECODER_VERSION, IMAGE_SUFFIXES, SampleRules
 from pipeline.proposals.reading import ReadSettings
 from pipeline.proposals.table import find_table
-from pipeline.scoring.selection import Filter, Selection, check_apart, select
-from pipeline.storage import StorageError
+from pipeline.record.retries import Retry
+from pipeline.scoring.filters import Filter
+from pipeline.scoring.packed import ArchiveOptions
+from pipeline.scoring.selection import Selection, check_output_outside, select
+from pipeline.storage import Access, ListOptions, StorageError
 from pipeline.storage.checkpoints import find_checkpoint, load
-
-logger = logging.getLogger(__name__)
-
 
 NOT_HASHED = ("training", "operating_points", "embedding")
 """Keys of a checkpoint's config.json that change no row, so they are not part of the run_id."""
-LATER_FLAGS: Mapping[str, object] = {"precision": "auto"}
+LATER_FLAGS: Mapping[str, object] = {
+    "precision": "auto",
+    "truncated": "warn",
+    "range": None,
+    "bands": None,
+    "max_detections": None,
+    "image_column": None,
+}
 """Flags that change rows and were added after run ids existed (about 2026-11-29), each with the value that
 means "as before". This value never changes, even if the default of the flag does."""
 
@@ -45,28 +52,29 @@ class Job:
     """URI of the proposals table, if there is one."""
     selection: Selection
     run_id: str
+    rules: SampleRules
+    """How samples become pixels: the flags, else those that the checkpoint was trained with."""
+    tiling: Tiling | None
+    """How images are divided into tiles: the flags, else as the checkpoint was trained. None: not at all."""
 
-    def only(self) -> set[int] | None:
-        """Return the shards to score if --limit excludes others, else None. Call `plan.compare` before."""
+    @property
+    def retry(self) -> Retry:
+        """The rows that are tried again."""
+        return Retry(
+            run_id=self.run_id, statuses=self.config.retried, again=self.config.retry_again
+        )
+
+    @property
+    def detectors_decode(self) -> bool:
+        """Whether only the Detectors decode: nothing before them needs pixels if the model proposes."""
+        return self.table is None and self.proposals.spec.learned
+
+    def selected_shards(self) -> set[int] | None:
+        """Return the shards to score if --limit excludes others, else None.
+
+        Call `plan.add_planned_images` before.
+        """
         return None if self.config.limit is None else self.selection.listed.shards()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resources:
-    """The CPUs and GPUs of the cluster, and how the two stages share them."""
-
-    cpus: float
-    """CPUs of the cluster."""
-    gpus: float
-    """GPUs of the cluster."""
-    workers: int
-    """The largest number of Detector actors."""
-    detector_cpus: float
-    """CPUs of each Detector."""
-    detector_gpus: float
-    """GPUs of each Detector."""
-    read_cpus: float
-    """CPUs of each task of the CPU stage."""
 
 
 def prepare(config: ScoreConfig) -> Job:
@@ -75,18 +83,21 @@ def prepare(config: ScoreConfig) -> Job:
     Raises:
         UserError: the checkpoint, the images, the output or the proposals cannot be used.
     """
-    check_apart(config.images, config.output)
+    check_output_outside(config.images, config.output)
     checkpoint_uri = find_checkpoint(config.checkpoint)
     try:
         checkpoint = load(checkpoint_uri)
         check_canary(checkpoint.model)
+        rules = SampleRules.of_checkpoint(checkpoint.config)
     except (StorageError, ValueError) as error:
         raise UserError(
             f"--checkpoint {config.checkpoint}", str(error), "Give a complete checkpoint folder."
         ) from error
     proposals, table = resolve_proposals(config, checkpoint)
+    tiling = resolve_tiling(config, checkpoint)
     keep = Filter(include=config.include, exclude=config.exclude)
-    selection = select(config.images, config.limit, keep)
+    archives = ArchiveOptions(open_all=config.archives, image_column=config.image_column)
+    selection = select(config.images, config.limit, keep, list_options(config), archives)
     return Job(
         config=config,
         checkpoint_uri=checkpoint_uri,
@@ -95,6 +106,23 @@ def prepare(config: ScoreConfig) -> Job:
         table=table,
         selection=selection,
         run_id=record.make_run_id(hashed_facts(config, checkpoint, proposals, table)),
+        rules=rules.replaced(config.range, config.bands),
+        tiling=tiling,
+    )
+
+
+def list_options(config: ScoreConfig) -> ListOptions:
+    """Return how a list of images is read, and what it may name."""
+    return ListOptions(
+        uri_column=config.uri_column,
+        format=config.list_format,
+        root=config.list_root,
+        access=Access(
+            any_scheme=False,
+            http=config.allow_http,
+            private_hosts=config.allow_private_hosts,
+        ),
+        image_suffixes=IMAGE_SUFFIXES,
     )
 
 
@@ -114,8 +142,8 @@ def hashed_facts(
         table: URI of a proposals table, or None.
     """
     described = {k: v for k, v in checkpoint.config.items() if k not in NOT_HASHED}
-    described["model"] = hashed(FastRCNNConfig, described["model"])
-    described["proposals"] = hashed(ProposalConfig, described["proposals"])
+    described["model"] = values_to_hash(FastRCNNConfig, described["model"])
+    described["proposals"] = values_to_hash(ProposalConfig, described["proposals"])
     objects = storage.list_objects(table) if table else []
     facts = {
         "model_id": checkpoint.model_id,
@@ -128,9 +156,48 @@ def hashed_facts(
     }
     later = {name: getattr(config, name) for name in LATER_FLAGS}
     facts |= {name: value for name, value in later.items() if value != LATER_FLAGS[name]}
+    facts |= _hashed_tiling(resolve_tiling(config, checkpoint), checkpoint)
     if config.fresh:
         facts["decoder_version"] = DECODER_VERSION
     return facts
+
+
+def _hashed_tiling(tiling: Tiling | None, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what is hashed of the tiles: nothing if they are those of the checkpoint, which is hashed too.
+
+    So --tile 0 for a detector that was trained without tiles renames no run.
+    """
+    trained = Tiling.of(checkpoint.model.config)
+    if tiling == trained:
+        return {}
+    if tiling is None:
+        return {"tile": 0}
+    same_overlap = trained is not None and trained.overlap == tiling.overlap
+    return {"tile": tiling.side} | ({} if same_overlap else {"tile_overlap": tiling.overlap})
+
+
+def resolve_tiling(config: ScoreConfig, checkpoint: Checkpoint) -> Tiling | None:
+    """Return how images are divided into tiles: by the flags, else as the checkpoint says.
+
+    Raises:
+        UserError: --tile for a detector with an image pyramid, or --tile-overlap without tiles.
+    """
+    model = checkpoint.model.config
+    side = model.tile if config.tile is None else config.tile
+    if side and model.pyramid:
+        raise UserError(
+            f"--tile {side}",
+            f"the detector has an image pyramid, {' '.join(map(str, model.pyramid))}",
+            "Leave the flag out: tiles and a pyramid exclude each other.",
+        )
+    if not side and config.tile_overlap is not None:
+        raise UserError(
+            f"--tile-overlap {config.tile_overlap}",
+            "the detector was trained without tiles, and --tile is not given",
+            "Add --tile SIDE, or leave this flag out.",
+        )
+    overlap = model.tile_overlap if config.tile_overlap is None else config.tile_overlap
+    return Tiling(side=side, overlap=overlap) if side else None
 
 
 def resolve_proposals(
@@ -167,91 +234,19 @@ def resolve_proposals(
     return replace(proposals, seed=config.seed), table
 
 
-def size_cluster(
-    config: ScoreConfig, available: Mapping[str, float], nodes: Sequence[float] = ()
-) -> Resources:
-    """Divide the cluster so that both stages can always run: Detectors never take the last CPU.
-
-    Args:
-        config: gives --num-workers and --gpus-per-worker.
-        available: the result of `ray.cluster_resources()`.
-        nodes: CPUs of each node. Empty means that one node has them all.
-
-    Raises:
-        UserError: the cluster has no CPU, or fewer GPUs than --gpus-per-worker.
-    """
-    cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
-    if cpus <= 0:
-        raise UserError("the Ray cluster", "has no CPU", "Start a worker node first.")
-    wanted = config.gpus_per_worker if config.gpus_per_worker is not None else min(1.0, gpus)
-    if wanted > gpus:
-        raise UserError(
-            f"--gpus-per-worker {wanted:g}",
-            f"the cluster has {gpus:g} GPUs",
-            "Start a node with GPUs first, or give 0.",
-        )
-    if wanted > 0:
-        room = int(gpus / wanted)
-        workers = min(config.num_workers or room, room)
-        # A Detector on a GPU uses its CPU only to decode and upload; the other CPUs read and propose.
-        detector_cpus = min(0.5, (cpus - min(1.0, cpus / 2)) / workers)
-        left = cpus - workers * _floored(detector_cpus)
-    else:
-        workers, detector_cpus, left = _share_cpus(config.num_workers, cpus, nodes)
-    if config.num_workers is not None and workers < config.num_workers:
-        logger.warning(
-            "--num-workers %d: the cluster has room for %d, so %d are used",
-            config.num_workers,
-            workers,
-            workers,
-        )
-    return Resources(
-        cpus=cpus,
-        gpus=gpus,
-        workers=workers,
-        detector_cpus=_floored(detector_cpus),
-        detector_gpus=wanted,
-        # Below one CPU, because a read waits for the network part of the time. It must differ from
-        # detector_cpus: if both are equal, Ray Data fuses the stages, and nothing reads during detection.
-        read_cpus=0.9 * min(1.0, left),
-    )
-
-
-def _share_cpus(
-    wanted: int | None, cpus: float, nodes: Sequence[float]
-) -> tuple[int, float, float]:
-    """Divide the CPUs among Detectors and reading. Reading and proposing are a tenth to a fifth of the work.
-
-    If no node has four CPUs, each node is divided by itself, so that a read has room beside the Detectors of
-    its node. Two nodes with one CPU each, divided like one node with two, scored half as many images per
-    second.
-
-    Returns:
-        The number of Detectors, the CPUs of each, and the CPUs that are left for reading.
-    """
-    largest = max(nodes, default=0.0) or cpus
-    # What is divided: each small node, or the whole cluster as one node.
-    size, count = (largest, int(cpus / largest)) if largest < 4 else (cpus, 1)
-    reading = max(size / 4, min(0.5, size / 2))
-    room = int(size) if 1 <= size < 4 else max(1, int(size - reading))
-    workers = min(wanted or room * count, room * count)
-    per_node = -(-workers // count)
-    detector_cpus = min(1.0, (size - reading) / per_node)
-    return workers, detector_cpus, size - per_node * _floored(detector_cpus)
-
-
-def _floored(cpus: float) -> float:
-    return int(100 * cpus) / 100
-
-
 def read_settings(job: Job) -> ReadSettings:
     """Return the settings of the CPU stage."""
     return ReadSettings(
         proposals=job.proposals,
         max_bytes=job.config.max_bytes,
         max_pixels=job.config.max_pixels,
+        truncated=job.config.truncated,
         table=job.table,
         table_root=job.config.images,
+        rules=job.rules,
+        tiling=job.tiling,
+        access=job.selection.access,
+        decode=not job.detectors_decode,
     )
 
 
@@ -265,4 +260,10 @@ def detector_settings(job: Job) -> dict[str, Any]:
         "precision": job.config.precision,
         "compile": job.config.compile,
         "max_pixels": job.config.max_pixels,
+        "tile": job.config.tile,
+        "tile_overlap": job.config.tile_overlap,
+        "max_detections": job.config.max_detections,
+        "truncated": job.config.truncated,
+        "range": job.rules.range,
+        "bands": job.rules.bands,
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
 import pyarrow as pa
@@ -15,31 +15,39 @@ from pipeline.config import ScoreConfig
 from pipeline.errors import JobError
 from pipeline.runtime.progress import Progress
 
-_FROM_THE_STORE = ("denied", "unreadable")
-"""Statuses that mean that the store did not give the image. It may do so later."""
-_LAST = 200
-"""The number of latest images that the outage check counts. It is smaller than a shard, so an outage stops
-the run before one of its shards is whole."""
-
 
 class ScoreProgress:
     """Counts result rows as they come.
 
     Args:
-        config: gives --max-failures and --max-unreachable.
+        config: gives --max-failures.
         run_id: a tag of the metrics.
         total: the number of images to score.
-        workers: the largest number of Detectors.
+        workers: the number of Detectors that there is room for; asked for again as nodes come and go.
+        retried: shards whose images failed before. While the job runs, these do not count for --max-failures;
+            `pipeline.scoring.account` counts the newest row of each image at the end.
+        num_retried: the number of their images.
     """
 
-    def __init__(self, config: ScoreConfig, *, run_id: str, total: int, workers: int) -> None:
+    def __init__(
+        self,
+        config: ScoreConfig,
+        *,
+        run_id: str,
+        total: int,
+        workers: Callable[[], int],
+        retried: Collection[int] = (),
+        num_retried: int = 0,
+    ) -> None:
         self._config = config
         self._total = total
+        self._retried = pa.array(retried, pa.int64())
+        self._num_new = total - num_retried
         self._workers = workers
-        self._started = time.monotonic()
-        self._shown = Progress("scoring", total, "images")
+        self._detector_s = 0.0
+        self._started = self._counted = time.monotonic()
+        self._progress = Progress("scoring", total, "images")
         self._causes: Counter[str] = Counter()
-        self._last: deque[tuple[bool, str]] = deque(maxlen=_LAST)
         self._busy_s = 0.0
         self.statuses: Counter[str] = Counter()
         self.bytes_read = 0
@@ -57,43 +65,33 @@ class ScoreProgress:
         self._tags = {"run_id": run_id}
 
     def __enter__(self) -> Self:
-        self._shown.__enter__()
+        self._progress.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._shown.__exit__(*error)
+        self._progress.__exit__(*error)
 
     @property
     def busy_share(self) -> float:
-        """Busy time of the Detectors, as a share of the time that the maximum number of Detectors had."""
-        seconds = time.monotonic() - self._started
-        return min(1.0, self._busy_s / (seconds * self._workers)) if seconds else 0.0
+        """Busy time of the Detectors, as a share of the time that as many as there was room for had."""
+        seconds = self._detector_s + (time.monotonic() - self._counted) * self._workers()
+        return min(1.0, self._busy_s / seconds) if seconds else 0.0
 
     def check(self, rows: pa.Table) -> None:
-        """Check result rows before they are written.
+        """Count result rows that are not `ok`, before they are written.
 
         Raises:
-            JobError: too many images of this run failed, or the store did not give too many of the last ones.
+            JobError: too many of the images that this command scores for the first time are not ok.
         """
         failed = rows.filter(pc.not_equal(rows["status"], "ok"))
-        for status, error in zip(
-            failed["status"].to_pylist(), failed["error"].to_pylist(), strict=True
-        ):
-            self._causes[status] += 1
-            self._last.append((status in _FROM_THE_STORE, error or ""))
-        self._last.extend([(False, "")] * (rows.num_rows - failed.num_rows))
-        unreachable = [error for from_store, error in self._last if from_store]
-        if len(self._last) == _LAST and len(unreachable) > self._config.max_unreachable * _LAST:
+        failed = failed.filter(pc.invert(pc.is_in(failed["shard"], self._retried)))
+        self._causes.update(failed["status"].to_pylist())
+        if self._causes.total() > self._config.max_failures * self._num_new:
             raise JobError(
-                f"the store gave only {_LAST - len(unreachable)} of the last {_LAST} images "
-                f"({unreachable[-1]}). Shards that are not whole were not written. When the store works "
-                "again, run the same command again. If these images stay unreadable, add --max-unreachable 1"
-            )
-        if self._causes.total() > self._config.max_failures * self._total:
-            raise JobError(
-                f"{self._causes.total()} of {self._total} images are not ok "
+                f"{self._causes.total()} of {self._num_new} images are not ok "
                 f"({counts(dict(self._causes.most_common()))}), more than --max-failures "
-                f"{self._config.max_failures}. The last error: {failed['error'][-1].as_py()}"
+                f"{self._config.max_failures}. The last error: {failed['error'][-1].as_py()}. When the "
+                "cause is removed, run the same command again"
             )
 
     def count(self, rows: pa.Table) -> None:
@@ -105,6 +103,8 @@ class ScoreProgress:
         for status, number in new.items():
             self._images.inc(number, {**self._tags, "status": status})
         now, done = time.monotonic(), self.statuses.total()
+        self._detector_s += (now - self._counted) * self._workers()
+        self._counted = now
         rate = done / max(now - self._started, 1e-9)
         values = {
             "images_per_second": rate,
@@ -114,7 +114,7 @@ class ScoreProgress:
         for name, value in values.items():
             self._gauges[name].set(value, self._tags)
         busy = f"Detectors busy {100 * self.busy_share:.0f}%"
-        self._shown.update(done, f"{busy}; {counts(dict(self.statuses.most_common()))}")
+        self._progress.update(done, f"{busy}; {counts(dict(self.statuses.most_common()))}")
 
 
 def counts(statuses: Mapping[str, int]) -> str:

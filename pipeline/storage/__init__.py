@@ -14,31 +14,43 @@ from pipeline.errors import (
     StorageError,
 )
 from pipeline.schema import NAMED
+from pipeline.storage.access import OPEN, Access
 from pipeline.storage.folders import download_folder, upload_folder
-from pipeline.storage.listing import as_named, is_marker, iter_pages, list_objects, lists_in_order
-from pipeline.storage.lists import (
-    LIST_SUFFIXES,
-    is_image_list,
-    is_inventory,
-    iter_image_list,
+from pipeline.storage.list_formats import LIST_SUFFIXES, ListOptions
+from pipeline.storage.listing import (
+    as_named,
+    is_marker,
+    iter_pages,
+    list_objects,
+    list_prefix,
+    lists_in_order,
 )
+from pipeline.storage.lists import BY_SUFFIX, is_image_list, is_inventory, iter_image_list
 from pipeline.storage.objects import (
+    age_s,
     arrow_filesystem,
     check_exclusive_create,
+    check_writable,
     create_bytes,
+    delete,
     driver_errors,
     exists,
     local_copy,
     read_bytes,
+    read_listed,
     stat,
     upload_file,
     write_bytes,
 )
-from pipeline.storage.uris import ObjectInfo, absolute, basename, join, stem
+from pipeline.storage.uris import ObjectInfo, absolute, basename, is_system_file, join, stem
 
 __all__ = [
+    "BY_SUFFIX",
     "LIST_SUFFIXES",
     "NAMED",
+    "OPEN",
+    "Access",
+    "ListOptions",
     "ObjectChanged",
     "ObjectDenied",
     "ObjectInfo",
@@ -47,24 +59,30 @@ __all__ = [
     "ObjectUnreadable",
     "StorageError",
     "absolute",
+    "age_s",
     "arrow_filesystem",
     "as_named",
     "basename",
     "check_exclusive_create",
+    "check_writable",
     "create_bytes",
+    "delete",
     "download_folder",
     "driver_errors",
     "exists",
     "is_image_list",
     "is_inventory",
     "is_marker",
+    "is_system_file",
     "iter_image_list",
     "iter_pages",
     "join",
     "list_objects",
+    "list_prefix",
     "lists_in_order",
     "local_copy",
     "read_bytes",
+    "read_listed",
     "stat",
     "stem",
     "upload_file",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from fastrcnn.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint
+from fastrcnn.checkpoint import CONFIG, WEIGHTS, Checkpoint, config_bytes, load_checkpoint
 from pipeline import storage
 from pipeline.errors import UserError
 
@@ -53,7 +55,39 @@ def load(checkpoint: str) -> Checkpoint:
         return load_checkpoint(Path(folder))
 
 
-def put(folder: Path, uri: str) -> None:
-    """Write the checkpoint in a local folder to `uri`. The config is last: it marks a complete checkpoint."""
-    for name in (WEIGHTS, CONFIG):
-        storage.write_bytes(storage.join(uri, name), (folder / name).read_bytes())
+def check_free(output: str) -> None:
+    """Check that a folder for a new checkpoint is empty, or holds only what an interrupted `put` left.
+
+    Raises:
+        UserError: it holds a checkpoint, or other files: a checkpoint would be hard to tell from these.
+    """
+    if storage.exists(storage.join(output, CONFIG)):
+        raise UserError(f"--output {output}", "already holds a checkpoint", "Give another folder.")
+    folder = storage.absolute(output).rstrip("/") + "/"
+    pages = storage.iter_pages(folder, missing_ok=True)
+    names = (info.uri.removeprefix(folder) for page in pages for info in page)
+    other = next((name for name in names if name not in (WEIGHTS, "")), None)
+    if other is not None:
+        raise UserError(
+            f"--output {output}",
+            f"holds other files, such as {other}; a checkpoint has a folder to itself",
+            f"Give a new folder, such as {storage.join(output, 'checkpoint')}.",
+        )
+
+
+def put(folder: Path, uri: str, config: Mapping[str, Any] | None = None) -> None:
+    """Write the checkpoint in a local folder to `uri`. The config is last: it marks a complete checkpoint.
+
+    Args:
+        config: content of config.json, if it is not the one in the folder.
+    """
+    data = (folder / CONFIG).read_bytes() if config is None else config_bytes(config)
+    storage.write_bytes(storage.join(uri, WEIGHTS), (folder / WEIGHTS).read_bytes())
+    storage.write_bytes(storage.join(uri, CONFIG), data)
+
+
+def copy(uri: str, output: str, config: Mapping[str, Any]) -> None:
+    """Write the checkpoint at `uri` to `output`, with other content of config.json and the same weights."""
+    weights = storage.read_bytes(storage.join(uri, WEIGHTS))
+    storage.write_bytes(storage.join(output, WEIGHTS), weights)
+    storage.write_bytes(storage.join(output, CONFIG), config_bytes(config))

@@ -10,9 +10,10 @@ are left out.
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import json
+import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,16 @@ from pyarrow import orc
 
 from pipeline.errors import UserError
 from pipeline.schema import NAMED
-from pipeline.storage.objects import local_copy, read_bytes
-from pipeline.storage.retry import DRIVER_DEADLINE_S
-from pipeline.storage.uris import parse
+from pipeline.storage.access import OPEN, Access
+from pipeline.storage.list_formats import ROWS_AT_ONCE
+from pipeline.storage.list_texts import open_text
+from pipeline.storage.objects import exists, local_copy, read_bytes
+from pipeline.storage.retry import DEADLINE_S
+from pipeline.storage.uris import Location, basename, parse
 
 INVENTORY = "manifest.json"
-ROWS_AT_ONCE = 50_000
-"""Rows of one table. A list of any length takes the memory of one table."""
+_DAMAGED = (csv.Error, pa.ArrowException, UnicodeDecodeError, zlib.error, EOFError, OSError)
+"""What the readers raise for a damaged file. pyarrow raises OSError for damaged blocks."""
 _NEEDED = ("bucket", "key")
 _CSV_NAMES = {
     "etag": "e_tag",
@@ -38,18 +42,21 @@ _CSV_NAMES = {
     "isdeletemarker": "is_delete_marker",
 }
 """Names of CSV columns, in lower case -> the names in Parquet and ORC."""
-_WANTED = ("bucket", "key", "size", "e_tag", "is_latest", "is_delete_marker")
+_COLUMNS = ("bucket", "key", "size", "e_tag", "is_latest", "is_delete_marker")
 
 Columns = dict[str, Sequence[Any]]
 
 
-def iter_inventory(uri: str) -> Iterator[pa.Table]:
+def iter_inventory(uri: str, access: Access = OPEN) -> Iterator[pa.Table]:
     """Yield the current objects of an inventory, as tables NAMED.
 
-    etag and size_bytes are null if the inventory has no such column.
+    etag and size_bytes are null if the inventory has no such column. The objects lie in S3, wherever the
+    manifest lies.
 
     Args:
-        uri: the inventory's manifest.json.
+        uri: the inventory's manifest.json. If it is a local file, its data files are looked for beside it
+            first, as a copied folder has them.
+        access: limits for a manifest on the web.
 
     Raises:
         UserError: the file is no inventory, has no column for the bucket or the key, or a data file has
@@ -57,27 +64,49 @@ def iter_inventory(uri: str) -> Iterator[pa.Table]:
         StorageError: a data file cannot be read.
     """
     try:
-        described = json.loads(read_bytes(uri, deadline_s=DRIVER_DEADLINE_S))
+        described = json.loads(read_bytes(uri, deadline_s=DEADLINE_S, access=access))
         bucket = described["destinationBucket"].rpartition(":")[2]
         kind, schema = described["fileFormat"], described["fileSchema"]
         files = [(entry["key"], entry.get("MD5checksum")) for entry in described["files"]]
+        if not all(isinstance(text, str) for text in (schema, *(key for key, _ in files))):
+            raise TypeError("fileSchema and the keys of files must be texts")
         read = {"CSV": _read_csv, "Parquet": _read_parquet, "ORC": _read_orc}[kind]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(
             uri,
             f"is not the manifest of an S3 Inventory ({error!r})",
             "Give the manifest.json of an inventory.",
         ) from error
-    root = parse(uri).root
+    location = parse(uri)
+    root = location.root if location.scheme in ("s3", "s3a") else "s3://"
     for key, checksum in files:
-        name = f"{root}{bucket}/{key}"
+        name = _data_file(location, root, bucket, key)
         with local_copy(name) as path:
-            _check(name, path, checksum)
-            for columns in read(path, schema):
-                yield _current(uri, root, columns)
+            _check_md5(name, path, checksum)
+            try:
+                for columns in read(path, schema, name):
+                    yield _current_objects(uri, root, columns)
+            except _DAMAGED as error:
+                raise UserError(
+                    name,
+                    f"is not a readable data file of an inventory ({error})",
+                    "Give a newer inventory.",
+                ) from error
 
 
-def _check(name: str, path: Path, checksum: str | None) -> None:
+def _data_file(manifest: Location, root: str, bucket: str, key: str) -> str:
+    """Return the URI of a data file: in its bucket, or in a local copy of the inventory's folder."""
+    if manifest.is_local:
+        folder = manifest.path.rpartition("/")[0]
+        places = (f"{bucket}/{key}", key, f"data/{basename(key)}", f"../data/{basename(key)}")
+        for place in places:
+            path = f"{manifest.root}{os.path.normpath(f'{folder}/{place}')}"
+            if exists(path):
+                return path
+    return f"{root}{bucket}/{key}"
+
+
+def _check_md5(name: str, path: Path, checksum: str | None) -> None:
     """Compare the MD5 of a data file with the manifest."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -89,49 +118,56 @@ def _check(name: str, path: Path, checksum: str | None) -> None:
         )
 
 
-def _read_csv(path: Path, schema: str) -> Iterator[Columns]:
+def _read_csv(path: Path, schema: str, name: str) -> Iterator[Columns]:
     names = [name.strip().lower() for name in schema.split(",")]
     names = [_CSV_NAMES.get(name, name) for name in names]
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
+    with open_text(path, name, "") as lines:
+        table = csv.reader(lines, strict=True)
         rows: list[list[str]] = []
-        for row in csv.reader(lines):
+        for row in table:
+            if len(row) != len(names):
+                raise UserError(
+                    f"{name}, line {table.line_num}",
+                    f"has {len(row)} cells, expected {len(names)}: {schema}",
+                    "Give a newer inventory.",
+                )
             rows.append(row)
             if len(rows) == ROWS_AT_ONCE:
-                yield _plain(dict(zip(names, zip(*rows, strict=True), strict=True)))
+                yield _parse_csv_values(dict(zip(names, zip(*rows, strict=True), strict=True)))
                 rows = []
         if rows:
-            yield _plain(dict(zip(names, zip(*rows, strict=True), strict=True)))
+            yield _parse_csv_values(dict(zip(names, zip(*rows, strict=True), strict=True)))
 
 
-def _plain(columns: Columns) -> Columns:
+def _parse_csv_values(columns: Columns) -> Columns:
     """Turn the text of CSV columns into the values that Parquet and ORC hold."""
     changed = dict(columns)
     if "key" in columns:
         changed["key"] = [unquote_plus(key) for key in columns["key"]]
     if "size" in columns:
-        changed["size"] = [int(size) if size else None for size in columns["size"]]
+        changed["size"] = [int(size) if size.isdecimal() else None for size in columns["size"]]
     for name in ("is_latest", "is_delete_marker"):
         if name in columns:
             changed[name] = [value.lower() == "true" for value in columns[name]]
     return changed
 
 
-def _read_parquet(path: Path, schema: str) -> Iterator[Columns]:
+def _read_parquet(path: Path, schema: str, name: str) -> Iterator[Columns]:
     file = pq.ParquetFile(path)
-    columns = [name for name in _WANTED if name in file.schema_arrow.names]
+    columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
     for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
         yield {name: batch[name].to_pylist() for name in columns}
 
 
-def _read_orc(path: Path, schema: str) -> Iterator[Columns]:
+def _read_orc(path: Path, schema: str, name: str) -> Iterator[Columns]:
     file = orc.ORCFile(path)
-    columns = [name for name in _WANTED if name in file.schema.names]
+    columns = [name for name in _COLUMNS if name in file.schema.names]
     for stripe in range(file.nstripes):
         batch = file.read_stripe(stripe, columns=columns)
         yield {name: batch[name].to_pylist() for name in columns}
 
 
-def _current(uri: str, root: str, columns: Columns) -> pa.Table:
+def _current_objects(uri: str, root: str, columns: Columns) -> pa.Table:
     """Make a table NAMED of the rows that are the latest version and no delete marker."""
     absent = [name for name in _NEEDED if name not in columns]
     if absent:

@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from pipeline.errors import ObjectDenied, ObjectMissing, UserError
 from pipeline.schema import NAMED
-from pipeline.storage.objects import driver_errors, store_of
-from pipeline.storage.retry import DRIVER_DEADLINE_S
+from pipeline.storage.access import OPEN, WEB, Access
+from pipeline.storage.objects import check_access, driver_errors, store_of
+from pipeline.storage.retry import DEADLINE_S
 from pipeline.storage.uris import (
     Location,
     ObjectInfo,
@@ -25,7 +26,7 @@ def list_objects(
     *,
     suffixes: tuple[str, ...] | None = None,
     missing_ok: bool = False,
-    deadline_s: float = DRIVER_DEADLINE_S,
+    deadline_s: float = DEADLINE_S,
 ) -> list[ObjectInfo]:
     """List the objects that `uri` names, sorted by URI.
 
@@ -60,7 +61,8 @@ def iter_pages(
     *,
     ordered: bool = False,
     missing_ok: bool = False,
-    deadline_s: float = DRIVER_DEADLINE_S,
+    deadline_s: float = DEADLINE_S,
+    access: Access = OPEN,
 ) -> Iterator[list[ObjectInfo]]:
     """Yield the objects of `list_objects`, and folder markers, page by page; for millions of keys.
 
@@ -72,19 +74,32 @@ def iter_pages(
             file system have no order in any case.
         missing_ok: yield nothing instead of an error if there is no object.
         deadline_s: as in `list_objects`, for each page.
+        access: what may be read.
 
     Raises:
         UserError: as in `list_objects`, when the first page is requested.
     """
     empty = True
     with driver_errors(uri):
-        for page in _pages(parse(uri), deadline_s, ordered):
+        check_access(uri, access)
+        for page in _pages(parse(uri), deadline_s, ordered, access):
             empty = empty and _only_markers(page)
             yield page
     if empty and not missing_ok:
         location = parse(uri)
         hint = "" if is_pattern(location.path) or location.is_local else f" (or the glob {uri}*)"
         raise UserError(uri, "names no object", f"Give a folder, a glob or an object{hint}.")
+
+
+def list_prefix(uri: str) -> list[ObjectInfo]:
+    """List the objects whose URI starts with this text, in which nothing is a pattern. There may be none.
+
+    Raises:
+        StorageError: no access, or no answer.
+    """
+    location = parse(uri)
+    pages = store_of(location).iter_pages(location.path, deadline_s=DEADLINE_S)
+    return [info for page in pages for info in page]
 
 
 def is_marker(uri: str, size: int | None) -> bool:
@@ -96,15 +111,21 @@ def _only_markers(page: list[ObjectInfo]) -> bool:
     return all(is_marker(info.uri, info.size) for info in page)
 
 
-def _pages(location: Location, deadline_s: float, ordered: bool) -> Iterator[list[ObjectInfo]]:
-    store = store_of(location)
+def _pages(
+    location: Location, deadline_s: float, ordered: bool, access: Access
+) -> Iterator[list[ObjectInfo]]:
+    store = store_of(location, access)
     path = location.path
     if not path.endswith("/") and "/" in path:
         try:
             yield [store.stat(path, deadline_s=deadline_s)]
             return
-        except (ObjectMissing, ObjectDenied):  # listing may be allowed although reading is not
+        except ObjectMissing:
             pass
+        except ObjectDenied:
+            if location.scheme in WEB:
+                raise
+            # Listing may be allowed although reading is not.
     folder = path if path.endswith("/") else path + "/"
     has_objects = False
     for page in store.iter_pages(folder, deadline_s=deadline_s, ordered=ordered):

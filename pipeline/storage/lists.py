@@ -1,128 +1,271 @@
-"""Reads lists of images: text, CSV and Parquet files, or an S3 Inventory. A list may have any length."""
+"""Reads lists of images: files of URIs, folders and globs of them, or an S3 Inventory. A list may have any
+length.
+
+`list_formats` reads the files. This module finds them and makes the URIs of their entries absolute.
+"""
 
 from __future__ import annotations
 
-import csv
 import itertools
+import logging
+import os
+import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.errors import UserError
+from pipeline.errors import ObjectMissing, StorageError, UserError
 from pipeline.schema import NAMED
-from pipeline.storage.inventory import INVENTORY, ROWS_AT_ONCE, iter_inventory
-from pipeline.storage.objects import driver_errors, local_copy
-from pipeline.storage.uris import absolute
+from pipeline.storage.access import SCHEMES, WEB, links
+from pipeline.storage.chains import PACKED
+from pipeline.storage.inventory import INVENTORY, iter_inventory
+from pipeline.storage.list_formats import (
+    LIST_SUFFIXES,
+    ROWS_AT_ONCE,
+    ListOptions,
+    Source,
+    iter_entries,
+)
+from pipeline.storage.listing import list_objects
+from pipeline.storage.objects import STORES, check_access, driver_errors, local_copy, stat
+from pipeline.storage.other import NoDriver, filesystem
+from pipeline.storage.retry import DEADLINE_S
+from pipeline.storage.uris import (
+    LOCAL,
+    absolute,
+    basename,
+    literal_prefix,
+    parse,
+    scheme_of,
+    without_query,
+)
 
-LIST_SUFFIXES = (".txt", ".csv", ".parquet")
-_COLUMNS = ("image_uri", "uri")
+logger = logging.getLogger(__name__)
 
-Row = tuple[str, str | None, int | None]
-"""(URI, ETag, size in bytes) of one entry, as the list has them; None if it has none."""
+BY_SUFFIX = ListOptions()
+"""Reads a list by its suffix, and allows all that it names."""
+_CLOUD = ("gs", "gcs", "az", "abfs", "abfss")
+_ABSOLUTE = ("/", "localhost/")
+"""What a ``file://`` URI of a whole path goes on with."""
+_UPWARDS = re.compile(r"(\./|\.\./)+")
 
 
-def is_image_list(uri: str) -> bool:
-    """Whether the name is that of a list of images, and not of an image or a folder."""
-    return uri.lower().endswith(LIST_SUFFIXES) or is_inventory(uri)
+def is_image_list(uri: str, options: ListOptions = BY_SUFFIX) -> bool:
+    """Whether the name is that of a list of images, or a folder or glob of lists, and not of images."""
+    return (
+        options.format != "auto"
+        or without_query(uri).lower().rstrip("/").endswith(LIST_SUFFIXES)
+        or is_inventory(uri)
+    )
 
 
 def is_inventory(uri: str) -> bool:
     """Whether the name is that of an S3 Inventory's manifest.json."""
-    return uri.endswith(f"/{INVENTORY}")
+    return basename(without_query(uri)) == INVENTORY
 
 
-def iter_image_list(uri: str) -> Iterator[pa.Table]:
-    """Yield the images of a list, in its order, as tables NAMED. An image may occur twice.
+def iter_image_list(uri: str, options: ListOptions = BY_SUFFIX) -> Iterator[pa.Table]:
+    """Yield the images of a list, in its order, as tables NAMED. An image may occur several times.
 
-    ``.txt``: one URI a line, byte for byte. ``.csv``: the column `image_uri` or `uri`, else the first column;
-    if the first row is a URI, the file has no header. ``.parquet``: the column `image_uri` or `uri`. The
-    columns `etag` and `size_bytes` are read too; they save one request an image. ``manifest.json``: see
-    `inventory`. Relative local paths are relative to the working directory, as everywhere.
+    ``.txt``: one URI a line, byte for byte. ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``: the columns are
+    found by their names, see `list_columns`. All but Parquet may be compressed (``.gz``). ``manifest.json``:
+    see `inventory`. A folder whose name has such a suffix, and a glob, mean all lists in them.
+
+    Relative entries are relative to the list, or to `options.root`.
+
+    Args:
+        uri: the list.
+        options: how to read it.
 
     Raises:
-        UserError: the list does not exist, cannot be read as the kind that its suffix names, or has no URI.
+        UserError: the list does not exist, cannot be read as the kind that its suffix names, has an entry
+            that may not be read, or has no URI.
     """
     empty = True
     with driver_errors(uri):
-        for table in iter_inventory(uri) if is_inventory(uri) else _tables(uri):
+        check_access(uri, options.access)
+        if is_inventory(uri) and options.format == "auto":
+            tables = iter_inventory(uri, options.access)
+        else:
+            tables = (table for file in _files(uri, options) for table in _tables(file, options))
+        for table in tables:
             empty = empty and not table.num_rows
             yield table
     if empty:
-        raise UserError(uri, "names no image", "Expected one URI on each line.")
+        raise UserError(uri, "names no image", "Write at least one URI into it.")
 
 
-def _tables(uri: str) -> Iterator[pa.Table]:
-    rows = {".parquet": _from_parquet, ".csv": _from_csv}.get(Path(uri.lower()).suffix, _from_text)
-    try:
-        with local_copy(uri) as path:
-            entries = (row for row in rows(path, uri) if row[0])
-            while chunk := list(itertools.islice(entries, ROWS_AT_ONCE)):
-                uris, etags, sizes = zip(*chunk, strict=True)
-                absolute_uris = [_absolute(entry) for entry in uris]
-                yield pa.table([absolute_uris, list(etags), list(sizes)], schema=NAMED)
-    except (UnicodeDecodeError, csv.Error, pa.ArrowException, ValueError) as error:
-        raise UserError(
-            uri, f"is not a readable list of images ({error})", "Save it as UTF-8."
-        ) from error
+def _files(uri: str, options: ListOptions) -> list[str]:
+    """Return the files of a list: itself, or the lists in a folder or that a glob matches, by URI.
 
-
-def _absolute(entry: str) -> str:
-    """Make the URI of an entry absolute.
-
-    A space before "s3://" is not part of the key, but a space at the end may be. A leading `~` is part of a
-    file name, because no shell has expanded the list.
+    Names that begin with ``_`` or ``.`` are left out: other programs write them beside their tables.
     """
-    if entry.startswith("~"):
-        return absolute(f"./{entry}")
-    return absolute(entry.lstrip() if "://" in entry else entry)
-
-
-def _from_text(path: Path, uri: str) -> Iterator[Row]:
-    # Only line ends are removed: a key may end in a space, and may hold U+2028.
-    with path.open(encoding="utf-8-sig", newline="\n") as lines:
-        for line in lines:
-            yield line.removesuffix("\n").rstrip("\r"), None, None
-
-
-def _from_csv(path: Path, uri: str) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        rows = (row for row in csv.reader(lines) if row)
-        header = next(rows, [])
-        column = next((header.index(name) for name in _COLUMNS if name in header), None)
-        if column is None and header and ("://" in header[0] or header[0].startswith("/")):
-            yield header[0], None, None
-        etag = header.index("etag") if column is not None and "etag" in header else None
-        size = header.index("size_bytes") if column is not None and "size_bytes" in header else None
-        for row in rows:
-            if (column or 0) < len(row):
-                yield (
-                    row[column or 0],
-                    row[etag] or None if etag is not None else None,
-                    int(row[size]) if size is not None and row[size] else None,
-                )
-
-
-def _from_parquet(path: Path, uri: str) -> Iterator[Row]:
-    file = pq.ParquetFile(path)
-    names = file.schema_arrow.names
-    column = next((name for name in _COLUMNS if name in names), None)
-    if column is None:
+    location = parse(uri)
+    if location.scheme in WEB:
+        return [uri]
+    files = [info.uri for info in list_objects(uri, missing_ok=True)]
+    if files == [location.uri]:
+        return files
+    start = location.uri + "/"
+    if not all(file.startswith(start) for file in files):
+        start = location.root + literal_prefix(location.path).rpartition("/")[0]
+    inside = {file: file.removeprefix(start).split("/") for file in files}
+    if any("_delta_log" in parts for parts in inside.values()):
         raise UserError(
             uri,
-            f"has the columns {', '.join(names)}",
-            f"Expected a column {' or '.join(_COLUMNS)} with the URIs.",
+            "is a Delta table",
+            "Its folder may hold rows that were deleted. Export it as Parquet.",
         )
-    known = [name for name in ("etag", "size_bytes") if name in names]
-    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[column, *known]):
-        nulls = [None] * batch.num_rows
-        etags, sizes = (
-            batch[name].to_pylist() if name in known else nulls for name in ("etag", "size_bytes")
+    kept = [
+        file
+        for file, parts in inside.items()
+        if not any(part.startswith(("_", ".")) for part in parts)
+        and (options.format != "auto" or file.lower().endswith(LIST_SUFFIXES))
+    ]
+    if not files:
+        raise ObjectMissing(f"{uri}: no such list, folder or match")
+    if not kept:
+        raise UserError(uri, "holds no list", f"Expected files {', '.join(LIST_SUFFIXES)}.")
+    logger.info("%s: %d lists; %d other objects", uri, len(kept), len(files) - len(kept))
+    return kept
+
+
+def _tables(uri: str, options: ListOptions) -> Iterator[pa.Table]:
+    source = Source(uri=uri, options=options)
+    resolve = _Resolver(source).resolve
+    named = unnamed = 0
+    with local_copy(uri, access=options.access) as path:
+        entries = iter_entries(path, source)
+        while chunk := list(itertools.islice(entries, ROWS_AT_ONCE)):
+            kept = [entry for entry in chunk if entry[1]]
+            uris = [resolve(entry, place) for place, entry, _, _ in kept]
+            named, unnamed = named + len(kept), unnamed + len(chunk) - len(kept)
+            columns = [uris, [etag for _, _, etag, _ in kept], [size for _, _, _, size in kept]]
+            try:
+                yield pa.table(columns, schema=NAMED)
+            except UnicodeEncodeError as error:  # JSON can spell half a character
+                raise source.wrong(
+                    kept[0][0], f"or a later one names {error.object!r}", "Write whole characters."
+                ) from error
+    if unnamed:
+        logger.warning("%s: %d rows name no image, %d do", uri, unnamed, named)
+
+
+def list_folder(uri: str) -> str:
+    """Return the folder that the entries of a list are relative to.
+
+    It is the folder of the list. A folder such as ``list.parquet/``, with or without partitions
+    (``day=1/``) in it, is one list.
+    """
+    location = parse(without_query(uri))
+    folder = table = location.path.rpartition("/")[0]
+    while "=" in basename(table):
+        table = table.rpartition("/")[0]
+    if basename(table).lower().endswith(LIST_SUFFIXES):
+        folder = table.rpartition("/")[0]
+    return location.root + (folder or "/" * location.is_local)
+
+
+class _Resolver:
+    """Makes the URIs of a list's entries absolute, and refuses those that a list may not name."""
+
+    def __init__(self, source: Source) -> None:
+        options = source.options
+        self._source = source
+        self._is_remote = not parse(source.uri).is_local
+        self._base = parse(list_folder(source.uri) if options.root is None else options.root)
+        self._fine: set[str] = set()
+        """Schemes that were checked."""
+        self._is_first = options.root is None
+        """Whether the next relative entry is the first whose meaning could be in doubt."""
+
+    def resolve(self, entry: str, place: int) -> str:
+        """Make one entry absolute.
+
+        A space before "s3://" is not part of the key, but a space at the end may be. A leading `~` is part
+        of a file name, because no shell has expanded the list.
+        """
+        scheme = scheme_of(entry.lstrip()) if "://" in entry else ""
+        if scheme or entry.startswith("/"):
+            uri = entry.lstrip()
+            path = uri.partition("://")[2]
+            if scheme in LOCAL and not self._is_remote and not path.startswith(_ABSOLUTE):
+                return self._relative(path, place)
+            if scheme not in self._fine or scheme in PACKED:
+                self._check(uri, place)
+            return absolute(uri)
+        uri = self._relative(entry, place)
+        if self._is_first:
+            self._is_first = False
+            self._check_meaning(entry, uri, place)
+        return uri
+
+    def _check(self, uri: str, place: int) -> None:
+        """Refuse a URI that this list may not name.
+
+        A scheme that nothing reads is only logged: the rows of its images say so.
+        """
+        for link in links(uri):
+            scheme = scheme_of(link)
+            if scheme in self._fine:
+                continue
+            if self._is_remote and scheme in ("", *LOCAL):
+                raise self._source.wrong(
+                    place,
+                    f"names the local path {link}",
+                    "A list in a store may name only objects in stores. Copy the list to this machine.",
+                )
+            if scheme == "http" and not self._source.options.access.http:
+                raise self._source.wrong(
+                    place, f"names {link}, which is not encrypted", "Use https, or --allow-http."
+                )
+            if scheme in _CLOUD:
+                try:
+                    filesystem(scheme)
+                except NoDriver as error:  # its package is not installed
+                    _, why, advice = error.args
+                    raise self._source.wrong(place, f"names {link}, which {why}", advice) from error
+            elif scheme and scheme not in (*SCHEMES, *PACKED, *STORES):
+                logger.warning("%s, line %d: nothing here reads %s", self._source.uri, place, link)
+            self._fine.add(scheme)
+
+    def _relative(self, entry: str, place: int) -> str:
+        root, folder = self._base.root, self._base.path.rstrip("/")
+        if self._base.is_local:
+            path = os.path.normpath(f"{folder}/{entry}")
+            if self._is_remote and not path.startswith(f"{folder}/"):
+                raise self._outside(entry, place)
+            return root + path
+        if upwards := _UPWARDS.match(entry):
+            entry = entry[upwards.end() :]
+            parts = folder.split("/")
+            kept = len(parts) - upwards[0].count("../")
+            if kept < 1:  # the first part is the bucket or the host
+                raise self._outside(upwards[0] + entry, place)
+            folder = "/".join(parts[:kept])
+        return f"{root}{folder}/{entry}"
+
+    def _outside(self, entry: str, place: int) -> UserError:
+        return self._source.wrong(
+            place, f"names {entry}, outside {self._base.uri}", "Write its whole URI."
         )
-        uris = batch[column].cast(pa.string()).to_pylist()
-        yield from (
-            (entry, etag, size)
-            for entry, etag, size in zip(uris, etags, sizes, strict=True)
-            if entry is not None
-        )
+
+    def _check_meaning(self, entry: str, uri: str, place: int) -> None:
+        """Refuse a list whose first relative entry exists only relative to the working directory.
+
+        Up to version 0.1.0, entries were relative to that.
+        """
+        here = os.path.abspath(entry)
+        if here == uri or not os.path.exists(here):
+            return
+        try:
+            stat(uri, deadline_s=DEADLINE_S, access=self._source.options.access)
+        except ObjectMissing as error:
+            raise self._source.wrong(
+                place,
+                f"names {entry}: relative to the list that is {uri}, which does not exist; relative to the "
+                f"working directory it is {here}, which exists",
+                "Give --list-root . for the second, or change the list.",
+            ) from error
+        except StorageError:
+            return  # the rows of the images will say why

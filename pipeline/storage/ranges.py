@@ -10,11 +10,11 @@ million.
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from pipeline.runtime.prefetch import merged
 from pipeline.storage.uris import ObjectInfo
 
 LISTERS = 16
@@ -53,45 +53,20 @@ def iter_pages(
         listers: number of threads; 1 lists in order.
     """
     work = _Work(ranges=[(start, None)])
-    pages: queue.Queue[list[ObjectInfo] | BaseException | None] = queue.Queue(_PAGES_WAITING)
 
-    def put(item: list[ObjectInfo] | BaseException | None) -> None:
-        while not work.stopped:
-            try:
-                pages.put(item, timeout=0.5)
-                return
-            except queue.Full:  # the reader is slower than the listers, so they wait
-                pass
+    def lister(put: Callable[[list[ObjectInfo]], None]) -> None:
+        while (range_ := _take_range(work)) is not None:
+            _list_range(list_page, range_, work, put)
 
-    def lister() -> None:
-        try:
-            while (range_ := _take(work)) is not None:
-                _list_range(list_page, range_, work, put)
-        except BaseException as error:  # noqa: B036 - is raised in the reader's thread
-            put(error)
-        finally:
-            put(None)
-
-    threads = [threading.Thread(target=lister, daemon=True) for _ in range(listers)]
-    for thread in threads:
-        thread.start()
-    try:
-        ended = 0
-        while ended < listers:
-            item = pages.get()
-            if item is None:
-                ended += 1
-            elif isinstance(item, BaseException):
-                raise item
-            elif item:
-                yield item
-    finally:
+    def stop() -> None:
         with work.changed:
             work.stopped = True
             work.changed.notify_all()
 
+    yield from merged(lister, threads=listers, waiting=_PAGES_WAITING, stop=stop)
 
-def _take(work: _Work) -> tuple[str, str | None] | None:
+
+def _take_range(work: _Work) -> tuple[str, str | None] | None:
     """Wait for a range to list, and take it; None when everything is listed."""
     with work.changed:
         work.idle += 1
@@ -118,16 +93,17 @@ def _list_range(
         page, more = list_page(after)
         wanted = [info for key, info in page if until is None or key <= until]
         more = more and len(wanted) == len(page)
-        put(wanted)
+        if wanted:
+            put(wanted)
         if more:
             after = page[-1][0]
-            until = _share(work, after, until)
+            until = _share_range(work, after, until)
     with work.changed:
         work.listing -= 1
         work.changed.notify_all()
 
 
-def _share(work: _Work, after: str, until: str | None) -> str | None:
+def _share_range(work: _Work, after: str, until: str | None) -> str | None:
     """If a lister is idle, leave the second half of (after, until] to it; return the new end of the range."""
     with work.changed:
         if work.idle <= len(work.ranges):

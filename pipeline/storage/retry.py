@@ -1,22 +1,29 @@
-"""Repeats a failed request with growing pauses, until a deadline."""
+"""Repeats a failed request with growing pauses, until a deadline.
+
+Driver and workers wait equally long, for listings, reads and writes: an outage that a worker survives must
+not end the driver.
+"""
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.errors import ObjectUnreadable, StorageError
+from pipeline.errors import ObjectUnreachable, StorageError
+
+logger = logging.getLogger(__name__)
 
 DEADLINE_S = 120.0
 """Seconds after which no further attempt is made for one object."""
-DRIVER_DEADLINE_S = 20.0
-"""The same for listings and checks at the start of a job, while a person waits for the answer."""
 OUTAGE_DEADLINE_S = 10.0
 """Deadline during an outage: after one call gave up, until another gets an answer. In an outage a run ends
 after about a hundred images (`pipeline.scoring.progress`). With two minutes each and 8 at once, that would
 take every reader half an hour."""
+_SAY_AFTER_S = 10.0
+"""After this time without a good answer, the log says that the job waits."""
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 8.0
 
@@ -32,6 +39,7 @@ class Outage:
 
     def __init__(self) -> None:
         self._gave_up = False
+        self._said = False
 
     def deadline_s(self, wanted_s: float) -> float:
         """Return the deadline for a call that begins now, in seconds; shorter in an outage."""
@@ -43,7 +51,19 @@ class Outage:
 
     def end(self) -> None:
         """Note that the store answered, even with an error about the object."""
-        self._gave_up = False
+        self._gave_up = self._said = False
+
+    def say(self, uri: str, cause: object, elapsed_s: float, deadline_s: float) -> None:
+        """Log once an outage that a request waits."""
+        if not self._said:
+            self._said = True
+            logger.warning(
+                "%s: no good answer for %.0f s (%s); the job waits up to %g s",
+                uri,
+                elapsed_s,
+                cause,
+                deadline_s,
+            )
 
 
 def retry(attempt: Callable[[], Result], uri: str, deadline_s: float, outage: Outage) -> Result:
@@ -56,7 +76,7 @@ def retry(attempt: Callable[[], Result], uri: str, deadline_s: float, outage: Ou
         outage: shortens the deadline if the store gave no answer before.
 
     Raises:
-        ObjectUnreadable: no attempt succeeded before the deadline; the message has the last cause.
+        ObjectUnreachable: no attempt succeeded before the deadline; the message has the last cause.
     """
     start = time.monotonic()
     deadline_s = outage.deadline_s(deadline_s)
@@ -73,7 +93,9 @@ def retry(attempt: Callable[[], Result], uri: str, deadline_s: float, outage: Ou
             if elapsed + wait > deadline_s:
                 outage.begin()
                 message = f"{uri}: {error} (gave up after {tries} attempts in {elapsed:.0f} s)"
-                raise ObjectUnreadable(message) from error
+                raise ObjectUnreachable(message) from error
+            if elapsed > _SAY_AFTER_S:
+                outage.say(uri, error, elapsed, deadline_s)
         except StorageError:
             outage.end()
             raise

@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +35,15 @@ from pipeline.errors import (
 from pipeline.runtime.prefetch import in_threads
 from pipeline.storage.ranges import LISTERS, Page, iter_pages
 from pipeline.storage.retry import DEADLINE_S, Outage, Transient, retry
-from pipeline.storage.s3_answers import NO_CREDENTIALS, TRANSIENT, BodyCheck, classify
+from pipeline.storage.s3_answers import (
+    NO_CREDENTIALS,
+    TRANSIENT,
+    BodyCheck,
+    classify,
+    may_have_new_credentials,
+)
+from pipeline.storage.s3_settings import bucket_and_key, requester_pays, unsigned
+from pipeline.storage.small_objects import SmallObjects
 from pipeline.storage.uris import ObjectInfo
 
 CONNECT_TIMEOUT_S = 5
@@ -39,6 +51,8 @@ READ_TIMEOUT_S = 30
 """Longest time without any byte from the server. The whole transfer may take longer."""
 MIN_BYTES_PER_S = 64 * 1024
 """If a body arrives more slowly than this on average, the attempt has failed."""
+CLIENT_LASTS_S = 5.0
+"""Seconds after which a client is replaced at the earliest, if its credentials are refused."""
 _CONNECTIONS = 64
 PART_BYTES = 32 * 2**20
 """Size of a part of a multipart upload, and of the largest file that is sent in one request. S3 accepts parts
@@ -49,19 +63,40 @@ _PARTS_AT_ONCE = 4
 Result = TypeVar("Result")
 
 
-def filesystem(**config: Any) -> s3fs.S3FileSystem:
-    """Make an s3fs file system with the environment of this process and without cached listings.
+class PatientFileSystem(s3fs.S3FileSystem):  # type: ignore[misc]
+    """An s3fs file system that waits out an outage as long as this package does.
 
-    Its pickle holds no credentials.
+    s3fs sleeps min(.1 * 1.7^n, 15) s after attempt n: 119 s in all. Ray's checkpoints go through it.
     """
-    return s3fs.S3FileSystem(
+
+    retries = 16
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether s3fs tries again after this error, in addition to those that it knows."""
+    if isinstance(error, boto.ClientError):
+        return isinstance(classify("", error), Transient)
+    return isinstance(error, TRANSIENT)
+
+
+s3fs.core.set_custom_error_handler(_may_pass)
+
+
+def filesystem(*, anonymous: bool) -> PatientFileSystem:
+    """Make a file system with the environment of this process and without cached listings.
+
+    botocore's retries are off. The pickle of the file system holds no credentials.
+    """
+    return PatientFileSystem(
+        anon=anonymous,
+        requester_pays=requester_pays(),
         use_listings_cache=False,
         skip_instance_cache=True,  # fsspec's instance cache would make one client for each thread
         config_kwargs={
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": READ_TIMEOUT_S,
             "max_pool_connections": _CONNECTIONS,
-            **config,
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
         },
     )
 
@@ -70,18 +105,26 @@ class S3Store:
     """The store for S3. Paths are ``bucket/key``, the key byte for byte; `root` precedes them in URIs."""
 
     lists_in_order = True
-    denied_advice = "Check AWS_ACCESS_KEY_ID and the other credentials, or the permissions"
+    denied_advice = (
+        "Check AWS_ACCESS_KEY_ID and the other credentials, or the permissions; for a public bucket, set "
+        "AWS_NO_SIGN_REQUEST=YES"
+    )
     unreachable_advice = "Check the URI and AWS_ENDPOINT_URL"
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._fs = filesystem(retries={"total_max_attempts": 1, "mode": "standard"})
+        self._lock = threading.Lock()
+        self._make_clients()
+        self._payer = {"RequestPayer": "requester"} if requester_pays() else {}
         self._outage = Outage()
         self._body_check = BodyCheck()
+        self._small = SmallObjects(lambda: self._signing, (CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
 
     def stat(self, path: str, *, deadline_s: float) -> ObjectInfo:
         """Return size and ETag by a HEAD request."""
-        bucket, key = _split(path)
+        bucket, key = bucket_and_key(path)
+        if not key:
+            raise ObjectMissing(f"{self._root}{path}: names a bucket, not an object")
         head = self._call(path, deadline_s, "head_object", Bucket=bucket, Key=key)
         return ObjectInfo(self._root + path, head["ETag"].strip('"'), head["ContentLength"])
 
@@ -92,13 +135,23 @@ class S3Store:
 
         A list of several pages is read with many requests at once, in any order, unless `ordered`.
         """
-        bucket, start = _split(prefix)
+        bucket, start = bucket_and_key(prefix)
 
         def list_page(after: str) -> Page:
             request = {"Bucket": bucket, "Prefix": start}
             if after:
                 request["StartAfter"] = start + after
             page = self._call(prefix, deadline_s, "list_objects_v2", **request)
+            # S3 may answer with no key and IsTruncated. Only its token leads on from there.
+            while page.get("IsTruncated") and not page.get("Contents"):
+                token = page.get("NextContinuationToken")
+                if not token or token == request.get("ContinuationToken"):
+                    raise ObjectUnreadable(
+                        f"{self._root}{prefix}: an answer to the listing is empty, says that there is more, "
+                        "and has no new token to ask for it"
+                    )
+                request["ContinuationToken"] = token
+                page = self._call(prefix, deadline_s, "list_objects_v2", **request)
             objects = [
                 (
                     entry["Key"].removeprefix(start),
@@ -119,11 +172,11 @@ class S3Store:
 
     def check_bucket(self, path: str, *, deadline_s: float) -> None:
         """Raise ObjectMissing if the bucket does not exist. HEAD on a key cannot tell."""
-        bucket, _ = _split(path)
+        bucket, _ = bucket_and_key(path)
         self._call(bucket, deadline_s, "head_bucket", Bucket=bucket)
 
     def arrow_filesystem(self) -> pafs.FileSystem:
-        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem()))
+        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem(anonymous=unsigned(""))))
 
     def read(
         self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
@@ -133,8 +186,8 @@ class S3Store:
         The length and the checksum are verified. Without a checksum, the MD5 is compared with the ETag, which
         is the MD5 for most objects.
         """
-        bucket, key = _split(path)
-        request = {"Bucket": bucket, "Key": key}
+        bucket, key = bucket_and_key(path)
+        request = {"Bucket": bucket, "Key": key, **self._payer}
         if etag is not None:
             request["IfMatch"] = f'"{etag}"'
         digests: Counter[str] = Counter()
@@ -161,15 +214,53 @@ class S3Store:
 
         return self._retry(path, deadline_s, get)
 
+    def read_range(
+        self, path: str, *, first: int, length: int, etag: str | None, deadline_s: float
+    ) -> bytes:
+        """Read a part of an object by GET with Range and If-Match. Its length is verified.
+
+        A checksum of S3 is one of the whole object, so a part has none.
+        """
+        bucket, key = bucket_and_key(path)
+        uri = self._root + path
+        request = {"Bucket": bucket, "Key": key, **self._payer}
+        request["Range"] = f"bytes={first}-{first + length - 1}"
+        if etag is not None:
+            request["IfMatch"] = f'"{etag}"'
+
+        async def get(client: Any) -> bytes:
+            response = await client.get_object(**request)
+            async with response["Body"] as body:
+                if not response.get("ContentRange", "").startswith(f"bytes {first}-"):
+                    raise ObjectUnreadable(f"{uri}: the store ignores Range")
+                async with asyncio.timeout(READ_TIMEOUT_S + length / MIN_BYTES_PER_S):
+                    data: bytes = await body.read()
+            current: str = response["ETag"].strip('"')
+            if etag not in (None, current):  # the store, or a cache before it, ignores If-Match
+                raise ObjectChanged(f"{uri}: its ETag is {current}, but it was {etag}")
+            if len(data) != length:
+                raise Transient(f"only {len(data)} of {length} bytes arrived")
+            return data
+
+        return self._retry(path, deadline_s, get)
+
+    def read_listed(self, path: str, info: ObjectInfo) -> bytes:
+        """Read a small object that was listed; see `pipeline.storage.small_objects`."""
+        return self._small.read(
+            path,
+            info,
+            lambda: self.read(path, etag=None, max_bytes=None, deadline_s=DEADLINE_S),
+        )
+
     def download(self, path: str, local: Path, *, deadline_s: float) -> None:
         """Download an object of any size into a file. The length is verified.
 
         The time limit grows with the size.
         """
-        bucket, key = _split(path)
+        bucket, key = bucket_and_key(path)
 
         async def get(client: Any) -> None:
-            response = await client.get_object(Bucket=bucket, Key=key)
+            response = await client.get_object(Bucket=bucket, Key=key, **self._payer)
             length: int = response["ContentLength"]
             async with response["Body"] as body:
                 async with asyncio.timeout(READ_TIMEOUT_S + length / MIN_BYTES_PER_S):
@@ -183,7 +274,7 @@ class S3Store:
 
     def write(self, path: str, data: bytes) -> None:
         """Write an object by PUT; an object of this name is replaced."""
-        bucket, key = _split(path)
+        bucket, key = bucket_and_key(path)
         self._call(path, DEADLINE_S, "put_object", Bucket=bucket, Key=key, Body=data)
 
     def create(self, path: str, data: bytes) -> bool:
@@ -191,7 +282,7 @@ class S3Store:
 
         An earlier attempt of the same call, whose answer was lost, may have taken it.
         """
-        bucket, key = _split(path)
+        bucket, key = bucket_and_key(path)
         try:
             self._call(
                 path, DEADLINE_S, "put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*"
@@ -199,6 +290,21 @@ class S3Store:
         except ObjectChanged:  # 412
             return False
         return True
+
+    def delete(self, path: str) -> None:
+        """Delete an object. In a bucket with versions, the old version stays."""
+        bucket, key = bucket_and_key(path)
+        self._call(path, DEADLINE_S, "delete_object", Bucket=bucket, Key=key)
+
+    def age_s(self, path: str, *, deadline_s: float) -> float | None:
+        """Return the age of an object: the time of the answer less the time of the object."""
+        bucket, key = bucket_and_key(path)
+        head = self._call(path, deadline_s, "head_object", Bucket=bucket, Key=key)
+        now = head["ResponseMetadata"]["HTTPHeaders"].get("date")
+        if now is None:
+            return None
+        written: datetime = head["LastModified"]
+        return (parsedate_to_datetime(now) - written).total_seconds()
 
     def upload(self, local: Path, path: str) -> None:
         """Upload a file; a large one in parts, which are invisible until the last request.
@@ -210,7 +316,7 @@ class S3Store:
         if size <= PART_BYTES:
             self.write(path, local.read_bytes())
             return
-        bucket, key = _split(path)
+        bucket, key = bucket_and_key(path)
         target = {"Bucket": bucket, "Key": key}
         upload = self._call(path, DEADLINE_S, "create_multipart_upload", **target)["UploadId"]
         step = max(PART_BYTES, -(-size // _MOST_PARTS))
@@ -239,8 +345,10 @@ class S3Store:
                 raise
 
     def _call(self, path: str, deadline_s: float, operation: str, **request: Any) -> dict[str, Any]:
+        payer = {} if operation == "head_bucket" else self._payer  # the only one that takes none
+
         async def call(client: Any) -> dict[str, Any]:
-            response: dict[str, Any] = await getattr(client, operation)(**request)
+            response: dict[str, Any] = await getattr(client, operation)(**request, **payer)
             return response
 
         return self._retry(path, deadline_s, call)
@@ -249,24 +357,48 @@ class S3Store:
         self, path: str, deadline_s: float, call: Callable[[Any], Awaitable[Result]]
     ) -> Result:
         uri = self._root + path
-        return retry(functools.partial(self._attempt, uri, call), uri, deadline_s, self._outage)
+        signed = not unsigned(bucket_and_key(path)[0])
+        attempt = functools.partial(self._attempt, uri, signed, call)
+        return retry(attempt, uri, deadline_s, self._outage)
 
-    def _attempt(self, uri: str, call: Callable[[Any], Awaitable[Result]]) -> Result:
+    def _attempt(self, uri: str, signed: bool, call: Callable[[Any], Awaitable[Result]]) -> Result:
+        fs = self._signing if signed else self._anonymous  # each time: an attempt may replace them
+
         async def request() -> Result:
-            return await call(await self._fs.set_session())
+            return await call(await fs.set_session())
 
         try:
-            return asyncio.run_coroutine_threadsafe(request(), self._fs.loop).result()
+            return asyncio.run_coroutine_threadsafe(request(), fs.loop).result()
         except boto.ClientError as error:
+            if may_have_new_credentials(error) and self._renew_client(fs):
+                raise Transient(one_line(error)) from error
             raise classify(uri, error) from error
         except NO_CREDENTIALS as error:
+            if self._renew_client(fs):
+                raise Transient(one_line(error)) from error
             raise ObjectDenied(f"{uri}: {one_line(error)}") from error
         except TRANSIENT as error:
             raise Transient(one_line(error)) from error
         except boto.BotoCoreError as error:  # e.g. an invalid bucket name or setting
             raise ObjectUnreadable(f"{uri}: {one_line(error)}") from error
 
+    def _make_clients(self) -> None:
+        self._signing, self._anonymous = (
+            filesystem(anonymous=anonymous) for anonymous in (False, True)
+        )
+        self._made_at = time.monotonic()
 
-def _split(path: str) -> tuple[str, str]:
-    bucket, _, key = path.partition("/")
-    return bucket, key
+    def _renew_client(self, used: s3fs.S3FileSystem) -> bool:
+        """Replace the client that was used, unless it is new. Return whether to try again.
+
+        A client keeps the credentials of its first request. They may have been missing then, or they may have
+        been replaced since. A client that does not sign has none.
+        """
+        with self._lock:
+            if used is self._anonymous:
+                return False
+            if self._signing is used:
+                if time.monotonic() - self._made_at < CLIENT_LASTS_S:
+                    return False
+                self._make_clients()
+            return True

@@ -13,6 +13,7 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from pipeline.errors import (
+    BucketMissing,
     ObjectChanged,
     ObjectDenied,
     ObjectMissing,
@@ -34,7 +35,9 @@ _CHECKSUMS = (
 )
 
 
-_TRANSIENT_STATUS = (408, 409, 429, 500, 502, 503, 504)
+_TRANSIENT_STATUS = (408, 409, 425, 429)
+_NOT_IMPLEMENTED = 501
+"""The only server error that does not pass: the store does not have this kind of request."""
 _TRANSIENT_CODES = (
     "RequestTimeout",
     "SlowDown",
@@ -44,6 +47,7 @@ _TRANSIENT_CODES = (
 )
 _DENIED_CODES = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 """Codes for expired credentials; S3 sends them with status 400."""
+_CREDENTIALS_CODES = (*_DENIED_CODES, "InvalidAccessKeyId", "SignatureDoesNotMatch")
 TRANSIENT = (
     boto.ConnectionError,  # refused, unknown host, time-out while connecting
     boto.HTTPClientError,  # reset, time-out while reading
@@ -101,6 +105,11 @@ class BodyCheck:
         self._no_md5 = not self._matched
 
 
+def may_have_new_credentials(error: Any) -> bool:
+    """Return whether a ClientError is about credentials that may have been replaced meanwhile."""
+    return str(error.response.get("Error", {}).get("Code", "")) in _CREDENTIALS_CODES
+
+
 def classify(uri: str, error: Any) -> StorageError | Transient:
     """Return the exception to raise for a ClientError about an object."""
     details = error.response.get("Error", {})
@@ -108,6 +117,8 @@ def classify(uri: str, error: Any) -> StorageError | Transient:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     cause = one_line(f"{error.operation_name}: {code} {details.get('Message', '')}")
     message = f"{uri}: {cause}"
+    if code == "NoSuchBucket":
+        return BucketMissing(message)
     if status == 404:
         return ObjectMissing(message)
     if status == 412:
@@ -115,8 +126,11 @@ def classify(uri: str, error: Any) -> StorageError | Transient:
     # The status is 403, but no permission is missing: the object is archived.
     if code == "InvalidObjectState":
         return ObjectUnreadable(message)
-    if status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES:
+    server_error = status >= 500 and status != _NOT_IMPLEMENTED
+    if server_error or status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES:
         return Transient(cause)
+    if code == "RequestTimeTooSkewed":
+        return ObjectDenied(f"{message} (the clock of this machine is wrong: set it)")
     if status in (401, 403) or code in _DENIED_CODES:
         return ObjectDenied(message)
     return ObjectUnreadable(message)

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from pipeline.annotations import LabelledImages
+from pipeline.storage.chains import archive_part
 
 BAR = 20
 """Length of the longest histogram bar, in characters."""
 
 
-def describe_data(training: LabelledImages, validation: LabelledImages | None) -> list[str]:
-    """Give one line per split, then one line per class: its counts, histogram bar and warning.
+def describe_data(
+    training: LabelledImages,
+    validation: LabelledImages | None,
+    held_out: LabelledImages | None = None,
+) -> list[str]:
+    """Give one line per split and per data set in it, then one line per class: its counts, histogram bar and
+    warning.
 
     Args:
         validation: None without a validation split.
+        held_out: images to calibrate scores on. They count as training images, and the line says so.
     """
-    lines = [_split_line("training", training)]
+    lines = []
+    if held_out is not None:
+        training = replace(training, images=(*training.images, *held_out.images))
+        lines = [f"  {len(held_out.images)} of them are held out to calibrate scores on"]
+    lines = [_split_line("training", training), *lines, *_set_lines(training)]
     if validation is not None:
-        lines.append(_split_line("validation", validation))
+        lines += [_split_line("validation", validation), *_set_lines(validation)]
     counts = _counts(training)
     absent = [n == 0 for n, _ in _counts(validation)] if validation else [False] * len(counts)
     width = max(len("class"), *(len(name) for name in training.classes))
@@ -40,15 +53,37 @@ def _split_line(name: str, data: LabelledImages) -> str:
     empty = sum(len(image.gt_boxes) == 0 for image in data.images)
     difficult = sum(int(image.difficult.sum()) for image in data.images)
     crowd = sum(int(image.crowd.sum()) for image in data.images)
-    parts = [f"{_counted(len(data.images), f'{name} image')} ({data.layout})"]
+    parts = [f"{_count_with_noun(len(data.images), f'{name} image')} ({data.layout})"]
     parts += [f"{empty} without objects"] * bool(empty)
-    parts += [_counted(difficult, "difficult object")] * bool(difficult)
-    parts += [f"{_counted(crowd, 'crowd')}, not trained on"] * bool(crowd)
-    parts += [f"{_counted(len(data.problems), 'problem')}, listed above"] * bool(data.problems)
+    parts += [_count_with_noun(difficult, "difficult object")] * bool(difficult)
+    parts += [f"{_count_with_noun(crowd, 'crowd')}, not trained on"] * bool(crowd)
+    parts += [f"{_count_with_noun(len(data.problems), 'problem')}, listed above"] * bool(
+        data.problems
+    )
     return ", ".join(parts)
 
 
-def _counted(number: int, noun: str) -> str:
+def _set_lines(data: LabelledImages) -> list[str]:
+    """Describe the part of each data set in a split that joins several."""
+    if len(data.sets) < 2:
+        return []
+    innermost = sorted(data.sets, key=lambda one: -len(one.root))
+    images: Counter[str] = Counter()
+    boxes: Counter[str] = Counter()
+    for image in data.images:
+        place = f"{archive_part(image.image_uri)}/"  # an archive is its own folder
+        tops = (one.root for one in innermost if place.startswith(f"{one.root}/"))
+        root = next(tops, "")
+        images[root] += 1
+        boxes[root] += len(image.gt_boxes)
+    return [
+        f"  {_count_with_noun(images[one.root], 'image')},"
+        f" {boxes[one.root]} {'box' if boxes[one.root] == 1 else 'boxes'}: {one.root} ({one.layout})"
+        for one in data.sets
+    ]
+
+
+def _count_with_noun(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

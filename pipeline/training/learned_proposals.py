@@ -19,10 +19,10 @@ from fastrcnn.config import (
     RPNConfig,
     SolverConfig,
 )
-from fastrcnn.transform import scale_factor
 from pipeline.annotations import LabelledImage
 from pipeline.config.numbers import Numbers, rpn_config
 from pipeline.errors import UserError
+from pipeline.training.frames import Frame, Size, frames_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def rpn_of(
     try:
         return replace(model, rpn=rpn, delta_std=model.delta_std or DELTA_STD)
     except FieldError as error:
-        raise numbers.refusal("model", error) from error
+        raise numbers.flag_error("model", error) from error
 
 
 def _check_goes_with_rpn(model: FastRCNNConfig, solver: SolverConfig) -> None:
@@ -94,29 +94,64 @@ def _check_goes_with_rpn(model: FastRCNNConfig, solver: SolverConfig) -> None:
 
 
 def fit_anchors_to(model: FastRCNNConfig, images: Sequence[LabelledImage]) -> FastRCNNConfig:
-    """Fit the RPN's anchors to the boxes of these images, in the model frame. Anchors given by flags stay."""
+    """Fit the RPN's anchors to the boxes of these images, in the model frame. Anchors given by flags stay.
+
+    With tiles, a box counts as it is seen in tiles, if it fits in one, and as it is seen in the whole image:
+    as often as training shows it so.
+    """
     rpn = model.rpn
     if rpn is None or (rpn.sides and rpn.ratios):
         return model
     sizes = [
-        box_sizes * scale_factor(image_size, model.scale, model.max_size)
+        seen * frame.factor
         for box_sizes, image_size in _box_sizes(images)
+        for frame in frames_of(image_size, model)
+        for seen in [_seen(box_sizes, image_size, frame)] * _weight(frame)
+        if len(seen)
     ]
     if not sizes:
-        logger.warning("the labels state no image size: standard anchors are used, not fitted ones")
+        logger.warning("no object is in an image of known size: standard anchors, not fitted ones")
         return model
-    sides, ratios = fit_anchors(np.concatenate(sizes), len(backbone_spec(model.backbone).strides))
+    strides = rpn.map_strides(backbone_spec(model.backbone).strides)
+    sides, ratios = fit_anchors(np.concatenate(sizes), len(strides))
     return replace(model, rpn=replace(rpn, sides=rpn.sides or sides, ratios=rpn.ratios or ratios))
 
 
-def fit_grid_to(proposals: ProposalConfig, images: Sequence[LabelledImage]) -> ProposalConfig:
-    """Fit a grid's shapes to the boxes of these images. A proposer or mode without fitting stays
-    unchanged."""
+_WEIGHTS = 10
+"""A frame with all of the training counts so often."""
+
+
+def _weight(frame: Frame) -> int:
+    """Return how often the boxes of a frame count. A frame that training never shows does not count."""
+    return 1 if frame.share == 1 else max(round(_WEIGHTS * frame.share), int(frame.share > 0))
+
+
+def _seen(
+    box_sizes: npt.NDArray[np.float32], image_size: Size, frame: Frame
+) -> npt.NDArray[np.float32]:
+    """Select the box sizes (G, 2) of an image that a frame shows whole: all, or those that fit in a tile."""
+    if frame.size == image_size:
+        return box_sizes
+    return box_sizes[(box_sizes <= frame.size).all(axis=1)]
+
+
+def fit_grid_to(
+    proposals: ProposalConfig, model: FastRCNNConfig, images: Sequence[LabelledImage]
+) -> ProposalConfig:
+    """Fit a grid's shapes to the boxes of these images. A proposer or mode without fitting stays unchanged.
+
+    With tiles, there is a grid on each tile and one on the whole image, both of these shapes.
+    """
     if proposals.mode not in proposals.spec.fitted_modes:
         return proposals
-    sizes = [box_sizes / min(image_size) for box_sizes, image_size in _box_sizes(images)]
+    sizes = [
+        seen / min(frame.size)
+        for box_sizes, image_size in _box_sizes(images)
+        for frame in frames_of(image_size, model)
+        if len(seen := _seen(box_sizes, image_size, frame))
+    ]
     if not sizes:
-        logger.warning("the labels state no image size: an even grid is used, not a fitted one")
+        logger.warning("no object is in an image of known size: an even grid, not a fitted one")
         return proposals
     return replace(proposals, shapes=fit_grid(np.concatenate(sizes)))
 

@@ -12,9 +12,9 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,25 +26,42 @@ import torch
 from ray.train import CheckpointUploadMode
 from torch import nn
 
+from fastrcnn.averaging import WeightAverage
 from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import FastRCNNConfig, ProposalConfig, SolverConfig
 from fastrcnn.loss import Objective
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer, freeze_untrained
+from pipeline.images.samples import NEUTRAL, SampleRules
 from pipeline.runtime.cli import configure_logging
 from pipeline.runtime.prefetch import prefetch
-from pipeline.training.board import ProgressLines, TrainingBoard
+from pipeline.training.board import Board, Boards, ProgressLines, TrainingBoard
+from pipeline.training.coverage import log_learned_coverage
 from pipeline.training.examples import Batch, Example, load_batch
-from pipeline.training.mlflow_run import MLflowRun
+from pipeline.training.mlflow_run import MLflowRun, Tracking
+from pipeline.training.order import ImageOrder, image_order
+from pipeline.training.preemption import PreemptionNotice
 from pipeline.training.state import TrainingProgress, restore_state, save_state
 from pipeline.training.step import NonFiniteLossError, StepSettings, model_of, train_step
-from pipeline.training.validation import detector_of, draw_validation, upright_only, validate
+from pipeline.training.time_budget import (
+    TRIAL_IMAGES,
+    Length,
+    Pace,
+    TimeBudget,
+    measure_length,
+    trial,
+    trial_settings,
+)
+from pipeline.training.validation import (
+    Validation,
+    detector_of,
+    draw_validation,
+    single_view,
+    validate,
+)
 
 logger = logging.getLogger(__name__)
 
-STEPS_BETWEEN_CHECKS = 10
-"""Steps between two checks for a preemption notice. A check asks an actor and waits for all ranks. At every
-step this would slow down a GPU."""
 UNMEASURED = {"val_map": -1.0}
 """Metric of a checkpoint without validation. It ranks below all others when Ray chooses the best to keep."""
 
@@ -63,13 +80,31 @@ class TrainJob:
     provenance: dict[str, Any]
     output: str
     """URI of the output. Rank 0 writes TensorBoard files and pictures there."""
-    mlflow_uri: str | None
+    mlflow: Tracking | None
     examples: Any
     """ObjectRef of list[Example]."""
     validation: Any
     """ObjectRef of list[Example]; may be empty."""
     weights: Any
     """ObjectRef of the initial state_dict."""
+    rules: SampleRules = NEUTRAL
+    """How samples become pixels."""
+    budget: TimeBudget | None = None
+    """The time of --minutes. Then the workers measure `num_iterations` and `validate_every`."""
+    given_validate_every: int | None = None
+    """--validate-every, if it was given."""
+
+    def with_length(self, length: Length) -> TrainJob:
+        """Take the number of steps that was measured, also into what the checkpoints say."""
+        solver = replace(self.solver, iterations=length.num_iterations, epochs=None)
+        provenance = self.provenance | {"solver": asdict(solver), "length": asdict(length)}
+        return replace(
+            self,
+            solver=solver,
+            num_iterations=length.num_iterations,
+            validate_every=length.validate_every,
+            provenance=provenance,
+        )
 
 
 def train_loop(setup: dict[str, TrainJob]) -> str | None:
@@ -95,15 +130,21 @@ class _Worker:
     settings: StepSettings
     objective: nn.Module
     """An `Objective`; with several workers, DistributedDataParallel around it."""
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    """The average of the weights, which is validated and exported. None without `ema_decay`."""
     progress: TrainingProgress
     validation: list[Example]
-    boards: Sequence[TrainingBoard | MLflowRun]
-    """TensorBoard and MLflow writers. Empty on all ranks but 0."""
+    boards: Boards
+    """TensorBoard and MLflow. Without effect on all ranks but 0."""
 
     @property
     def model(self) -> FastRCNN:
         return model_of(self.objective)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Let the model have the averaged weights inside a `with` block, if there is an average."""
+        return nullcontext() if self.average is None else self.average.applied(self.model)
 
 
 def _train(job: TrainJob) -> None:
@@ -111,34 +152,70 @@ def _train(job: TrainJob) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
         torch.use_deterministic_algorithms(True)
     context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    examples: list[Example] = ray.get(job.examples)
+    validation: list[Example] = ray.get(job.validation)
+    model = FastRCNN(job.model)
+    weights = ray.get(job.weights)
+    model.load_state_dict(weights)
+    objective = _prepare(model, job.solver)
+    if job.budget is not None:
+        measure = partial(_trial, job, objective, examples, validation, rank, world_size)
+        every = job.given_validate_every
+        length = measure_length(job.budget, job.output, every, measure, rank, world_size)
+        job = job.with_length(length)
+        model.load_state_dict(weights)  # the trial changed them
     settings = StepSettings(
         solver=job.solver,
         num_iterations=job.num_iterations,
         seed=job.seed,
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
+        rank=rank,
+        world_size=world_size,
     )
-    examples: list[Example] = ray.get(job.examples)
-    validation: list[Example] = ray.get(job.validation)
-    model = FastRCNN(job.model)
-    model.load_state_dict(ray.get(job.weights))
-    objective = _prepare(model, job.solver)
     optimizer = build_optimizer(model, job.solver)
-    progress = restore_state(model, optimizer)
-    with ExitStack() as stack:
-        boards = list(_boards(job, progress)) if settings.rank == 0 else []
-        for board in boards:
-            stack.enter_context(board)
+    average = None if job.solver.ema_decay is None else WeightAverage(model, job.solver.ema_decay)
+    progress = restore_state(model, optimizer, average)
+    with Boards(_boards(job, progress) if settings.rank == 0 else {}) as boards:
         worker = _Worker(
             job=job,
             settings=settings,
             objective=objective,
             optimizer=optimizer,
+            average=average,
             progress=progress,
             validation=validation,
             boards=boards,
         )
-        _take_steps(worker, partial(_load, examples, job, settings))
+        order = image_order(examples, job.solver.repeat_threshold, job.seed)
+        _take_steps(worker, partial(_load, examples, job, settings, order))
+
+
+def _trial(
+    job: TrainJob,
+    objective: nn.Module,
+    examples: list[Example],
+    validation: list[Example],
+    rank: int,
+    world_size: int,
+) -> Pace:
+    """Measure the pace of this worker for --minutes. Changes the weights."""
+    assert job.budget is not None
+    model = model_of(objective)
+    settings = trial_settings(job.solver, job.seed, rank, world_size)
+    num_final = job.budget.num_final
+    # Without validation images, the calibration detects on other images of the same kind.
+    some = (validation or (examples if num_final else []))[: TRIAL_IMAGES * world_size]
+
+    def detect_some() -> int:
+        if some:
+            detector = detector_of(single_view(model.eval()), job.proposals.max_boxes)
+            validate(detector, len(job.classes), some, rank, world_size, job.rules)
+        return len(some)
+
+    optimizer = build_optimizer(model, job.solver)
+    order = image_order(examples, job.solver.repeat_threshold, job.seed)
+    load = partial(_load, examples, job, settings, order)
+    return trial(objective, optimizer, load, settings, detect_some, len(validation), num_final)
 
 
 def _prepare(model: FastRCNN, solver: SolverConfig) -> nn.Module:
@@ -153,11 +230,14 @@ def _prepare(model: FastRCNN, solver: SolverConfig) -> nn.Module:
     return ray.train.torch.prepare_model(Objective(model), parallel_strategy_kwargs=no_copies)
 
 
-def _boards(job: TrainJob, progress: TrainingProgress) -> Iterator[TrainingBoard | MLflowRun]:
-    """Make the writers of rank 0: TensorBoard, and MLflow if --mlflow-uri is given."""
-    yield TrainingBoard(job.output, progress.iteration)
-    if job.mlflow_uri:
-        yield MLflowRun(job.mlflow_uri, job.output, job.provenance["flags"])
+def _boards(job: TrainJob, progress: TrainingProgress) -> dict[str, Callable[[], Board]]:
+    """Give the boards of rank 0: TensorBoard, and MLflow if --mlflow-uri is given."""
+    boards: dict[str, Callable[[], Board]] = {
+        "TensorBoard": partial(TrainingBoard, job.output, progress.iteration)
+    }
+    if job.mlflow is not None:
+        boards["MLflow"] = partial(MLflowRun, job.mlflow, job.output, job.provenance["flags"])
+    return boards
 
 
 def _take_steps(worker: _Worker, load: Callable[[int], Batch]) -> None:
@@ -170,26 +250,52 @@ def _take_steps(worker: _Worker, load: Callable[[int], Batch]) -> None:
     steps = range(progress.iteration, job.num_iterations)
     lines = ProgressLines(job.num_iterations, job.solver.batch_size)
     notice = PreemptionNotice()
+    if progress.out_of_patience(job.solver.patience):
+        return  # the run stopped before it was resumed
     started = time.monotonic()
     for step, batch in zip(steps, prefetch(load, steps), strict=True):
         waited = time.monotonic() - started
         row = train_step(worker.objective, worker.optimizer, batch, step, worker.settings)
+        if worker.average is not None:
+            worker.average.update(worker.model, step)
         row |= {"seconds": time.monotonic() - started, "waited": waited}
         progress.iteration = step + 1
         progress.history.append(row)
         if worker.settings.rank == 0:
             lines.step(row)
-        for board in worker.boards:
-            board.step(row)
+        worker.boards.step(row)
         last = progress.iteration == job.num_iterations
         if last or progress.iteration % job.validate_every == 0:
-            _save(worker, _validate(worker))
-        elif notice.came(progress.iteration):
+            with worker.averaged():
+                metrics, validation = _validate(worker)
+            _save(worker, metrics)
+            _show(worker, metrics, validation)
+            if progress.out_of_patience(job.solver.patience):
+                _log_stop(worker)
+                break
+        elif notice.arrived(progress.iteration):
             _save(worker, {"iteration": progress.iteration, "loss": row["loss"]})
+            worker.boards.save(progress.iteration)
         started = time.monotonic()
 
 
-def _load(examples: list[Example], job: TrainJob, settings: StepSettings, step: int) -> Batch:
+def _log_stop(worker: _Worker) -> None:
+    """Say that the training stops before its last step, and what that means."""
+    if worker.settings.rank == 0:
+        row = worker.progress.history[-1]
+        logger.info(
+            "stopped at iteration %d of %d: %d validations without a better mAP (--patience). The learning"
+            " rate was still %.2g.",
+            worker.progress.iteration,
+            worker.job.num_iterations,
+            worker.job.solver.patience,
+            row["learning_rate"],
+        )
+
+
+def _load(
+    examples: list[Example], job: TrainJob, settings: StepSettings, order: ImageOrder, step: int
+) -> Batch:
     return load_batch(
         examples,
         step,
@@ -198,77 +304,72 @@ def _load(examples: list[Example], job: TrainJob, settings: StepSettings, step: 
         job.model,
         rank=settings.rank,
         world_size=settings.world_size,
+        rules=job.rules,
+        order=order,
+        max_proposals=job.proposals.max_boxes,
     )
 
 
-def _validate(worker: _Worker) -> dict[str, Any]:
-    """Measure the model on the validation images, split among the ranks. Rank 0 writes metrics and
-    pictures."""
+def _validate(worker: _Worker) -> tuple[dict[str, Any], Validation | None]:
+    """Measure the model on the validation images, split among the ranks.
+
+    Returns:
+        The metrics of the checkpoint, and the validation; None if there are no validation images.
+    """
     settings, iteration = worker.settings, worker.progress.iteration
     metrics: dict[str, Any] = {"iteration": iteration, "loss": worker.progress.history[-1]["loss"]}
     if not worker.validation:
-        return metrics
+        return metrics, None
     classes = worker.job.classes
-    detector = detector_of(upright_only(worker.model.eval()))
+    model = single_view(worker.model.eval())
+    if settings.rank == 0 and model.rpn is not None and not worker.progress.validations:
+        log_learned_coverage(model, worker.validation, worker.job.rules)
+    detector = detector_of(model, worker.job.proposals.max_boxes)
     validation = validate(
-        detector, len(classes), worker.validation, settings.rank, settings.world_size
+        detector,
+        len(classes),
+        worker.validation,
+        settings.rank,
+        settings.world_size,
+        worker.job.rules,
     )
     metrics |= validation.metrics(classes)
     worker.progress.validations.append(metrics)
     if settings.rank == 0:
         logger.info("iteration %d: validation mAP %.4f", iteration, metrics["val_map"])
-        pictures = draw_validation(validation, worker.validation, classes)
-        for board in worker.boards:
-            board.validated(iteration, metrics, pictures)
-    return metrics
+    return metrics, validation
+
+
+def _show(worker: _Worker, metrics: dict[str, Any], validation: Validation | None) -> None:
+    """Show a checkpoint that was saved on the boards."""
+    iteration = worker.progress.iteration
+    if validation is not None:
+        job = worker.job
+        draw = partial(draw_validation, validation, worker.validation, job.classes, rules=job.rules)
+        worker.boards.add_validation(iteration, metrics, draw)
+    worker.boards.save(iteration)
 
 
 def _save(worker: _Worker, metrics: dict[str, Any]) -> None:
     """Write a checkpoint on rank 0 and report on all ranks. The upload runs while training continues."""
     job, progress = worker.job, worker.progress
     checkpoint = None
-    for board in worker.boards:
-        board.save(progress.iteration)
     if worker.settings.rank == 0:
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))  # Ray removes it after the upload
         provenance = job.provenance | {"iteration": progress.iteration, "metrics": metrics}
-        save_checkpoint(
-            folder,
-            worker.model,
-            classes=job.classes,
-            proposals=job.proposals,
-            training=provenance,
-        )
-        save_state(folder, worker.model, worker.optimizer, progress)
+        with worker.averaged():
+            save_checkpoint(
+                folder,
+                worker.model,
+                classes=job.classes,
+                proposals=job.proposals,
+                training=provenance,
+                preprocessing=job.rules.described(),
+            )
+        save_state(folder, worker.model, worker.optimizer, progress, worker.average)
         checkpoint = ray.train.Checkpoint.from_directory(folder)
     ray.train.report(
         UNMEASURED | metrics,
         checkpoint=checkpoint,
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
     )
-
-
-class PreemptionNotice:
-    """Check whether a node of this run will be taken away soon (spot capacity, scale-down, maintenance).
-
-    Then there is time to save one more checkpoint. All ranks ask at the same steps and get the same answer.
-    When the node is gone, Ray restarts the run on other nodes from that checkpoint, any number of times.
-    """
-
-    def __init__(self) -> None:
-        self._nodes: set[str] = set()
-
-    def came(self, iteration: int) -> bool:
-        """Return True if there is a notice about nodes that were not in an earlier notice."""
-        if iteration % STEPS_BETWEEN_CHECKS:
-            return False
-        info = ray.train.get_preemption_info()
-        new = set(info.preempted_node_ids) - self._nodes if info else set()
-        self._nodes |= new
-        if new:
-            logger.warning(
-                "iteration %d: %d nodes will be taken away soon; saving a checkpoint",
-                iteration,
-                len(new),
-            )
-        return bool(new)

@@ -15,12 +15,13 @@ from dataclasses import MISSING, asdict, fields, replace
 from typing import Any, cast
 
 from fastrcnn.config import RPNConfig
-from fastrcnn.config.growth import as_tuples, kept
+from fastrcnn.config.growth import as_tuples, drop_as_before
 from pipeline import storage
 from pipeline.config import TrainConfig
 from pipeline.config.numbers import (
-    DOORS,
-    SHORT,
+    AUTO,
+    NUMBER_FLAGS,
+    SHORT_FLAGS,
     as_flags,
     by_old_rule,
     configs,
@@ -30,7 +31,29 @@ from pipeline.config.numbers import (
     short_defaults,
 )
 from pipeline.config.overrides import NULL, PARTS
+from pipeline.config.train import with_named_preset
 from pipeline.errors import UserError
+from pipeline.training.stored_run import (
+    BY_ROLE,
+    CALIBRATION_RULE,
+    CHECKED,
+    FIT_RULE,
+    FITTED,
+    FROM_DATA,
+    LABEL_RULE,
+    NEWEST,
+    RECIPE_FILE,
+    RECIPE_RULE,
+    REVISION_RULE,
+    RULE,
+    RULES,
+    SAME_EFFECT,
+    SPLIT_RULE,
+    UPRIGHT,
+    WEIGHTS_RULE,
+    StoredRun,
+    read_object,
+)
 
 FIRST: Mapping[str, frozenset[str]] = {
     "TrainConfig": frozenset(
@@ -46,38 +69,76 @@ FIRST: Mapping[str, frozenset[str]] = {
 }
 """The flags of 2026-11-29 in run.json, by config. Do not add to it: a new flag goes into `LATER`."""
 LATER: Mapping[str, Mapping[str, Any]] = {
-    "TrainConfig": {"model": {}, "solver": {}, "rpn": {}},
-    "AblateConfig": {},
+    "TrainConfig": {
+        "model": {},
+        "solver": {},
+        "rpn": {},
+        "truncated": "warn",
+        "range": None,
+        "bands": None,
+        "annotations": None,
+        "images_at": None,
+        "val_fraction": None,
+        "test_fraction": None,
+        "rename": (),
+        "on_bad_label": "refuse",
+        "minutes": None,
+        "patience": None,
+        "tile": None,
+        "tile_overlap": None,
+        "whole_share": None,
+        "folds": None,
+        "fold": None,
+    },
+    "AblateConfig": {"val_fraction": None},
 }
 """Later flags, by config: each with the value that means "as before"."""
 
-RULE, ONE_DOOR = "numbers", "one door"
-"""Entry of run.json since 2026-11-30: all flags for a number have the same effect. For outputs without it,
-see `pipeline.config.numbers.by_old_rule`."""
 
-
-def claim_output(config: Any, free: Collection[str]) -> None:
+def claim_output(config: Any, free: Collection[str], *, revision: str | None = None) -> None:
     """Write run.json into `config.output`; if it exists, check that it holds the same flags.
 
     Args:
         config: a job's dataclass with a field `output`.
         free: fields that may differ when a run is resumed; `output` may always differ.
+        revision: the revision of the weights of a backbone of timm. None: it has none.
 
     Raises:
         UserError: the output belongs to a run with other flags.
     """
-    flags = kept(_flags(config, free), FIRST[type(config).__name__], _as_before(config))
-    data = json.dumps(flags | {RULE: ONE_DOOR}, indent=2).encode()
-    if not storage.create_bytes(storage.join(config.output, "run.json"), data):
-        check_same_run(config, free)
+    flags = drop_as_before(_flags(config, free), FIRST[type(config).__name__], _as_before(config))
+    rules = {RULE: SAME_EFFECT, LABEL_RULE: CHECKED, WEIGHTS_RULE: NEWEST}
+    if isinstance(config, TrainConfig):
+        rules |= {
+            SPLIT_RULE: BY_ROLE,
+            FIT_RULE: UPRIGHT,
+            RECIPE_RULE: FROM_DATA,
+            CALIBRATION_RULE: FITTED,
+        }
+    if revision is not None:
+        rules[REVISION_RULE] = revision
+    data = json.dumps(flags | rules, indent=2).encode()
+    with storage.driver_errors(config.output):
+        ours = storage.create_bytes(storage.join(config.output, "run.json"), data)
+    if not ours:
+        begun = StoredRun.read(config)
+        check_same_run(config, free, begun)
+        _record_bad_label_rule(config, begun)
 
 
-def check_same_run(config: Any, free: Collection[str]) -> None:
-    """Raise UserError if `config.output` holds a run with other flags."""
-    stored = _read_run(config)
-    if stored is None:
+def check_same_run(config: Any, free: Collection[str], begun: StoredRun | None = None) -> None:
+    """Raise UserError if `config.output` holds a run with other flags.
+
+    Args:
+        begun: its run.json; None reads it.
+    """
+    begun = StoredRun.read(config) if begun is None else begun
+    if begun.content is None:
         return
-    old = stored.pop(RULE, None) != ONE_DOOR
+    old = begun.old_numbers
+    stored = {k: v for k, v in begun.content.items() if k not in RULES}
+    if begun.before_recipe and isinstance(config, TrainConfig):
+        config = with_named_preset(config)
     names = {field.name for field in fields(config)}
     stored = {k: v for k, v in stored.items() if k in names or v is not None}  # null: as before
     unknown = sorted(set(stored) - names - set(free))
@@ -87,24 +148,27 @@ def check_same_run(config: Any, free: Collection[str]) -> None:
             f"holds a run of another version, with {', '.join(unknown)} in its run.json",
             "Resume it with that version, or give another --output.",
         )
+    if isinstance(config, TrainConfig) and stored.get("on_bad_label", "refuse") == "refuse":
+        # Nothing was skipped or cut yet, so the data are the same with any value.
+        stored["on_bad_label"] = config.on_bad_label
     before = {name: v for name, v in (_as_before(config) | stored).items() if name not in free}
     try:
-        stored_values = _compared(before, config, old)
+        stored_values = _values_to_compare(before, config, old)
     except (AttributeError, TypeError, UserError) as error:
         raise UserError(
             f"--output {config.output}",
             f"holds a run.json that this version cannot read ({error})",
             "Resume it with the version that wrote it, or give another --output.",
         ) from error
-    values = _compared(_flags(config, free), config, old)
+    values = _values_to_compare(_flags(config, free), config, old)
     changed = sorted(
         k for k in values | stored_values if values.get(k, MISSING) != stored_values.get(k, MISSING)
     )
     if isinstance(config, TrainConfig):
-        changed = _with_effect(changed, before, config, old)
+        changed = _drop_ineffective(changed, before, config, old)
     if changed:
         changes = ", ".join(
-            f"{k} was {_shown(stored_values, k)}, is {_shown(values, k)}" for k in changed
+            f"{k} was {_value_text(stored_values, k)}, is {_value_text(values, k)}" for k in changed
         )
         raise UserError(
             f"--output {config.output}",
@@ -113,43 +177,58 @@ def check_same_run(config: Any, free: Collection[str]) -> None:
         )
 
 
-def check_doors(config: TrainConfig) -> None:
-    """Raise UserError if two flags give one number different values, unless the output is from before
-    2026-11-30."""
-    try:
-        read_numbers(config)
-    except UserError:
-        if not begun_by_old_rule(config):
-            raise
+def effective_flags(config: TrainConfig, begun: StoredRun | None = None) -> TrainConfig:
+    """Give the flags as this version reads them: an output keeps the rules that its run began with.
+
+    Without a preset, numbers are chosen from the data, see `pipeline.training.chosen`. A run from before that
+    has a preset.
+
+    Args:
+        begun: its run.json; None reads it.
+
+    Raises:
+        UserError: two flags give one number different values, which they may in a run from before 2026-11-30.
+            Or --model.calibrate is given for a run that began before trainings calibrated scores.
+    """
+    begun = StoredRun.read(config) if begun is None else begun
+    named = config.preset is not None or begun.before_recipe
+    flags = with_named_preset(config) if named else config
+    if begun.old_numbers:
+        flags = by_old_rule(flags)
+    else:
+        read_numbers(flags)
+    return _uncalibrated(flags) if begun.uncalibrated else flags
 
 
-def settled(config: TrainConfig) -> TrainConfig:
-    """Give the flags to make the plan from. An old output keeps the rule that it was started with."""
-    return by_old_rule(config) if begun_by_old_rule(config) else config
+def _uncalibrated(flags: TrainConfig) -> TrainConfig:
+    """Add calibrate=false to the flags. Raise UserError if they ask for a calibration."""
+    numbers = read_numbers(flags, strict=False)
+    given = numbers.values.get("model.calibrate")
+    if given:
+        raise UserError(
+            numbers.flags["model.calibrate"],
+            "this output holds a run from before trainings calibrated scores",
+            "Leave the flag out, and run jobs/calibrate.py on the finished checkpoint.",
+        )
+    return flags if given is not None else replace(flags, set=(*flags.set, "calibrate=false"))
 
 
-def begun_by_old_rule(config: Any) -> bool:
-    """Return True if `config.output` holds a run from before 2026-11-30."""
-    stored = _read_run(config)
-    return stored is not None and stored.get(RULE) != ONE_DOOR
+def calibrates(config: TrainConfig, begun: StoredRun) -> bool:
+    """Return True if this training calibrates its scores after the last step."""
+    flags = effective_flags(config, begun)
+    model, _ = configs(flags, read_numbers(flags, strict=False), 1)
+    return model.calibrate and model.classifier == "softmax"
 
 
-def read_object(uri: str) -> dict[str, Any]:
-    """Read a JSON object of an earlier run. Raise UserError if it is none."""
-    with storage.driver_errors(uri):
-        data = storage.read_bytes(uri)
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise UserError(uri, f"is not valid JSON ({error})", "Give another --output.") from error
-    if not isinstance(value, dict):
-        raise UserError(uri, "is not a JSON object", "Give another --output.")
-    return value
-
-
-def _read_run(config: Any) -> dict[str, Any] | None:
-    uri = storage.join(config.output, "run.json")
-    return read_object(uri) if storage.exists(uri) else None
+def _record_bad_label_rule(config: Any, begun: StoredRun) -> None:
+    """Write --on-bad-label into the run.json of a run that was begun with `refuse`."""
+    stored = begun.content
+    if not isinstance(config, TrainConfig) or stored is None or config.on_bad_label == "refuse":
+        return
+    if stored.get("on_bad_label", "refuse") == "refuse":
+        data = json.dumps({**stored, "on_bad_label": config.on_bad_label}, indent=2).encode()
+        with storage.driver_errors(config.output):
+            storage.write_bytes(storage.join(config.output, "run.json"), data)
 
 
 def _flags(config: Any, free: Collection[str]) -> dict[str, Any]:
@@ -165,15 +244,19 @@ def _as_before(config: Any) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(json.dumps(values)))
 
 
-def _compared(flags: Mapping[str, Any], config: Any, old: bool) -> dict[str, Any]:
+def _values_to_compare(flags: Mapping[str, Any], config: Any, old: bool) -> dict[str, Any]:
     """Give the values that two runs must share: flags by name, numbers by the name of the number."""
-    rest = {k: v for k, v in flags.items() if k not in DOORS}
-    if isinstance(rest.get("data"), list) and len(rest["data"]) == 1:
-        (rest["data"],) = rest["data"]  # one --data is stored as a string
+    rest = {k: v for k, v in flags.items() if k not in NUMBER_FLAGS}
+    if isinstance(rest.get("data"), list) and len(rest["data"]) < 2:
+        rest["data"] = "".join(rest["data"])  # one --data is stored as text
     if old:  # short flags and --set had different effects then
-        shorts = {_flag(k): flags.get(k) for k in SHORT}
-        later = numbers_of({k: v for k, v in flags.items() if k not in SHORT}, {}, strict=False)
+        shorts = {_flag(k): flags.get(k) for k in SHORT_FLAGS}
+        later = numbers_of(
+            {k: v for k, v in flags.items() if k not in SHORT_FLAGS}, {}, strict=False
+        )
         return rest | shorts | dict(later.values)
+    if flags.get("tile") == AUTO:  # no number, but another way to choose one
+        rest["tile"] = AUTO
     numbers = numbers_of(flags, short_defaults(type(config)), strict=False)
     return rest | dict(numbers.values)
 
@@ -182,16 +265,16 @@ def _flag(short: str) -> str:
     return f"--{short.replace('_', '-')}"
 
 
-def _with_effect(
+def _drop_ineffective(
     changed: Sequence[str], stored: Mapping[str, Any], config: TrainConfig, old: bool
 ) -> list[str]:
     """Leave out the numbers that make no difference, such as a flag that repeats what the preset chose."""
-    names = {_flag(short): name for short, name in SHORT.items()}
+    names = {_flag(short): name for short, name in SHORT_FLAGS.items()}
     numbers = {k: names.get(k, k) for k in changed if k in names or "." in k}
     if not numbers:
         return list(changed)
     try:
-        first, second = _chosen(_from_run(stored, config), old), _chosen(config, old)
+        first, second = _all_numbers(_stored_config(stored, config), old), _all_numbers(config, old)
     except (AttributeError, TypeError, UserError):  # no such run is possible, so compare the flags
         return list(changed)
     if first == second:
@@ -200,11 +283,11 @@ def _with_effect(
     return [k for k in changed if k not in same] or list(changed)
 
 
-def _chosen(config: TrainConfig, old: bool) -> dict[str, Any]:
+def _all_numbers(config: TrainConfig, old: bool) -> dict[str, Any]:
     """Give every number of model, solver and RPN that these flags lead to, by name."""
-    settled_config = by_old_rule(config) if old else config
-    numbers = read_numbers(settled_config, strict=False)
-    model, solver = configs(replace(settled_config, num_workers=1, min_workers=None), numbers, 1)
+    config = by_old_rule(config) if old else config
+    numbers = read_numbers(config, strict=False).over(_chosen(config))
+    model, solver = configs(replace(config, num_workers=1, min_workers=None), numbers, 1)
     most = {
         name: min(getattr(RPNConfig(), name), config.max_proposals)
         for name in ("max_proposals_train", "max_proposals_test")
@@ -213,9 +296,18 @@ def _chosen(config: TrainConfig, old: bool) -> dict[str, Any]:
     return {f"{p}.{k}": v for p, made in parts.items() for k, v in asdict(made).items()}
 
 
-def _from_run(stored: Mapping[str, Any], config: TrainConfig) -> TrainConfig:
+def _chosen(config: TrainConfig) -> dict[str, Any]:
+    """Give the numbers in the recipe.json of this output, by name. Empty without one, and for a preset."""
+    uri = storage.join(config.output, RECIPE_FILE)
+    if config.preset is not None or not storage.exists(uri):
+        return {}
+    choices = read_object(uri).get("choices") or ()
+    return {c["name"]: as_tuples(c["value"]) for c in choices if "." in c["name"]}
+
+
+def _stored_config(stored: Mapping[str, Any], config: TrainConfig) -> TrainConfig:
     """Give the flags of run.json that decide on numbers; the others are those of `config`."""
-    changes = {k: stored[k] for k in (*SHORT, "preset", "weights", "max_proposals")}
+    changes = {k: stored[k] for k in (*SHORT_FLAGS, "preset", "weights", "max_proposals")}
     for part in PARTS:
         given = {k: NULL if v is None else as_tuples(v) for k, v in stored.get(part, {}).items()}
         changes[part] = type(getattr(config, part))(**given)
@@ -223,5 +315,5 @@ def _from_run(stored: Mapping[str, Any], config: TrainConfig) -> TrainConfig:
     return replace(config, num_workers=1, min_workers=None, set=settings, **changes)
 
 
-def _shown(flags: Mapping[str, Any], name: str) -> str:
+def _value_text(flags: Mapping[str, Any], name: str) -> str:
     return repr(flags[name]) if name in flags else "not given"

@@ -1,4 +1,6 @@
-"""Save and load what a resumed run needs beside the model: momentum and progress. Nothing is pickled."""
+"""Save and load what a resumed run needs beside the model: the optimizer's state, progress, and the weights
+if the model has averaged ones. Nothing is pickled.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fastrcnn.averaging import WeightAverage, load_weights, trained_weights
 from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.model import FastRCNN
 
 logger = logging.getLogger(__name__)
 
 MOMENTUM, STATE = "momentum.safetensors", "training_state.json"
+WEIGHTS = "unaveraged.safetensors"
+"""The trained weights as the last step left them, if the checkpoint's model has their average."""
+
+VELOCITY, STEP = "momentum_buffer", "step"
+"""Keys of torch's optimizers: SGD's velocity, and AdamW's number of steps."""
 
 
 @dataclass(slots=True)
@@ -32,17 +40,34 @@ class TrainingProgress:
     validations: list[dict[str, Any]]
     """Metrics of each validation."""
 
+    def out_of_patience(self, patience: int | None) -> bool:
+        """Return True if each of the last `patience` validations has no better mAP than one before them.
+
+        It depends on the validations alone, which are the same on every rank and after a resume.
+        """
+        maps: list[float] = [metrics["val_map"] for metrics in self.validations]
+        if patience is None or len(maps) <= patience:
+            return False
+        return max(maps[-patience:]) <= max(maps[:-patience])
+
 
 def save_state(
-    folder: Path, model: FastRCNN, optimizer: torch.optim.SGD, progress: TrainingProgress
+    folder: Path,
+    model: FastRCNN,
+    optimizer: torch.optim.Optimizer,
+    progress: TrainingProgress,
+    average: WeightAverage | None = None,
 ) -> None:
-    """Write momentum (safetensors, by parameter name) and progress (JSON) beside the model."""
-    momentum = {
-        name: optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
-    }
-    save_file(momentum, folder / MOMENTUM)
+    """Write the optimizer's state (safetensors, by parameter name) and progress (JSON) beside the model.
+
+    Args:
+        model: has the weights of the last step, also where the folder's model has averaged ones.
+        average: if given, the weights of `model` are written too.
+    """
+    save_file(_optimizer_tensors(model, optimizer), folder / MOMENTUM)
+    if average is not None:
+        weights = {k: v.cpu().contiguous() for k, v in trained_weights(model).items()}
+        save_file(weights, folder / WEIGHTS)
     state = {
         "iteration": progress.iteration,
         "history": progress.history,
@@ -52,28 +77,53 @@ def save_state(
     (folder / STATE).write_text(json.dumps(state))
 
 
-def restore_state(model: FastRCNN, optimizer: torch.optim.SGD) -> TrainingProgress:
-    """Load the run's latest checkpoint, if there is one: model, momentum, learning rates and progress.
+def _optimizer_tensors(model: FastRCNN, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Give the optimizer's tensors by name: `NAME` is SGD's velocity of a parameter, `NAME:exp_avg` one of
+    AdamW's averages."""
+    return {
+        name if key == VELOCITY else f"{name}:{key}": value.cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+        for key, value in optimizer.state[parameter].items()
+    }
 
-    Model and optimizer are changed in place. Without a checkpoint, the progress is empty.
+
+def restore_state(
+    model: FastRCNN, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> TrainingProgress:
+    """Load the run's latest checkpoint, if there is one: model, optimizer, average and progress.
+
+    All of them are changed in place. Without a checkpoint, the progress is empty.
     """
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return TrainingProgress(0, [], [])
     with checkpoint.as_directory() as folder:
-        progress = load_state(Path(folder), model, optimizer)
+        progress = load_state(Path(folder), model, optimizer, average)
     logger.info("resumed from the checkpoint of iteration %d", progress.iteration)
     return progress
 
 
-def load_state(folder: Path, model: FastRCNN, optimizer: torch.optim.SGD) -> TrainingProgress:
-    """Load what `save_checkpoint` and `save_state` wrote. Changes model and optimizer in place."""
+def load_state(
+    folder: Path,
+    model: FastRCNN,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
+) -> TrainingProgress:
+    """Load what `save_checkpoint` and `save_state` wrote. Changes model, optimizer and average in place."""
     model.load_state_dict(load_checkpoint(folder).model.state_dict())
-    momentum: dict[str, Tensor] = load_file(folder / MOMENTUM)
+    if average is not None:
+        average.weights = trained_weights(model)
+        load_weights(model, load_file(folder / WEIGHTS))
+    tensors: dict[str, Tensor] = load_file(folder / MOMENTUM)
     state = json.loads((folder / STATE).read_text())
-    for name, parameter in model.named_parameters():
-        if name in momentum:
-            optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, _, kind = key.partition(":")
+        parameter = parameters[name]
+        # AdamW counts its steps on the CPU.
+        value = value if kind == STEP else value.to(parameter.device)
+        optimizer.state[parameter][kind or VELOCITY] = value
     for group, rate in zip(optimizer.param_groups, state["learning_rates"], strict=True):
         group["lr"] = rate  # set_learning_rate rescales the momentum when the rate changes
     return TrainingProgress(state["iteration"], state["history"], state["validations"])

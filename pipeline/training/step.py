@@ -1,4 +1,4 @@
-"""Take one step of SGD on a rank's share of a batch. Ray Train workers and ablation trials call it."""
+"""Take one step of training on a rank's share of a batch. Ray Train workers and ablation trials call it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from fastrcnn.config import SolverConfig
 from fastrcnn.loss import Objective, TrainingLoss
 from fastrcnn.model import FastRCNN
-from fastrcnn.precision import multiplies_bfloat16
+from fastrcnn.precision import full_float32, multiplies_bfloat16
 from fastrcnn.solver import learning_rate, set_learning_rate
+from fastrcnn.upload import send
 from pipeline.training.examples import Batch, step_seed
 
 
@@ -61,7 +62,7 @@ def model_of(objective: nn.Module) -> FastRCNN:
 
 def train_step(
     objective: nn.Module,
-    optimizer: torch.optim.SGD,
+    optimizer: torch.optim.Optimizer,
     batch: Batch,
     step: int,
     settings: StepSettings,
@@ -90,7 +91,9 @@ def train_step(
     # is known only after the forward passes. So each pass divides by the number requested, which keeps the
     # sums near 1, and the gradient is corrected below.
     requested = solver.batch_size * model.config.rois_per_image
-    shared = _backward(objective, batch, solver, settings.world_size / requested)
+    mixed = _uses_bfloat16(solver, model.device)
+    with nullcontext() if mixed else full_float32():
+        shared = _backward(objective, batch, solver, settings.world_size / requested)
     if settings.world_size > 1:
         dist.all_reduce(shared)
     sums = _Sums(*shared.tolist())
@@ -174,9 +177,10 @@ def _backward(objective: nn.Module, batch: Batch, solver: SolverConfig, weight: 
 def _sums_of(losses: TrainingLoss, num_images: int) -> Tensor:
     """Turn the mean losses of a pass into `_Sums`: a tensor (8,) without gradient."""
     head = torch.stack([*losses.loss]).detach() * losses.num_rois
-    counts = head.new_tensor([losses.num_rois, losses.num_fg])
+    numbers = torch.tensor([losses.num_rois, losses.num_fg, num_images], dtype=head.dtype)
+    counts = send(numbers, head.device)
     rpn = head.new_zeros(2) if losses.rpn is None else torch.stack([*losses.rpn]).detach()
-    return torch.cat([head, counts, rpn * num_images, head.new_tensor([num_images])])
+    return torch.cat([head, counts[:2], rpn * num_images, counts[2:]])
 
 
 def _passes(batch: Batch, images_per_pass: int | None) -> list[Batch]:
@@ -196,12 +200,16 @@ def _no_sync(objective: nn.Module) -> AbstractContextManager[Any]:
 
 
 def _autocast(solver: SolverConfig, device: torch.device) -> AbstractContextManager[Any]:
-    if solver.mixed_precision and multiplies_bfloat16(device):
+    if _uses_bfloat16(solver, device):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 
 
-def _scale_gradients(optimizer: torch.optim.SGD, factor: float) -> None:
+def _uses_bfloat16(solver: SolverConfig, device: torch.device) -> bool:
+    return solver.mixed_precision and multiplies_bfloat16(device)
+
+
+def _scale_gradients(optimizer: torch.optim.Optimizer, factor: float) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is not None:

@@ -58,7 +58,7 @@ def _message(name: str) -> Any:
 
 
 def caffemodel(layers: Layers, *, generation: int = 2, double: bool = False) -> bytes:
-    """A net of these blobs, after a layer without any, in Caffe's format of 2013 (0), 2014 or 2015."""
+    """Write a net with these blobs, after a layer without blobs, in the format of 2013 (0), 2014 or 2015."""
     net = _message("NetParameter")
     net.name = "synthetic"
     net.input.append("data")

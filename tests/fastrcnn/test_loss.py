@@ -12,14 +12,13 @@ from fastrcnn.boxes import encode
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.loss import (
     Objective,
-    Target,
-    delta_statistics,
     multi_task_loss,
     training_loss,
 )
 from fastrcnn.model import FastRCNN
 from fastrcnn.sampling import sample_rois
 from fastrcnn.transform import batch_images, to_rois
+from tests.fastrcnn.random_targets import random_targets
 
 
 def test_zero_logits_cost_ln_of_the_number_of_columns() -> None:
@@ -75,47 +74,6 @@ def test_the_box_weight_scales_the_box_loss_alone() -> None:
     assert thrice.total.item() == pytest.approx(expected.item())
 
 
-def targets() -> list[Target]:
-    generator = torch.Generator().manual_seed(1)
-    out = []
-    for _ in range(3):
-        corner = torch.rand(200, 2, generator=generator) * 60
-        size = 20 + torch.rand(200, 2, generator=generator) * 30
-        proposals = torch.cat([corner, corner + size], dim=1)
-        gt = proposals[:6] + torch.rand(6, 4, generator=generator) * 4
-        out.append(Target(proposals, gt, torch.tensor([1, 1, 1, 2, 2, 2])))
-    return out
-
-
-def test_normalised_targets_have_mean_zero_and_deviation_one_per_class() -> None:
-    data = targets()
-    mean, std = delta_statistics(data, 2)
-    assert mean[0].tolist() == [0] * 4
-    assert std[0].tolist() == [1] * 4
-    from torchvision.ops import box_iou
-
-    for label in (1, 2):
-        deltas = []
-        for target in data:
-            candidates = torch.cat([target.proposals, target.gt_boxes])
-            iou, match = box_iou(candidates, target.gt_boxes).max(dim=1)
-            own = (iou >= 0.5) & (target.gt_labels[match] == label)
-            deltas.append(encode(candidates[own], target.gt_boxes[match[own]]))
-        normalised = (torch.cat(deltas) - mean[label]) / std[label]
-        torch.testing.assert_close(normalised.mean(dim=0), torch.zeros(4), atol=1e-5, rtol=0)
-        torch.testing.assert_close(
-            normalised.std(dim=0, unbiased=False), torch.ones(4), atol=1e-5, rtol=0
-        )
-
-
-def test_a_class_with_perfect_proposals_only_gets_no_nan() -> None:
-    far = torch.tensor([[500.0, 500, 520, 520]])
-    lonely = Target(far, torch.tensor([[0.0, 0, 30, 30]]), torch.tensor([2]))
-    mean, std = delta_statistics([*targets(), lonely], 3)
-    assert bool(torch.isfinite(mean).all())
-    assert bool((std > 0).all())
-
-
 def test_folding_the_normalisation_into_the_weights_changes_no_output() -> None:
     # The reference's snapshot: W * sigma, b * sigma + mu.
     config = FastRCNNConfig(num_classes=2, backbone="tiny", fc_dim=16, frozen_stages=0)
@@ -142,7 +100,7 @@ def test_the_loss_falls_when_one_batch_is_repeated() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     losses = []
     for _ in range(25):
-        out = training_loss(model, images, targets()[:2])
+        out = training_loss(model, images, random_targets()[:2])
         optimizer.zero_grad()
         out.loss.total.backward()
         optimizer.step()
@@ -154,7 +112,7 @@ def test_the_loss_falls_when_one_batch_is_repeated() -> None:
 def test_the_objective_is_the_loss_of_the_models_outputs_for_each_images_sample() -> None:
     torch.manual_seed(0)
     model = FastRCNN(small_config(delta_std=(0.1, 0.1, 0.2, 0.2), beta=0.5, box_weight=2.0)).eval()
-    config, data, seeds = model.config, targets()[:2], [8, 5]
+    config, data, seeds = model.config, random_targets()[:2], [8, 5]
     images = [torch.randint(0, 256, (100, 120, 3), dtype=torch.uint8) for _ in range(2)]
     batch = batch_images(images, config.scale, config.max_size)
     samples = [
@@ -196,14 +154,3 @@ def test_the_objective_trains_the_models_parameters_under_the_models_names() -> 
     assert all(p is names[name] for name, p in objective.named_parameters())
     objective.eval()
     assert not model.training
-
-
-def test_class_agnostic_statistics_are_those_of_all_classes_together() -> None:
-    mean, std = delta_statistics(targets(), 2, class_agnostic=True)
-    assert mean.shape == std.shape == (3, 4)
-    for rows in (mean, std):
-        assert torch.equal(rows, rows[:1].expand(3, 4))
-    one_class = [Target(t.proposals, t.gt_boxes, torch.ones_like(t.gt_labels)) for t in targets()]
-    own_mean, own_std = delta_statistics(one_class, 1)
-    torch.testing.assert_close(mean[1], own_mean[1])
-    torch.testing.assert_close(std[1], own_std[1])

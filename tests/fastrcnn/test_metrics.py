@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 from fastrcnn.metrics import (
+    COCOResult,
     ImageDetections,
     ImageGroundTruth,
+    VOCResult,
     average_precision,
     evaluate_coco,
     evaluate_voc,
@@ -387,6 +390,27 @@ def test_coco_ignores_detections_inside_a_crowd() -> None:
     assert with_crowd.ap == pytest.approx(1)
     without = evaluate_coco([_truth((1, UNIT))], found, 1)
     assert without.ap == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("evaluate", [evaluate_voc, evaluate_coco])
+def test_a_detection_of_any_class_in_an_ignored_region_is_no_mistake(
+    evaluate: Callable[..., VOCResult | COCOResult],
+) -> None:
+    truth = _truth((1, UNIT), (2, UNIT))
+    found = _found((1, FAR, 0.9), (2, FAR, 0.8), (1, UNIT, 0.7), (2, UNIT, 0.6))
+    region = replace(truth, ignored_regions=_boxes([FAR]))
+
+    def ap(image: ImageGroundTruth) -> float:
+        result = evaluate([image], [found], 2)
+        return result.mean_ap if isinstance(result, VOCResult) else result.ap
+
+    assert ap(truth) == pytest.approx(0.5, abs=0.01)  # the first of two detections is wrong
+    assert ap(region) == pytest.approx(1)
+
+
+def test_an_ignored_region_is_no_object_that_can_be_missed() -> None:
+    truth = replace(_truth((1, UNIT)), ignored_regions=_boxes([FAR, SHIFTED]))
+    assert evaluate_voc([truth], [_found((1, UNIT, 0.9))], 1).num_gt.tolist() == [1]
 
 
 def test_coco_ignores_a_difficult_object_but_not_a_small_box_inside_it() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastrcnn.precision import multiplies_bfloat16
+from fastrcnn.precision import full_float32, multiplies_bfloat16
 
 CPU = torch.device("cpu")
 
@@ -39,3 +39,20 @@ def test_gpus_multiply_bfloat16_since_ampere(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert multiplies_bfloat16(torch.device("cuda")) is expected
+
+
+def tf32() -> list[str]:
+    backends = torch.backends
+    settings = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    return [one.fp32_precision for one in settings]
+
+
+def test_full_float32_turns_tf32_off_and_gives_the_settings_back_also_after_an_error() -> None:
+    before = tf32()
+    assert before[1] == "tf32"  # torch's default for convolutions
+    with full_float32():
+        assert tf32() == ["ieee"] * 3
+    assert tf32() == before
+    with pytest.raises(ZeroDivisionError), full_float32():
+        raise ZeroDivisionError
+    assert tf32() == before

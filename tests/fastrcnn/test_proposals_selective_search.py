@@ -207,3 +207,8 @@ def test_compiled_code_lies_under_the_folder_that_numba_is_given(
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "new"))
     assert cache_folder.__wrapped__().parent == tmp_path / "new"
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert cache_folder.__wrapped__().parent == tmp_path / "caches" / "fastrcnn-ray"
+    (tmp_path / "caches" / "fastrcnn-ray").chmod(0o777)
+    assert tmp_path not in cache_folder.__wrapped__().parents, "others may write there"

@@ -69,9 +69,9 @@ def test_training_draws_the_scale_of_each_image_from_its_seed(
     model = pyramid_model(**changes)
     seen: list[tuple[int, ...]] = []
 
-    def spy(images: object, scales: list[int], *rest: object) -> object:
+    def spy(images: object, scales: list[int], *rest: object, **named: object) -> object:
         seen.append(tuple(scales))
-        return batch_images(images, scales, *rest)  # type: ignore[arg-type]
+        return batch_images(images, scales, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr("fastrcnn.loss.batch_images", spy)
     image = torch.randint(0, 256, (60, 90, 3), dtype=torch.uint8)
@@ -87,6 +87,30 @@ def test_training_draws_the_scale_of_each_image_from_its_seed(
         assert bool(torch.isfinite(loss.loss.total))
     assert seen[0] == seen[1]
     assert {seen[2].count(scale) > 8 for scale in SCALES} == {True}
+
+
+@pytest.mark.parametrize(("zoom", "scales"), [(0.5, [48, 48]), (2.0, [96, 96]), (0.1, [32, 32])])
+def test_a_zoom_below_one_makes_the_frame_smaller_and_one_above_does_not(
+    zoom: float, scales: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+
+    def spy(images: object, scales: list[int], *rest: object, **named: object) -> object:
+        seen.append(scales)
+        return batch_images(images, scales, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("fastrcnn.loss.batch_images", spy)
+    image = torch.randint(0, 256, (60, 90, 3), dtype=torch.uint8)
+    box = torch.tensor([[5.0, 5, 40, 40]])
+    target = Target(box, box, torch.tensor([1]))
+    model = pyramid_model(pyramid=(), scale=96, crop_jitter=(zoom, zoom))
+    training_loss(model, [image, image], [target, target], seeds=[7, 8])
+    assert seen == [scales]
+
+
+def test_a_pyramid_and_crops_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="with a pyramid, training uses its scales"):
+        pyramid_model(crop_jitter=(0.5, 1.5))
 
 
 def test_a_pyramid_and_training_scales_exclude_each_other() -> None:

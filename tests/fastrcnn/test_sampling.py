@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrcnn.sampling import RoISample, sample_rois
+from fastrcnn.sampling import RoISample, in_ignored, sample_rois
 
 GT = torch.tensor([[0.0, 0.0, 100.0, 100.0]])
 LABEL = torch.tensor([3])
@@ -107,3 +107,64 @@ def test_with_one_roi_per_image_a_quarter_of_the_rois_is_foreground() -> None:
     assert {len(own) for own in labels} == {1}
     share = torch.cat(labels).gt(0).double().mean().item()
     assert share == pytest.approx(0.25, abs=0.04)  # four deviations of .0097
+
+
+# An ignored region covers x 200 to 300. GT covers x 0 to 100.
+REGION = torch.tensor([[200.0, 0.0, 300.0, 100.0]])
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((250, 0, 350, 100), True),  # half of it is inside
+        ((251, 0, 351, 100), False),  # 49 of 100 columns are inside
+        ((210, 10, 220, 20), True),  # small, and wholly inside: the IoU with the region is .01
+        ((150, 0, 350, 100), True),  # the region is wholly inside the box: half of the box
+        ((100, 0, 350, 100), False),  # 100 of 250 columns
+        ((220, 0, 220, 50), False),  # a box without area
+    ],
+)
+def test_half_of_a_boxs_area_in_a_region_makes_it_ignored(
+    box: tuple[float, ...], expected: bool
+) -> None:
+    got = in_ignored(torch.tensor([box]).float(), REGION, torch.tensor([0.49]))
+    assert got.tolist() == [expected]
+    assert in_ignored(torch.tensor([box]).float(), REGION, torch.tensor([0.5])).tolist() == [False]
+
+
+def test_two_regions_are_not_added_up() -> None:
+    halves = torch.tensor([[0.0, 0, 40, 100], [60.0, 0, 100, 100]])
+    assert in_ignored(GT, halves, torch.zeros(1)).tolist() == [False]
+    assert in_ignored(GT, halves[:0], torch.zeros(1)).tolist() == [False]
+
+
+def test_many_regions_give_the_same_as_one_at_a_time() -> None:
+    generator = torch.Generator().manual_seed(1)
+    corners = torch.rand(150, 2, generator=generator) * 100
+    boxes = torch.cat([corners, corners + 1 + 20 * torch.rand(150, 2, generator=generator)], dim=1)
+    boxes, regions, iou = boxes[:80], boxes[80:], torch.zeros(80)
+    one_by_one = [in_ignored(boxes, region[None], iou) for region in regions]
+    assert torch.equal(in_ignored(boxes, regions, iou), torch.stack(one_by_one).any(dim=0))
+
+
+def test_proposals_in_an_ignored_region_are_not_background() -> None:
+    inside = torch.tensor([[210.0, 0, 290, 90]]).repeat(30, 1)
+    outside = torch.tensor([[500.0, 0, 600, 90]]).repeat(30, 1)
+    proposals = torch.cat([inside, outside])
+    got = sample_rois(proposals, GT, LABEL, bg_iou=(0.0, 0.5), ignored=REGION)
+    assert len(got.rois) == 31
+    assert (got.rois[1:, 0] == 500).all()
+
+
+def test_an_object_inside_an_ignored_region_is_foreground() -> None:
+    got = sample_rois(boxes_of_iou(0.6, 5), GT, LABEL, ignored=torch.tensor([[0.0, 0, 400, 400]]))
+    assert got.labels.tolist() == [3] * 6
+
+
+def test_without_ignored_regions_the_sample_is_as_before() -> None:
+    proposals = torch.cat([boxes_of_iou(0.8, 50), boxes_of_iou(0.3, 99)])
+    first, second = (
+        sample_rois(proposals, GT, LABEL, ignored=ignored, generator=torch.Generator())
+        for ignored in (None, torch.zeros(0, 4))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.ops import box_iou
 
+from fastrcnn import suppression
 from fastrcnn.suppression import distinct, suppress, suppress_together, true_indices
+from tests.pretended_gpu import on_gpu, pretended_gpu
 
 IMAGES = st.lists(st.integers(0, 40), min_size=1, max_size=4)
 """Number of boxes of each image."""
@@ -29,6 +34,67 @@ def test_one_call_for_all_images_gives_the_result_of_each_image(
     assert [own.tolist() for own in together] == [own.tolist() for own in alone]
     for own, values in zip(alone, scores, strict=True):
         assert values[own].tolist() == sorted(values[own].tolist(), reverse=True)
+
+
+def random_boxes(size: int, generator: torch.Generator, at: float = 0.0) -> tuple[Tensor, ...]:
+    """Draw boxes around a place, scores of which many are equal, and one of three kinds for each."""
+    corners = torch.rand(size, 2, generator=generator) * 60 + at
+    boxes = torch.cat([corners, corners + 1 + 40 * torch.rand(size, 2, generator=generator)], dim=1)
+    scores = torch.randint(0, 50, (size,), generator=generator) / 50
+    return boxes, scores, torch.randint(0, 3, (size,), generator=generator)
+
+
+def one_after_the_other(
+    boxes: Tensor, scores: Tensor, kinds: Tensor, iou_threshold: float
+) -> list[int]:
+    """Suppress as the definition says."""
+    kept: list[int] = []
+    overlap = box_iou(boxes.double(), boxes.double()) > iou_threshold
+    for index in scores.argsort(descending=True, stable=True).tolist():
+        if not any(overlap[index, k] and kinds[index] == kinds[k] for k in kept):
+            kept.append(index)
+    return kept
+
+
+@pytest.mark.parametrize("at", [0.0, -30.0, -5000.0])
+@pytest.mark.parametrize("few", [0, 1000])
+def test_every_way_follows_the_definition_also_at_negative_coordinates(
+    few: int, at: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With few = 0, a CPU goes kind by kind."""
+    monkeypatch.setattr(suppression, "FEW", few)
+    images = [random_boxes(90, torch.Generator().manual_seed(seed), at) for seed in range(3)]
+    columns = [list(column) for column in zip(*images, strict=True)]
+    expected = [one_after_the_other(*image, 0.4) for image in images]
+    assert all(len(rows) < 85 for rows in expected)
+    for call in (suppress, suppress_together):
+        assert [rows.tolist() for rows in call(*columns, 0.4)] == expected
+
+
+@pytest.mark.parametrize("most", [3, 8, 30, 500])
+def test_the_best_few_are_those_of_all(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All boxes of the second image are on one place, so the best 40 leave too few."""
+    boxes, scores, kinds = random_boxes(300, torch.Generator().manual_seed(0))
+    pile = torch.cat([boxes[:1].repeat(200, 1), boxes[:60]])
+    height = torch.linspace(1, 0, 260)
+    columns = [boxes, pile], [scores, height], [kinds, torch.zeros_like(kinds)[:260]]
+    whole = suppress(*columns, 0.4)
+    monkeypatch.setattr(suppression, "PREFIX", 40)
+    assert [r.tolist() for r in suppress(*columns, 0.4, most=most)] == [
+        rows[:most].tolist() for rows in whole
+    ]
+
+
+def test_slices_of_images_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [random_boxes(n, torch.Generator().manual_seed(n)) for n in (30, 0, 70, 20, 5)]
+    columns = [list(column) for column in zip(*images, strict=True)]
+    whole = suppress(*columns, 0.4)
+    monkeypatch.setattr(suppression, "MOST_AT_ONCE", 50)
+    assert suppression._slices([30, 0, 70, 20, 5]) == [(0, 2), (2, 3), (3, 5)]
+    with pretended_gpu():
+        found = suppress(*([on_gpu(part) for part in column] for column in columns), 0.4)
+        assert [rows.tolist() for rows in found] == [rows.tolist() for rows in whole]
+    assert suppression._slices([]) == []
 
 
 def test_boxes_suppress_only_boxes_of_the_same_kind_and_image() -> None:

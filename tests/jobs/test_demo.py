@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,10 +14,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from demo.next_steps import next_steps
 from demo.processes import descendants
 from demo.results import QUERIES, answer, connect, draw_results
 from pipeline import storage
 from pipeline.draw_scenes import jpeg_bytes
+from pipeline.runtime.arguments import parse_arguments
+from pipeline.runtime.commands import COMMANDS, find, load
 from pipeline.schema import SCORED, encode_parquet, scored_metadata
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -84,11 +88,34 @@ def test_an_answer_is_printed_as_a_table(results: str) -> None:
 
 
 def test_pictures_show_the_images_with_status_ok(results: str, tmp_path: Path) -> None:
-    assert draw_results(results, tmp_path / "boxes.png") == 3
+    assert draw_results(results, tmp_path / "boxes.png") == 3  # as PNG, which keeps colours
     with Image.open(tmp_path / "boxes.png") as picture:
         sheet = np.asarray(picture)
     assert sheet.shape[2] == 3
     assert (sheet == (0, 158, 115)).all(axis=2).any()  # the ring's colour: label 3
+
+
+def test_the_picture_of_the_readme_is_small() -> None:
+    path = CHECKOUT / "docs/images/demo.jpg"
+    assert path.stat().st_size < 150_000
+    with Image.open(path) as picture:
+        assert picture.width == 1230  # four cells of 300 pixels
+
+
+def test_the_commands_at_the_end_name_what_the_demo_leaves(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "a b.jpg").touch()
+    commands = next_steps(tmp_path)
+    assert len(commands) == 4
+    for command in commands.values():
+        words = shlex.split(command)
+        assert words[0] == "python"
+        if words[1].startswith("jobs/"):
+            job = find(COMMANDS, Path(words[1]).stem)
+            assert job is not None
+            assert parse_arguments(load(job.config), words[2:], job.name) is not None
+        else:
+            compile(words[2], "command", "exec")
 
 
 def test_an_interrupted_demo_leaves_no_process(tmp_path: Path) -> None:
@@ -114,7 +141,8 @@ def is_running(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_the_demo_runs_end_to_end(tmp_path: Path) -> None:
     done = subprocess.run(
         [*DEMO, "--output", tmp_path, *SMALL],
@@ -126,7 +154,25 @@ def test_the_demo_runs_end_to_end(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert re.search(r"mAP \(VOC07, 4 test images\): [01]\.\d{3}\n", done.stdout)
     assert re.search(r"\bok\s*│\s*9\s*│", done.stdout)  # ten files, one of them broken
-    with Image.open(tmp_path / "boxes.png") as sheet:
+    with Image.open(tmp_path / "boxes.jpg") as sheet:
         assert sheet.size[0] > 1000
+    page = (tmp_path / "report.html").read_text()
+    assert '"evaluation":{' in page
+    assert page.count('"truth":') >= 4
+    assert (tmp_path / "model" / "model.safetensors").stat().st_size > 0
+    assert len(list((tmp_path / "inbox").iterdir())) == 10
+    for title, command in next_steps(tmp_path).items():
+        assert f"{title}:" in done.stdout
+        assert command in done.stdout
+        words = shlex.split(command)
+        tried = subprocess.run(
+            [sys.executable, *words[1:]],
+            cwd=CHECKOUT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert tried.returncode == 0, (command, tried.stdout)
+    assert (tmp_path / "again" / "report.html").stat().st_size > 10_000
     assert len(list((tmp_path / "results" / "scored").glob("*/*.parquet"))) == 1
     assert "Traceback" not in done.stdout

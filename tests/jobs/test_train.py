@@ -62,9 +62,10 @@ def test_a_wrong_flag_gives_one_line_and_exit_code_2(
 
 @pytest.mark.usefixtures("s3")
 def test_the_error_names_a_missing_bucket(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_of(monkeypatch, "--data", "s3://no-such-bucket/x", "--output", "s3://b/y") == 2
+    flags = ("--data", "s3://no-such-bucket/x", "--output", str(tmp_path))
+    assert exit_of(monkeypatch, *flags) == 2
     assert "no-such-bucket" in capsys.readouterr().err
 
 

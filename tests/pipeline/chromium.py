@@ -1,6 +1,6 @@
 """A headless Chromium for tests, over its DevTools protocol: no driver to install, any Chromium will do.
 
-In CI: `apt-get install -y chromium` on Debian, or the google-chrome that hosted runners have.
+`.ci/run` installs the chromium of Debian where there is no browser.
 """
 
 from __future__ import annotations
@@ -115,6 +115,18 @@ class Chromium:
             assert time.monotonic() < started + _START_S, self.problems
             time.sleep(0.02)
         return time.monotonic() - started
+
+    def open_cpu_s(self, page: Path) -> float:
+        """Open a page; the CPU seconds of its main thread, to which other work does not add."""
+        self.call("Page.navigate", url="about:blank")
+        self.call("Performance.enable", timeDomain="threadTicks")
+        before = self._task_s()
+        self.open(page)
+        return self._task_s() - before
+
+    def _task_s(self) -> float:
+        metrics = self.call("Performance.getMetrics")["metrics"]
+        return next(float(one["value"]) for one in metrics if one["name"] == "TaskDuration")
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives, as JSON types; None where it fails."""

@@ -155,7 +155,11 @@ def _xml_objects() -> Iterator[HostileAnnotation]:
         "rotated box", _annotation(_object()).replace("bndbox", "robndbox"), "object 1", "<bndbox>"
     )
     yield _voc(
-        "no ymax", _annotation(_object()).replace("<ymax>30</ymax>", ""), "object 1", "ymax", "None"
+        "no ymax",
+        _annotation(_object()).replace("<ymax>30</ymax>", ""),
+        "object 1",
+        "ymax",
+        "missing",
     )
     yield _voc(
         "a corner twice",

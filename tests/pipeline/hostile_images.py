@@ -10,7 +10,6 @@ import random
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -32,28 +31,17 @@ from tests.pipeline.hostile_bytes import (
     webp_extended,
     with_segments,
 )
+from tests.pipeline.hostile_case import OK, OK_OR_NOT, TOO_LARGE, UNDECODABLE, Hostile
+from tests.pipeline.hostile_formats import format_cases
+from tests.pipeline.hostile_tiffs import hostile_tiffs
 
-OK = frozenset({"ok"})
-UNDECODABLE = frozenset({"undecodable"})
-TOO_LARGE = frozenset({"too_large"})
-OK_OR_NOT = OK | UNDECODABLE
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-
-
-@dataclass(frozen=True, slots=True)
-class Hostile:
-    """One file and the expected result."""
-
-    name: str
-    data: bytes
-    statuses: frozenset[str]
-    says: str = ""
-    """A part of the error, or of the warning of a decoded image."""
 
 
 def corpus() -> list[Hostile]:
     """Make all cases."""
     groups = (_no_images, _cut, _damaged, _bombs, _odd_jpegs, _odd_depths, _odd_files, _metadata)
+    groups += (_tiffs, format_cases)
     cases = [case for group in groups for case in group()]
     assert len({case.name for case in cases}) == len(cases)
     return cases
@@ -101,13 +89,14 @@ def _cut() -> Iterator[Hostile]:
             cut = data[: len(data) * percent // 100]
             yield Hostile(f"{format} cut at {percent}%", cut, UNDECODABLE)
     jpeg = encode(photo(96, 128))
-    for name, at in (
-        ("200 bytes", 200),
-        ("its scan", jpeg.index(b"\xff\xda")),
-        ("99%", len(jpeg) * 99 // 100),
-        ("EOI", len(jpeg) - 2),
+    for name, at, statuses in (
+        ("200 bytes", 200, UNDECODABLE),
+        ("its scan", jpeg.index(b"\xff\xda"), UNDECODABLE),
+        ("90%", len(jpeg) * 90 // 100, UNDECODABLE),
+        ("99%", len(jpeg) * 99 // 100, OK),
+        ("EOI", len(jpeg) - 2, OK),
     ):
-        yield Hostile(f"JPEG cut at {name}", jpeg[:at], UNDECODABLE)
+        yield Hostile(f"JPEG cut at {name}", jpeg[:at], statuses)
     progressive = encode(photo(96, 128), progressive=True)
     for percent in (50, 95):
         yield Hostile(
@@ -146,6 +135,7 @@ def _damaged() -> Iterator[Hostile]:
         "SOI twice": jpeg[:2] + jpeg,
     }.items():
         odd = name in (
+            "12 bits",
             "no quantisation table",
             "no Huffman table",
             "arithmetic in name",
@@ -296,6 +286,11 @@ def _odd_files() -> Iterator[Hostile]:
     yield Hostile("PNG without its end", data[:-12], OK_OR_NOT)
     yield Hostile("PNG and more", data + b"\0" * 5000, OK)
     yield Hostile("PNG 1 x 20000", encode(photo(1, 20_000), "PNG"), OK)
+
+
+def _tiffs() -> Iterator[Hostile]:
+    for name, data, statuses, says in hostile_tiffs():
+        yield Hostile(name, data, statuses, says)
 
 
 def _metadata() -> Iterator[Hostile]:

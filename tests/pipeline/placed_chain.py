@@ -19,9 +19,9 @@ from pipeline.record import plan
 from pipeline.runtime import cluster
 from pipeline.runtime.attempts import AttemptLog
 from pipeline.schema import RESULT
-from pipeline.score import chain, work
+from pipeline.score import chain, make_tasks
 from pipeline.scoring.candidates import ReadSettings
-from pipeline.scoring.preflight import size_cluster
+from pipeline.scoring.resources import size_cluster
 from pipeline.scoring.selection import select
 
 
@@ -77,12 +77,12 @@ def main(images: str, output: str) -> None:
     ray.init(address=nodes.address, log_to_driver=False)
     kinds = {node["NodeID"]: kind(node["Resources"]) for node in ray.nodes()}
     config = ScoreConfig(images=images, checkpoint="none", output=output)
-    resources = size_cluster(config, cluster.resources(), cluster.node_cpus())
+    resources = size_cluster(config, cluster.nodes())
     planned = plan.extend(output, select(images).listed, shard_size=8)
     actor = ray.remote(num_cpus=0)(Places).remote()
     cluster.configure_ray_data()
     rows = chain(
-        work(planned, range(planned.num_shards), 4, resources),
+        make_tasks(planned, range(planned.num_shards), 4, resources),
         read_settings=ReadSettings(proposals=ProposalConfig(name="grid", max_boxes=10)),
         detector=StandIn,
         detector_settings={},

@@ -13,17 +13,23 @@ import pyarrow as pa
 import pytest
 
 from fastrcnn.config import ProposalConfig
-from pipeline.images import decoding
+from fastrcnn.tiles import Tiling
+from pipeline.images import SampleRules, Truncated, decoding
 from pipeline.images.jpeg import Jpeg
 from pipeline.proposals.cache import propose_batch
-from pipeline.runtime.attempts import Attempts, attempt
+from pipeline.runtime.attempts import Attempts, Failure, attempt
 from pipeline.schema import RESULT
 
 DEADLY_WIDTH = 47
 
 
 def propose_batch_or_die(
-    rows: pa.Table, config: ProposalConfig, attempts: Attempts
+    rows: pa.Table,
+    config: ProposalConfig,
+    attempts: Attempts,
+    rules: SampleRules,
+    truncated: Truncated,
+    tiling: Tiling | None,
 ) -> Iterator[pa.Table]:
     """`propose_batch`, in a process whose JPEG decoder kills it on an image `DEADLY_WIDTH` wide."""
     plain = decoding._decode_plain
@@ -35,7 +41,7 @@ def propose_batch_or_die(
 
     with pytest.MonkeyPatch.context() as patched:  # another test gets the same process
         patched.setattr(decoding, "_decode_plain", deadly)
-        yield from propose_batch(rows, config, attempts)
+        yield from propose_batch(rows, config, attempts, rules, truncated, tiling)
 
 
 class Poisoned:
@@ -53,8 +59,8 @@ class Poisoned:
             os.kill(os.getpid(), signal.SIGKILL)
         return self._results(candidates, {})
 
-    def _fail(self, candidates: pa.Table, cause: str) -> pa.Table:
-        return self._results(candidates, {"status": "failed", "error": cause})
+    def _fail(self, candidates: pa.Table, failure: Failure) -> pa.Table:
+        return self._results(candidates, {"status": failure.status, "error": failure.cause})
 
     def _results(self, candidates: pa.Table, change: dict[str, str]) -> pa.Table:
         rows = [row | change for row in candidates.to_pylist()]

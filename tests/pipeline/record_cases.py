@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import io
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +20,16 @@ from pipeline import record, storage
 from pipeline.record import plan
 from pipeline.record.committer import Committer
 from pipeline.record.listed import ListedImages
-from pipeline.schema import PLAN, RESULT, SCORED, scored_metadata
+from pipeline.record.manifest import current_shards, write_manifest
+from pipeline.schema import (
+    FIRST_COLUMNS,
+    PLAN,
+    RESULT,
+    SCORED,
+    encode_parquet,
+    scored_metadata,
+    with_shards,
+)
 from pipeline.scoring.candidates import ReadSettings, read_images
 from pipeline.scoring.selection import select
 from pipeline.storage import ObjectInfo
@@ -44,7 +56,7 @@ def planned_rows(images: str, shards: Sequence[int] | None = None) -> pa.Table:
     """Rows of a plan (PLAN) for what `images` names."""
     named = select(images).listed.first(10_000)
     numbers = list(shards) if shards is not None else [0] * named.num_rows
-    return named.append_column("shard", pa.array(numbers, pa.int64())).cast(PLAN)
+    return with_shards(named, pa.array(numbers, pa.int64()))
 
 
 def candidates_of(folder: Path, proposals: ProposalConfig) -> pa.Table:
@@ -62,14 +74,14 @@ def rows_of(work: plan.Plan, shards: Iterable[int] | None = None) -> pa.Table:
     return pa.concat_tables([PLAN.empty_table(), *map(work.shard, numbers)])
 
 
-def result(rows: pa.Table, *, status: str = "ok", author: str = "m") -> pa.Table:
+def result(rows: pa.Table, *, status: str = "ok", author: str = "m", run_id: str = RUN) -> pa.Table:
     """Result rows for planned rows, as a Detector would give them."""
     box = {"label": "cat", "label_id": 1, "score": 0.5}
     box |= {"x_min": 0.0, "y_min": 0.0, "x_max": 2.0, "y_max": 3.0}
     now = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
     made = [
         row
-        | {"status": status, "model_id": author, "run_id": RUN, "scored_at": now}
+        | {"status": status, "model_id": author, "run_id": run_id, "scored_at": now}
         | {"num_proposals": 9, "num_detections": 1, "detections": [box]}
         for row in rows.to_pylist()
     ]
@@ -100,3 +112,66 @@ def written(output: str) -> pa.Table:
     objects = storage.list_objects(record.scored_uri(output, RUN))
     files = [io.BytesIO(storage.read_bytes(item.uri)) for item in objects]
     return pa.concat_tables([pq.read_table(file) for file in files])
+
+
+def score_all(output: str, work: plan.Plan, *, run_id: str = RUN, author: str = "m") -> None:
+    """Write every shard that the run lacks, and the manifest, as a command does."""
+    work, found = current_shards(output, run_id, work)
+    rest = record.missing_shards(work, set(found), run_id=run_id)
+    writer = committer(output, work, rest, run_id=run_id)
+    writer.add(result(rows_of(work, rest), author=author, run_id=run_id))
+    writer.close()
+    write_manifest(output, run_id, work, writer.shards)
+
+
+def done_shards(output: str, run_id: str, work: plan.Plan) -> set[int]:
+    """The numbers of the shards of a run that exist."""
+    return set(current_shards(output, run_id, work)[1])
+
+
+def objects(output: str) -> dict[str, bytes]:
+    """Every object under an output, by its name below it."""
+    top = storage.absolute(output) + "/"
+    listed = storage.list_objects(output, missing_ok=True)
+    return {info.uri.removeprefix(top): storage.read_bytes(info.uri) for info in listed}
+
+
+def make_older(output: str) -> None:
+    """Turn an output into one of the first version: no hashes, numbers or ETags; absolute URIs."""
+    for name, data in objects(output).items():
+        uri = storage.join(output, name)
+        if name.startswith("scored/"):
+            table = pq.read_table(io.BytesIO(data)).select(FIRST_COLUMNS)
+            kept = {b"format_version": b"1", b"classes": b'["cat"]', b"model_id": b"m"}
+            storage.write_bytes(
+                uri, encode_parquet(table.replace_schema_metadata({}), metadata=kept)
+            )
+    for name, data in objects(output).items():
+        if "/manifest-" in name:
+            described = json.loads(data)
+            del described["generations"]
+            for entry in described["shards"]:
+                old = storage.read_bytes(storage.join(output, entry["uri"]))
+                entry |= {"size_bytes": len(old), "sha256": hashlib.sha256(old).hexdigest()}
+                entry["uri"] = storage.join(output, entry["uri"])
+                for key in ("plan_sha256", "write_id", "etag"):
+                    del entry[key]
+            storage.write_bytes(storage.join(output, name), json.dumps(described).encode())
+
+
+def last_manifest(output: str, run_id: str = RUN) -> dict[str, Any]:
+    """The newest manifest of a run."""
+    found = objects(storage.join(output, "runs", run_id))
+    names = [name for name in found if name.startswith("manifest-")]
+    described: dict[str, Any] = json.loads(found[max(names)])
+    return described
+
+
+def wrong_hashes(output: str, run_id: str = RUN) -> list[str]:
+    """The shards of the newest manifest that are not the objects that it describes."""
+    there = objects(output)
+    return [
+        entry["uri"]
+        for entry in last_manifest(output, run_id)["shards"]
+        if hashlib.sha256(there.get(entry["uri"], b"")).hexdigest() != entry["sha256"]
+    ]

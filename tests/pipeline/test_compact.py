@@ -241,7 +241,9 @@ def test_a_broken_shard_and_a_missing_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--temp-folder /no/such: cannot be written to"):
         run(config(str(tmp_path), temp_folder="/no/such"))
     storage.write_bytes(uri, storage.read_bytes(uri)[:-10])
-    with pytest.raises(UserError, match="00000000.parquet: is not a table of a scoring run"):
+    with pytest.raises(
+        UserError, match="00000000.parquet: is damaged, or is not a table of a scoring run"
+    ):
         run(config(str(tmp_path)))
 
 
@@ -251,6 +253,16 @@ def test_shards_of_two_detectors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="00000001.parquet: comes from a detector with other classes"
     ):
+        run(config(str(tmp_path)))
+
+
+def test_a_shard_of_another_run_is_refused(tmp_path: Path) -> None:
+    """The same model with another flag, copied among the shards of this run."""
+    write_shard(str(tmp_path), image("a.jpg"))
+    copied = write_shard(str(tmp_path / "other"), image("b.jpg"), shard=1, run_id="r2")
+    uri = str(tmp_path / "scored" / "r1" / "00000001.parquet")
+    storage.write_bytes(uri, storage.read_bytes(copied))
+    with pytest.raises(UserError, match="00000001.parquet: holds rows of run r2, expected run r1"):
         run(config(str(tmp_path)))
 
 

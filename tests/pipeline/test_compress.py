@@ -11,7 +11,7 @@ from fastrcnn.detection import detect
 from pipeline.compress import run
 from pipeline.config.tools import CompressConfig
 from pipeline.errors import UserError
-from pipeline.storage.checkpoints import load
+from pipeline.storage.checkpoints import copy, load
 
 
 def test_at_full_rank_it_is_the_same_detector(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -32,6 +32,44 @@ def test_at_full_rank_it_is_the_same_detector(tiny_checkpoint: Path, tmp_path: P
         for checkpoint in (before, after)
     )
     torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_by_default_a_head_of_any_width_keeps_the_shares_of_the_paper(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    width = load(str(tiny_checkpoint)).model.config.fc_dim
+    run(CompressConfig(checkpoint=str(tiny_checkpoint), output=str(tmp_path / "small")))
+    after = load(str(tmp_path / "small")).model.config
+    assert (after.fc6_rank, after.fc7_rank) == (max(1, width // 4), max(1, width // 16))
+
+
+def test_a_folder_with_other_files_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results"
+    config = CompressConfig(checkpoint=str(tiny_checkpoint), output=f"{output}/")
+    (output / "scored").mkdir(parents=True)
+    (output / "scored" / "0.parquet").write_bytes(b"rows")
+    with pytest.raises(UserError, match=r"holds other files, such as scored/0\.parquet"):
+        run(config)
+    assert [path.name for path in output.iterdir()] == ["scored"]
+    (output / "scored" / "0.parquet").rename(output / "model.safetensors")  # of an interrupted job
+    run(config)
+    assert load(str(output)).classes
+
+
+def test_calibration_and_operating_points_stay(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    before = load(str(tiny_checkpoint))
+    calibrated = before.config["model"] | {"calibration": [[1.5, -1.0]] * 2}
+    points = {before.classes[0]: 0.25}
+    given, output = str(tmp_path / "given"), str(tmp_path / "small")
+    copy(
+        str(tiny_checkpoint),
+        given,
+        before.config | {"model": calibrated, "operating_points": points},
+    )
+    run(CompressConfig(checkpoint=given, output=output, fc6_rank=4, fc7_rank=2))
+    after = load(output)
+    assert after.config["operating_points"] == points
+    assert after.model.config.calibration == ((1.5, -1.0), (1.5, -1.0))
 
 
 def test_too_high_ranks_and_an_output_with_a_checkpoint_are_refused(

@@ -18,14 +18,14 @@ from PIL import Image
 
 from fastrcnn.config import ProposalConfig
 from fastrcnn.detection import Detections as Found
-from fastrcnn.detection import Scored
+from fastrcnn.detection import ScoredImage
 from pipeline import Detections, Detector
 from pipeline.config import Precision
-from pipeline.detector import detect_halving
 from pipeline.images import ImageError
 from pipeline.scoring.detector import DetectorActor
 from pipeline.storage import ObjectMissing
 from tests.pipeline.record_cases import candidates_of
+from tests.pipeline.tiff_bytes import Page, write_tiff
 
 PIXELS = np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3)
 
@@ -40,11 +40,13 @@ def candidates(tmp_path: Path) -> pa.Table:
 def three_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that finds the same three boxes in each image."""
 
-    def detect(model: object, pixels: Sequence[object], *_: object, **__: object) -> list[Scored]:
+    def detect(
+        model: object, pixels: Sequence[object], *_: object, **__: object
+    ) -> list[ScoredImage]:
         boxes = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
         scores = torch.tensor([0.75, 0.5, 0.25])
         found = Found(boxes, torch.tensor([2, 1, 2]), scores)
-        return [Scored(found, 30) for _ in pixels]
+        return [ScoredImage(found, 30) for _ in pixels]
 
     monkeypatch.setattr("pipeline.detector.detect_counting", detect)
 
@@ -117,9 +119,9 @@ def test_a_min_score_that_is_no_score_is_refused(tiny_checkpoint: Path, min_scor
 def test_min_score_0_keeps_negative_scores_too(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def detect(*_: object, **__: object) -> list[Scored]:  # as a classifier of SVMs scores
+    def detect(*_: object, **__: object) -> list[ScoredImage]:  # as a classifier of SVMs scores
         found = Found(torch.ones(1, 4), torch.tensor([1]), torch.tensor([-0.5]))
-        return [Scored(found, 1)]
+        return [ScoredImage(found, 1)]
 
     monkeypatch.setattr("pipeline.detector.detect_counting", detect)
     assert Detector(tiny_checkpoint, min_score=0)(PIXELS).scores.tolist() == [-0.5]
@@ -228,7 +230,7 @@ def test_an_image_too_large_for_the_gpu_raises_an_error_that_names_it(
 ) -> None:
     real = Detector._detect
 
-    def detect(self: Detector, pixels: Sequence[Any], proposals: Any) -> list[Scored]:
+    def detect(self: Detector, pixels: Sequence[Any], proposals: Any) -> list[ScoredImage]:
         if any(len(one) == 99 for one in pixels):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return real(self, pixels, proposals)
@@ -273,45 +275,43 @@ def test_float32_stays_float32_on_any_machine(
     assert {p.dtype for p in detector._model.backbone.parameters()} == {expected}
 
 
-class SmallGpu:
-    """A network on a GPU with memory for `room` images; an image with 99 rows never fits."""
+@pytest.mark.parametrize(("precision", "expected"), [("auto", "tf32"), ("float32", "ieee")])
+def test_float32_computes_without_tf32(
+    tiny_checkpoint: Path, precision: Precision, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
 
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.calls: list[int] = []
+    def detect(_: object, pixels: Sequence[object], *__: object, **___: object) -> list[object]:
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+        return [ScoredImage(Found(torch.ones(1, 4), torch.tensor([1]), torch.ones(1)), 1)]
 
-    def __call__(self, pixels: Sequence[Any], proposals: Sequence[Any]) -> list[Found]:
-        self.calls.append(len(pixels))
-        if len(pixels) > self.room or any(len(p) == 99 for p in pixels):
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
-        empty = torch.zeros(0)
-        return [Found(empty, empty, torch.tensor([float(len(p))])) for p in pixels]
-
-
-def test_a_batch_too_large_for_the_gpu_is_halved() -> None:
-    gpu = SmallGpu(room=2)
-    pixels = [np.zeros((n, 1, 3), np.uint8) for n in range(1, 6)]
-    found = detect_halving(gpu, pixels, [np.zeros((0, 4), np.float32)] * 5)
-    assert [o.scores.item() for o in found if not isinstance(o, str)] == [1, 2, 3, 4, 5]
-    assert gpu.calls == [5, 2, 3, 1, 2]
+    monkeypatch.setattr("pipeline.detector.detect_counting", detect)
+    Detector(tiny_checkpoint, precision=precision)(PIXELS)
+    assert seen == [expected]
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
-def test_halves_of_a_batch_without_proposals_have_none_either() -> None:
-    calls: list[Sequence[Any] | None] = []
+def test_the_range_and_the_bands_of_the_training_are_used_unless_others_are_given(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    trained = tmp_path / "trained"
+    shutil.copytree(tiny_checkpoint, trained)
+    config = json.loads((trained / "config.json").read_text())
+    config["preprocessing"] |= {"sample_range": [0, 4095], "bands": [3, 2, 1]}
+    (trained / "config.json").write_text(json.dumps(config))
+    deep = np.stack([np.arange(1200).reshape(30, 40) * step for step in (1, 2, 3)], axis=2)
+    data = write_tiff(Page(samples=deep.astype(np.uint16)))
+    shown = np.rint(deep[:, :, ::-1] * 255 / 4095).astype(np.uint8)
+    whole = np.rint(deep / 257).astype(np.uint8)
 
-    def run(pixels: Sequence[Any], proposals: Sequence[Any] | None) -> list[int]:
-        calls.append(proposals)
-        if len(pixels) > 1:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return [len(pixels[0])]
-
-    pixels = [np.zeros((n, 1, 3), np.uint8) for n in (1, 2, 3)]
-    assert detect_halving(run, pixels, None) == [1, 2, 3]
-    assert calls == [None] * 5
+    assert same(Detector(trained, min_score=0)(data), Detector(tiny_checkpoint, min_score=0)(shown))
+    assert same(
+        Detector(tiny_checkpoint, min_score=0)(data), Detector(tiny_checkpoint, min_score=0)(whole)
+    )
+    given = Detector(trained, min_score=0, range=(0, 65535), bands=(1, 2, 3))
+    assert same(given(data), Detector(tiny_checkpoint, min_score=0)(whole))
+    assert not same(Detector(trained, min_score=0)(data), given(data))
 
 
-def test_an_image_too_large_for_the_gpu_fails_alone() -> None:
-    pixels = [np.zeros((n, 1, 3), np.uint8) for n in (1, 99, 3)]
-    found = detect_halving(SmallGpu(room=8), pixels, [np.zeros((0, 4), np.float32)] * 3)
-    assert [isinstance(o, str) for o in found] == [False, True, False]
-    assert found[1] == "CUDA out of memory. Tried to allocate 9 GiB"
+def same(first: Detections, second: Detections) -> bool:
+    return len(first) == len(second) > 0 and bool(np.allclose(first.scores, second.scores))

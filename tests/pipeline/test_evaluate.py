@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -42,6 +43,13 @@ SCORED_ROWS: dict[str, Sequence[Found]] = {
     "b.jpg": [("ring", 0.7, LEFT), ("ring", 0.6, LOW)],
     "c.jpg": [],
 }
+FILES = [
+    "confusion.parquet",
+    "matches.parquet",
+    "metrics.json",
+    "operating_points.parquet",
+    "pr_curves.png",
+]
 RING_AREA = 0.5 * 1 + 0.5 * 2 / 3
 RING_VOC07 = (6 * 1 + 5 * 2 / 3) / 11
 
@@ -75,6 +83,8 @@ def _write_scored(
     day: int = 1,
     status: str = "ok",
     classes: tuple[str, ...] = DETECTOR_CLASSES,
+    size: tuple[int, int] | None = None,
+    num_tiles: int | None = None,
 ) -> None:
     def detection(found: Found) -> dict[str, Any]:
         label, score, (x1, y1, x2, y2) = found
@@ -87,6 +97,9 @@ def _write_scored(
                 "image_uri": storage.join(images, name),
                 "status": status,
                 "run_id": run_id,
+                "height": size and size[0],
+                "width": size and size[1],
+                "num_tiles": num_tiles,
                 "scored_at": datetime(2026, 1, day, tzinfo=UTC),
                 "detections": [detection(f) for f in found] if status == "ok" else None,
             }
@@ -121,19 +134,23 @@ def test_classes_are_matched_by_name_and_the_measures_equal_those_by_hand(work: 
     assert result.coco.ap == pytest.approx(((51 + 50 * 2 / 3) / 101 + 1) / 2)
     assert result.images_by_status == {"ok": 3}
     assert result.num_detections == 4
+    # Of four boxes from .6, the one with .7 is wrong; each has a bin to itself.
+    assert (result.at_half.precision, result.at_half.recall) == (0.75, 1)
+    assert result.at_half.calibration_error == pytest.approx((0.1 + 0.2 + 0.7 + 0.4) / 4)
 
 
 def test_it_writes_the_measures_and_the_curves(work: str) -> None:
     result = run(_config(work))
     folder = f"{work}/out/evaluation/r1"
     names = [storage.basename(info.uri) for info in storage.list_objects(folder)]
-    assert names == ["metrics.json", "pr_curves.png"]
+    assert names == FILES
     metrics = json.loads(storage.read_bytes(f"{folder}/metrics.json"))
     assert metrics["voc07"] == {
         "mean_ap": result.voc07.mean_ap,
         "ap": {"ring": result.voc07.ap[0], "cross": 1.0},
     }
     assert metrics["voc10"]["mean_ap"] == result.voc10.mean_ap
+    assert metrics["at_half"] == result.at_half.as_json()
     assert metrics["coco"]["ap75"] == result.coco.ap75
     assert metrics["coco"]["ap_large"] is None  # there is no large object
     assert metrics["coco"]["ap_per_class"]["cross"] == pytest.approx(1)
@@ -156,12 +173,117 @@ def test_a_dry_run_measures_but_writes_nothing(work: str) -> None:
     assert storage.list_objects(work) == before
 
 
+def _rows(uri: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(storage.read_bytes(uri))).to_pylist()
+    return rows
+
+
+def test_it_writes_the_operating_points_of_each_class(work: str) -> None:
+    run(_config(work, at_precision=0.9, at_recall=0.4))
+    rows = _rows(f"{work}/out/evaluation/r1/operating_points.parquet")
+    assert [(row["label"], row["kind"]) for row in rows] == [
+        (label, kind) for label in DETECTOR_CLASSES for kind in ("best_f1", "precision", "recall")
+    ]
+    points = [[row[name] for name in ("threshold", "precision", "recall", "f1")] for row in rows]
+    # Rings with .9 (right), .7 (wrong) and .6 (right), and two objects. One cross with .8.
+    assert points[0] == pytest.approx([0.6, 2 / 3, 1, 0.8])
+    assert points[1] == pytest.approx([0.8, 1, 0.5, 2 / 3])
+    assert points[2] == pytest.approx([0.8, 1, 0.5, 2 / 3])
+    assert points[3] == pytest.approx([0.8, 1, 1, 1])
+    metrics = json.loads(storage.read_bytes(f"{work}/out/evaluation/r1/metrics.json"))
+    assert metrics["at_best_f1"] == pytest.approx({"precision": 0.75, "recall": 1, "f1": 6 / 7})
+
+
+def test_it_writes_what_is_right_wrong_and_missed(work: str) -> None:
+    """The cross is also taken for a ring, and a difficult ring does not count. Half of the boxes are cut."""
+    _write_labels(f"{work}/two", {"a.jpg": [("ring", LEFT), ("cross", RIGHT), ("!ring", LOW)]})
+    uri = f"{work}/two/JPEGImages/a.jpg"
+    found = [("ring", 0.9, LEFT), ("ring", 0.8, RIGHT), ("ring", 0.7, LOW), ("cross", 0.25, RIGHT)]
+    _write_scored(f"{work}/two", f"{work}/two/JPEGImages", {"a.jpg": found})
+    run(EvaluateConfig(scored=f"{work}/two", data=f"{work}/two"))
+    rows = _rows(f"{work}/two/evaluation/r1/matches.parquet")
+    assert [
+        (row["image_uri"], row["kind"], row["label"], row["gt_label"], row["above"]) for row in rows
+    ] == [
+        (uri, "tp", "ring", "ring", True),
+        (uri, "fp", "ring", "cross", False),  # the best F1 of rings is above it
+        (uri, "tp", "cross", "cross", True),
+    ]
+    assert [row["score"] for row in rows] == pytest.approx([0.9, 0.8, 0.25])
+    assert [row["iou"] for row in rows] == [1, 1, 1]
+    assert tuple(rows[1][name] for name in ("x_min", "y_min", "x_max", "y_max")) == RIGHT
+    counts = _rows(f"{work}/two/evaluation/r1/confusion.parquet")
+    assert counts == [
+        {"label": "ring", "found_as": "ring", "count": 1},
+        {"label": "cross", "found_as": "cross", "count": 1},
+    ]
+
+
+def test_boxes_and_objects_on_the_background_are_counted(work: str) -> None:
+    run(_config(work))
+    assert _rows(f"{work}/out/evaluation/r1/confusion.parquet") == [
+        {"label": "ring", "found_as": "ring", "count": 2},
+        {"label": "cross", "found_as": "cross", "count": 1},
+        {"label": "background", "found_as": "ring", "count": 1},
+    ]
+    _write_scored(f"{work}/none", f"{work}/data/JPEGImages", dict.fromkeys(SCORED_ROWS, ()))
+    run(EvaluateConfig(scored=f"{work}/none", data=f"{work}/data"))
+    assert _rows(f"{work}/none/evaluation/r1/confusion.parquet") == [
+        {"label": "ring", "found_as": "background", "count": 2},
+        {"label": "cross", "found_as": "background", "count": 1},
+    ]
+    missed = _rows(f"{work}/none/evaluation/r1/matches.parquet")
+    assert [(row["kind"], row["score"], row["above"]) for row in missed] == [("fn", None, True)] * 3
+    (point, _) = _rows(f"{work}/none/evaluation/r1/operating_points.parquet")
+    assert (point["label"], point["kind"], point["threshold"]) == ("ring", "best_f1", None)
+
+
+def _cut_warnings(
+    work: str, caplog: pytest.LogCaptureFixture, model: dict[str, Any], threshold: float | None
+) -> list[str]:
+    described = {"config": {"score_threshold": threshold}, "checkpoint": {"model": model}}
+    storage.write_bytes(f"{work}/out/runs/r1/config.json", json.dumps(described).encode())
+    caplog.clear()
+    run(_config(work, dry_run=True))
+    return [r.getMessage() for r in caplog.records if "has no boxes with a score" in r.getMessage()]
+
+
+@pytest.mark.parametrize(
+    ("model", "threshold", "cut"),
+    [
+        ({"score_threshold": 0.05}, None, None),
+        ({"score_threshold": 0.05}, 0.0, None),
+        ({"score_threshold": 0.05}, 0.5, "0.5"),
+        ({"score_threshold": 0.3}, None, "0.3"),
+        # sigmoid(logit(score) - 3): a written .02 was .29 before calibration, a written .001 was .02.
+        ({"score_threshold": 0.05, "calibration": [[1, -3]] * 2}, None, None),
+        ({"score_threshold": 0.05, "calibration": [[1, -3]] * 2}, 0.02, "0.02"),
+        ({"score_threshold": 0.05, "calibration": [[1, -3]] * 2}, 0.001, None),
+        ({"score_threshold": -1.0, "classifier": "svm"}, None, None),
+    ],
+)
+def test_a_run_whose_low_scores_were_cut_is_named(
+    work: str,
+    caplog: pytest.LogCaptureFixture,
+    model: dict[str, Any],
+    threshold: float | None,
+    cut: str | None,
+) -> None:
+    warnings = _cut_warnings(work, caplog, model, threshold)
+    assert len(warnings) == (cut is not None)
+    assert all(f"run r1 has no boxes with a score below {cut}." in text for text in warnings)
+
+
+def test_a_share_above_one_is_refused(work: str) -> None:
+    for flag in ("at_precision", "at_recall"):
+        for share in (0, 1.5, -1, float("nan")):
+            with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} .*expected a share"):
+                _config(work, **{flag: share})
+
+
 def test_the_files_are_written_to_the_given_output(work: str, tmp_path: Path) -> None:
     run(_config(work, output=str(tmp_path / "report")))
-    assert sorted(p.name for p in (tmp_path / "report").iterdir()) == [
-        "metrics.json",
-        "pr_curves.png",
-    ]
+    assert sorted(p.name for p in (tmp_path / "report").iterdir()) == FILES
     assert storage.list_objects(f"{work}/out/evaluation", missing_ok=True) == []
 
 
@@ -213,6 +335,27 @@ def test_a_run_without_a_detection_has_an_average_precision_of_zero(bucket: str)
     _write_scored(f"{bucket}/out", f"{bucket}/data/JPEGImages", {name: [] for name in LABELS})
     result = run(_config(bucket))
     assert (result.voc07.mean_ap, result.voc10.mean_ap, result.coco.ap) == (0, 0, 0)
+
+
+def test_a_run_with_tiles_may_have_more_boxes_in_an_image(
+    bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    _write_labels(f"{bucket}/data", {"a.jpg": [("cross", LEFT)]})
+    false: list[Found] = [("cross", 0.9, (50, 40, 60, 47))] * 150
+    rows = {"a.jpg": [*false, ("cross", 0.5, LEFT)]}
+    for run_id, num_tiles in (("r1", None), ("r2", 1)):
+        _write_scored(
+            f"{bucket}/out", f"{bucket}/data/JPEGImages", rows, run_id=run_id, num_tiles=num_tiles
+        )
+    # The object has the 151st box of the image: COCO counts 100, and 200 with one tile.
+    plain, tiled = (run(_config(bucket, run_id=run_id)) for run_id in ("r1", "r2"))
+    assert (plain.most_detections, tiled.most_detections) == (100, 200)
+    assert (plain.coco.ar_100, tiled.coco.ar_100) == (0, 1)
+    assert tiled.coco.ap == pytest.approx(1 / 151)
+    assert "up to 200 detections of a class in an image, not 100" in caplog.text
+    written = json.loads(storage.read_bytes(f"{bucket}/out/evaluation/r2/metrics.json"))
+    assert written["coco"]["max_dets"] == 200
 
 
 def test_a_limit_keeps_the_first_images_of_the_split(work: str) -> None:
@@ -278,6 +421,56 @@ def test_a_missing_data_set_split_or_run_is_refused(work: str) -> None:
 
 
 # --- the job -------------------------------------------------------------------------------------
+
+
+def _lying_photo(bucket: str, stated: tuple[int, int]) -> None:
+    """Make a.jpg a photo of 64 x 48 pixels that EXIF turns; its boxes are given in the stored frame."""
+    sink, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48)).save(sink, "JPEG", exif=exif)
+    storage.write_bytes(storage.join(bucket, "data/JPEGImages/a.jpg"), sink.getvalue())
+    uri = storage.join(bucket, "data/Annotations/a.xml")
+    size = f"<size><width>{stated[0]}</width><height>{stated[1]}</height></size>"
+    text = storage.read_bytes(uri).decode().replace("<annotation>", f"<annotation>{size}")
+    storage.write_bytes(uri, text.encode())
+
+
+def test_boxes_of_a_photo_that_exif_turns_are_turned_upright(bucket: str) -> None:
+    data = storage.join(bucket, "data")
+    _write_labels(data, {"a.jpg": [("ring", (10, 0, 30, 20))]})
+    _lying_photo(bucket, (64, 48))
+    found = {"a.jpg": [("ring", 0.9, (28, 10, 48, 30))]}  # x = 48 - y, y = x
+    _write_scored(
+        storage.join(bucket, "out"), storage.join(data, "JPEGImages"), found, size=(64, 48)
+    )
+    result = run(_config(bucket))
+    assert result.voc10.ap[0] == 1
+
+
+def test_another_size_than_the_stated_one_is_reported(
+    bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = storage.join(bucket, "data")
+    _write_labels(data, {"a.jpg": [("ring", (10, 0, 30, 20))]})
+    _lying_photo(bucket, (128, 96))
+    found = {"a.jpg": [("ring", 0.9, (10, 0, 30, 20))]}
+    _write_scored(
+        storage.join(bucket, "out"), storage.join(data, "JPEGImages"), found, size=(64, 48)
+    )
+    run(_config(bucket))
+    assert "states 128 x 96 pixels, but the image has 48 x 64" in caplog.text
+
+
+def test_a_skipped_label_and_a_renamed_class_are_evaluated(bucket: str) -> None:
+    data = storage.join(bucket, "data")
+    labels = [("Ring", LEFT), ("Ring", (90, 0, 80, 20))]  # the second ends before it begins
+    _write_labels(data, {"a.jpg": labels})
+    found = {"a.jpg": [("ring", 0.9, LEFT), ("ring", 0.95, (80, 0, 90, 20))]}
+    _write_scored(storage.join(bucket, "out"), storage.join(data, "JPEGImages"), found)
+    with pytest.raises(UserError, match="ends before it begins"):
+        run(_config(bucket, rename=("Ring=ring",)))
+    result = run(_config(bucket, rename=("Ring=ring",), on_bad_label="skip"))
+    assert result.voc10.ap[0] == 1
 
 
 def _job(*flags: str) -> subprocess.CompletedProcess[str]:

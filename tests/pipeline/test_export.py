@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline import storage
-from pipeline.config import ExportConfig
+from pipeline.config import ExportConfig, TrainConfig
 from pipeline.errors import UserError
 from pipeline.export import run
+from pipeline.training.data import read_data
 from tests.pipeline.scored_runs import image, write_shard
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "export.py"
@@ -165,6 +167,49 @@ def test_label_studio_gets_tasks_with_predictions_for_its_interface(scored: str)
     assert [label.get("value") for label in labels] == list(CLASSES)
 
 
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("kind", ["yolo", "voc", "coco-dataset"])
+def test_a_labelled_data_set_is_read_by_a_training(bucket: str, kind: str, copied: bool) -> None:
+    pixels = io.BytesIO()
+    Image.new("RGB", (640, 480)).save(pixels, "JPEG")
+    uris = [f"{bucket}/in/{name}.jpg" for name in ("a/1 ü", "b/2", "c/3")]
+    for uri in uris:
+        storage.write_bytes(uri, pixels.getvalue())
+    write_shard(
+        f"{bucket}/scores",
+        image(uris[0], (CLASSES[1], 0.75, B), classes=CLASSES),
+        image(uris[1], ("cat", 0.5, A), ("cat", 0.25, B), classes=CLASSES),
+        image(uris[2], classes=CLASSES),
+        classes=CLASSES,
+    )
+    output = f"{bucket}/{kind}"
+    flags = {"scored": f"{bucket}/scores", "output": output, "min_score": 0.3}
+    run(ExportConfig(format=kind, copy_images=copied, **flags))  # type: ignore[arg-type]
+    apart = {} if copied else {"images_at": f"{bucket}/in"}
+    config = TrainConfig(data=output, output=f"{bucket}/out", classes=CLASSES, **apart)
+    training, validation = read_data(config)
+    assert validation is None
+    boxes = {
+        image.image_uri.rpartition("/")[2]: (
+            image.gt_labels.tolist(),
+            image.gt_boxes.round(2).tolist(),
+        )
+        for image in training.images
+    }
+    assert boxes == {
+        "1 ü.jpg": ([2], [list(B)]),
+        "2.jpg": ([1], [list(A)]),
+        "3.jpg": ([], []),
+    }
+
+
+def test_flags_without_effect_on_a_data_set_are_refused(scored: str) -> None:
+    with pytest.raises(UserError, match="--copy-images: has no effect with --format coco"):
+        ExportConfig(scored=scored, output="x", format="coco", copy_images=True)
+    with pytest.raises(UserError, match="--image-root: has no effect with --format yolo"):
+        ExportConfig(scored=scored, output="x", format="yolo", image_root="/mnt")
+
+
 def test_limit_and_dry_run_are_obeyed(scored: str) -> None:
     config = {"scored": scored, "output": f"{scored}/out", "format": "labelstudio"}
     summary = run(ExportConfig(**config, limit=2, dry_run=True))
@@ -182,7 +227,7 @@ def test_the_job_prints_one_line_of_error(
             ("--format", "coco", "--min-score", "2"),
             "error: --min-score 2.0: expected a score from 0 to 1",
         ),
-        (("--format", "yolo"), "yolo"),
+        (("--format", "pascal"), "pascal"),
         (("--format", "coco", "--run-id", "r9"), "error: --run-id r9: is not under"),
     ):
         places = ("--scored", str(tmp_path), "--output", str(tmp_path / "out"))

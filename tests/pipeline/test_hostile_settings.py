@@ -265,11 +265,11 @@ OUTPUTS: dict[str, tuple[str, bytes, str]] = {
     "foreign object among the shards": (
         "scored/{run}/notes.txt",
         b"hello",
-        "is not a shard of the plan",
+        "is not a shard of a scoring run",
     ),
-    "empty shard": (SHARD, b"", "shard 0 is not a Parquet file of this job"),
-    "garbage shard": (SHARD, b"PAR1" * 100, "shard 0 is not a Parquet file of this job"),
-    "shard with a column less": (SHARD, LACKING, "shard 0 is not a Parquet file of this job"),
+    "empty shard": (SHARD, b"", "is damaged"),
+    "garbage shard": (SHARD, b"PAR1" * 100, "is damaged"),
+    "shard with a column less": (SHARD, LACKING, "is damaged"),
     "shard of no rows": (SHARD, parquet(SCORED.empty_table()), "not the 1 planned images"),
 }
 
@@ -292,9 +292,9 @@ def test_what_lies_in_the_output_is_ours_or_refused(
     if "scored" in path:
         plan.extend(config.output, job.selection.listed, shard_size=1000)
     put(tmp_path / "out" / path.format(run=job.run_id), data)
-    monkeypatch.setattr(cluster, "connect", lambda **_: None)
+    monkeypatch.setattr(cluster, "connect", lambda **_: False)
     monkeypatch.setattr(cluster, "resources", lambda: {"CPU": 2.0})
-    monkeypatch.setattr(cluster, "node_cpus", lambda: [2.0])
+    monkeypatch.setattr(cluster, "nodes", lambda: [{"CPU": 2.0}])
     names = ("images", "checkpoint", "output")
     flags = [part for name in names for part in (f"--{name}", str(getattr(config, name)))]
     said = refusal(monkeypatch, capsys, "score", *flags)

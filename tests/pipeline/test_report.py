@@ -23,9 +23,10 @@ from pipeline.config import ReportConfig
 from pipeline.errors import UserError
 from pipeline.report import run
 from pipeline.results.figures import SIZE_BINS, figures
-from pipeline.results.gallery import gallery, select_rows
+from pipeline.results.gallery import gallery
 from pipeline.results.page import page
 from pipeline.results.scored import find_run
+from pipeline.results.selection import select_rows
 from pipeline.results.tables import RunTables, load_run
 from tests.pipeline.scored_runs import image, write_shard
 
@@ -70,9 +71,17 @@ def test_images_are_counted_by_status_and_boxes_by_class(tables: RunTables) -> N
     found = figures(tables)
     assert found["statuses"] == [("ok", 5), ("undecodable", 3), ("changed", 1), ("missing", 1)]
     assert (found["images"], found["older_rows"]) == (10, 1)
-    assert (found["boxes"], found["images_with_boxes"]) == (5, 3)
-    assert found["classes"] == ["cat", "dog"]
-    assert found["class_images"] == [1, 3]
+    assert (found["boxes"], found["shown"], found["images_with_boxes"]) == (5, 4, 2)
+    assert (found["classes"], found["points"]) == (["cat", "dog"], [0.5, 0.5])
+    assert (found["class_shown"], found["class_images"]) == ([2, 2], [1, 2])
+
+
+def test_each_class_starts_at_its_operating_point(tables: RunTables) -> None:
+    tables.start_at({"cat": 0.999, "dog": 0.0})
+    found = figures(tables)
+    assert (found["boxes"], found["shown"], found["images_with_boxes"]) == (5, 4, 3)
+    assert (found["class_shown"], found["class_images"]) == ([1, 3], [1, 3])
+    assert found["per_image"]["counts"][:4] == [2, 2, 1, 0]
 
 
 def test_scores_and_sizes_fall_into_their_bins(tables: RunTables) -> None:
@@ -82,16 +91,33 @@ def test_scores_and_sizes_fall_into_their_bins(tables: RunTables) -> None:
     assert {i: n for i, n in enumerate(dog) if n} == {10: 1, 50: 2}
     cat, dog = found["sizes"]
     assert {i: n for i, n in enumerate(cat) if n} == {10: 2}  # 2^(10/2) = 32
-    # No area: the first bin. 640 x 480: 2^(18/2) = 512 <= 554 < 724.
-    assert {i: n for i, n in enumerate(dog) if n} == {0: 1, 10: 1, 18: 1}
+    # 640 x 480: 2^(18/2) = 512 <= 554 < 724. The box without an area is below score .5.
+    assert {i: n for i, n in enumerate(dog) if n} == {10: 1, 18: 1}
     assert len(cat) == SIZE_BINS
+    tables.start_at({"cat": 0.0, "dog": 0.0})
+    assert {i: n for i, n in enumerate(figures(tables)["sizes"][1]) if n} == {0: 1, 10: 1, 18: 1}
+
+
+def test_images_are_counted_by_their_best_score(tables: RunTables) -> None:
+    found = figures(tables)
+    cat, dog = found["image_scores"]
+    assert {i: n for i, n in enumerate(cat) if n} == {99: 1}
+    assert {i: n for i, n in enumerate(dog) if n} == {10: 1, 50: 2}
+    # Image 0 counts with its cat, not with its dog.
+    assert {i: n for i, n in enumerate(found["best_scores"]) if n} == {10: 1, 50: 1, 99: 1}
+    for first in range(100):
+        ((images,),) = tables.rows(
+            "SELECT count(DISTINCT row) FROM boxes WHERE floor(score * 100) >= $1",
+            (min(first, 99),),
+        )
+        assert sum(found["best_scores"][first:]) == (images if first < 99 else 1)
 
 
 def test_boxes_per_image_are_counted_for_images_with_a_result(tables: RunTables) -> None:
     counts = figures(tables)["per_image"]
     assert counts["names"][:7] == ["0", "1", "2", "3", "4", "5", "6–10"]
     assert counts["names"][-1] == "101+"
-    assert counts["counts"] == [2, 2, 0, 1] + [0] * 7
+    assert counts["counts"] == [3, 1, 0, 1] + [0] * 7
 
 
 def test_throughput_leaves_out_rows_with_the_time_of_the_plan(tables: RunTables) -> None:
@@ -135,6 +161,7 @@ def many(tmp_path: Path) -> Iterator[RunTables]:
         rows.append(image(str(path), *found, etag=None))
     write_shard(str(tmp_path), *rows)
     with load_run(find_run(str(tmp_path)), memory_gib=0.5, temp_folder=None) as loaded:
+        loaded.start_at({"cat": 0, "dog": 0})
         yield loaded
 
 
@@ -149,11 +176,43 @@ def test_pictures_show_highest_and_lowest_scores_of_every_class_and_images_witho
     assert sum(row > 200 for row in chosen) == 2  # one in eight
     assert select_rows(many, 16) == chosen
     assert select_rows(many, 0) == []
-    assert len(select_rows(many, 1000)) == 8 * 10 + 1 + 20
+    assert sorted(select_rows(many, 1000)) == list(range(221))
+
+
+def test_as_many_pictures_are_selected_as_are_asked_for(tmp_path: Path) -> None:
+    """Images with many boxes of one class and score take one place each."""
+    rows = [image(f"{n:02d}.jpg", *[("cat", 0.95, SQUARE)] * 30, etag=None) for n in range(40)]
+    write_shard(str(tmp_path), *rows)
+    with load_run(find_run(str(tmp_path)), memory_gib=0.5, temp_folder=None) as loaded:
+        for count in (1, 7, 16, 39):
+            assert len(set(select_rows(loaded, count))) == count
+        assert len(set(select_rows(loaded, 50))) == 40
+
+
+def test_preferred_images_take_three_quarters_in_turns(many: RunTables) -> None:
+    chosen = select_rows(many, 16, ([5, 6, 7, 8, 9, 10], [210, 5], list(range(100, 130))))
+    assert chosen[:8] == [5, 210, 100, 6, 101, 7, 102, 8]
+    assert len(set(chosen)) == 16
+    assert 200 in chosen  # the only dog is among the others
+    assert select_rows(many, 4, ([5, 6, 7, 8], []))[:3] == [5, 6, 7]
+    assert 8 not in select_rows(many, 4, ([5, 6, 7, 8], []))
+
+
+def test_pictures_start_at_the_operating_point(many: RunTables) -> None:
+    many.start_at({"cat": 0.6, "dog": 0.9})
+    chosen = select_rows(many, 16)
+    cats = [row for row in chosen if 120 <= row < 200]
+    assert {row // 20 for row in cats} == {6, 7, 8, 9}
+    # Images that nothing was detected in come before those whose boxes are all below the point.
+    assert sorted(set(chosen) - set(cats))[0] > 200
+    assert len(set(chosen) - set(cats)) == 2
+    whole = select_rows(many, 1000)
+    assert sorted(whole) == list(range(221))
 
 
 def test_pictures_are_small_upright_and_bounded_in_bytes(many: RunTables) -> None:
-    whole = gallery(many, count=6, side=100, max_bytes=10**6)
+    rows = select_rows(many, 6)
+    whole = gallery(many, rows, side=100, crops=0, max_bytes=10**6)
     assert (len(whole["items"]), whole["unseen"], whole["left_out"]) == (6, [], 0)
     item = whole["items"][0]
     data = base64.b64decode(item["src"].removeprefix("data:image/jpeg;base64,"))
@@ -162,17 +221,49 @@ def test_pictures_are_small_upright_and_bounded_in_bytes(many: RunTables) -> Non
     assert (dict(picture.getexif()), b"a secret" in data) == ({}, False)
     assert (item["width"], item["height"]) == (640, 480)
     assert [box[0] for box in item["boxes"]] == [0]
-    assert item["boxes"][0][2:] == [0, 0, 320, 240]
-    room = 2 * len(item["src"]) + 100
-    part = gallery(many, count=6, side=100, max_bytes=room)
+    assert item["boxes"][0][2:] == [0, 0, 320, 240, None, -1, None]
+    room = 2 * len(item["src"]) + 200
+    part = gallery(many, rows, side=100, crops=0, max_bytes=room)
     assert (len(part["items"]), part["left_out"]) == (2, 4)
+
+
+def test_crops_have_the_pixels_of_the_image_and_fit_into_the_room(many: RunTables) -> None:
+    rows = select_rows(many, 4)
+    whole = gallery(many, rows, side=100, crops=2, max_bytes=10**7)["items"]
+    (crop,) = whole[0]["crops"]
+    assert crop[:4] == [0, 0, 400, 320]  # a quarter of the longer side, and the edge of the image
+    picture = Image.open(io.BytesIO(base64.b64decode(crop[4].partition(",")[2])))
+    assert picture.size == (400, 320)
+    thumbnails = sum(len(item["src"]) + 60 for item in whole)
+    part = gallery(many, rows, side=100, crops=2, max_bytes=thumbnails + len(crop[4]) + 99)["items"]
+    assert [len(item["crops"]) for item in part] == [1, 0, 0, 0]
+    assert gallery(many, rows, side=640, crops=2, max_bytes=10**7)["items"][0]["crops"] == []
+
+
+def test_a_picture_has_all_boxes_above_the_point_and_says_how_many_others_are_left_out(
+    tmp_path: Path,
+) -> None:
+    Image.new("RGB", (640, 480)).save(tmp_path / "1.jpg")
+    found = [("cat", round(0.6 + n / 1000, 3), SQUARE) for n in range(100)]
+    found += [("dog", round(0.1 + n / 1000, 3), SQUARE) for n in range(50)]
+    write_shard(str(tmp_path), image(str(tmp_path / "1.jpg"), *found, etag=None))
+    with load_run(find_run(str(tmp_path)), memory_gib=0.5, temp_folder=None) as loaded:
+        for points, shown, hidden in (
+            ({"cat": 0.5, "dog": 0.5}, 100, 50),
+            ({"cat": 0.9, "dog": 0.12}, 90, 60),
+        ):
+            loaded.start_at(points)
+            (item,) = gallery(loaded, [0], side=100, crops=0, max_bytes=10**6)["items"]
+            assert (len(item["boxes"]), item["hidden"]) == (shown, hidden)
+            above = [box for box in item["boxes"] if box[1] >= points[("cat", "dog")[box[0]]]]
+            assert len(above) == sum(score >= points[name] for name, score, _ in found)
 
 
 def test_a_missing_picture_is_named_and_left_out(many: RunTables) -> None:
     for row in select_rows(many, 3)[:2]:
         (tuple_,) = many.rows("SELECT image_uri FROM images WHERE row = $1", (row,))
         Path(tuple_[0]).unlink()
-    found = gallery(many, count=3, side=100, max_bytes=10**6)
+    found = gallery(many, select_rows(many, 3), side=100, crops=4, max_bytes=10**6)
     assert len(found["items"]) == 1
     assert ["No such file" in cause for _, cause in found["unseen"]] == [True, True]
 
@@ -216,6 +307,34 @@ def test_a_run_of_broken_images_alone_gives_a_page(tmp_path: Path) -> None:
     assert b"no cause was recorded" in Path(summary.uri).read_bytes()
 
 
+def _start_of(folder: Path, points: dict[str, Any] | None) -> dict[str, Any]:
+    """The data of a page of one image, by the operating points of the checkpoint."""
+    write_shard(str(folder), image("1.jpg", ("cat", 0.4, SQUARE), ("dog", 0.45, SQUARE)))
+    if points is not None:
+        config = {"config": {}, "checkpoint": {"operating_points": points}}
+        storage.write_bytes(f"{folder}/runs/r1/config.json", json.dumps(config).encode())
+    summary = run(ReportConfig(scored=str(folder), output=str(folder), gallery=0))
+    text = Path(summary.uri).read_text()
+    data: dict[str, Any] = json.loads(re.findall(r'id="data">(.*?)</script>', text)[0])
+    assert f"<title>1 images, {data['shown']} boxes</title>" in text
+    assert summary.boxes == data["boxes"] == 2
+    return data
+
+
+def test_the_page_starts_at_the_operating_points_of_the_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    data = _start_of(tmp_path / "without", None)
+    assert (data["has_points"], data["points"], data["shown"]) == (False, [0.5, 0.5], 0)
+    assert "starts with the 0 from score 0.5 on" in caplog.text
+    data = _start_of(tmp_path / "with", {"cat": 0.25})
+    assert (data["has_points"], data["points"], data["shown"]) == (True, [0.25, 0.5], 1)
+    assert "starts with the 1 from the operating points of the checkpoint on" in caplog.text
+    with pytest.raises(UserError, match="operating points that are no scores of the classes cat"):
+        _start_of(tmp_path / "wrong", {"owl": 0.25})
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     write_shard(str(tmp_path), image("1.jpg"))
     summary = run(ReportConfig(scored=str(tmp_path), output=str(tmp_path), dry_run=True))
@@ -252,6 +371,12 @@ def test_the_page_shows_the_accuracy_if_labels_are_given(tmp_path: Path) -> None
     assert cat["voc10"] == pytest.approx(0.5 + 0.5 * 2 / 3, abs=1e-5)
     # Right, wrong, right: precision 1 up to recall .5, then 2/3 as far as 1.
     assert cat["curve"] == [1.0] * 51 + [0.6667] * 50
+    assert (found["true"], found["false"], found["missed"]) == (2, 1, 0)
+    assert (cat["counts"], dog["counts"]) == ([2, 1, 0], [0, 0, 0])
+    assert found["confusion"] == [[-1, 0, 1], [0, 0, 2]]
+    first = next(item for item in data["gallery"]["items"] if item["uri"] == uris[1])
+    assert first["truth"] == [[0, 0, 0, 20, 20]]
+    assert [box[6:8] for box in first["boxes"]] == [[1, -1], [0, 0]]  # false, then true
 
 
 def test_the_job_prints_one_line_of_error(

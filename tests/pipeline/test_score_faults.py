@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -14,12 +16,17 @@ import polars as pl
 import pyarrow.dataset as ds
 import pytest
 
-from pipeline import storage
-from pipeline.config import ScoreConfig
+import pipeline
+from pipeline import compact, export, storage
+from pipeline.config import CompactConfig, ExportConfig, ScoreConfig
 from pipeline.errors import JobError, UserError
+from pipeline.record import plan
+from pipeline.results.scored import find_run, read_run
 from pipeline.score import run
+from pipeline.scoring.selection import select
 from pipeline.storage import StorageError
 from tests.fault_proxy import FaultyProxy, serving
+from tests.pipeline.small_disk import small_disk
 from tests.soak.images import drawn_images
 
 # Ray 2.60 sets its own deprecated settings whenever it copies a DataContext.
@@ -75,6 +82,80 @@ def test_credentials_that_expire_stop_the_run_and_leave_no_row(
     assert Counter(uri for uri, _ in rows(config.output)) == Counter(images.keys())
 
 
+def counted_by_readers(output: str, folder: Path) -> dict[str, int]:
+    """Count images by the status of their newest row, as each reader does; they must agree."""
+    macros = Path(pipeline.__file__).with_name("detections.sql").read_text()
+    with duckdb.connect() as database:
+        database.execute(macros)
+        query = f"SELECT status, count(*) FROM newest('{output}/scored/*/*.parquet') GROUP BY ALL"
+        by_macro = dict(database.execute(query).fetchall())
+        (boxes,) = database.execute(
+            f"SELECT count(*) FROM detections('{output}/scored/*/*.parquet')"
+        ).fetchall()[0]
+    (made,) = compact.run(CompactConfig(scored=output, output=str(folder)))
+    assert (made.images, made.boxes) == (sum(by_macro.values()), boxes)
+    names = frozenset(storage.basename(uri) for uri, _ in rows(output))
+    scored_run = read_run(find_run(output), names)
+    assert Counter(scored_run.rows["status"].to_pylist()) == by_macro
+    written = export.run(
+        ExportConfig(scored=output, output=str(folder), format="coco", min_score=0.0)
+    )
+    assert (written.images, written.boxes) == (by_macro["ok"], boxes)
+    return by_macro
+
+
+def test_images_that_were_denied_for_a_while_are_scored_by_the_same_command(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """Three of forty files may not be read. Readers take the rows of the retry generation."""
+    folder = Path(local_images(tmp_path / "in", 40))
+    output = str(tmp_path / "out")
+    hidden = sorted(folder.iterdir())[5:8]
+    config = ScoreConfig(
+        images=str(folder), checkpoint=str(tiny_checkpoint), output=output, shard_size=10
+    )
+    plan.extend(output, select(str(folder)).listed, shard_size=10)
+    kept = {path: path.read_bytes() for path in hidden}
+    times = {path: path.stat().st_mtime_ns for path in hidden}
+    for path in hidden:
+        path.unlink()
+    first = run(config)
+    assert (first.statuses, first.complete) == ({"ok": 37, "missing": 3}, True)
+    assert run(config).scored == 0
+
+    for path, data in kept.items():
+        path.write_bytes(data)
+        os.utime(path, ns=(times[path], times[path]))
+    estimate = run(replace(config, retry=("missing",), dry_run=True))
+    assert not estimate.complete
+    again = run(replace(config, retry=("missing",)))
+    assert (again.scored, again.images, again.statuses) == (3, 40, {"ok": 40})
+    assert again.run_id == first.run_id
+    assert len(rows(output)) == 43
+    assert counted_by_readers(output, tmp_path / "flat") == {"ok": 40}
+
+
+def test_a_list_of_a_wrong_bucket_stops_the_run_and_leaves_no_row(
+    bucket: str, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    names = drawn_images(60)
+    lines = [f"{bucket}-mistyped/{name},{n:032x}" for n, name in enumerate(names)]
+    (tmp_path / "list.csv").write_text("\n".join(["image_uri,etag", *lines]))
+    config = ScoreConfig(
+        images=str(tmp_path / "list.csv"),
+        checkpoint=str(tiny_checkpoint),
+        output=f"{bucket}/out",
+        shard_size=5,
+    )
+    with pytest.raises(
+        JobError, match=r"only 0 of the last 60 images \(unreadable: .*NoSuchBucket"
+    ):
+        run(config)
+    assert rows(config.output) == []
+    accepted = run(replace(config, max_unreachable=1.0))
+    assert (accepted.statuses, accepted.complete) == ({"unreadable": 60}, True)
+
+
 @pytest.fixture
 def driver_proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """The S3 endpoint of this process."""
@@ -121,24 +202,19 @@ def test_every_image_has_one_row_after_any_request_of_the_driver_failed(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KB in memory."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a small file system here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "256k") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_reported_and_the_run_continues_when_there_is_space(
-    tmp_path: Path, small_disk: Path, tiny_checkpoint: Path
+    tmp_path: Path, disk: Path, tiny_checkpoint: Path
 ) -> None:
     config = ScoreConfig(
         images=local_images(tmp_path / "in", 60),
         checkpoint=str(tiny_checkpoint),
-        output=str(small_disk / "out"),
+        output=str(disk / "out"),
         shard_size=2,
     )
     with pytest.raises(StorageError, match="No space left on device"):
@@ -147,7 +223,7 @@ def test_a_full_disk_is_reported_and_the_run_continues_when_there_is_space(
     assert len(before) < 60  # every existing file is whole and can be read
     assert len(before) % 2 == 0
 
-    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
     summary = run(config)
     assert (summary.statuses, summary.complete) == ({"ok": 60}, True)
     assert summary.scored == 60 - len(before)
@@ -197,3 +273,44 @@ def test_readers_see_whole_shards_only_while_a_run_writes(
         assert all(count % 3 == 0 for count in counts)
         assert counts == sorted(counts)
         assert any(0 < count < 120 for count in counts), "it was never read while the run wrote"
+
+
+def planned_in_a_bucket(folder: Path, bucket: str, checkpoint: Path) -> ScoreConfig:
+    """Images and checkpoint are local: of the bucket, workers read only the plan."""
+    return ScoreConfig(
+        images=local_images(folder / "in", 30),
+        checkpoint=str(checkpoint),
+        output=f"{bucket}/out",
+        shard_size=10,
+    )
+
+
+def test_a_part_of_the_plan_that_one_try_cannot_read_is_tried_again(
+    tmp_path: Path,
+    bucket: str,
+    tiny_checkpoint: Path,
+    worker_proxy: FaultyProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With more nodes, the next try is on another one. This cluster has one node."""
+    worker_proxy.requests.clear()
+    monkeypatch.setattr(worker_proxy, "faults", ["403", "403"])
+    summary = run(planned_in_a_bucket(tmp_path, bucket, tiny_checkpoint))
+    assert (summary.statuses, summary.complete) == ({"ok": 30}, True)
+    assert worker_proxy.requests.count("GET 403") == 2
+
+
+def test_a_part_of_the_plan_that_no_node_can_read_ends_the_run_in_one_line(
+    tmp_path: Path,
+    bucket: str,
+    tiny_checkpoint: Path,
+    worker_proxy: FaultyProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = planned_in_a_bucket(tmp_path, bucket, tiny_checkpoint)
+    monkeypatch.setattr(worker_proxy, "forever", "403")
+    with pytest.raises(JobError, match="no node can read what the run needs, after .* on 1 of 1"):
+        run(config)
+    assert rows(config.output) == []
+    monkeypatch.undo()
+    assert run(config).complete

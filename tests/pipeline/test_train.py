@@ -13,14 +13,18 @@ from typing import Any
 import pytest
 import ray
 import torch
+import torchvision
 from safetensors.torch import load_file
 
 from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.model import FastRCNN
 from pipeline import storage, train
 from pipeline.config import TrainConfig
+from pipeline.detector import Detector
 from pipeline.draw_scenes import draw_split
 from pipeline.errors import JobError, UserError
+from pipeline.training.lease import TrainingLease
+from tests.fault_proxy import FaultyProxy
 from tests.pipeline.training_runs import (
     ITERATIONS,
     begin,
@@ -201,6 +205,54 @@ def test_a_dry_run_writes_nothing(scenes: Path, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
+def test_an_outage_while_a_checkpoint_is_uploaded_is_waited_out(
+    scenes: Path,
+    bucket: str,
+    worker_proxy: FaultyProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: tuple[list[dict[str, float]], FastRCNN],
+) -> None:
+    """For half a minute the store gives the workers nothing, from the first byte of a checkpoint on."""
+    began: list[float] = []
+    broken: list[str] = []
+
+    def next_fault(method: str, path: str) -> str:
+        if not began and method == "PUT" and "/train/checkpoint_" in path:
+            began.append(time.monotonic())
+        if not began or time.monotonic() > began[0] + 30:
+            return "pass"
+        broken.append(method)
+        return "503"
+
+    monkeypatch.setattr(worker_proxy, "next_fault", next_fault)
+    assert train.run(config(str(scenes), bucket)) is not None
+    assert broken.count("PUT") > 3
+    for row, expected in zip(curves(bucket)["steps"], undisturbed[0], strict=True):
+        assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-6)
+    board = storage.list_objects(f"{bucket}/tensorboard")
+    assert len(board) >= ITERATIONS // 2, "the events of the outage were lost"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_second_training_on_one_output_is_refused_before_its_work(
+    scenes: Path, tmp_path: Path
+) -> None:
+    flags = config(str(scenes), str(tmp_path / "run"), mlflow_uri=None)
+    with TrainingLease(flags.output, renew_s=0.5):
+        with pytest.raises(JobError, match="trains into .*run and has renewed its lease"):
+            train.run(flags)
+    assert not (tmp_path / "run" / "proposals").exists()
+
+
+def test_a_read_only_output_is_refused_also_in_a_dry_run(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for dry_run in (False, True):
+        with pytest.raises(UserError, match="file is not a folder"):
+            train.run(config(str(scenes), str(tmp_path / "file" / "out"), dry_run=dry_run))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_train_an_rpn_as_one_would_and_validate_by_it(
     scenes: Path, tmp_path: Path
 ) -> None:
@@ -216,10 +268,81 @@ def test_two_workers_train_an_rpn_as_one_would_and_validate_by_it(
     assert {"loss_objectness", "loss_rpn_box"} < set(steps[0])
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint")
     assert checkpoint.proposals.name == "rpn"
-    assert checkpoint.model.config == model.config
+    assert checkpoint.model.config.calibration is not None
+    assert replace(checkpoint.model.config, calibration=None) == model.config
     for name, value in model.state_dict().items():
         torch.testing.assert_close(checkpoint.model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
     assert not (tmp_path / "run" / "proposals").exists()
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_with_every_part_of_a_recipe_train_as_one_would(
+    scenes: Path, tmp_path: Path
+) -> None:
+    parts = ("optimizer=adamw", "layer_decay=0.8", "ema_decay=0.9", "repeat_threshold=0.9")
+    setting = ("images_per_pass=2", "crop_jitter=0.7,1.5", *parts)
+    small = {"iterations": 3, "validate_every": 3, "set": setting}
+    flags = config(str(scenes), str(tmp_path / "run"), **small)
+    assert train.run(replace(flags, num_workers=2)) is not None
+    rows, model = steps_without_ray(flags)
+    for row, expected in zip(curves(str(tmp_path / "run"))["steps"], rows, strict=True):
+        assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-4)
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint")
+    for name, value in model.state_dict().items():  # the averaged weights
+        torch.testing.assert_close(checkpoint.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_training_starts_from_a_detector_of_torchvision_and_resumes(
+    scenes: Path, tmp_path: Path
+) -> None:
+    build = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_fpn
+    state_dict = build(weights=None, weights_backbone=None, num_classes=4).state_dict()
+    torch.save(state_dict, tmp_path / "detector.pth")
+    output = tmp_path / "out"
+    weights = str(tmp_path / "detector.pth")
+    few: dict[str, Any] = {"scale": 64, "iterations": 2, "validate_every": 2}
+    flags = TrainConfig(data=str(scenes), output=str(output), weights=weights, **few)
+    result = train.run(flags)
+    assert result is not None
+    checkpoint = load_checkpoint(output / "checkpoint")
+    model = checkpoint.model.config
+    assert (model.backbone, model.fc_dim) == ("mobilenet_v3_large_stride32", 1024)
+    assert model.rpn is not None
+    assert model.rpn.extra_level
+    assert checkpoint.proposals.name == "rpn"
+    (output / "result.json").unlink()  # as if the driver was killed before it wrote this file
+    assert train.run(flags) == result
+    picture = next((scenes / "JPEGImages").iterdir())
+    assert set(Detector(str(output))(str(picture)).labels) <= set(checkpoint.classes)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_patience_ends_a_run_once_and_for_all(scenes: Path, tmp_path: Path) -> None:
+    """At such a rate no weight changes, so the second validation is no better than the first."""
+    output = tmp_path / "out"
+    small = {"learning_rate": 1e-12, "patience": 1, "set": ("images_per_pass=2", "warmup=0")}
+    flags = config(str(scenes), str(output), **small)
+    result = train.run(flags)
+    assert result is not None
+    assert result.num_iterations == 4
+    (output / "result.json").unlink()  # as if the driver was killed before it wrote this file
+    before = curves(str(output))
+    assert train.run(flags) == result
+    assert curves(str(output)) == before
+    with pytest.raises(UserError, match=r"solver.patience was 1, is not given"):
+        train.run(replace(flags, patience=None))
+
+
+def test_patience_without_validation_is_refused(scenes: Path, tmp_path: Path) -> None:
+    data = tmp_path / "shapes"
+    storage.upload_folder(scenes, str(data))
+    (data / "ImageSets" / "Main" / "val.txt").unlink()
+    flags = config(str(data), str(tmp_path / "out"), patience=2, dry_run=True)
+    with pytest.raises(UserError, match="--patience 2: nothing is validated"):
+        train.run(flags)
 
 
 @pytest.mark.usefixtures("ray_cluster")

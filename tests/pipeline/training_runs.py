@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from fastrcnn.averaging import WeightAverage, load_weights
 from fastrcnn.loss import Objective
 from fastrcnn.model import FastRCNN
 from fastrcnn.proposals import propose
@@ -27,6 +28,7 @@ from pipeline.proposals.table import Boxes
 from pipeline.training.data import read_data
 from pipeline.training.examples import Example, load_batch
 from pipeline.training.initial_weights import initial_model
+from pipeline.training.order import image_order
 from pipeline.training.plan import TrainPlan
 from pipeline.training.step import StepSettings, train_step
 
@@ -36,6 +38,7 @@ ITERATIONS = 12
 
 def config(data: str, output: str, **changes: Any) -> TrainConfig:
     small: dict[str, Any] = {
+        "preset": "modern",
         "backbone": "tiny",
         "weights": "none",
         "proposals": "grid",
@@ -63,9 +66,17 @@ def steps_without_ray(
     rows = []
     num_iterations = plan.solver.num_iterations(len(examples))
     settings = StepSettings(solver=plan.solver, num_iterations=num_iterations, seed=flags.seed)
+    order = image_order(examples, plan.solver.repeat_threshold, flags.seed)
+    decay = plan.solver.ema_decay
+    average = None if decay is None else WeightAverage(model, decay)
     for step in range(first or num_iterations):
-        batch = load_batch(examples, step, plan.solver.batch_size, flags.seed, plan.model)
+        size = plan.solver.batch_size
+        batch = load_batch(examples, step, size, flags.seed, plan.model, order=order)
         rows.append(train_step(objective, optimizer, batch, step, settings))
+        if average is not None:
+            average.update(model, step)
+    if average is not None:
+        load_weights(model, average.weights)
     return rows, model
 
 
@@ -80,8 +91,9 @@ import sys, ray
 from pipeline import train
 from pipeline.config import TrainConfig
 from pipeline.config.overrides import ModelOverrides, RPNOverrides, SolverOverrides
+from pipeline.training import fit
 sys.stdin.readline()
-train.RESIZE_EVERY_S = 1.0
+fit.RESIZE_EVERY_S = 1.0
 ray.init(address=sys.argv[1], log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": sys.argv[2]}})
 train.run(eval(sys.argv[3]))
 """

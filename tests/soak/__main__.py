@@ -1,29 +1,40 @@
 """python -m tests.soak --rounds 10 --images 2000 --seed 0
 
-Needs real images beside the checkout (see `tests/conftest.py`). A line a round; exit code 1 where one row
-was missing, twice, or not as in an undisturbed run, where a shard changed, or where the command exited in a
-way that it promises not to.
+It needs real images beside the checkout (see `tests/conftest.py`). Each round prints its kills and faults.
+The exit code is 1 if a row was missing, twice, or not as in an undisturbed run; if a shard changed; if a row
+was still wrong after --retry; or if a command gave another exit code than promised.
+
+A round: half of the images are in the bucket, and the command runs until it exits with 0, while processes
+are killed and the store fails (`tests.soak.troubles`). When two shards exist, the other half comes, and a
+second driver starts. Then nine images come that the store denies: they get bad rows, and the exit code is 0.
+The plan is lost and rebuilt, a shard is damaged and repaired. The store gives all images again, and --retry
+scores the bad rows.
 """
 
 from __future__ import annotations
 
+import random
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from demo.processes import end_on_signals
+from tests.fault_proxy import Trouble
 from tests.soak.images import real_images
-from tests.soak.killers import PAUSE_S, RandomKiller
-from tests.soak.record import Row, compare
+from tests.soak.killers import FOR_S, PAUSE_S, RandomKiller
+from tests.soak.record import Row, Watch, compare
 from tests.soak.rounds import Round, run_round
 from tests.soak.site import RATES, Site, open_site
+from tests.soak.troubles import RecordFaults, troubles
 
-_HEADER = "round  seconds  runs  rows  box px  wrong  kills; faults"
+_HEADER = "round  seconds  runs  rows  bad, left  box px  wrong  kills; faults; exit codes; record"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,62 +48,127 @@ class SoakConfig:
     pause: float = PAUSE_S
     """Seconds between two kills, on average."""
     logs: Path | None = None
-    """What nodes, server and jobs say; by default in a folder of its own under /tmp."""
+    """Folder for the logs of nodes, server and jobs. Default: a new folder under /tmp."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Result:
+    """One round: what happened, its rows, and how many images had a bad row before and after --retry."""
+
+    done: Round
+    rows: list[Row]
+    bad: int = 0
+    left: int = 0
+    record: tuple[str, ...] = ()
 
 
 def main(config: SoakConfig) -> int:
-    """Run the rounds; the exit code."""
+    """Run the rounds. Return the exit code."""
     end_on_signals()
     logs = config.logs or Path(tempfile.mkdtemp(prefix="soak-logs-"))
     logs.mkdir(parents=True, exist_ok=True)
     print(f"logs in {logs}", flush=True)
     failed = 0
     with open_site(logs, 2) as site:
-        images = site.put(real_images(config.images))
+        contents = real_images(config.images)
+        images = site.put(contents)
         print(_HEADER, flush=True)
         expected: dict[str, Row] = {}
         for number in range(config.rounds + 1):
-            done, rows = _round(site, config, number)
-            if number == 0:  # undisturbed
-                expected = {row["image_uri"]: row for row in rows}
-            counts = compare(rows, images, expected)
-            wrong = done.violations + counts.violations()
+            started = time.monotonic()
+            if number == 0:
+                result = _undisturbed(site, config)
+                expected = {row["image_uri"]: row for row in result.rows}
+            else:
+                result = _round(site, config, number, contents)
+            counts = compare(result.rows, images, expected)
+            wrong = result.done.violations + counts.violations()
             failed += bool(wrong)
-            _print(site, number, done, len(rows), counts.largest_px, wrong)
+            seconds = time.monotonic() - started
+            print(_line(number, seconds, result, counts.largest_px, len(wrong), site), flush=True)
+            for sentence in wrong:
+                print(f"       {sentence}", flush=True)
     return int(failed > 0)
 
 
-def _round(site: Site, config: SoakConfig, number: int) -> tuple[Round, list[Row]]:
-    seed = config.seed + number
-    site.proxy.rates = RATES if number else {}
-    site.proxy.seed = seed
+def _shards(config: SoakConfig) -> tuple[str, str]:
+    return "--shard-size", str(max(5, config.images // 40))
+
+
+def _undisturbed(site: Site, config: SoakConfig) -> _Result:
+    with site.watch("out-00").watching() as watch:
+        flags = site.flags("out-00", *_shards(config))
+        done = run_round(site.cluster, flags, killer=None, log=site.logs / "round-00.log")
+    done.violations += watch.violations
+    return _Result(done=done, rows=watch.rows())
+
+
+def _round(site: Site, config: SoakConfig, number: int, contents: Mapping[str, bytes]) -> _Result:
+    seed, output = config.seed + number, f"out-{number:02d}"
+    start = f"{random.Random(seed).randrange(len(contents) // 10):05d}"
+    # Nine: `pipeline.scoring.gate` lets fewer than ten of few images pass.
+    denied = {n: data for n, data in contents.items() if n.startswith(start) and n.endswith(".jpg")}
+    names = random.Random(seed).sample(sorted(contents.keys() - denied), len(contents) // 2)
+    later = {name: contents[name] for name in names}
+    site.delete([*later, *denied])
+    site.proxy.rates, site.proxy.seed = RATES, seed
     site.proxy.requests.clear()
-    output = f"out-{number:02d}"
+    site.proxy.troubles = troubles(seed, config.images)
+    flags = site.flags(output, *_shards(config))
+    killer = RandomKiller(seed, pause_s=config.pause, for_s=FOR_S * min(1.0, config.images / 1000))
     with site.watch(output).watching() as watch:
         done = run_round(
             site.cluster,
-            site.flags(output, "--shard-size", "50"),
-            killer=RandomKiller(seed, pause_s=config.pause) if number else None,
+            flags,
+            killer=killer,
             log=site.logs / f"round-{number:02d}.log",
+            grow=_grow(site, watch, later),
+            count_troubles=lambda: site.proxy.troubled,
         )
-    done.violations += watch.violations
-    return done, watch.rows()
+    faults = RecordFaults(site, output, flags, watch)
+    site.proxy.troubles = [Trouble(fault="403", requests=10**9, key=f"/in/{start}")]
+    faults.add(denied)
+    bad = compare(watch.rows(), [], {}).not_ok
+    if bad < len(denied):
+        done.violations.append(f"{bad} bad rows, but {len(denied)} images are denied")
+    record = (faults.lose_plan(seed), faults.damage_shard(seed))
+    site.proxy.troubles = []
+    faults.retry()
+    site.proxy.rates = {}
+    done.violations += watch.violations + faults.violations
+    rows = watch.rows()
+    left = compare(rows, [], {}).not_ok
+    return _Result(done=done, rows=rows, bad=bad, left=left, record=record)
 
 
-def _print(
-    site: Site, number: int, done: Round, rows: int, largest_px: float, wrong: Sequence[str]
-) -> None:
-    print(
-        f"{number:5d}  {done.seconds:7.0f}  {done.runs:4d}  {rows:4d}  {largest_px:6.4f}  {len(wrong):5d}  "
-        f"{_listed(done.kills)}; {_listed(site.proxy.counts())}",
-        flush=True,
-    )
-    for sentence in wrong:
-        print(f"       {sentence}", flush=True)
+def _grow(site: Site, watch: Watch, later: Mapping[str, bytes]) -> Callable[[], bool]:
+    """Return the function that puts the other images when two shards exist."""
+
+    def grow() -> bool:
+        if len(watch.etags) < 2:
+            return False
+        site.put(later)
+        return True
+
+    return grow
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
+def _line(
+    number: int, seconds: float, result: _Result, largest_px: float, wrong: int, site: Site
+) -> str:
+    done = result.done
+    numbers = f"{number:5d}  {seconds:7.0f}  {done.runs:4d}  {len(result.rows):4d}"
+    numbers += f"  {result.bad:3d}, {result.left:4d}  {largest_px:6.4f}  {wrong:5d}"
+    words = (_listed(done.kills), _listed(site.proxy.counts()), _listed(done.codes))
+    return f"{numbers}  {'; '.join((*words, _joined(result.record)))}"
+
+
+def _joined(words: Sequence[str]) -> str:
+    return ", ".join(words) or "none"
+
+
+def _listed(counts: Counter[Any]) -> str:
+    return _joined([f"{name} {count}" for name, count in sorted(counts.items(), key=str)])
 
 
 if __name__ == "__main__":

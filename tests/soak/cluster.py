@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,9 +20,9 @@ NODE_CPUS = 2
 """Logical ones: of the machine's cores there may be fewer."""
 _OBJECT_STORE_BYTES = 150_000_000
 _START_S = 300.0
-KINDS = ("detector", "worker", "helper", "raylet", "gcs")
+KINDS = ("detector", "worker", "helper", "raylet", "gcs", "decoder")
 """A Detector actor; another process that takes tasks; an actor of Ray Data's or ours that takes no images;
-a node's daemon; the head's control store."""
+a node's daemon; the head's control store; a process that decodes unusual images."""
 SETTINGS = {
     # Or `ray start` obeys a token that it finds in the home folder.
     "RAY_AUTH_MODE": "disabled",
@@ -43,6 +43,8 @@ class RunningCluster(Protocol):
     """For RAY_ADDRESS."""
     environment: dict[str, str]
     """The environment of its drivers."""
+    enter: Sequence[str]
+    """The command that starts a driver where its network is, such as ``ip netns exec NAME``. Empty: here."""
 
     def processes(self) -> dict[str, list[int]]:
         """Process ids by kind, see `KINDS`; of the raylets those that no driver is attached to."""
@@ -62,6 +64,7 @@ class Cluster:
         num_nodes: the head included.
         environment: of the nodes, and so of all workers.
         node_flags: of `ray start`, instead of what stands here.
+        of_node: more environment of a node, by its number.
     """
 
     def __init__(
@@ -70,21 +73,24 @@ class Cluster:
         num_nodes: int,
         environment: dict[str, str],
         node_flags: Sequence[str] = (),
+        of_node: Callable[[int], dict[str, str]] = lambda number: {},
     ) -> None:
         self._logs = logs
         self._num_nodes = num_nodes
         self._node_flags = node_flags
+        self._of_node = of_node
         self.environment = {**os.environ, **SETTINGS, **environment}
         self._nodes: list[subprocess.Popen[bytes]] = []
         self._folders: list[str] = []
         self._family: set[tuple[int, str]] = set()
         self._starts = 0
         self.address = ""
+        self.enter = self._enter(0)
 
     def start(self) -> None:
         """Start every node, and wait until the cluster has them all."""
         # Not 127.0.0.1, which Ray replaces by the machine's address: each node has its own.
-        self.address = f"127.0.0.2:{free_port()}"
+        self.address = f"{self._host(0)}:{free_port()}"
         self._nodes = [self._start_node(0)]
         self._wait()
         while len(self._nodes) < self._num_nodes:
@@ -109,6 +115,10 @@ class Cluster:
         found["raylet"] = [pid for pid in found["raylet"] if pid not in own]
         return found
 
+    def processes_of(self, number: int) -> dict[str, list[int]]:
+        """Return the process ids of one node, by kind."""
+        return processes_below(self._nodes[number].pid)
+
     def kill(self, pid: int) -> None:
         """See `RunningCluster`. What the process leaves behind is ended with the cluster."""
         self._family |= descendants(pid)
@@ -123,6 +133,18 @@ class Cluster:
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
         self._folders = []
+
+    def _host(self, number: int) -> str:
+        """Return the address of a node."""
+        return f"127.0.0.{2 + number}"
+
+    def _num_cpus(self, number: int) -> int:
+        """Return the CPUs of a node. Only the number matters: the machine may have fewer."""
+        return NODE_CPUS
+
+    def _enter(self, number: int) -> Sequence[str]:
+        """Return the command that starts a process where a node's network is."""
+        return ()
 
     def _dead(self, number: int) -> bool:
         return self._nodes[number].poll() is not None
@@ -140,17 +162,16 @@ class Cluster:
             own = ["--head", "--port", self.address.rpartition(":")[2]]
             own += ["--ray-client-server-port", str(free_port())]
             own += ["--include-dashboard", "false", "--dashboard-port", str(free_port())]
-        command = [
-            *(str(Path(sys.executable).parent / "ray"), "start", "--block", *own),
-            *("--node-ip-address", f"127.0.0.{2 + number}", "--temp-dir", folder),
-            *("--dashboard-agent-listen-port", str(free_port())),
-            *("--num-cpus", str(NODE_CPUS), "--object-store-memory", str(_OBJECT_STORE_BYTES)),
-            *("--disable-usage-stats", *self._node_flags),
-        ]
+        command = [*self._enter(number), str(Path(sys.executable).parent / "ray"), "start", *own]
+        command += ["--block", "--disable-usage-stats", "--temp-dir", folder]
+        command += ["--node-ip-address", self._host(number)]
+        command += ["--dashboard-agent-listen-port", str(free_port())]
+        command += ["--num-cpus", str(self._num_cpus(number))]
+        command += ["--object-store-memory", str(_OBJECT_STORE_BYTES), *self._node_flags]
         with (self._logs / f"node-{number}-{self._starts}.log").open("wb") as log:
             return subprocess.Popen(
                 command,
-                env=self.environment,
+                env={**self.environment, **self._of_node(number)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -168,7 +189,7 @@ class Cluster:
         while asked is None or asked.poll() != 0:
             if asked is None or asked.poll() is not None:
                 asked = subprocess.Popen(
-                    [sys.executable, "-c", ready, str(len(self._nodes))],
+                    [*self.enter, sys.executable, "-c", ready, str(len(self._nodes))],
                     env={**self.environment, "RAY_ADDRESS": self.address},
                     stderr=subprocess.DEVNULL,
                 )
@@ -205,6 +226,8 @@ def _kind(pid: int) -> str | None:
         return "gcs"
     if program.endswith("/raylet"):
         return "raylet"
+    if "pipeline.images.fence_child" in command:
+        return "decoder"
     title = command.removeprefix("ray::")
     if title == command or title.startswith(("DashboardAgent", "RuntimeEnvAgent")):
         return None

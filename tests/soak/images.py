@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.conftest import SHARED
 
@@ -21,10 +22,14 @@ def drawn_images(count: int, height: int = 40, width: int = 56) -> dict[str, byt
     return contents
 
 
-def real_images(count: int) -> dict[str, bytes]:
-    """`count` photographs of one size, each with bytes of its own, by name.
+FENCED_EVERY = 10
+"""Every tenth image is a PNG, which a process of its own decodes."""
 
-    Of one size, so that an image is padded alike whatever company it is in, and two runs can be compared.
+
+def real_images(count: int) -> dict[str, bytes]:
+    """`count` photographs of one size, each with other bytes, by name.
+
+    They have one size, so every batch pads them alike, and two runs can be compared.
     """
     folder = SHARED / "data" / "bccd" / "JPEGImages"
     files = sorted(folder.glob("*.jpg"))
@@ -33,8 +38,23 @@ def real_images(count: int) -> dict[str, bytes]:
     contents = {}
     for number in range(count):
         data = files[number % len(files)].read_bytes()
-        comment = f"copy {number // len(files)}".encode()
-        # A comment segment after the start marker: the same pixels under another ETag.
-        segment = b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment
-        contents[f"{number:06d}.jpg"] = data[:2] + segment + data[2:]
+        comment = f"copy {number // len(files)}"
+        if number % FENCED_EVERY == 0:
+            contents[f"{number:06d}.png"] = _png(data, comment)
+        else:
+            contents[f"{number:06d}.jpg"] = _with_comment(data, comment.encode())
     return contents
+
+
+def _with_comment(data: bytes, comment: bytes) -> bytes:
+    """Put a comment after the start marker of a JPEG: the same pixels under another ETag."""
+    segment = b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment
+    return data[:2] + segment + data[2:]
+
+
+def _png(data: bytes, comment: str) -> bytes:
+    """Write an image as PNG, with a comment."""
+    buffer, text = io.BytesIO(), PngInfo()
+    text.add_text("Comment", comment)
+    Image.open(io.BytesIO(data)).save(buffer, "PNG", pnginfo=text, compress_level=1)
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Who is shot, and when."""
+"""Which process is killed, and when."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from typing import Protocol
 from tests.soak.cluster import RunningCluster
 
 WEIGHTS = {
-    "detector": 0.33,
-    "worker": 0.27,
+    "detector": 0.28,
+    "worker": 0.25,
     "helper": 0.05,
     "raylet": 0.15,
-    "driver": 0.15,
+    "driver": 0.10,
+    "sigterm": 0.06,
     "gcs": 0.05,
+    "decoder": 0.06,
 }
-"""Kills of each kind of process: `cluster.KINDS`, and the driver."""
+"""Share of each kind of kill: `cluster.KINDS`, SIGKILL of the driver, and SIGTERM of the driver."""
+ALWAYS = ("sigterm", "decoder", "driver")
+"""Kinds of which each round has one at least."""
 MOST = {"gcs": 1}
 """Kills of one kind in a round: a cluster needs half a minute to come back."""
 PAUSE_S = 8.0
@@ -32,18 +36,19 @@ class Killer(Protocol):
     """Kills processes of a round."""
 
     def strike(self, cluster: RunningCluster, driver: subprocess.Popen[bytes]) -> str | None:
-        """Kill one if it is time to; its kind."""
+        """Kill one process if it is time to. Return its kind."""
 
 
 class RandomKiller:
-    """One every few seconds, of a kind chosen by chance.
+    """Kills a process every few seconds, of a kind chosen by chance.
 
     Args:
-        seed: of the chance.
-        weights: of each kind.
-        most: of a kind.
-        pause_s: between two, on average.
-        for_s: seconds from now.
+        seed: seed of the chance.
+        weights: share of each kind.
+        most: largest number of kills of a kind.
+        pause_s: seconds between two kills, on average.
+        for_s: seconds from now until the last kill that is not one of `always`.
+        always: kinds that get a kill in any case, as soon as there is such a process.
     """
 
     def __init__(
@@ -53,41 +58,60 @@ class RandomKiller:
         most: Mapping[str, int] = MOST,
         pause_s: float = PAUSE_S,
         for_s: float = FOR_S,
+        always: Sequence[str] = ALWAYS,
     ) -> None:
         self._random = random.Random(seed)
         self._weights = weights
         self._most = most
         self._pause_s = pause_s
         self._until = time.monotonic() + for_s
+        self._always = self._random.sample(always, len(always))
         self._next = 0.0
         self._counts: Counter[str] = Counter()
         self._wait()
 
     def strike(self, cluster: RunningCluster, driver: subprocess.Popen[bytes]) -> str | None:
         """See `Killer`."""
-        if not self._next < time.monotonic() < self._until:
+        now = time.monotonic()
+        if now < self._next or (now > self._until and not self._always):
             return None
         self._wait()
-        (kind,) = self._random.choices(list(self._weights), list(self._weights.values()))
-        victims = {**cluster.processes(), "driver": [driver.pid]}[kind]
-        if not victims or self._counts[kind] >= self._most.get(kind, 1000):
+        victims = {**cluster.processes(), "driver": [driver.pid], "sigterm": [driver.pid]}
+        kind = self._choose(victims)
+        if kind is None or self._counts[kind] >= self._most.get(kind, 1000):
             return None
         if driver.poll() is not None:
             return None
-        cluster.kill(self._random.choice(victims))
+        if kind == "sigterm":
+            driver.terminate()
+        else:
+            cluster.kill(self._random.choice(victims[kind]))
+        if kind in self._always:
+            self._always.remove(kind)
         self._counts[kind] += 1
         return kind
+
+    def _choose(self, victims: Mapping[str, Sequence[int]]) -> str | None:
+        """Choose the kind of the next kill: every second time one of `always`, if there is a process."""
+        due = [kind for kind in self._always if victims[kind]]
+        late = time.monotonic() > self._until
+        if due and (late or self._random.random() < 0.5):
+            return due[0]
+        if late:
+            return None
+        (kind,) = self._random.choices(list(self._weights), list(self._weights.values()))
+        return kind if victims[kind] else None
 
     def _wait(self) -> None:
         self._next = time.monotonic() + self._random.uniform(0.5, 1.5) * self._pause_s
 
 
 class ScriptedKiller:
-    """One of each kind of a list, in order, each once so many shards are there.
+    """Kills one process for each entry of a list, in order, once enough shards exist.
 
     Args:
-        script: (shards, kind) each.
-        count_shards: how many there are now.
+        script: the entries, each (number of shards, kind).
+        count_shards: returns the number of shards that exist.
     """
 
     def __init__(self, script: Sequence[tuple[int, str]], count_shards: Callable[[], int]) -> None:

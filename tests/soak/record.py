@@ -1,4 +1,4 @@
-"""What may be seen under scored/, by a client that the faults do not touch."""
+"""Looks at scored/ with a client that the faults do not touch, and compares its rows."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Row = dict[str, Any]
 
 
 class Watch:
-    """Lists a prefix again and again; remembers every ETag, and whatever it saw change or go.
+    """Lists a prefix again and again, and remembers every ETag and every shard that changed or disappeared.
 
     Args:
-        client: boto3's, straight to the server.
-        bucket, prefix: where the shards come to lie.
+        client: a client of boto3 that goes straight to the server.
+        bucket, prefix: the place of the shards.
     """
 
     def __init__(self, client: Any, bucket: str, prefix: str) -> None:
@@ -99,18 +99,29 @@ class Counts:
 
 
 def compare(rows: list[Row], images: Collection[str], expected: Mapping[str, Row]) -> Counts:
-    """Rows of scored/ against the images that were to be scored, and their rows of an undisturbed run."""
-    found = Counter(row["image_uri"] for row in rows)
-    pairs = [(row, expected[row["image_uri"]]) for row in rows if row["image_uri"] in expected]
+    """Compare the rows of scored/ with the images that were to be scored and with an undisturbed run.
+
+    An image that was tried again has a row in each of several generations. Its newest row counts.
+    """
+    found = {row["image_uri"]: row for row in sorted(rows, key=_generation)}
+    in_one = Counter((row["image_uri"], _generation(row)) for row in rows)
+    good = Counter(row["image_uri"] for row in rows if row["status"] == "ok")
+    twice = {uri for (uri, _), count in in_one.items() if count > 1}
+    twice |= {uri for uri, count in good.items() if count > 1}
+    pairs = [(row, expected[uri]) for uri, row in found.items() if uri in expected]
     same = [pair for pair in pairs if same_detections(*pair)]
     return Counts(
         missing=len(set(images) - found.keys()),
-        twice=sum(count > 1 for count in found.values()),
+        twice=len(twice),
         foreign=len(found.keys() - set(images)),
-        not_ok=sum(row["status"] != "ok" for row in rows),
+        not_ok=sum(row["status"] != "ok" for row in found.values()),
         different=len(pairs) - len(same),
         largest_px=max((_distance(*pair) for pair in same), default=0.0),
     )
+
+
+def _generation(row: Row) -> int:
+    return row.get("generation") or 1
 
 
 def same_detections(row: Row, other: Row) -> bool:

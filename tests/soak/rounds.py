@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,8 @@ JOB = CHECKOUT / "jobs" / "score_bucket.py"
 LONGEST_RUN_S = 900.0
 """Seconds that one run of the command may take; a longer one hangs."""
 MOST_RUNS = 30
+_CODES = {"driver": -signal.SIGKILL, "sigterm": 128 + signal.SIGTERM, "gcs": 1}
+"""The promised exit code after each kind of kill that the command notices."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,33 +30,56 @@ class Round:
     """What happened."""
 
     kills: Counter[str] = field(default_factory=Counter)
+    codes: Counter[int | None] = field(default_factory=Counter)
+    """How often each exit code came. None: the job had to be killed, because it did not end."""
     runs: int = 0
+    grown: bool = False
+    """Whether the bucket has grown, and the second driver was started."""
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
 
 def run_round(
-    cluster: RunningCluster, flags: Sequence[str], *, killer: Killer | None, log: Path
+    cluster: RunningCluster,
+    flags: Sequence[str],
+    *,
+    killer: Killer | None,
+    log: Path,
+    grow: Callable[[], bool] | None = None,
+    count_troubles: Callable[[], int] = lambda: 0,
 ) -> Round:
     """Run jobs/score_bucket.py with `flags` on the cluster again and again until it exits with 0.
 
-    An exit is expected when the driver or the GCS was killed: -9 in the one case, 1 in the other. Every other
-    one is a violation, as is a run that takes `LONGEST_RUN_S`.
+    Args:
+        cluster: the cluster of the jobs.
+        flags: the flags of the command.
+        killer: kills processes meanwhile.
+        log: a file for what the jobs write.
+        grow: called until it has put more images and returns True. Then a second driver starts.
+        count_troubles: returns how many requests had a trouble of the store until now. A run in which this
+            number grows may end with exit code 1.
+
+    Exit codes that `_CODES` does not name after the kills of a run are violations, as is a run that takes
+    `LONGEST_RUN_S`.
     """
-    done = Round()
+    done = Round(grown=grow is None)
     started = time.monotonic()
     with log.open("ab") as output:
         while True:
             done.runs += 1
-            code, killed = _run(cluster, flags, killer, output.fileno())
+            before = count_troubles()
+            codes, killed = _run(cluster, flags, killer, output.fileno(), done, grow)
             done.kills.update(killed)
-            if code == 0:
-                break
-            expected = {"driver": -signal.SIGKILL, "gcs": 1}
-            if code not in [expected.get(kind) for kind in killed]:
+            done.codes.update(codes)
+            expected = {0, *(_CODES[kind] for kind in killed if kind in _CODES)}
+            if count_troubles() > before:
+                expected.add(1)
+            if wrong := [code for code in codes if code not in expected]:
                 done.violations.append(
-                    f"run {done.runs} exited with {code} after the kills {killed}"
+                    f"run {done.runs} exited with {wrong} after the kills {killed}"
                 )
+            if set(codes) == {0} and done.grown:
+                break
             if done.runs == MOST_RUNS:
                 done.violations.append(f"not done after {MOST_RUNS} runs")
                 break
@@ -65,28 +90,41 @@ def run_round(
 
 
 def _run(
-    cluster: RunningCluster, flags: Sequence[str], killer: Killer | None, output: int
-) -> tuple[int | None, list[str]]:
-    """Exit code of one run (None: it had to be ended), and what was killed during it."""
+    cluster: RunningCluster,
+    flags: Sequence[str],
+    killer: Killer | None,
+    output: int,
+    done: Round,
+    grow: Callable[[], bool] | None,
+) -> tuple[list[int | None], list[str]]:
+    """Return the exit codes of the drivers of one run, and the kinds of the processes that were killed."""
     killed: list[str] = []
     deadline = time.monotonic() + LONGEST_RUN_S
-    with job(flags, {**cluster.environment, "RAY_ADDRESS": cluster.address}, output) as driver:
-        while driver.poll() is None and time.monotonic() < deadline:
+    environment = {**cluster.environment, "RAY_ADDRESS": cluster.address}
+    with contextlib.ExitStack() as stack:
+        drivers = [stack.enter_context(job(flags, environment, output, cluster.enter))]
+        while (alive := [driver for driver in drivers if driver.poll() is None]) and (
+            time.monotonic() < deadline
+        ):
             time.sleep(0.2)
-            if killer and (kind := killer.strike(cluster, driver)):
+            if killer and (kind := killer.strike(cluster, alive[len(killed) % len(alive)])):
                 killed.append(kind)
+            if grow and not done.grown and grow():
+                done.grown = True
+                second = job(flags, environment, output, cluster.enter)
+                drivers.append(stack.enter_context(second))
             if "gcs" not in killed:
                 cluster.mend()
-        return driver.poll(), killed
+        return [driver.poll() for driver in drivers], killed
 
 
 @contextlib.contextmanager
 def job(
-    flags: Sequence[str], environment: dict[str, str], output: int
+    flags: Sequence[str], environment: dict[str, str], output: int, enter: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """jobs/score_bucket.py, as a user starts it; killed on leaving, should it still run."""
+    """Start jobs/score_bucket.py as a user does. Kill it at the end of the context if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, str(JOB), *flags],
+        [*enter, sys.executable, str(JOB), *flags],
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=output,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Site:
     proxy: FaultyProxy
     """What the cluster's workers and the drivers take for S3."""
     cluster: RunningCluster
-    checkpoint: Path
+    checkpoint: Path | str
     bucket: str
     logs: Path
 
@@ -62,6 +62,20 @@ class Site:
         for name, data in contents.items():
             self.client.put_object(Bucket=self.bucket, Key=f"in/{name}", Body=data)
         return [f"s3://{self.bucket}/in/{name}" for name in contents]
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete images under in/."""
+        for name in names:
+            self.client.delete_object(Bucket=self.bucket, Key=f"in/{name}")
+
+
+def node_key(number: int) -> str:
+    """Return the AWS_ACCESS_KEY_ID of a node. By it the proxy knows who asks."""
+    return f"node-{number}"
+
+
+def _credentials(number: int) -> dict[str, str]:
+    return {"AWS_ACCESS_KEY_ID": node_key(number)}
 
 
 @contextlib.contextmanager
@@ -92,7 +106,7 @@ def open_site(
         client.create_bucket(Bucket="soak")
         with serving(FaultyProxy(url)) as proxy:
             environment = {**_ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.url, **settings}
-            cluster = Cluster(logs, num_nodes, environment, node_flags)
+            cluster = Cluster(logs, num_nodes, environment, node_flags, of_node=_credentials)
             try:
                 cluster.start()
                 yield Site(

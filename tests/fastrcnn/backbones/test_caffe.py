@@ -1,4 +1,4 @@
-"""Published Caffe weights: the file's format, and that the network computes what Caffe's would."""
+"""Published Caffe weights: their file format, and that the network computes the same as Caffe's."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def vgg_m() -> tuple[Layers, bytes]:
 
 
 def caffe_lrn(x: Tensor) -> Tensor:
-    """C lrn_layer.cpp across channels: local_size 5, alpha 5e-4, beta .75, k 2; one channel at a time."""
+    """Compute Caffe's lrn_layer.cpp, one channel at a time: local_size 5, alpha 5e-4, beta .75, k 2."""
     channels = []
     for c in range(x.shape[1]):
         near = x[:, max(c - 2, 0) : c + 3].square().sum(dim=1)
@@ -59,7 +59,7 @@ def caffe_lrn(x: Tensor) -> Tensor:
 
 
 def caffe_pool(x: Tensor) -> Tensor:
-    """C pooling_layer.cpp, max 3 x 3 at stride 2: as many windows as it takes to reach the last cell."""
+    """Compute Caffe's pooling_layer.cpp: the maximum of 3 x 3 at stride 2, up to the last cell."""
     rows, columns = (math.ceil((length - 3) / 2) + 1 for length in x.shape[2:])
     out = x.new_empty(*x.shape[:2], rows, columns)
     for i in range(rows):
@@ -70,7 +70,7 @@ def caffe_pool(x: Tensor) -> Tensor:
 
 
 def caffe_vgg_m(layers: Layers, pixels: Tensor) -> Tensor:
-    """conv5 of the published prototxt, of BGR pixels 0..255 without their mean, in float64."""
+    """Compute conv5 of the published prototxt in float64, from BGR pixels 0..255 minus their mean."""
     w = {name: [blob.double() for blob in blobs] for name, blobs in layers.items()}
     x = pixels - pixels.new_tensor(CAFFE_MEAN_BGR)[:, None, None]
     x = caffe_pool(caffe_lrn(F.conv2d(x, *w["conv1"], stride=2).relu()))
@@ -80,7 +80,7 @@ def caffe_vgg_m(layers: Layers, pixels: Tensor) -> Tensor:
     return x
 
 
-def test_the_network_computes_what_caffes_would(vgg_m: tuple[Layers, bytes]) -> None:
+def test_the_network_computes_the_same_as_caffes(vgg_m: tuple[Layers, bytes]) -> None:
     layers, data = vgg_m
     config = FastRCNNConfig.paper(3, backbone="vgg_m", fc_dim=24, fc7_dim=10, scale=160)
     model = FastRCNN(config).eval()
@@ -122,7 +122,7 @@ VGG16_LAYERS = ["conv1_1", "conv1_2", "conv2_1", "conv2_2"] + [
 
 
 def vgg16_layers() -> Layers:
-    """The published network's layers, all but the first of two channels."""
+    """Make the layers of the published network. All but the first have two channels."""
     shapes: dict[str, tuple[int, ...]] = {name: (2, 2, 3, 3) for name in VGG16_LAYERS}
     return network(shapes | {"conv1_1": (2, 3, 3, 3), "fc6": (3, 2), "fc7": (3, 3)})
 
@@ -137,7 +137,7 @@ def test_vgg16_has_the_names_of_torchvision() -> None:
     assert torch.equal(converted["classifier.3.bias"], layers["fc7"][1])
 
 
-def test_a_padded_first_layer_differs_at_the_rim_alone() -> None:
+def test_a_padded_first_layer_differs_only_at_the_border() -> None:
     layers = vgg16_layers()
     converted = caffe_state_dict(caffemodel(layers), "vgg16")
     image = torch.randint(

@@ -40,7 +40,7 @@ def test_it_is_a_plain_convolution_forward_and_backward(
 
 
 @pytest.mark.skipif(not ONEDNN, reason="no oneDNN here")
-def test_one_thread_goes_to_onednn_which_torch_alone_would_not_do(one_thread: None) -> None:
+def test_one_thread_uses_onednn_where_torch_would_not(one_thread: None) -> None:
     x = torch.rand(1, 24, 30, 40).contiguous(memory_format=torch.channels_last)
     plain = nn.Conv2d(24, 40, 1)
     net = nn.Sequential(plain)
@@ -73,7 +73,7 @@ def test_only_plain_1x1_convolutions_are_replaced() -> None:
     assert all(a is b for a, b in zip(net.parameters(), weights, strict=True))
 
 
-def test_the_random_numbers_of_what_comes_next_are_as_without() -> None:
+def test_modules_that_are_built_later_get_the_same_random_numbers() -> None:
     torch.manual_seed(1)
     nn.Conv2d(3, 5, 1)
     expected = torch.rand(3)
@@ -82,7 +82,7 @@ def test_the_random_numbers_of_what_comes_next_are_as_without() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_backbone_pyramid_and_rpn_have_them() -> None:
+def test_backbone_pyramid_and_rpn_have_fast_convolutions() -> None:
     config = FastRCNNConfig.modern(2, backbone="mobilenet_v2", fc_dim=8)
     layers = dict(FastRCNN(config).named_modules())
     fast = {name: layer for name, layer in layers.items() if isinstance(layer, FastConv2d)}
@@ -99,7 +99,7 @@ def backbones_with_norms() -> list[str]:
 
 
 @pytest.mark.parametrize("backbone", backbones_with_norms())
-def test_frozen_norms_go_into_the_weights_and_loss_and_gradients_stay(
+def test_folding_frozen_norms_changes_neither_loss_nor_gradients(
     one_thread: None, backbone: str
 ) -> None:
     torch.manual_seed(0)
@@ -129,7 +129,7 @@ def test_frozen_norms_go_into_the_weights_and_loss_and_gradients_stay(
         assert (weight.grad - expected).abs().max() <= 1e-9 * expected.abs().max(), name
 
 
-def test_a_copy_has_norms_of_its_own() -> None:
+def test_a_copied_model_has_copied_norms() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), FrozenNorm(4))
     use_fast_convolutions(net)
     own = copy.deepcopy(net)
@@ -138,7 +138,7 @@ def test_a_copy_has_norms_of_its_own() -> None:
     torch.testing.assert_close(own(x), net(x) + 5)
 
 
-def test_a_norm_whose_statistics_are_learnt_stays_a_pass_of_its_own() -> None:
+def test_a_norm_that_is_trained_is_not_folded() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     use_fast_convolutions(net)
     assert type(net[0]) is nn.Conv2d

@@ -16,7 +16,7 @@ VGG16_BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 
 
 def random_model(backbone: str, frozen_stages: int, **changes: object) -> FastRCNN:
-    """Built without torchvision's own initialisation, which for vgg16 takes longer than the test."""
+    """Build a model without torchvision's initialisation, which takes longer than the test for vgg16."""
     torch.manual_seed(0)
     numbers = {"fc_dim": 8, "frozen_stages": frozen_stages, "dropout": 0.0} | changes
     with torch.device("meta"):
@@ -31,7 +31,7 @@ def random_model(backbone: str, frozen_stages: int, **changes: object) -> FastRC
 
 
 def outputs_of_children(body: nn.Module) -> dict[str, Tensor]:
-    """Filled by the next forward pass."""
+    """Collect the output of each child in the next forward pass."""
     outputs: dict[str, Tensor] = {}
     for name, child in body.named_children():
         child.register_forward_hook(
@@ -60,7 +60,7 @@ def test_each_row_of_table_5_has_its_number_of_stages(first_trained: str, stages
     ("backbone", "stages"),
     [("vgg16", 0), ("vgg16", 1), ("vgg16", 2), ("vgg16", 5), ("vgg_m", 1), ("caffenet", 1)],
 )
-def test_frozen_layers_keep_every_bit_and_see_no_gradient(backbone: str, stages: int) -> None:
+def test_frozen_layers_keep_every_bit_and_get_no_gradient(backbone: str, stages: int) -> None:
     model = random_model(backbone, stages)
     body = model.backbone.body
     frozen = {n for n, p in body.named_parameters() if not p.requires_grad}
@@ -99,7 +99,7 @@ def test_norms_of_frozen_stages_keep_their_statistics() -> None:
     assert moved == set(range(4, 18))  # of features 0 to 17; stages start at 0, 2 and 4
 
 
-def test_more_stages_than_there_are_cannot_be_frozen() -> None:
+def test_more_stages_than_the_backbone_has_cannot_be_frozen() -> None:
     with torch.device("meta"):
         backbone = Backbone("vgg_m")
     for stages in (-1, 6):

@@ -1,4 +1,4 @@
-"""What depends on a proposer's name, and how one is added."""
+"""Everything that depends on a proposer's name, and how to add a proposer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def inner(
     seed: int,
     k: tuple[int, ...],
 ) -> npt.NDArray[np.float32]:
-    """A whole proposer: one box, `k` pixels from the edges."""
+    """Make one box, `k` pixels from the edges."""
     height, width = image.shape[:2]
     return np.array([[k[0], k[0], width - k[0], height - k[0]]], np.float32)[:max_boxes]
 
@@ -43,7 +43,7 @@ def ready() -> None:
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one entry that a new proposer needs beside its function."""
+    """Register the proposer above, with one entry."""
     spec = ProposerSpec(
         function=f"{__name__}:inner",
         prepare=f"{__name__}:ready",
@@ -73,7 +73,7 @@ def test_a_mode_that_is_not_the_proposers_is_refused() -> None:
         ProposalConfig(name="inner", mode="fast")
 
 
-def test_the_specs_say_what_held_by_name() -> None:
+def test_the_specs_agree_with_the_earlier_rules_by_name() -> None:
     learned = [name for name, spec in PROPOSER_SPECS.items() if spec.learned]
     precomputed = [name for name, spec in PROPOSER_SPECS.items() if spec.precomputed]
     fitted = {name: spec.fitted_modes for name, spec in PROPOSER_SPECS.items() if spec.fitted_modes}
@@ -108,7 +108,7 @@ def test_a_mode_of_selective_search_fills_in_its_values(mode: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rpn", "table", "of a later version"])
-def test_what_makes_no_boxes_of_an_image_is_refused_by_propose(name: str) -> None:
+def test_propose_refuses_proposers_without_a_function(name: str) -> None:
     config: Any = ProposalConfig(name=name)
     assert config.min_size == 20
     with pytest.raises(KeyError, match=f"{name} does not make boxes from an image: expected sele"):

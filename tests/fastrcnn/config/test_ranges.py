@@ -1,4 +1,4 @@
-"""Every number of every config refuses what cannot be, in one line that names it."""
+"""Every number of every config refuses impossible values, in one line that names the field."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HUGE = 10**40
 
 
 def numeric_fields() -> Iterator[tuple[type, str, Any]]:
-    """(config, field, its type) of each field that holds a number, or a tuple with numbers in it."""
+    """List (config, field, type) of each field that holds a number or a tuple of numbers."""
     for config in CONFIGS:
         for name, hint in get_type_hints(config).items():
             if number_of(hint) is not None:
@@ -35,7 +35,7 @@ def numeric_fields() -> Iterator[tuple[type, str, Any]]:
 
 
 def number_of(hint: Any) -> type | None:
-    """The kind of number in a type; None where there is none."""
+    """Return the kind of number in a type; None if there is none."""
     if hint in (int, float):
         return hint  # type: ignore[no-any-return]
     if get_origin(hint) is Literal:
@@ -44,7 +44,7 @@ def number_of(hint: Any) -> type | None:
 
 
 def filled_with(hint: Any, value: float) -> Any:
-    """A value of this type whose numbers are all `value`."""
+    """Make a value of this type whose numbers are all `value`."""
     kind, parts = get_origin(hint), get_args(hint)
     if kind is tuple:
         inner = parts[:1] if parts[-1] is ... else parts
@@ -55,7 +55,7 @@ def filled_with(hint: Any, value: float) -> Any:
 
 
 def required(config: type) -> dict[str, Any]:
-    """A value for each field that has no default."""
+    """Make a value for each field without a default."""
     return {f.name: 2 for f in fields(config) if f.default is MISSING}
 
 
@@ -78,7 +78,7 @@ def test_numbers_are_found_in_every_kind_of_field() -> None:
     [pytest.param(*each, id=f"{each[0].__name__}.{each[1]}") for each in numeric_fields()],
 )
 def test_every_number_has_a_range(config: type, name: str, hint: Any) -> None:
-    """A field without a range fails here: give it a type of `fastrcnn.config.ranges`."""
+    """A field without a range fails here: give it a type from `fastrcnn.config.ranges`."""
     for impossible in (math.nan, math.inf, -math.inf, -HUGE, -float(HUGE), True):
         changes = required(config) | {name: filled_with(hint, impossible)}
         with pytest.raises(FieldError) as caught:
@@ -118,7 +118,7 @@ def test_an_error_says_the_name_the_value_and_what_was_expected(
     assert str(caught.value) == line
 
 
-def test_what_an_old_checkpoint_may_hold_is_taken() -> None:
+def test_values_of_old_checkpoints_are_accepted() -> None:
     FastRCNNConfig(num_classes=1, classifier="svm", score_threshold=-1.05)
     FastRCNNConfig(num_classes=1, box_weight=0, beta=0, frozen_stages=0, dropout=0)
     FastRCNNConfig(num_classes=1, nms_threshold=1.0, proposal_nms=1.0, bg_iou=(0.0, 0.5))
@@ -153,3 +153,19 @@ def test_the_configs_import_neither_torch_nor_numpy() -> None:
     code = "import sys, fastrcnn.config; print(*sorted({'torch', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"calibration": ((1.0, 0.0),)}, "a pair of numbers for each of the 2 classes"),
+        ({"calibration": ((0.0, 0.0), (1.0, 0.0))}, "above 0"),  # it would turn the order
+        ({"calibration": ((1.0, math.inf), (1.0, 0.0))}, "calibration"),
+        ({"calibration": ((1.0, 0.0),) * 2, "classifier": "svm"}, "null with an SVM"),
+    ],
+)
+def test_a_calibration_rises_and_belongs_to_probabilities(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(FieldError, match=message):
+        FastRCNNConfig(num_classes=2, **changes)

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from fastrcnn.checkpoint import load_checkpoint
 from fastrcnn.proposals import grid
 from pipeline import ablate, storage
 from pipeline.ablation.comparisons import COMPARISONS, NAMED_ONLY, rows
 from pipeline.ablation.config import AblateConfig, Test, Training
-from pipeline.ablation.table import TABLE, as_markdown, as_png
+from pipeline.ablation.table import TABLE, as_markdown, as_parquet, as_png, results_of
 from pipeline.ablation.trial import folder_of, run_trial
 from pipeline.annotations import read_labelled_images
 from pipeline.draw_scenes import draw_split
@@ -192,6 +193,51 @@ def test_an_output_of_other_flags_is_refused(scenes: str, tmp_path: Path) -> Non
         ablate.run(config(scenes, tmp_path, dry_run=True))
 
 
+def test_a_table_has_the_rows_whose_trials_are_finished(scenes: str, tmp_path: Path) -> None:
+    flags = config(scenes, tmp_path, preset="modern", comparisons=("recipe",), epochs=1)
+    first, *others = rows(flags)
+    classes = read_labelled_images(scenes, "train").classes
+    data = examples(scenes, "train"), examples(scenes, "val")
+    trial = run_trial(flags, first.training, [first.test], classes, *data)
+    found = results_of(
+        [first, *others], {first.training.name: trial, **{r.training.name: None for r in others}}
+    )
+    assert [row["setting"] for row in found] == ["SGD"]
+    assert found[0]["ap50"] == trial["tests"]["plain"]["ap50"]
+    assert "| SGD |" in as_markdown(flags, found)
+    assert pq.read_table(io.BytesIO(as_parquet(found))).schema.equals(TABLE)
+
+
+def test_the_average_of_the_weights_is_tested(scenes: str, tmp_path: Path) -> None:
+    flags = config(scenes, tmp_path, preset="modern")
+    classes = read_labelled_images(scenes, "train").classes
+    data = examples(scenes, "train"), examples(scenes, "val")
+    weights = []
+    for decay in ("null", "0.5", "0.0"):
+        training = Training(settings=(f"ema_decay={decay}",))
+        run_trial(flags, training, [Test()], classes, *data)
+        model = load_checkpoint(Path(folder_of(flags, training))).model
+        weights.append(model.state_dict()["head.fc6.weight"])
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])  # an average that forgets at once
+
+
+def test_a_share_of_the_training_images_is_tested_on(scenes: str, tmp_path: Path) -> None:
+    flags = config(scenes, tmp_path, comparisons=("svd",), val_fraction=0.3, dry_run=True)
+    training, test = ablate.read_data(flags)
+    known = {image.image_uri for image in read_labelled_images(scenes, "train").images}
+    parts = [{image.image_uri for image in part.images} for part in (training, test)]
+    assert parts[0] | parts[1] == known
+    assert not parts[0] & parts[1]
+    ablate.run(flags)
+
+
+def test_patience_is_refused(scenes: str, tmp_path: Path) -> None:
+    flags = config(scenes, tmp_path, set=("patience=2",), comparisons=("svd",), dry_run=True)
+    with pytest.raises(UserError, match="--set patience=2: a trial is not validated"):
+        ablate.run(flags)
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_every_row_is_filled_and_a_second_run_trains_nothing(scenes: str, tmp_path: Path) -> None:
     flags = config(scenes, tmp_path, comparisons=("sampling", "multi_task"))
@@ -249,7 +295,7 @@ def test_a_flag_and_set_give_the_same_number(scenes: str, tmp_path: Path) -> Non
     by_set = AblateConfig(
         **{f.name: getattr(by_flag, f.name) for f in fields(AblateConfig)}
         | {"scale": 600, "rois_per_image": 64, "set": ("scale=128", "rois_per_image=4")}
-    ).settled(by_old_rule=False)
+    ).effective_flags(by_old_rule=False)
     assert by_set == by_flag
     for row in rows(replace(by_flag, comparisons=("sampling", "scales", "multi_task"))):
         plans = [TrainPlan.of(one.training(row.training), ("thing",)) for one in (by_flag, by_set)]
@@ -297,7 +343,9 @@ def test_two_doors_with_different_values_are_refused(scenes: str, tmp_path: Path
 def test_an_old_output_keeps_its_plan(scenes: str, tmp_path: Path) -> None:
     """In commit dbe21ba, --set scale won over --scale, and only --scale changed max_size."""
     flags = config(scenes, tmp_path, set=("scale=64",), comparisons=("svd",), dry_run=True)
-    made = TrainPlan.of(flags.settled(by_old_rule=True).training(Training()), ("thing",)).model
+    made = TrainPlan.of(
+        flags.effective_flags(by_old_rule=True).training(Training()), ("thing",)
+    ).model
     assert (made.scale, made.max_size) == (64, 160)
     claim_output(flags, ablate.FREE_FLAGS)
     run = json.loads((tmp_path / "run.json").read_text())

@@ -19,5 +19,5 @@ def test_a_flag_and_set_with_different_values_are_refused(epochs: str) -> None:
 
 def test_set_alone_or_the_same_value_twice_is_accepted() -> None:
     alone = parse_arguments(AblateConfig, [*PLACES, "--set", "epochs=3"], "job")
-    assert alone.settled(False).epochs == 3
+    assert alone.effective_flags(False).epochs == 3
     parse_arguments(AblateConfig, [*PLACES, "--epochs", "12", "--set", "epochs=12"], "job")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.annotations import read_labelled_images, splits
-from pipeline.annotations.voc import parse_voc_xml
+from pipeline.annotations.voc_xml import parse_voc_xml
 from pipeline.errors import UserError
 
 

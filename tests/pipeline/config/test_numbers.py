@@ -1,4 +1,4 @@
-"""Tests of numbers given by flags: all doors have the same effect."""
+"""Tests of numbers given by flags: all three ways have the same effect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plan(config: TrainConfig) -> TrainPlan:
     return TrainPlan.of(config, ("thing",))
 
 
-def doors(name: str, value: Any, part: str = "model") -> list[TrainConfig]:
+def three_ways(name: str, value: Any, part: str = "model") -> list[TrainConfig]:
     """Give a number by the short flag, by the flag of its part, and by --set."""
     kind = ModelOverrides if part == "model" else SolverOverrides
     nested = {part: kind(**{name: value})}
@@ -41,17 +41,18 @@ def doors(name: str, value: Any, part: str = "model") -> list[TrainConfig]:
         ("solver", "iterations", 50),
         ("solver", "epochs", 3.0),
         ("solver", "learning_rate", 0.5),
+        ("solver", "patience", 3),
     ],
 )
 def test_three_doors_give_one_plan(part: str, name: str, value: Any) -> None:
-    short, nested, setting = (plan(config) for config in doors(name, value, part))
+    short, nested, setting = (plan(config) for config in three_ways(name, value, part))
     assert short == nested == setting
     assert getattr(getattr(short, part), name) == value
     assert plan(flags()) != short
 
 
 def test_scale_sets_max_size_unless_it_is_given() -> None:
-    for config in doors("scale", 480):
+    for config in three_ways("scale", 480):
         assert plan(config).model.max_size == 800
     for config in (
         flags(scale=480, set=("max_size=900",)),
@@ -62,10 +63,22 @@ def test_scale_sets_max_size_unless_it_is_given() -> None:
 
 
 def test_batch_size_scales_the_learning_rate_unless_it_is_given() -> None:
-    for config in doors("batch_size", 4, "solver"):
+    for config in three_ways("batch_size", 4, "solver"):
         assert plan(config).solver.learning_rate == pytest.approx(0.02 * 4 / 16)
     given = flags(batch_size=4, solver=SolverOverrides(learning_rate=0.3))
     assert plan(given).solver.learning_rate == 0.3
+
+
+@pytest.mark.parametrize("preset", ["paper", "modern"])
+def test_the_optimizer_decides_on_rate_and_decay_unless_they_are_given(preset: Any) -> None:
+    adamw = ("optimizer=adamw", "batch_size=2")
+    solver = plan(flags(preset=preset, set=adamw)).solver
+    assert solver.learning_rate == pytest.approx(2e-4)
+    assert (solver.weight_decay, solver.caffe_momentum) == (0.05, False)
+    solver = plan(flags(preset=preset, batch_size=8, set=adamw[:1])).solver
+    assert solver.learning_rate == pytest.approx(4e-4)  # the square root of four times the images
+    solver = plan(flags(preset=preset, learning_rate=0.5, set=(*adamw, "weight_decay=0"))).solver
+    assert (solver.learning_rate, solver.weight_decay) == (0.5, 0)
 
 
 def test_iterations_and_epochs_exclude_each_other() -> None:
@@ -148,7 +161,22 @@ def test_two_doors_with_different_values_are_refused_by_name(
             {"set": ("batch_size=3",), "num_workers": 2},
             "--set batch_size=3 --num-workers 2: every worker needs the same number of images",
         ),
-        ({"num_workers": 3}, "--num-workers 3: does not divide the preset's batch of 16 images"),
+        (
+            {"set": ("optimizer=adamw", "caffe_momentum=true")},
+            "--set caffe_momentum=true --set optimizer=adamw: caffe_momentum=True, ",
+        ),
+        (
+            {"solver": SolverOverrides(optimizer="adamw", momentum=0.5)},
+            "--solver.momentum 0.5 --solver.optimizer adamw: momentum=0.5, ",
+        ),
+        ({"set": ("betas=0.5,0.9",)}, "--set betas=0.5,0.9: betas=(0.5, 0.9), optimizer='sgd': "),
+        ({"patience": 0}, "--patience 0: expected null or an integer from 1"),
+        ({"set": ("crop_jitter=1.5,0.5",)}, "--set crop_jitter=1.5,0.5: expected the smaller"),
+        ({"set": ("crop_jitter=0,1",)}, "--set crop_jitter=0,1: expected null or 2 values"),
+        (
+            {"num_workers": 3, "preset": "modern"},
+            "--num-workers 3: does not divide the batch of 16 images, which no flag gives",
+        ),
     ],
 )  # fmt: skip
 def test_a_number_out_of_range_is_refused_with_its_flag(changes: dict[str, Any], line: str) -> None:
@@ -245,3 +273,38 @@ def test_sides_for_another_number_of_maps_are_refused_with_their_flag() -> None:
     config = flags(backbone="tiny", proposals="rpn", rpn=RPNOverrides(sides=("16", "32")))
     with pytest.raises(UserError, match="^--rpn.sides 16.0 32.0: expected one list for each"):
         plan(config)
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])
+def test_minutes_are_a_positive_number(minutes: float) -> None:
+    with pytest.raises(UserError, match="--minutes .*: must be above 0"):
+        flags(minutes=minutes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "given"),
+    [
+        ({"epochs": 2.0}, "--epochs 2.0"),
+        ({"iterations": 7}, "--iterations 7"),
+        ({"set": ("iterations=7",)}, "--set iterations=7"),
+        ({"solver": SolverOverrides(epochs=2.0)}, "--solver.epochs 2.0"),
+    ],
+)
+def test_minutes_exclude_another_length(changes: dict[str, Any], given: str) -> None:
+    with pytest.raises(UserError, match=f"--minutes 5 {given}: both say how long to train"):
+        flags(minutes=5.0, **changes)
+
+
+def test_chosen_numbers_are_used_where_no_flag_gives_one() -> None:
+    numbers = read_numbers(flags(scale=480, epochs=2.0))
+    chosen = {"model.scale": 256, "model.fc_dim": 64, "solver.iterations": 600}
+    assert dict(numbers.over(chosen).values) == {
+        "model.scale": 480,
+        "solver.epochs": 2.0,
+        "model.fc_dim": 64,
+    }
+    assert dict(read_numbers(flags()).over(chosen).values) == chosen
+
+
+def test_without_preset_and_batch_any_number_of_workers_is_possible() -> None:
+    assert flags(num_workers=3).preset is None

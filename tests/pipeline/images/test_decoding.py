@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline.images import IMAGE_SUFFIXES, ImageError, decode, read_size
 from pipeline.images.jpeg import read_jpeg
+from tests.pipeline.odd_formats import bgra, bmp
 
 # A 2 x 3 image (height x width) with six colours, so that every turn shows.
 PIXELS = np.array(
@@ -138,17 +139,19 @@ def test_16_bit_rgb_is_scaled() -> None:
     assert decode(png(1, 1, 16, 2, b"\0" + samples)).pixels.tolist() == [[[255, 0, 128]]]
 
 
-def test_float_pixels_are_scaled_by_their_range() -> None:
-    for values, wanted, warns in (
-        ([0.0, 0.5, 1.0], [0, 128, 255], False),
-        ([0.0, 100.4, 255.0], [0, 100, 255], False),
-        ([-1.0, 0.0, 1.0], [0, 128, 255], True),
-        ([0.0, 500.0, 1000.0], [0, 128, 255], True),
+def test_all_floats_are_scaled_from_0_to_1() -> None:
+    """Whatever the samples: two images of a run are never scaled differently."""
+    for values, wanted, says in (
+        ([0.0, 0.5, 1.0], [0, 128, 255], None),
+        ([0.0, 0.5, 1.001], [0, 128, 255], "samples are 0..1.001, cut at 0..1"),
+        ([0.0, 100.4, 255.0], [0, 255, 255], "samples are 0..255, cut at 0..1"),
+        ([-1.0, 0.0, 1.0], [0, 0, 255], "samples are -1..1, cut at 0..1"),
+        ([0.0, 0.05, 0.09], [0, 13, 23], "samples are 0..0.09, less than a tenth of 0..1"),
     ):
         image = Image.fromarray(np.array([values], dtype=np.float32))
         decoded = decode(encode(image, "TIFF"))
         assert decoded.pixels[0, :, 0].tolist() == wanted
-        assert ("stretched" in (decoded.warning or "")) == warns
+        assert decoded.warning is None if says is None else says in (decoded.warning or "")
 
 
 def test_float_pixels_that_are_not_finite_are_undecodable() -> None:
@@ -199,6 +202,31 @@ def test_the_first_of_several_frames_is_decoded_and_a_warning_given(format: str)
     decoded = decode(data)
     assert decoded.warning == "first frame of 3"
     np.testing.assert_array_equal(decoded.pixels[4, 4], [255, 0, 0])
+
+
+def test_a_multi_picture_jpeg_takes_hardly_longer_than_its_first_picture() -> None:
+    first = noise(480, 640)
+    plain = encode(first, "JPEG", quality=75)
+    several = encode(first, "MPO", quality=75, save_all=True, append_images=[noise(48, 64)])
+    best = [np.inf, np.inf]
+    for _ in range(30):
+        for n, data in enumerate((plain, several)):
+            started = time.thread_time()
+            decode(data)
+            best[n] = min(best[n], time.thread_time() - started)
+    assert best[1] / best[0] < 1.1
+
+
+def test_the_empty_opacity_of_a_bmp_is_no_opacity() -> None:
+    masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    for alpha, expected in ((0, PIXELS), (255, PIXELS)):
+        rows = bgra(PIXELS, np.full(PIXELS.shape[:2], alpha, np.uint8))
+        data = bmp(rows, bits=32, header=124, compression=3, masks=masks)
+        np.testing.assert_array_equal(decode(data).pixels, expected)
+    one = np.zeros(PIXELS.shape[:2], np.uint8)
+    one[0, 0] = 255
+    data = bmp(bgra(PIXELS, one), bits=32, header=124, compression=3, masks=masks)
+    assert decode(data).pixels.tolist() == [[[255, 0, 0], *[[255] * 3] * 2], [[255] * 3] * 3]
 
 
 def test_a_multi_picture_jpeg_gives_its_first_picture() -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import AvifImagePlugin
 
 from pipeline.images import decode
 from pipeline.images.fence import Fence, fence
 from pipeline.images.guard import ImageError
 from tests.pipeline.hostile_bytes import encode, exif, photo, png
+from tests.pipeline.odd_formats import sample
 
 PNG = encode(photo(), "PNG")
 
@@ -87,6 +91,81 @@ def test_the_process_gets_no_credentials(decoders: Fence, monkeypatch: pytest.Mo
     assert not {name for name in names if name.startswith(("AWS", "RAY", "PYTHON"))}
     open_files = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
     assert all(name == "/dev/null" or name.startswith("pipe:") for name in open_files), open_files
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT])
+def test_idle_processes_that_were_killed_are_dropped(number: signal.Signals) -> None:
+    """The kernel may kill all idle processes at once. The next image is not their fault."""
+    with contextlib.closing(Fence(max_processes=3, seconds=60)) as fence:
+        threads = [
+            threading.Thread(target=fence.decode, args=(PNG, "PNG"), kwargs={"max_pixels": 10**6})
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        idle = {child._process.pid for child in fence._idle}
+        assert len(idle) == fence.started > 1
+        for pid in idle:
+            os.kill(pid, number)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert fence.decode(PNG, "PNG", max_pixels=10**6, only_size=True).height == 48
+        assert fence.started == len(idle) + 1
+        for pid in idle:
+            assert not Path(f"/proc/{pid}").exists(), "the dead ones were not waited for"
+
+
+def test_after_a_death_the_second_try_starts_a_process(
+    decoders: Fence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two idle processes look alive and die with the first byte: one image must not meet both."""
+    idle = [decoders._start("PNG", 10**6), decoders._start("PNG", 10**6)]
+    decoders._idle = list(idle)
+    monkeypatch.setattr(type(idle[0]), "runs", lambda child: True)
+    for child in idle:
+        os.kill(child._process.pid, signal.SIGKILL)
+    assert decoders.decode(PNG, "PNG", max_pixels=10**6).height == 48
+    assert decoders.started == 3
+    idle[0].end()
+    decoders._idle = [child for child in decoders._idle if child is not idle[0]]
+
+
+def most_processes(pid: int) -> str:
+    limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(line.split()[2] for line in limits if line.startswith("Max processes"))
+
+
+def test_only_the_decoder_of_heic_may_start_threads(decoders: Fence) -> None:
+    """libde265 ends its process if it cannot start a thread."""
+    assert most_processes(started_by(decoders)) == "0"
+    before = process_ids()
+    decoders.decode(sample("rgb.heic"), "HEIF", max_pixels=10**6)
+    (pid,) = process_ids() - before
+    assert most_processes(pid) != "0"
+    decoders.decode(PNG, "PNG", max_pixels=10**6)
+    decoders.decode(sample("gray.heic"), "HEIF", max_pixels=10**6)
+    assert decoders.started == 2
+    assert AvifImagePlugin.DEFAULT_MAX_THREADS == 1
+
+
+def test_the_time_limit_grows_with_max_pixels(decoders: Fence) -> None:
+    before = process_ids()
+    decoders.decode(PNG, "PNG", max_pixels=300_000_000)
+    (pid,) = process_ids() - before
+    os.kill(pid, signal.SIGSTOP)
+    decoders.seconds = 0.1
+    started = time.monotonic()
+    with pytest.raises(ImageError, match=r"more than 0\.3 s"):
+        decoders.decode(PNG, "PNG", max_pixels=300_000_000)
+    assert time.monotonic() - started < 10
+
+
+def test_a_file_that_lacks_its_end_is_marked(decoders: Fence) -> None:
+    whole = encode(photo(240, 320))
+    assert decoders.decode(whole[:-2], "JPEG", max_pixels=10**6).lacks_end
+    assert not decoders.decode(whole, "JPEG", max_pixels=10**6).lacks_end
+    assert not decoders.decode(PNG, "PNG", max_pixels=10**6).lacks_end
 
 
 def test_a_process_that_dies_is_replaced(decoders: Fence) -> None:

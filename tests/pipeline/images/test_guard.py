@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Literal
 
 import pytest
 from PIL import ImageCms
 
 from pipeline.images.guard import header_size, sniff
-from pipeline.images.metadata import icc_warning, orientation_of_exif
+from pipeline.images.metadata import (
+    UnreadableError,
+    icc_warning,
+    orientation_of_exif,
+    pictures_of_mpf,
+)
 from tests.pipeline.hostile_bytes import encode, exif, icc_profile, photo
+from tests.pipeline.odd_formats import exif_of_kind
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
@@ -37,6 +44,32 @@ def test_orientation_is_read_in_both_byte_orders(
     head = (b"II" if order == "little" else b"MM") + number(42, 2) + number(8, 4)
     entry = number(0x0112, 2) + number(3, 2) + number(1, 4) + number(value, 2) + bytes(2)
     assert orientation_of_exif(head + number(1, 2) + entry + bytes(4)) == value
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [1, 3, 4, 6, 8, 9])
+def test_orientation_may_have_any_integer_type(kind: int, order: str) -> None:
+    for value, orientation in ((6, 6), (8, 8), (0, 1), (9, 1), (100, 1)):
+        exif_data = exif_of_kind(value, kind, order)[10:]
+        assert orientation_of_exif(exif_data) == orientation
+    if kind >= 6:
+        assert orientation_of_exif(exif_of_kind(-6, kind, order)[10:]) == 1
+    if kind in (4, 9):
+        assert orientation_of_exif(exif_of_kind(2**16 + 6, kind, order)[10:]) == 1
+
+
+def test_an_orientation_that_is_no_integer_is_unreadable() -> None:
+    exif_data = bytearray(exif_of_kind(6, 3)[10:])
+    exif_data[12] = 2  # ASCII
+    with pytest.raises(UnreadableError):
+        orientation_of_exif(bytes(exif_data))
+
+
+def test_the_number_of_pictures_is_read_from_an_index() -> None:
+    entry = struct.pack(">HHII", 0xB001, 4, 1, 3)
+    assert pictures_of_mpf(b"MM\0*\0\0\0\x08\0\1" + entry) == 3
+    for broken in (b"", b"MM\0*\0\0\0\x08\0\2" + bytes(5), b"MM\0*\xff\xff\xff\xff", b"no index"):
+        assert pictures_of_mpf(broken) == 1
 
 
 def test_a_warning_names_a_profile_only_if_its_colours_differ_from_srgb() -> None:

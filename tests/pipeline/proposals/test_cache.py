@@ -13,11 +13,19 @@ import pytest
 from PIL import Image
 
 from fastrcnn.config import ProposalConfig
+from fastrcnn.proposals.tiled import propose_on_tiles
+from fastrcnn.tiles import Tiling
 from pipeline import storage
+from pipeline.images import SampleRules
 from pipeline.proposals import cache
-from pipeline.proposals.cache import compute_proposals, propose_batch, settings_name
+from pipeline.proposals.cache import (
+    compute_proposals,
+    propose_batch,
+    settings_name,
+)
 from pipeline.proposals.reading import unplanned
 from pipeline.proposals.table import boxes_of
+from tests.pipeline.hostile_bytes import encode, photo
 from tests.pipeline.poison import DEADLY_WIDTH, propose_batch_or_die
 
 GRID = ProposalConfig(name="grid", max_boxes=30)
@@ -42,9 +50,56 @@ def test_a_bad_image_is_a_row_with_its_error(images: str) -> None:
     assert table["width"].to_pylist()[:4] == [40, 41, 42, 43]
 
 
+def test_a_jpeg_without_its_end_has_proposals_and_a_log_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cut.jpg").write_bytes(encode(photo())[:-2])
+    rows = unplanned(storage.as_named(storage.list_objects(str(tmp_path))))
+    (table,) = propose_batch(rows, GRID)
+    assert table["error"].to_pylist() == [None]
+    assert f"{tmp_path}/cut.jpg: the file lacks its end: all of its rows are there" in caplog.text
+    (table,) = propose_batch(rows, GRID, truncated="refuse")
+    assert "lacks its end" in table["error"][0].as_py()
+
+
+def test_each_choice_for_jpegs_without_their_end_has_its_own_folder() -> None:
+    assert settings_name(GRID, truncated="warn") == settings_name(GRID)
+    assert settings_name(GRID, truncated="refuse") == f"{settings_name(GRID)}-whole"
+
+
+def test_tiles_have_a_cache_of_their_own() -> None:
+    tilings = (None, Tiling(side=640), Tiling(side=640, overlap=0.3), Tiling(side=800))
+    assert len({settings_name(GRID, tiling=tiling) for tiling in tilings}) == 4
+    assert settings_name(GRID, tiling=None) == settings_name(GRID)
+
+
+def test_a_row_holds_the_proposals_of_the_image_and_of_each_tile(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    rows = unplanned(storage.as_named(storage.list_objects(str(tmp_path))))
+    tiling = Tiling(side=60)
+    (table,) = propose_batch(rows, GRID, tiling=tiling)
+    (boxes,) = boxes_of(table["boxes"])
+    assert boxes is not None
+    assert boxes.tolist() == propose_on_tiles(pixels, GRID, tiling).tolist()
+    assert GRID.max_boxes < len(boxes) <= 3 * GRID.max_boxes  # two tiles
+
+
 def test_each_set_of_settings_has_its_own_folder() -> None:
     names = {settings_name(c) for c in (GRID, ProposalConfig(name="grid"), ProposalConfig())}
     assert len(names) == 3
+
+
+def test_another_range_or_other_bands_have_another_folder() -> None:
+    rules = [
+        SampleRules(),
+        SampleRules(range=(0, 4095)),
+        SampleRules(range=(0, 1023)),
+        SampleRules(bands=(4, 3, 2)),
+    ]
+    names = [settings_name(ProposalConfig(), each) for each in rules]
+    assert names[0] == "selective_search-8dac780c"
+    assert len(set(names)) == 4
 
 
 @pytest.mark.parametrize(

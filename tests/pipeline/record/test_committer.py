@@ -10,7 +10,7 @@ import pytest
 from pipeline import record, storage
 from pipeline.errors import JobError
 from pipeline.record import committer as module
-from tests.pipeline.record_cases import RUN, committer, planned, result, rows_of
+from tests.pipeline.record_cases import RUN, committer, done_shards, planned, result, rows_of
 
 
 @pytest.fixture
@@ -31,11 +31,11 @@ def test_add_returns_while_shards_are_still_being_written(
     monkeypatch.setattr(storage, "create_bytes", wait)
     writer = committer(output, work)
     writer.add(result(rows_of(work, [0, 1])))  # returns before either shard is written
-    assert record.done_shards(output, RUN, work) == set()
+    assert done_shards(output, RUN, work) == set()
     slow.set()
     writer.add(result(rows_of(work, [2])))
     writer.close()
-    assert record.done_shards(output, RUN, work) == {0, 1, 2}
+    assert done_shards(output, RUN, work) == {0, 1, 2}
 
 
 def test_few_whole_shards_wait_in_memory(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_a_failed_put_is_raised_and_the_other_shards_are_written(
     added.set()
     with pytest.raises(storage.ObjectUnreadable, match="disk full"):
         writer.close()
-    assert record.done_shards(output, RUN, work) == {0, 2}
+    assert done_shards(output, RUN, work) == {0, 2}
 
 
 def test_a_row_with_another_etag_than_the_plan_is_refused(output: str) -> None:
@@ -91,3 +91,30 @@ def test_a_row_with_another_etag_than_the_plan_is_refused(output: str) -> None:
     writer.add(rows.set_column(place, "etag", [["other", *etags[1:]]]))
     with pytest.raises(JobError, match="not the 3 planned images"):
         writer.flush()
+
+
+def test_a_damaged_shard_of_another_driver_fails_the_job(output: str) -> None:
+    """It appeared after the checks at the start. Exit code 1: workers have started."""
+    work = planned(output, 3)
+    uri = record.shard_uri(output, RUN, 0)
+    storage.write_bytes(uri, b"PAR1")
+    writer = committer(output, work)
+    writer.add(result(rows_of(work)))
+    with pytest.raises(JobError, match="shard 0 is not a whole Parquet file"):
+        writer.close()
+
+
+def test_a_shard_names_its_plan_its_number_and_its_writing(output: str) -> None:
+    work = planned(output, 6)
+    names = []
+    for run_id in (RUN, "f" * 16):
+        writer = committer(output, work, run_id=run_id)
+        writer.add(result(rows_of(work)))
+        writer.close()
+        for made in writer.shards:
+            with record.open_shard(record.shard_uri(output, run_id, made.shard)) as (file, _, _):
+                metadata = file.schema_arrow.metadata
+            assert metadata[b"plan_sha256"].decode() == work.generations[0].sha256
+            assert int(metadata[b"shard"]) == made.shard
+            names.append(metadata[b"write_id"])
+    assert len(set(names)) == 4

@@ -118,4 +118,4 @@ def test_a_damaged_plan_is_refused(tmp_path: Path, fault: str) -> None:
         part.unlink()
     plan._read_part.cache_clear()
     with pytest.raises(UserError, match="plans"):
-        plan.compare(plan.read(str(tmp_path)), ListedImages())
+        plan.add_planned_images(plan.read(str(tmp_path)), ListedImages())

@@ -21,6 +21,7 @@ from pipeline.storage import ObjectInfo
 from tests.pipeline.record_cases import (
     RUN,
     committer,
+    done_shards,
     extend,
     planned,
     result,
@@ -46,7 +47,7 @@ def test_rows_in_any_order_make_whole_shards(output: str) -> None:
     assert table.schema.remove_metadata() == SCORED
     assert table["image_uri"].to_pylist() == rows_of(work)["image_uri"].to_pylist()
     assert table["etag"].to_pylist() == rows_of(work)["etag"].to_pylist()
-    assert record.done_shards(output, RUN, work) == {0, 1, 2, 3}
+    assert done_shards(output, RUN, work) == {0, 1, 2, 3}
 
 
 def test_a_shard_is_written_after_its_last_row(output: str) -> None:
@@ -54,10 +55,10 @@ def test_a_shard_is_written_after_its_last_row(output: str) -> None:
     writer = committer(output, work)
     writer.add(result(rows_of(work).slice(0, 2)))
     writer.flush()
-    assert record.done_shards(output, RUN, work) == set()
+    assert done_shards(output, RUN, work) == set()
     writer.add(result(rows_of(work).slice(2, 2)))
     writer.flush()
-    assert record.done_shards(output, RUN, work) == {0, 1}
+    assert done_shards(output, RUN, work) == {0, 1}
 
 
 def test_a_missing_row_is_an_error_and_its_shard_is_not_written(output: str) -> None:
@@ -66,7 +67,7 @@ def test_a_missing_row_is_an_error_and_its_shard_is_not_written(output: str) -> 
     writer.add(result(rows_of(work).slice(0, 5)))
     with pytest.raises(JobError, match="shard 1 has 2 of its 3 rows"):
         writer.close()
-    assert record.done_shards(output, RUN, work) == {0}
+    assert done_shards(output, RUN, work) == {0}
 
 
 def test_a_shard_with_a_row_twice_is_not_written(output: str) -> None:
@@ -77,7 +78,7 @@ def test_a_shard_with_a_row_twice_is_not_written(output: str) -> None:
     writer.add(result(rows_of(work).slice(1, 1)))
     with pytest.raises(JobError, match="not the 3 planned images"):
         writer.flush()
-    assert record.done_shards(output, RUN, work) == set()
+    assert done_shards(output, RUN, work) == set()
 
 
 @pytest.mark.parametrize("store", ["local", "s3"])
@@ -108,9 +109,9 @@ def test_a_resumed_run_scores_the_planned_shards_that_are_missing(output: str) -
     first = committer(output, work)
     first.add(result(rows_of(work).slice(0, 7)))  # two shards and one row
     first.flush()
-    done = record.done_shards(output, RUN, work)
+    done = done_shards(output, RUN, work)
     assert done == {0, 1}
-    rest = record.to_do(work, done)
+    rest = record.missing_shards(work, done)
     assert rest == [2, 3]
     writer = committer(output, work, rest)
     writer.add(result(rows_of(work, rest)))
@@ -140,9 +141,9 @@ def test_the_row_with_status_changed_is_not_the_newest_of_its_image(output: str)
 
 def test_only_the_wanted_shards_are_scored(output: str) -> None:
     work = planned(output, 12)
-    assert record.to_do(work, set(), {1, 0}) == [0, 1]
-    assert record.to_do(work, {0}, {1, 0}) == [1]
-    assert record.to_do(work, {0, 1, 2, 3}) == []
+    assert record.missing_shards(work, set(), {1, 0}) == [0, 1]
+    assert record.missing_shards(work, {0}, {1, 0}) == [1]
+    assert record.missing_shards(work, {0, 1, 2, 3}) == []
 
 
 def test_two_runs_share_an_output(output: str) -> None:
@@ -150,7 +151,7 @@ def test_two_runs_share_an_output(output: str) -> None:
     writer = committer(output, work)
     writer.add(result(rows_of(work)))
     writer.close()
-    assert record.done_shards(output, "another", work) == set()
+    assert done_shards(output, "another", work) == set()
 
 
 def test_another_object_among_the_shards_is_refused(output: str) -> None:
@@ -159,7 +160,7 @@ def test_another_object_among_the_shards_is_refused(output: str) -> None:
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"")
     with pytest.raises(UserError, match=r"part-0\.parquet: is not a shard"):
-        record.done_shards(output, RUN, work)
+        done_shards(output, RUN, work)
 
 
 def test_the_run_id_changes_with_any_fact_and_with_nothing_else() -> None:
@@ -195,4 +196,4 @@ def test_a_driver_killed_while_it_writes_a_shard_leaves_no_part_of_it(output: st
     writer = committer(output, work)
     writer.add(result(rows_of(work)))
     writer.close()
-    assert record.done_shards(output, RUN, work) == {0}
+    assert done_shards(output, RUN, work) == {0}

@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline import record, storage
 from pipeline.config import ScoreConfig
 from pipeline.errors import UserError
+from pipeline.images import DECODER_VERSION
 from pipeline.record import run_format
 from pipeline.record.manifest import write_manifest
 from pipeline.record.run_format import RunFormat, begin_run, read_format, warn_of_other_decoders
@@ -43,7 +44,7 @@ def begin(job: Job, done: Collection[int] = ()) -> RunFormat:
 
 
 def config_uri(job: Job) -> str:
-    return record.described_uri(job.config.output, job.run_id, "config.json")
+    return record.run_file_uri(job.config.output, job.run_id, "config.json")
 
 
 def test_config_json_of_a_new_run_names_all_columns(job: Job) -> None:
@@ -79,7 +80,7 @@ def test_without_config_json_the_columns_are_read_from_a_shard(
     job: Job, columns: tuple[str, ...]
 ) -> None:
     version = 1 if columns == FIRST_COLUMNS else TABLE_VERSION
-    kept = RunFormat(columns=columns, format_version=version, decoder_version=1)
+    kept = RunFormat(columns=columns, format_version=version, decoder_version=DECODER_VERSION)
     work = planned(job.config.output, 3)
     writer = committer(
         job.config.output,
@@ -103,7 +104,7 @@ def test_a_shard_names_its_decoder_and_the_hash_of_its_generation(job: Job) -> N
     writer.close()
     data = storage.read_bytes(record.shard_uri(job.config.output, job.run_id, 0))
     table = pq.read_table(io.BytesIO(data))
-    assert table.schema.metadata[b"decoder_version"] == b"1"
+    assert table.schema.metadata[b"decoder_version"] == str(DECODER_VERSION).encode()
     assert table.schema.metadata[b"plan_sha256"].decode() == work.generations[0].sha256
     assert table["generation"].to_pylist() == [1, 1, 1]
 

@@ -144,6 +144,47 @@ def test_a_file_that_is_not_a_table_of_a_run_is_named(bucket: str) -> None:
             read_run(find_run(bucket), {"1.jpg"})
 
 
+RUN, OTHER = "0123456789abcdef", "fedcba9876543210"
+
+
+@pytest.mark.parametrize(
+    ("folder", "run_ids", "wrong"),
+    [
+        (
+            RUN,
+            (RUN, OTHER),
+            "00000001.parquet: holds rows of run fedcba9876543210, expected run 0123",
+        ),
+        (
+            RUN,
+            (OTHER, RUN),
+            "00000000.parquet: holds rows of run fedcba9876543210, expected run 0123",
+        ),
+        (RUN, (OTHER,), "00000000.parquet: holds rows of run fedcba9876543210"),
+        (
+            "july",
+            (RUN, OTHER),
+            "00000001.parquet: holds rows of run fedcba9876543210, expected run 0123",
+        ),
+    ],
+)
+def test_a_shard_of_another_run_with_the_same_model_is_refused(
+    bucket: str, folder: str, run_ids: tuple[str, ...], wrong: str
+) -> None:
+    for number, run_id in enumerate(run_ids):
+        row = _row(f"s3://x/{number}.jpg") | {"run_id": run_id}
+        _shard(f"{bucket}/scored/{folder}/{number:08d}.parquet", row)
+    with pytest.raises(UserError, match=wrong):
+        read_run(find_run(bucket), {"no.jpg"})
+
+
+def test_a_renamed_folder_is_read(bucket: str) -> None:
+    for number in range(2):
+        row = _row(f"s3://x/{number}.jpg") | {"run_id": RUN}
+        _shard(f"{bucket}/scored/july/{number:08d}.parquet", row)
+    assert read_run(find_run(bucket), {"1.jpg"}).num_rows == 2
+
+
 def test_a_shard_of_another_detector_is_refused(bucket: str) -> None:
     _shard(f"{bucket}/scored/r/0.parquet", _row("s3://x/1.jpg"))
     _shard(f"{bucket}/scored/r/1.parquet", _row("s3://x/2.jpg"), classes=("cross", "ring"))

@@ -155,6 +155,23 @@ def test_several_wrong_flags_are_named_together() -> None:
     assert said.startswith("--limt, --weights: no such flags. Did you mean --limit? (")
 
 
+def test_all_groups_that_are_given_as_flags_are_explained() -> None:
+    two_groups = make_dataclass(
+        "TwoGroups",
+        [(name, Numbers, field(default_factory=Numbers)) for name in ("model", "solver")],
+    )
+    for words, hint in (
+        (["--model", "4"], "--model begins the names of several flags, as in --model.X."),
+        (
+            ["--solver", "--model"],
+            "--model and --solver begin the names of several flags, as in --model.X.",
+        ),
+    ):
+        with pytest.raises(UserError) as caught:
+            parse_arguments(two_groups, words, "job")
+        assert hint in str(caught.value)
+
+
 def test_missing_flags_are_named() -> None:
     assert refused().startswith("--images, --output: are required and missing.")
     assert refused("--images", "x").startswith("--output: is required and missing.")

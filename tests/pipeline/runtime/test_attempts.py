@@ -1,16 +1,31 @@
-"""After a batch killed its process, its images are tried alone; an image that kills again is given up."""
+"""An image that raises an exception or kills its process gets a row; the others of its batch go on."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
 
 import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.runtime.attempts import _NO_MEMORY, AttemptLog, attempt
+from pipeline.errors import ObjectDenied, UserError
+from pipeline.runtime.attempts import _NO_MEMORY, AttemptLog, Failure, attempt
 
 
 class Died(BaseException):
     """Stands for the death of the process: no code after it runs."""
+
+
+class Speechless(Exception):
+    """An exception whose text cannot be made."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class SpeechlessOfTorch(Speechless, RuntimeError):
+    """The same, of the kind whose text is looked at."""
 
 
 def rows(*uris: str) -> pa.Table:
@@ -19,6 +34,10 @@ def rows(*uris: str) -> pa.Table:
 
 def outcome(batch: pa.Table, text: str) -> pa.Table:
     return batch.set_column(1, "outcome", pa.array([text] * batch.num_rows))
+
+
+def failed(batch: pa.Table, failure: Failure) -> pa.Table:
+    return outcome(batch, f"{failure.status}: {failure.cause}")
 
 
 def run_until_done(batch: pa.Table, poison: str, log: AttemptLog) -> tuple[dict[str, str], int]:
@@ -31,7 +50,7 @@ def run_until_done(batch: pa.Table, poison: str, log: AttemptLog) -> tuple[dict[
 
     for deaths in range(10):
         try:
-            done = attempt(batch, work, outcome, stage="test", attempts=log)
+            done = attempt(batch, work, failed, stage="test", attempts=log)
         except Died:
             continue
         return dict(zip(*done.to_pydict().values(), strict=True)), deaths
@@ -42,7 +61,7 @@ def test_only_the_image_that_kills_three_times_fails() -> None:
     done, deaths = run_until_done(rows("a", "b", "c"), "b", AttemptLog())
     assert deaths == 3
     assert (done["a"], done["c"]) == ("ok", "ok")
-    assert done["b"] == "its process died each of 3 times at stage 'test'"
+    assert done["b"] == "failed: its process died each of 3 times at stage 'test'"
 
 
 def test_after_a_death_the_careful_function_is_called() -> None:
@@ -57,7 +76,7 @@ def test_after_a_death_the_careful_function_is_called() -> None:
 
     def try_it() -> pa.Table:
         batch = rows("a", "b")
-        return attempt(batch, killed, outcome, stage="test", attempts=log, alone=careful)
+        return attempt(batch, killed, failed, stage="test", attempts=log, alone=careful)
 
     with pytest.raises(Died):
         try_it()
@@ -77,7 +96,7 @@ def test_no_image_fails_if_the_process_was_killed_from_outside() -> None:
         raise Died
 
     with pytest.raises(Died):
-        attempt(rows("a", "b"), killed, outcome, stage="test", attempts=log)
+        attempt(rows("a", "b"), killed, failed, stage="test", attempts=log)
     done, _ = run_until_done(rows("a", "b"), "x", log)
     assert done == {"a": "ok", "b": "ok"}
 
@@ -92,7 +111,7 @@ def test_a_finished_batch_can_be_repeated() -> None:
         return outcome(part, "ok")
 
     for _ in range(3):
-        attempt(rows("a", "b"), work, outcome, stage="test", attempts=log)
+        attempt(rows("a", "b"), work, failed, stage="test", attempts=log)
     assert together == [2, 2, 2]
 
 
@@ -104,33 +123,109 @@ def test_stages_are_counted_separately() -> None:
     assert log.begin("read 1 a") == 1
 
 
-@pytest.mark.parametrize(
-    ("error", "times"),
-    [
-        (MemoryError(), 1),
-        (
-            RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate"),
-            1,
-        ),
-        (RuntimeError("shapes do not match"), 0),
-    ],
-)
-def test_a_process_without_memory_is_distinguished_from_a_bug(error: Exception, times: int) -> None:
-    """A worker then ends itself; in the caller's process the exception is raised."""
-
-    class Log(AttemptLog):
-        told = 0
-
-        def out_of_memory(self, error: Exception) -> None:
-            self.told += 1
+def raising(error: BaseException, poison: str = "b") -> Callable[[pa.Table], pa.Table]:
+    """Work that raises for every batch that holds `poison`."""
 
     def work(part: pa.Table) -> pa.Table:
-        raise error
+        if poison in part["image_uri"].to_pylist():
+            raise error
+        return outcome(part, "ok")
 
-    log = Log()
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (LookupError("no such\nthing"), "failed: LookupError: no such thing"),
+        (RecursionError(), "failed: RecursionError"),
+        (MemoryError("12 GB"), "failed: MemoryError: 12 GB"),
+        (StopIteration(3), "failed: StopIteration: 3"),
+        (ObjectDenied("s3://b/x: no"), "denied: s3://b/x: no"),
+        (
+            UserError("table", "is damaged", "Make it anew."),
+            "failed: table: is damaged. Make it anew.",
+        ),
+        (OSError("name \udcff"), "failed: OSError: name \\udcff"),
+        (asyncio.CancelledError("late"), "failed: CancelledError: late"),
+        (GeneratorExit(), "failed: GeneratorExit"),
+        (Speechless(), "failed: Speechless: <exception str() failed>"),
+        (SpeechlessOfTorch(), "failed: SpeechlessOfTorch: <exception str() failed>"),
+    ],
+)
+def test_an_exception_is_the_row_of_its_image_alone(error: BaseException, cause: str) -> None:
+    log = AttemptLog()
+    done = attempt(rows("a", "b", "c"), raising(error), failed, stage="test", attempts=log)
+    assert dict(zip(*done.to_pydict().values(), strict=True)) == {"a": "ok", "b": cause, "c": "ok"}
+    assert log.begin("test 3 a") == 0  # the batch counts as finished: no process died with it
+
+
+def test_a_failure_carries_the_traceback_of_a_bug_and_of_nothing_else() -> None:
+    failures: list[Failure] = []
+
+    def keep(row: pa.Table, failure: Failure) -> pa.Table:
+        failures.append(failure)
+        return row
+
+    for error in (ZeroDivisionError("on purpose"), ObjectDenied("no")):
+        attempt(rows("b"), raising(error), keep, stage="test", attempts=AttemptLog())
+    bug, denied = failures
+    assert bug.traceback is not None
+    assert "in work" in bug.traceback
+    assert bug.traceback.endswith("ZeroDivisionError: on purpose\n")
+    assert denied.traceback is None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_the_end_of_the_process_is_no_fault_of_an_image(error: BaseException) -> None:
     with pytest.raises(type(error)):
-        attempt(rows("a"), work, outcome, stage="test", attempts=log)
-    assert log.told == times
+        attempt(rows("a", "b"), raising(error), failed, stage="test", attempts=AttemptLog())
+
+
+def test_what_goes_wrong_in_a_batch_only_is_well_in_the_end() -> None:
+    """For example when a batch needs more memory than there is."""
+
+    def work(part: pa.Table) -> pa.Table:
+        if part.num_rows > 1:
+            raise MemoryError
+        return outcome(part, "ok")
+
+    done = attempt(rows("a", "b"), work, failed, stage="test", attempts=AttemptLog())
+    assert done["outcome"].to_pylist() == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: no memory"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), False),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("CUDA error: not an error of torch"), False),
+    ],
+)
+def test_a_worker_that_can_do_no_more_work_ends(error: Exception, ends: bool) -> None:
+    class Worker(AttemptLog):
+        def cannot_continue(self, error: Exception) -> None:
+            raise Died
+
+    def go() -> pa.Table:
+        return attempt(rows("b"), raising(error), failed, stage="test", attempts=Worker())
+
+    if ends:
+        with pytest.raises(Died):
+            go()
+    else:
+        assert go()["outcome"].to_pylist()[0].startswith("failed: ")
+
+
+def test_a_broken_cuda_context_is_raised_in_the_process_of_the_caller() -> None:
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        attempt(rows("a", "b"), raising(error), failed, stage="test", attempts=AttemptLog())
 
 
 def test_the_error_of_torch_without_memory_holds_the_expected_text() -> None:

@@ -65,11 +65,11 @@ def test_an_unknown_job_gives_one_line_that_names_the_nearest(
 def test_flag_errors_name_the_command_that_was_used(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, _, err = ends(["evaluate", "--scroed", "x"], capsys)
+    code, _, err = ends(["compact", "--scroed", "x"], capsys)
     assert code == 2
     assert err == (
-        "error: --scroed: no such flag. Did you mean --scored? Also missing: --data."
-        " (fastrcnn-ray evaluate --help-all lists all)\n"
+        "error: --scroed: no such flag. Did you mean --scored? Also missing: --output."
+        " (fastrcnn-ray compact --help-all lists all)\n"
     )
     for argv, program in (
         ("/bin/fastrcnn-ray", "fastrcnn-ray"),

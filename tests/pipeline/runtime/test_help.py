@@ -53,7 +53,8 @@ Does work.
 
 On a cluster:
 
-  ray job submit --working-dir . -- python jobs/a_job_with_a_long_name.py ...
+  ray job submit --working-dir . -- python \\
+      jobs/a_job_with_a_long_name.py ...
 
 Required:
   --images URI            What to score, in a sentence

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -141,3 +143,32 @@ def test_the_failure_of_one_image_is_written_in_its_row(
     assert [row["status"] for row in rows] == ["failed", "undecodable", "failed"]
     assert rows[0]["error"] == "CUDA out of memory."
     assert rows[0]["detections"] is None
+
+
+@pytest.mark.parametrize("place", ["detect_counting", "batches.Uploads.start"])
+@pytest.mark.parametrize("error", [ValueError("on purpose"), MemoryError(), IndexError()])
+def test_a_bug_that_one_image_meets_is_its_row_alone(
+    candidates: pa.Table,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    error: Exception,
+) -> None:
+    """The images have 30 and 50 rows of pixels."""
+    owner: Any = importlib.import_module("pipeline.detector")
+    *outer, name = place.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    real = getattr(owner, name)
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(v, list) and any(len(one) == 50 for one in v) for v in args):
+            raise error
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, broken)
+    rows = DetectorActor(tiny_checkpoint)(candidates).to_pylist()
+    assert [row["status"] for row in rows] == ["ok", "undecodable", "failed"]
+    assert rows[2]["error"].startswith(type(error).__name__)
+    assert "in broken" in rows[2]["traceback"]
+    assert rows[0]["traceback"] is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from pathlib import Path
 
@@ -13,9 +12,16 @@ from PIL import Image
 
 from pipeline.config import ScoreConfig
 from pipeline.errors import UserError
+from pipeline.proposals.reading import read_images, unplanned
 from pipeline.schema import PROPOSALS
-from pipeline.scoring.preflight import prepare, size_cluster
-from pipeline.storage.checkpoints import find_checkpoint
+from pipeline.scoring.preflight import (
+    hashed_facts,
+    prepare,
+    read_settings,
+    resolve_proposals,
+)
+from pipeline.storage.checkpoints import find_checkpoint, load
+from tests.pipeline.storage.web_server import Page, serving
 
 
 @pytest.fixture
@@ -45,6 +51,9 @@ def test_the_same_command_has_the_same_run_id(config: ScoreConfig) -> None:
         {"max_pixels": 9},
         {"seed": 4},
         {"precision": "float32"},
+        {"range": (0.0, 4095.0)},
+        {"bands": (4, 3, 2)},
+        {"truncated": "refuse"},
     ],
 )
 def test_a_flag_that_changes_rows_changes_the_run_id(
@@ -136,56 +145,53 @@ def test_flags_out_of_range_are_refused(config: ScoreConfig, change: dict[str, o
         changed(config, **change)
 
 
-@pytest.mark.parametrize("gpus", [0, 1, 2, 8])
-@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 8, 64])
-@pytest.mark.parametrize("asked", [None, 1, 4, 100])
-def test_a_read_always_has_cpus_left_beside_all_detectors(
-    config: ScoreConfig, cpus: int, gpus: int, asked: int | None
-) -> None:
-    cluster = {"CPU": float(cpus), "GPU": float(gpus)}
-    found = size_cluster(changed(config, num_workers=asked), cluster)
-    assert found.workers >= 1
-    assert found.workers * found.detector_cpus + found.read_cpus <= cpus
-    assert found.workers * found.detector_gpus <= gpus
-    assert found.workers <= (asked or 100)
-    assert found.detector_cpus != found.read_cpus  # else Ray Data fuses the stages
-
-
 @pytest.mark.parametrize(
-    "nodes", [(1.0, 1.0), (1.0,) * 3, (2.0, 2.0), (2.0, 1.0), (3.0, 0.0), (4.0, 4.0)]
+    "change",
+    [
+        {"uri_column": "photo"},
+        {"list_format": "s3-batch"},
+        {"list_root": "s3://b"},
+        {"allow_http": True},
+        {"allow_private_hosts": True},
+        {"max_workers": 2},
+        {"wait_for_nodes": 5.0},
+    ],
 )
-@pytest.mark.parametrize("asked", [None, 1, 2])
-def test_a_read_has_cpus_left_on_a_node_that_is_full_of_detectors(
-    config: ScoreConfig, nodes: tuple[float, ...], asked: int | None
+def test_flags_of_lists_and_nodes_are_not_hashed(
+    config: ScoreConfig, change: dict[str, object]
 ) -> None:
-    found = size_cluster(changed(config, num_workers=asked), {"CPU": sum(nodes)}, nodes)
-    assert 1 <= found.workers <= (asked or 100)
-    counts = (range(int(cpus / found.detector_cpus) + 1) for cpus in nodes)
-    placed = [each for each in itertools.product(*counts) if sum(each) == found.workers]
-    assert placed
-    for each in placed:  # wherever Ray puts the Detectors
-        free = [cpus - n * found.detector_cpus for cpus, n in zip(nodes, each, strict=True)]
-        assert max(free) >= found.read_cpus
+    checkpoint = load(find_checkpoint(config.checkpoint))
+    proposals, table = resolve_proposals(config, checkpoint)
+    facts = [
+        hashed_facts(given, checkpoint, proposals, table)
+        for given in (config, changed(config, **change))
+    ]
+    assert facts[0] == facts[1]
 
 
-def test_small_nodes_hold_a_detector_each(config: ScoreConfig) -> None:
-    found = size_cluster(config, {"CPU": 2.0}, (0.0, 1.0, 1.0))
-    assert (found.workers, found.detector_cpus, found.read_cpus) == (2, 0.5, 0.45)
-    whole = size_cluster(config, {"CPU": 2.0}, (2.0,))
-    assert whole == size_cluster(config, {"CPU": 2.0})
-    assert (whole.workers, whole.detector_cpus) == (2, 0.75)
+def test_a_job_reads_no_private_hosts_unless_it_may(config: ScoreConfig, tmp_path: Path) -> None:
+    """The limits go from the flags to the look-up on the driver and to the workers."""
+    data = (tmp_path / "images" / "a.png").read_bytes()
+    with serving({"/a.png": Page(data)}) as site:
+        (tmp_path / "list.csv").write_text(f"url\n{site.address}/a.png\n")
+        listed = changed(config, images=str(tmp_path / "list.csv"))
+        with pytest.raises(UserError, match=r"list\.csv, line 2: .*--allow-http"):
+            prepare(listed)
+        statuses = []
+        for allowed in (False, True):
+            job = prepare(changed(listed, allow_http=True, allow_private_hosts=allowed))
+            rows = unplanned(job.selection.listed.first(9))
+            statuses += read_images(rows, read_settings(job))["status"].to_pylist()
+            statuses.append(len(site.requests))
+        assert statuses == ["denied", 0, "ok", 2]
 
 
-def test_gpus_are_used_where_there_are_any(config: ScoreConfig) -> None:
-    cluster = {"CPU": 8.0, "GPU": 2.0}
-    assert size_cluster(config, cluster).detector_gpus == 1.0
-    half = size_cluster(changed(config, gpus_per_worker=0.5), cluster)
-    assert (half.workers, half.detector_gpus) == (4, 0.5)
-    assert size_cluster(changed(config, gpus_per_worker=0.0), cluster).detector_gpus == 0.0
-
-
-def test_more_gpus_than_the_cluster_has_are_refused(config: ScoreConfig) -> None:
-    with pytest.raises(UserError, match="the cluster has 0 GPUs"):
-        size_cluster(changed(config, gpus_per_worker=1.0), {"CPU": 8.0})
-    with pytest.raises(UserError, match="no CPU"):
-        size_cluster(config, {})
+def test_a_named_column_and_a_root_are_used(config: ScoreConfig, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("id,photo\n1,a.png\n")
+    images = str(tmp_path / "list.csv")
+    with pytest.raises(UserError, match="'id', 'photo'.*--uri-column"):
+        prepare(changed(config, images=images))
+    job = prepare(
+        changed(config, images=images, uri_column="photo", list_root=str(tmp_path / "images"))
+    )
+    assert job.selection.listed.first(9)["image_uri"].to_pylist() == [f"{tmp_path}/images/a.png"]

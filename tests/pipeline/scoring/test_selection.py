@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from fastrcnn.config import ProposalConfig
+from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.proposals.reading import ReadSettings, read_images, unplanned
 from pipeline.record import plan
-from pipeline.scoring.selection import Filter, Selection, check_apart, select
+from pipeline.scoring.filters import Filter
+from pipeline.scoring.selection import READ_LISTS, Selection, check_output_outside, select
+from tests.pipeline.storage.web_server import Page, serving
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -40,6 +48,38 @@ def test_a_prefix_selects_the_images_under_it_and_counts_the_other_objects(tmp_p
     assert selection.size_bytes == 3
 
 
+SYSTEM = "left by macOS or Jupyter (._*, __MACOSX/, .ipynb_checkpoints/)"
+
+
+@pytest.mark.parametrize("what", ["", "/*.jpg", "/**/*.jpg"])
+def test_files_of_macos_and_jupyter_are_left_out_with_a_word(tmp_path: Path, what: str) -> None:
+    touch(tmp_path, "a.jpg", "._a.jpg", "_b.jpg", ".c.jpg", "deep/d.jpg", "deep/._d.jpg")
+    touch(
+        tmp_path,
+        "__MACOSX/a.jpg",
+        "deep/.ipynb_checkpoints/d-checkpoint.jpg",
+        "deep/__MACOSX2/e.jpg",
+    )
+    selection = select(str(tmp_path) + what)
+    top, deep = [".c.jpg", "_b.jpg", "a.jpg"], ["d.jpg", "e.jpg"]
+    assert sorted(names(selection)) == sorted(top if what == "/*.jpg" else top + deep)
+    assert selection.left_out == {SYSTEM: 1 if what == "/*.jpg" else 4}
+
+
+def test_a_file_of_macos_that_the_command_names_is_wanted(tmp_path: Path) -> None:
+    touch(tmp_path, "__MACOSX/._a.jpg", "__MACOSX/b.jpg")
+    assert names(select(str(tmp_path / "__MACOSX" / "._a.jpg"))) == ["._a.jpg"]
+    assert names(select(str(tmp_path / "__MACOSX"))) == ["b.jpg"]
+    (tmp_path / "list.txt").write_text(str(tmp_path / "__MACOSX" / "._a.jpg"))
+    assert names(select(str(tmp_path / "list.txt"))) == ["._a.jpg"]
+
+
+def test_phones_and_cameras_formats_are_listed(tmp_path: Path) -> None:
+    files = ["a.HEIC", "b.heif", "c.HIF", "d.avif", "e.jp2", "f.j2k", "g.jpx", "h.jxl"]
+    touch(tmp_path, *files)
+    assert names(select(str(tmp_path))) == files
+
+
 def test_a_glob_selects_every_object_that_it_matches(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.scan", "c.jpg")
     assert names(select(str(tmp_path / "*.scan"))) == ["b.scan"]
@@ -56,7 +96,7 @@ def test_a_list_selects_each_uri_once_even_if_no_object_exists(tmp_path: Path) -
     assert selection.listed.new_size() == (0, 0)
     touch(tmp_path, "gone.png")
     appeared = select(str(tmp_path / "list.txt")).listed
-    plan.compare(planned, appeared)
+    plan.add_planned_images(planned, appeared)
     assert [uri for table in appeared.new() for uri in table["image_uri"].to_pylist()] == [gone]
     assert appeared.shards() == {0}
 
@@ -160,11 +200,80 @@ def test_a_prefix_without_an_image_is_refused(tmp_path: Path) -> None:
         ("s3://b/**", "s3://b/out", True),
         ("s3://b/*.jpg", "s3://b/out", False),
         ("s3://b/out/list.csv", "s3://b/out", False),
+        ("s3://b/list.parquet", "s3://b/list.parquet/out", True),
+        ("s3://b/**.parquet", "s3://b/out", True),
+        ("s3://b/*.parquet", "s3://b/out", False),
     ],
 )
 def test_an_output_inside_the_images_is_refused(images: str, output: str, refused: bool) -> None:
     if refused:
         with pytest.raises(UserError, match="lies inside"):
-            check_apart(images, output)
+            check_output_outside(images, output)
     else:
-        check_apart(images, output)
+        check_output_outside(images, output)
+
+
+def test_a_folder_or_a_glob_with_nothing_but_lists_is_read_as_lists(
+    tmp_path: Path, bucket: str
+) -> None:
+    for place in (f"{tmp_path}/in", f"{bucket}/in"):
+        storage.write_bytes(f"{place}/part-0.csv", b"uri,etag\ns3://none/a.jpg,e\n")
+        storage.write_bytes(f"{place}/part-1.jsonl", b'{"uri": "s3://none/b.jpg", "etag": "e"}')
+        storage.write_bytes(f"{place}/_SUCCESS", b"")
+        for images in (place, f"{place}/", f"{place}/part-*", f"{place}/*"):
+            assert uris(select(images)) == ["s3://none/a.jpg", "s3://none/b.jpg"]
+        storage.write_bytes(f"{place}/c.jpg", b"x")
+        assert uris(select(place)) == [f"{place}/c.jpg"]
+
+
+def test_a_folder_of_notes_is_no_folder_of_lists(tmp_path: Path) -> None:
+    touch(tmp_path, "README.txt", "notes.txt")
+    with pytest.raises(UserError, match=r"2 without an image suffix.*Lists are \.txt, \.csv"):
+        select(str(tmp_path))
+    (tmp_path / "README.txt").write_text("s3://none/a.jpg\n")
+    (tmp_path / "notes.txt").write_text("s3://none/a.jpg\ns3://none/b.jpg\n")
+    assert uris(select(f"{tmp_path}/*.txt")) == ["s3://none/a.jpg", "s3://none/b.jpg"]
+
+
+def test_entries_that_nothing_opens_are_rows_beside_sound_ones(tmp_path: Path) -> None:
+    """Each has a status and a cause, with limits and without."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    bad = ["reference://b/x.png", "nope://x", "dask://x/y.png", "zip://a.png", "s3://", "s3://b"]
+    bad += ["https://[::1/x.png", "https:///x.png", "file:///none.png", f"{tmp_path}/pipe.png"]
+    (tmp_path / "list.txt").write_text("\n".join([*bad, "a.png", "a.png", "x\0y.png"]) + "\n")
+    for any_scheme in (True, False):
+        access = storage.Access(any_scheme=any_scheme)
+        selection = select(str(tmp_path / "list.txt"), lists=replace(READ_LISTS, access=access))
+        settings = ReadSettings(
+            proposals=ProposalConfig(name="grid", max_boxes=4), access=selection.access
+        )
+        rows = read_images(unplanned(selection.listed.first(99)), settings).to_pylist()
+        selection.listed.close()
+        assert len(rows) == len(bad) + 2
+        by_uri = {row["image_uri"]: row for row in rows}
+        assert by_uri.pop(f"{tmp_path}/a.png")["status"] == "ok"
+        assert {row["status"] for row in by_uri.values()} <= {"missing", "denied", "unreadable"}
+        assert all(row["error"] for row in by_uri.values())
+        assert by_uri["nope://x"]["status"] == ("unreadable" if any_scheme else "denied")
+
+
+def test_the_scheme_of_a_prefix_is_not_limited_as_that_of_an_entry_is() -> None:
+    storage.write_bytes("memory://in/a.png", b"x")
+    strict = replace(READ_LISTS, access=storage.Access(any_scheme=False))
+    selection = select("memory://in", lists=strict)
+    assert storage.read_bytes(*uris(selection), access=selection.access) == b"x"
+
+
+def test_web_addresses_are_limited_without_a_list_too() -> None:
+    strict = replace(READ_LISTS, access=storage.Access(http=False, private_hosts=False))
+    with serving({"/a.jpg": Page(b"x")}) as site:
+        for name in ("a.jpg", "list.csv"):
+            with pytest.raises(UserError, match="--allow-http"):
+                select(f"{site.address}/{name}", lists=strict)
+        strict = replace(strict, access=replace(strict.access, http=True))
+        for name in ("a.jpg", "list.csv"):
+            with pytest.raises(UserError, match="--allow-private-hosts"):
+                select(f"{site.address}/{name}", lists=strict)
+        assert site.requests == []
+        assert uris(select(f"{site.address}/a.jpg")) == [f"{site.address}/a.jpg"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import storage
-from pipeline.errors import UserError
+from pipeline.errors import ObjectMissing, UserError
 from pipeline.storage.uris import compile_pattern
 
 ODD_KEYS = (
@@ -399,3 +400,67 @@ def test_a_pattern_matches_by_folder(pattern: str, matching: list[str], other: l
 def test_a_pattern_with_a_backward_range_is_a_user_error() -> None:
     with pytest.raises(UserError, match="z-a"):
         compile_pattern("b/[z-a]")
+
+
+def test_a_path_that_can_be_made_is_writable(tmp_path: Path) -> None:
+    (tmp_path / "report.html").touch()
+    for path in ("", "new/deep", "report.html"):
+        storage.check_writable(str(tmp_path / path))
+        storage.check_writable(f"file://{tmp_path / path}")
+    storage.check_writable("s3://no-such-bucket/out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html"], "it wrote something"
+
+
+def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="/file is not a folder"):
+        storage.check_writable(str(tmp_path / "file" / "out"))
+
+
+def test_a_read_only_file_system_is_refused(tmp_path: Path) -> None:
+    """Also for root, whom permissions do not stop."""
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a file system here")
+    try:
+        for path in ("", "out", "new/deep"):
+            with pytest.raises(UserError, match="is read-only, or belongs to another user"):
+                storage.check_writable(str(tmp_path / path))
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_an_object_that_was_just_written_is_young(bucket: str, tmp_path: Path) -> None:
+    for folder in (bucket, str(tmp_path)):
+        storage.write_bytes(f"{folder}/a", b"a")
+        age_s = storage.age_s(f"{folder}/a")
+        assert age_s is not None
+        assert -1 <= age_s < 20
+        with pytest.raises(ObjectMissing):
+            storage.age_s(f"{folder}/b")
+
+
+def test_a_store_without_a_clock_says_so() -> None:
+    storage.write_bytes("memory://a/1", b"one")
+    assert storage.age_s("memory://a/1") is None
+
+
+def test_removed_objects_are_gone_and_a_second_time_is_no_error(
+    bucket: str, tmp_path: Path
+) -> None:
+    for folder in (bucket, str(tmp_path)):
+        storage.write_bytes(f"{folder}/a", b"a")
+        storage.delete(f"{folder}/a")
+        storage.delete(f"{folder}/a")
+        assert not storage.exists(f"{folder}/a")
+
+
+def test_a_prefix_is_no_pattern(bucket: str, tmp_path: Path) -> None:
+    for folder in (bucket, str(tmp_path)):
+        for name in ("x[1]/lease-1", "x[1]/lease-2", "x[1]/other", "x1/lease-3"):
+            storage.write_bytes(f"{folder}/{name}", b"a")
+        found = [
+            storage.basename(info.uri) for info in storage.list_prefix(f"{folder}/x[1]/lease-")
+        ]
+        assert sorted(found) == ["lease-1", "lease-2"]
+        assert storage.list_prefix(f"{folder}/none/lease-") == []

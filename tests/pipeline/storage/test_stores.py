@@ -59,6 +59,9 @@ class Shelf:
     def create(self, path: str, data: bytes) -> bool:
         return self.kept.setdefault(path, data) is data
 
+    def delete(self, path: str) -> None:
+        self.kept.pop(path, None)
+
     def upload(self, local: Path, path: str) -> None:
         self.write(path, local.read_bytes())
 
@@ -77,6 +80,23 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     return Shelf.kept
 
 
+def test_a_driver_whose_error_is_long_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """pyarrow lists each folder where it looked for Hadoop's library: 1,500 characters."""
+
+    def get_filesystem_class(scheme: str) -> type:
+        raise OSError("Unable to load libjvm: " + "/usr/lib/jvm/libjvm.so: no such file\n" * 40)
+
+    monkeypatch.setattr("fsspec.get_filesystem_class", get_filesystem_class)
+    with pytest.raises(UserError) as refused:
+        storage.list_objects("hdfs://namenode:8020/images")
+    message = str(refused.value)
+    assert message.startswith("hdfs://: has no storage driver (Unable to load libjvm")
+    assert len(message) < 300
+    assert "\n" not in message
+
+
 def test_objects_of_a_new_storage_are_written_listed_and_read(shelf: dict[str, bytes]) -> None:
     storage.write_bytes("shelf://a/1", b"one")
     assert storage.create_bytes("shelf://a/2", b"two")
@@ -90,6 +110,8 @@ def test_objects_of_a_new_storage_are_written_listed_and_read(shelf: dict[str, b
     assert storage.exists("shelf://a/1")
     assert not storage.exists("shelf://a/3")
     assert storage.lists_in_order("shelf://a")
+    storage.delete("shelf://a/1")
+    assert not storage.exists("shelf://a/1")
 
 
 def test_images_of_a_new_storage_are_selected(shelf: dict[str, bytes]) -> None:

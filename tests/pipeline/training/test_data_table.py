@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.annotations import LabelledImage, LabelledImages
+from pipeline.annotations.labelled import SetName
 from pipeline.training.data_table import describe_data
 
 
@@ -60,3 +61,18 @@ def test_one_is_singular_and_more_are_plural() -> None:
 def test_without_validation_images_no_line_mentions_validation() -> None:
     lines = describe_data(labelled(image("a", [[0, 0, 4, 4]] * 2, [1, 1])), None)
     assert not any("validat" in line for line in lines)
+
+
+def test_the_images_of_each_data_set_are_counted() -> None:
+    images = [
+        image("s3://b/images/a", [[0, 0, 4, 4]], [1]),
+        image("s3://b/c", [[0, 0, 4, 4]] * 2, [1, 2]),
+        image("s3://b/d", [], []),
+    ]
+    sets = (SetName("s3://b", "voc"), SetName("s3://b/images", "coco"))
+    lines = describe_data(replace(labelled(*images), sets=sets), None)
+    assert lines[1:3] == [
+        "  2 images, 2 boxes: s3://b (voc)",
+        "  1 image, 1 box: s3://b/images (coco)",
+    ]
+    assert len(describe_data(replace(labelled(*images), sets=sets[:1]), None)) == len(lines) - 2

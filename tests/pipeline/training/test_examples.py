@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from PIL import Image
 
 from fastrcnn.config import FastRCNNConfig
 from pipeline.annotations import LabelledImage
-from pipeline.training.examples import Batch, Example, image_at, load_batch, step_seed, target_of
+from pipeline.training.examples import Batch, Example, load_batch, step_seed, target_of
+from pipeline.training.order import ImageOrder
 
 CONFIG = FastRCNNConfig(num_classes=2)
 
@@ -36,12 +38,6 @@ def examples(tmp_path: Path) -> list[Example]:
     return out
 
 
-def test_each_epoch_has_every_image_once_in_a_new_order() -> None:
-    epochs = [[image_at(e * 7 + i, 7, seed=1) for i in range(7)] for e in range(4)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) > 1
-
-
 def joined(batches: list[Batch]) -> list[tuple[str, int, list[float], float]]:
     return [
         (uri, seed, target.gt_boxes.flatten().tolist(), float(pixels.float().mean()))
@@ -53,13 +49,19 @@ def joined(batches: list[Batch]) -> list[tuple[str, int, list[float], float]]:
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("changes", [{}, {"crop_jitter": (0.5, 2.0)}, {"tile": 32}])
 def test_the_shares_of_all_ranks_are_the_batch_of_one_worker(
-    examples: list[Example], world_size: int
+    examples: list[Example], world_size: int, changes: dict[str, Any]
 ) -> None:
+    config = replace(CONFIG, **changes)
+    for example in examples[: 5 if config.tile else 0]:  # a tile has 32 px or more
+        path = example.image.image_uri
+        Image.open(path).resize((90, 60)).save(path)
+    order = ImageOrder(5, 3, np.array([1.0, 2, 1, 1, 1]))
     for step in range(6):
-        whole = load_batch(examples, step, 4, 3, CONFIG)
+        whole = load_batch(examples, step, 4, 3, config, order=order)
         shares = [
-            load_batch(examples, step, 4, 3, CONFIG, rank=rank, world_size=world_size)
+            load_batch(examples, step, 4, 3, config, rank=rank, world_size=world_size, order=order)
             for rank in range(world_size)
         ]
         assert joined([whole]) == joined(shares)
@@ -123,6 +125,27 @@ def test_crowds_are_not_trained_on_and_difficult_objects_are(examples: list[Exam
     target = target_of(examples[0])
     assert target.gt_labels.tolist() == [1]
     assert target.gt_boxes.tolist() == [[1, 2, 11, 12]]
+
+
+def test_crowds_and_regions_nobody_knows_are_ignored_regions(examples: list[Example]) -> None:
+    region = np.array([[5, 5, 9, 9]], np.float32)
+    image = replace(examples[0].image, ignored=region)
+    ignored = target_of(replace(examples[0], image=image)).ignored
+    assert ignored is not None
+    assert ignored.tolist() == [[5, 5, 9, 9], [0, 0, 30, 20]]
+    assert target_of(replace(examples[0], crowds_ignored=False)).ignored is None
+
+
+def test_ignored_regions_are_flipped_with_the_image(examples: list[Example]) -> None:
+    region = np.array([[5, 4, 9, 8]], np.float32)
+    image = replace(examples[0].image, ignored=region, crowd=np.zeros(2, np.bool_))
+    one = [replace(examples[0], image=image)]
+    seen = set()
+    for step in range(8):
+        target = load_batch(one, step, 1, 3, CONFIG).targets[0]
+        assert target.ignored is not None
+        seen.add(tuple(target.ignored[0].tolist()))
+    assert seen == {(5, 4, 9, 8), (21, 4, 25, 8)}
 
 
 def test_another_seed_gives_other_batches(examples: list[Example]) -> None:

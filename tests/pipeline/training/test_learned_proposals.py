@@ -66,6 +66,12 @@ def test_anchors_are_fitted_in_the_model_frame() -> None:
     assert [len(sides) for sides in two_maps.sides] == [2, 2, 2]
 
 
+def test_anchors_are_fitted_for_the_extra_level_too() -> None:
+    rpn = plan(set=("rpn_extra_level=true",)).fitted(IMAGES).model.rpn
+    assert rpn is not None
+    assert [len(sides) for sides in rpn.sides] == [2, 2]
+
+
 def test_anchors_given_by_flags_are_not_fitted() -> None:
     given = plan(set=("rpn_sides=24", "rpn_nms=0.8")).fitted(IMAGES).model.rpn
     assert given is not None
@@ -86,8 +92,8 @@ def test_without_image_sizes_nothing_is_fitted_and_a_warning_is_logged(
 ) -> None:
     assert plan().fitted(IMAGES[3:]) == plan()
     assert plan(proposals="grid").fitted(IMAGES[2:]) == plan(proposals="grid")
-    assert "standard anchors are used, not fitted ones" in caplog.text
-    assert "an even grid is used, not a fitted one" in caplog.text
+    assert "standard anchors, not fitted ones" in caplog.text
+    assert "an even grid, not a fitted one" in caplog.text
 
 
 def test_both_presets_accept_an_rpn_with_fixed_deviations_and_the_given_max_proposals() -> None:

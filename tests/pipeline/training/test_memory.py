@@ -24,6 +24,15 @@ def test_weights_gradients_and_momentum_are_counted() -> None:
     assert siblings.weights == memory.weights
 
 
+def test_adamw_and_an_average_of_the_weights_are_counted() -> None:
+    sgd = step_memory(CONFIG, SOLVER, 1)
+    adamw = SolverConfig.paper(batch_size=4, iterations=1, optimizer="adamw", ema_decay=0.99)
+    memory = step_memory(CONFIG, adamw, 1)
+    assert memory.momentum == 2 * sgd.momentum
+    assert memory.average == sgd.gradients
+    assert memory.total == sgd.total + 2 * sgd.gradients
+
+
 def test_with_a_frozen_backbone_only_the_head_keeps_activations() -> None:
     """Kept: the input of fc6 (pooled features), of fc7 (fc6 after ReLU) and of the output layers (fc7 after
     ReLU)."""

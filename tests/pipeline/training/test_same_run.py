@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ import pytest
 from pipeline import ablate, train
 from pipeline.ablation.config import AblateConfig
 from pipeline.config import TrainConfig
+from pipeline.config.numbers import as_flags
 from pipeline.config.overrides import ModelOverrides, SolverOverrides
 from pipeline.errors import UserError
 from pipeline.training import same_run
+from pipeline.training.initial_weights import with_revision
 from pipeline.training.plan import TrainPlan
-from pipeline.training.same_run import check_doors, check_same_run, claim_output, settled
+from pipeline.training.same_run import check_same_run, claim_output, effective_flags
+from pipeline.training.stored_run import StoredRun
 
 FREE = train.FREE_FLAGS
 OF_2026_11_29 = {
@@ -31,6 +34,7 @@ OF_2026_11_29 = {
 
 def config(output: Path, **changes: Any) -> TrainConfig:
     small: dict[str, Any] = {
+        "preset": "modern",
         "backbone": "tiny",
         "weights": "none",
         "proposals": "grid",
@@ -45,6 +49,15 @@ def config(output: Path, **changes: Any) -> TrainConfig:
     return TrainConfig(data="data", output=str(output), **(small | changes))
 
 
+def weights_of(flags: TrainConfig) -> str:
+    """Give the weights that a training with these flags starts from."""
+    return StoredRun.read(flags).weights(flags.weights)
+
+
+def calibrating(flags: TrainConfig) -> bool:
+    return same_run.calibrates(flags, StoredRun.read(flags))
+
+
 def written(output: Path) -> dict[str, Any]:
     read: dict[str, Any] = json.loads((output / "run.json").read_text())
     return read
@@ -56,7 +69,16 @@ def write(output: Path, flags: dict[str, Any]) -> None:
 
 def test_a_new_output_has_the_flags_of_2026_11_29_and_the_mark(tmp_path: Path) -> None:
     claim_output(config(tmp_path, set=("images_per_pass=2",)), FREE)
-    assert written(tmp_path) == OF_2026_11_29 | {"numbers": "one door"}
+    marks = {
+        "numbers": "one door",
+        "splits": "by role",
+        "labels": "checked",
+        "fit": "upright",
+        "recipe": "from the data",
+        "imagenet": "newest",
+        "calibration": "fitted",
+    }
+    assert written(tmp_path) == OF_2026_11_29 | marks
 
 
 def test_later_flags_are_written_only_if_given(tmp_path: Path) -> None:
@@ -144,20 +166,45 @@ def test_an_old_output_is_resumed_by_another_flag_with_the_same_effect(tmp_path:
 
 
 def test_an_unknown_flag_that_is_null_means_as_before(tmp_path: Path) -> None:
-    write(tmp_path, OF_2026_11_29 | {"tile": None})
+    write(tmp_path, OF_2026_11_29 | {"mosaic": None})
     check_same_run(config(tmp_path, set=("images_per_pass=2",)), FREE)
+
+
+def test_an_old_output_keeps_the_imagenet_weights_that_it_began_with(tmp_path: Path) -> None:
+    flags = config(tmp_path, weights="imagenet", set=("images_per_pass=2",))
+    assert weights_of(flags) == "imagenet"
+    write(tmp_path, OF_2026_11_29 | {"weights": "imagenet"})
+    check_same_run(flags, FREE)
+    assert weights_of(flags) == "imagenet_v1"
+    assert weights_of(config(tmp_path, weights="none")) == "none"
+    (tmp_path / "run.json").unlink()
+    claim_output(flags, FREE)
+    check_same_run(flags, FREE)
+    assert weights_of(flags) == "imagenet"
+
+
+def test_a_resumed_run_has_the_revision_that_it_began_with(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="needs the extra timm")
+    flags = config(tmp_path, weights="imagenet", backbone="timm/resnet18")
+    assert StoredRun.read(flags).revision is None
+    write(tmp_path, as_flags(flags) | {"backbone_revision": "abc123", "numbers": "one door"})
+    assert StoredRun.read(flags).revision == "abc123"
+    fixed, revision = with_revision(flags, StoredRun.read(flags).revision)
+    assert (fixed.backbone, revision) == ("timm/resnet18@abc123", "abc123")
+    other = config(tmp_path, weights="none", backbone="timm/resnet18")
+    assert with_revision(other, None) == (other, None)
 
 
 def test_an_old_output_keeps_the_old_rule_and_a_new_one_uses_the_new_rule(tmp_path: Path) -> None:
     flags = config(tmp_path, scale=None, batch_size=None, set=("scale=480", "batch_size=4"))
-    assert settled(flags) == flags
+    assert effective_flags(flags) == flags
     write(tmp_path, OF_2026_11_29 | {"scale": None, "batch_size": None, "set": list(flags.set)})
     check_same_run(flags, FREE)
-    old = TrainPlan.of(settled(flags), ("thing",))
+    old = TrainPlan.of(effective_flags(flags), ("thing",))
     assert (old.model.max_size, old.solver.learning_rate) == (1000, 0.02)
     (tmp_path / "run.json").unlink()
     claim_output(flags, FREE)
-    new = TrainPlan.of(settled(flags), ("thing",))
+    new = TrainPlan.of(effective_flags(flags), ("thing",))
     assert (new.model.max_size, new.solver.learning_rate) == (800, 0.005)
 
 
@@ -170,11 +217,11 @@ def test_in_an_old_output_a_short_flag_and_set_are_different_runs(tmp_path: Path
 def test_in_an_old_output_one_number_may_have_two_values(tmp_path: Path) -> None:
     flags = config(tmp_path, set=("images_per_pass=2", "scale=64"))
     with pytest.raises(UserError, match="--scale 96 --set scale=64"):
-        check_doors(flags)
+        effective_flags(flags)
     write(tmp_path, OF_2026_11_29 | {"set": list(flags.set)})
-    check_doors(flags)
+    effective_flags(flags)
     check_same_run(flags, FREE)
-    assert TrainPlan.of(settled(flags), ("thing",)).model.scale == 64
+    assert TrainPlan.of(effective_flags(flags), ("thing",)).model.scale == 64
 
 
 @pytest.mark.parametrize("mark", [{}, {"numbers": "one door"}])
@@ -192,23 +239,23 @@ def test_a_later_version_resumes_outputs_of_this_version(
 ) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Later(TrainConfig):
-        tile: int = 0
-        patience: int = 5
+        mosaic: int = 0
+        overlap: int = 5
         """Its default has changed since: 0 means "as before"."""
 
     Later.__name__ = "TrainConfig"
-    registered = {**same_run.LATER["TrainConfig"], "patience": 0}
+    registered = {**same_run.LATER["TrainConfig"], "overlap": 0}
     monkeypatch.setattr(same_run, "LATER", {**same_run.LATER, "TrainConfig": registered})
     claim_output(config(tmp_path), FREE)
     same = {f.name: getattr(config(tmp_path), f.name) for f in fields(TrainConfig)}
-    check_same_run(Later(**same, patience=0), FREE)
-    with pytest.raises(UserError, match="tile was 0, is 640"):
-        check_same_run(Later(**same, patience=0, tile=640), FREE)
-    with pytest.raises(UserError, match="patience was 0, is 5"):
+    check_same_run(Later(**same, overlap=0), FREE)
+    with pytest.raises(UserError, match="mosaic was 0, is 640"):
+        check_same_run(Later(**same, overlap=0, mosaic=640), FREE)
+    with pytest.raises(UserError, match="overlap was 0, is 5"):
         check_same_run(Later(**same), FREE)
     (tmp_path / "run.json").unlink()
-    claim_output(Later(**same, patience=0), FREE)
-    assert not {"tile", "patience"} & set(written(tmp_path))
+    claim_output(Later(**same, overlap=0), FREE)
+    assert not {"mosaic", "overlap"} & set(written(tmp_path))
     monkeypatch.undo()
     check_same_run(config(tmp_path), FREE)
 
@@ -216,7 +263,7 @@ def test_a_later_version_resumes_outputs_of_this_version(
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        ({"tile": 640, "numbers": "one door"}, "another version, with tile in its run.json"),
+        ({"mosaic": 640, "numbers": "one door"}, "another version, with mosaic in its run.json"),
         ({"set": ["shear=0.5"]}, "cannot read .*there is no number called shear"),
         ({"model": [480]}, "cannot read"),
         ({"numbers": "one door", "solver": {"shear": 2}}, r"solver\.shear was 2, is not given"),
@@ -256,3 +303,115 @@ def test_a_result_of_another_version_is_read(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"num_iterations": 12}')
     with pytest.raises(UserError, match="not the result of a training"):
         train._finished(config(tmp_path))
+
+
+def test_a_run_that_was_refused_for_a_bad_label_may_continue_with_skip(tmp_path: Path) -> None:
+    claim_output(config(tmp_path), FREE)
+    claim_output(config(tmp_path, on_bad_label="skip"), FREE)
+    assert written(tmp_path)["on_bad_label"] == "skip"
+    with pytest.raises(UserError, match="on_bad_label was 'skip', is 'clip'"):
+        claim_output(config(tmp_path, on_bad_label="clip"), FREE)
+
+
+def test_another_rename_is_another_run(tmp_path: Path) -> None:
+    claim_output(config(tmp_path, rename=("a=b",)), FREE)
+    claim_output(config(tmp_path, rename=("a=b",)), FREE)
+    with pytest.raises(UserError, match="rename was"):
+        claim_output(config(tmp_path), FREE)
+
+
+def test_only_runs_without_the_mark_keep_the_old_rule_for_labels(tmp_path: Path) -> None:
+    assert not StoredRun.read(config(tmp_path)).unchecked_labels
+    write(tmp_path, OF_2026_11_29)
+    assert StoredRun.read(config(tmp_path)).unchecked_labels
+    claim_output(config(tmp_path / "new"), FREE)
+    assert not StoredRun.read(config(tmp_path / "new")).unchecked_labels
+
+
+def test_a_run_from_before_recipes_goes_on_without_a_preset(tmp_path: Path) -> None:
+    write(tmp_path, OF_2026_11_29 | {"numbers": "one door", "set": []})
+    check_same_run(config(tmp_path, preset=None), FREE)
+    flags = config(tmp_path, preset=None, proposals=None)
+    with pytest.raises(UserError, match="proposals was 'grid', is 'selective_search'"):
+        check_same_run(flags, FREE)
+    assert effective_flags(flags).proposals == "selective_search"
+    assert effective_flags(flags).preset == "modern"
+
+
+def test_without_a_preset_its_batch_does_not_limit_the_workers(tmp_path: Path) -> None:
+    """The batch of the preset has 16 images, which three workers do not divide."""
+    flags = config(tmp_path, preset=None, proposals=None, batch_size=None, num_workers=3)
+    assert effective_flags(flags) == flags
+    assert calibrating(flags)
+    with pytest.raises(UserError, match="--num-workers 3: does not divide the batch of 16"):
+        replace(flags, preset="modern")
+
+
+def test_an_svm_holds_out_no_images_to_calibrate_on(tmp_path: Path) -> None:
+    assert not calibrating(config(tmp_path, set=("classifier=svm",)))
+
+
+def test_a_run_with_a_recipe_is_not_one_with_a_preset(tmp_path: Path) -> None:
+    claim_output(config(tmp_path, preset=None), FREE)
+    claim_output(config(tmp_path, preset=None), FREE)
+    with pytest.raises(UserError, match="preset was None, is 'modern'"):
+        claim_output(config(tmp_path), FREE)
+
+
+def test_a_flag_that_repeats_a_choice_is_the_same_run_and_another_value_is_not(
+    tmp_path: Path,
+) -> None:
+    claim_output(config(tmp_path, preset=None, iterations=None), FREE)
+    choice = {"name": "solver.iterations", "value": 600, "reason": "", "flag": ""}
+    (tmp_path / "recipe.json").write_text(json.dumps({"choices": [choice]}))
+    check_same_run(config(tmp_path, preset=None, iterations=600), FREE)
+    with pytest.raises(UserError, match="solver.iterations was not given, is 700"):
+        check_same_run(config(tmp_path, preset=None, iterations=700), FREE)
+    with pytest.raises(UserError, match=r"solver.epochs was not given, is 12.0"):
+        check_same_run(config(tmp_path, preset=None, iterations=None, epochs=12.0), FREE)
+
+
+def test_a_new_training_calibrates_and_one_begun_before_does_not(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    assert calibrating(given)
+    assert not calibrating(config(tmp_path, model=ModelOverrides(calibrate=False)))
+    assert not calibrating(config(tmp_path, preset="paper"))
+    claim_output(given, FREE)
+    assert written(tmp_path)["calibration"] == "fitted"
+    assert calibrating(given)
+    write(tmp_path, {k: v for k, v in written(tmp_path).items() if k != "calibration"})
+    check_same_run(given, FREE)
+    assert not calibrating(given)
+    assert not TrainPlan.of(effective_flags(given), ("cat",)).model.calibrate
+
+
+def test_an_output_of_2026_11_29_stays_uncalibrated(tmp_path: Path) -> None:
+    write(tmp_path, OF_2026_11_29)
+    assert not calibrating(config(tmp_path, set=("images_per_pass=2",)))
+
+
+def test_calibrating_a_run_that_began_before_names_the_job_that_does(tmp_path: Path) -> None:
+    given = config(tmp_path, model=ModelOverrides(calibrate=True))
+    claim_output(given, FREE)
+    write(tmp_path, {k: v for k, v in written(tmp_path).items() if k != "calibration"})
+    with pytest.raises(UserError, match=r"jobs/calibrate\.py"):
+        effective_flags(given)
+
+
+def test_a_resumed_run_keeps_its_choice_of_calibration(tmp_path: Path) -> None:
+    claim_output(config(tmp_path), FREE)
+    with pytest.raises(UserError, match="calibrate"):
+        check_same_run(config(tmp_path, set=("calibrate=false",)), FREE)
+    check_same_run(config(tmp_path, set=("calibrate=true",)), FREE)  # as before
+    assert not StoredRun.read(config(tmp_path / "new")).unchecked_labels
+
+
+def test_one_data_set_is_stored_as_text_and_several_as_a_list(tmp_path: Path) -> None:
+    claim_output(config(tmp_path / "one"), FREE)
+    assert json.loads((tmp_path / "one/run.json").read_text())["data"] == "data"
+    several = replace(config(tmp_path / "two"), data=("a", "b"))
+    claim_output(several, FREE)
+    assert json.loads((tmp_path / "two/run.json").read_text())["data"] == ["a", "b"]
+    check_same_run(several, FREE)
+    with pytest.raises(UserError, match=r"data was \['a', 'b'\], is 'a'"):
+        check_same_run(replace(several, data="a"), FREE)

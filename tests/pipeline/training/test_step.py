@@ -63,11 +63,19 @@ def test_passes_add_up_to_one_step(images_per_pass: int, rpn: RPNConfig | None) 
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
 
 
+ADAMW: dict[str, Any] = {
+    "optimizer": "adamw",
+    "caffe_momentum": False,
+    "learning_rate": 1e-4,
+    "weight_decay": 0.05,
+}
 CASES: dict[str, tuple[SolverConfig, dict[str, Any]]] = {
     "one pass": (SOLVER, {}),
     "a pass an image": (replace(SOLVER, images_per_pass=1), {}),
     "rpn": (SOLVER, {"rpn": RPN}),
     "rpn, a pass an image": (replace(SOLVER, images_per_pass=1), {"rpn": RPN}),
+    "adamw": (replace(SOLVER, **ADAMW), {}),
+    "adamw, layer decay": (replace(SOLVER, **ADAMW, layer_decay=0.7), {"rpn": RPN}),
     "few rois": (SOLVER, {"rois_per_image": 64, "bg_iou": (0.49, 0.5)}),
 }
 
@@ -210,3 +218,20 @@ def test_mixed_precision_uses_bfloat16_if_the_device_multiplies_it(
     for a, b in zip(plain.parameters(), mixed.parameters(), strict=True):
         assert b.dtype == torch.float32
         torch.testing.assert_close(b, a, rtol=0.1, atol=5e-3)
+
+
+@pytest.mark.parametrize(("hardware", "expected"), [(True, "tf32"), (False, "ieee")])
+def test_a_step_in_float32_computes_without_tf32_forward_and_backward(
+    hardware: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    backward = torch.autograd.backward
+
+    def look(*args: Any) -> None:
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+        backward(*args)
+
+    monkeypatch.setattr("pipeline.training.step.multiplies_bfloat16", lambda _: hardware)
+    monkeypatch.setattr(torch.autograd, "backward", look)
+    step(replace(SOLVER, mixed_precision=True))
+    assert seen == [expected]

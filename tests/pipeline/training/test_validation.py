@@ -8,7 +8,7 @@ import torch
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.detection import Detections
 from fastrcnn.model import FastRCNN, with_config
-from pipeline.training.validation import detector_of, upright_only
+from pipeline.training.validation import detector_of, single_view
 
 CONFIG = FastRCNNConfig(num_classes=2, backbone="tiny", fc_dim=16, scale=64, max_size=100)
 VIEWS = {"test_flips": True, "test_scales": (48,)}
@@ -25,7 +25,7 @@ def test_during_training_an_image_has_one_view_whatever_the_test_flips_and_scale
     plain = FastRCNN(CONFIG).eval()
     many = with_config(plain, **VIEWS)
     assert not torch.equal(detected(many).scores, detected(plain).scores)
-    for one, expected in zip(detected(upright_only(many)), detected(plain), strict=True):
+    for one, expected in zip(detected(single_view(many)), detected(plain), strict=True):
         assert torch.equal(one, expected)
 
 

@@ -1,0 +1,43 @@
+"""Flags of the benchmarks, one class each. Nothing here imports anything heavy, so that --help is fast."""
+
+from benchmarks.config.scoring import (
+    ArchivesConfig,
+    DecodeConfig,
+    DetectorBenchmarkConfig,
+    FeedConfig,
+    HeadConfig,
+    LabelsConfig,
+    MemoryConfig,
+    ProposalsConfig,
+    ScaleConfig,
+    ScoreBenchmarkConfig,
+)
+from benchmarks.config.training import (
+    AccuracyConfig,
+    FirstTrainingConfig,
+    ProposersConfig,
+    RecipeConfig,
+    SuspectsBenchmarkConfig,
+    TilesConfig,
+    TrainBenchmarkConfig,
+)
+
+__all__ = [
+    "AccuracyConfig",
+    "ArchivesConfig",
+    "DecodeConfig",
+    "DetectorBenchmarkConfig",
+    "FeedConfig",
+    "FirstTrainingConfig",
+    "HeadConfig",
+    "LabelsConfig",
+    "MemoryConfig",
+    "ProposalsConfig",
+    "ProposersConfig",
+    "RecipeConfig",
+    "ScaleConfig",
+    "ScoreBenchmarkConfig",
+    "SuspectsBenchmarkConfig",
+    "TilesConfig",
+    "TrainBenchmarkConfig",
+]

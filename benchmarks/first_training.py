@@ -1,0 +1,228 @@
+"""Run `jobs/benchmark.py first-training`: trainings with default flags, compared with hand-picked ones.
+
+Each trial calls `jobs/train.py` as a person would. "defaults" gives only data, output, weights and length;
+"hand-picked" gives the flags with which docs/benchmarks.md and docs/ablations.md measured. Then the detector
+is measured on the images that chose its best checkpoint, and with --test also on the test images. Choose
+between settings by the validation images, and use --test once at the end.
+
+<output>/<data>/<setting>-seed-<n>/   model, train.log, command.json, and a result for each measured split
+<output>/first-training.md            the tables; results.json has one entry for each trial and split
+
+Both are written after each trial. Run again with the same --output, it continues.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.config import FirstTrainingConfig
+from benchmarks.detector_quality import measure
+from benchmarks.results import write_results
+from benchmarks.trainings import name_of, train_or_continue, weights_of
+from demo import processes
+from pipeline import storage
+from pipeline.ablation.table import mean_and_range
+from pipeline.annotations import splits
+from pipeline.annotations.names import find_split, validation_split
+from pipeline.errors import UserError
+
+DEFAULTS, HAND_PICKED = "defaults", "hand-picked"
+VALIDATION, TEST = "validation", "test"
+COLUMNS = {
+    "AP50": "ap50",
+    "COCO AP": "coco_ap",
+    "precision at .5": "precision",
+    "recall at .5": "recall",
+    "precision at best F1": "point_precision",
+    "recall at best F1": "point_recall",
+    "calibration error": "calibration_error",
+}
+"""Heads of the table, and the names of the numbers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One training."""
+
+    data: str
+    setting: str
+    seed: int
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def name(self) -> str:
+        """The name of the data set."""
+        return name_of(self.data)
+
+
+def run(config: FirstTrainingConfig) -> None:
+    """Train and measure each trial, and write the tables after each. At the end no process is left."""
+    processes.end_on_signals()
+    processes.adopt_orphans()
+    rows: list[dict[str, Any]] = []
+    try:
+        for trial in trials(config):
+            train(config, trial)
+            rows += list(results(config, trial))
+            write_results(config, rows)
+            (config.output / "first-training.md").write_text(table(rows))
+    except processes.CommandError as error:
+        sys.exit(f"benchmark: {error}")
+    finally:
+        processes.end_all(processes.descendants(os.getpid()))
+    print(table(rows), end="")
+
+
+def trials(config: FirstTrainingConfig) -> list[Trial]:
+    """List the trainings: both settings of a seed and a data set follow each other.
+
+    Raises:
+        UserError: two data sets have one name.
+    """
+    names = [name_of(data) for data in config.data]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"--data {' '.join(config.data)}",
+            "holds two folders of one name, and the results are stored by name",
+            "Run the command for one of them with another --output.",
+        )
+    return [
+        Trial(
+            data=data,
+            setting=setting,
+            seed=seed,
+            folder=config.output / name_of(data) / f"{setting}-seed-{seed}",
+        )
+        for seed in config.seeds
+        for data in config.data
+        for setting in config.settings
+    ]
+
+
+def train(config: FirstTrainingConfig, trial: Trial) -> None:
+    """Train, or continue a training that was stopped; see `train_or_continue`."""
+    train_or_continue(
+        arguments(config, trial),
+        folder=trial.folder,
+        model=trial.model,
+        what=f"a training of {trial.name}",
+    )
+
+
+def arguments(config: FirstTrainingConfig, trial: Trial) -> list[str]:
+    """Give the flags of `jobs/train.py` for one trial."""
+    flags = ["--data", storage.absolute(trial.data), "--output", str(trial.model.resolve())]
+    flags += ["--weights", weights_of(config.weights)]
+    if config.minutes is None:
+        flags += ["--iterations", str(config.iterations)]
+    else:
+        flags += ["--minutes", f"{config.minutes:g}"]
+    if validation_split("train", splits(trial.data)) is None:
+        flags += ["--val-fraction", f"{config.val_fraction:g}"]
+    flags += ["--seed", str(trial.seed)]
+    return flags + (hand_picked(config) if trial.setting == HAND_PICKED else [])
+
+
+def hand_picked(config: FirstTrainingConfig) -> list[str]:
+    """Give the flags that people picked for small data sets on a CPU."""
+    numbers = {
+        "preset": "modern",
+        "backbone": config.backbone,
+        "proposals": "rpn",
+        "scale": config.scale,
+        "fc-dim": 256,
+        "rois-per-image": 64,
+        "batch-size": 2,
+        "learning-rate": 0.0025,
+    }
+    return [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
+
+
+def results(config: FirstTrainingConfig, trial: Trial) -> Iterator[dict[str, Any]]:
+    """Give the numbers of a trial on each split: those of an earlier command, or measured now.
+
+    Raises:
+        UserError: --test is given, and the data set has no test split.
+    """
+    known = splits(trial.data)
+    listed = trial.model / "splits" / "val.txt"
+    held_out = validation_split("train", known) or str(listed)
+    wanted = {VALIDATION: held_out} | ({TEST: find_split(TEST, known)} if config.test else {})
+    for measured_on, split in wanted.items():
+        if split is None:
+            raise UserError(
+                f"--test --data {trial.data}",
+                f"has no test split, only {', '.join(known)}",
+                "Leave out --test, or give other data.",
+            )
+        stored = trial.folder / f"{measured_on}.json"
+        if not stored.exists():
+            numbers = measure(str(trial.model), trial.data, split)
+            stored.write_text(json.dumps(numbers, indent=1) + "\n")
+        what = {"data": trial.name, "setting": trial.setting, "seed": trial.seed}
+        yield {**what, "measured_on": measured_on, **json.loads(stored.read_text())}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write one table for each split: a line for each data set and setting, then the mean of each setting.
+
+    A line has mean and range over the seeds. The mean of a setting is that of the data sets' means.
+    """
+    sections = []
+    for split in dict.fromkeys(row["measured_on"] for row in rows):
+        of_split = [row for row in rows if row["measured_on"] == split]
+        lines = [
+            f"## {split} images",
+            "",
+            f"| data | setting | seeds | {' | '.join(COLUMNS)} |",
+            f"| --- | --- | --- |{' ---: |' * len(COLUMNS)}",
+        ]
+        lines += list(_lines(of_split))
+        sections.append("\n".join(lines))
+    return "\n\n".join(sections) + "\n"
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    data_sets = list(dict.fromkeys(row["data"] for row in rows))
+    groups = {
+        (data, setting): [r for r in rows if (r["data"], r["setting"]) == (data, setting)]
+        for data in data_sets
+        for setting in settings
+    }
+    for (data, setting), group in groups.items():
+        if group:
+            seeds = " ".join(str(row["seed"]) for row in group)
+            cells = [_cell([row[name] for row in group]) for name in COLUMNS.values()]
+            yield f"| {data} | {setting} | {seeds} | {' | '.join(cells)} |"
+    complete = [d for d in data_sets if all(groups[d, setting] for setting in settings)]
+    if len(complete) < 2:
+        return
+    for setting in settings:
+        means = [
+            [_mean([row[name] for row in groups[data, setting]]) for data in complete]
+            for name in COLUMNS.values()
+        ]
+        cells = [_cell([_mean(of_sets)]) for of_sets in means]
+        yield f"| mean of {len(complete)} | {setting} | - | {' | '.join(cells)} |"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Compute the mean of the numbers. None, which stands for no number, is left out."""
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    numbers = [value for value in values if value is not None]
+    return mean_and_range(numbers) if numbers else "-"

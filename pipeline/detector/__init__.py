@@ -1,0 +1,393 @@
+"""The library's detector: images -> `Detections`. It starts no Ray and writes nothing (docs/python.md).
+
+The actors of a scoring job (`pipeline.scoring.detector`) hold the same object.
+
+Legend: N images, P proposals of one image, K classes. Boxes are xyxy, absolute pixels in the image frame (the
+image after its EXIF orientation is applied).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from fastrcnn.checkpoint import CONFIG, Checkpoint, CheckpointError
+from fastrcnn.detection import ScoredImage, canvases, detect_counting
+from fastrcnn.halving import Outcome, Pixels, detect_halving
+from fastrcnn.model import with_config
+from fastrcnn.precision import full_float32
+from fastrcnn.proposals.tiled import propose_on_tiles
+from fastrcnn.rpn import ProposedBoxes
+from fastrcnn.scoring_form import scoring_form
+from fastrcnn.tiled_detection import detect_looks, propose_tiled
+from fastrcnn.tiles import Tiling
+from pipeline import images
+from pipeline.config import Precision
+from pipeline.detections import Detections, is_score, min_scores
+from pipeline.detector.result_rows import score_candidates
+from pipeline.images import SampleRules
+from pipeline.images.inputs import Image, check_image, check_images, read_pixels
+from pipeline.storage.checkpoints import checkpoint_folder, load
+
+Box = dict[str, Any]
+"""One detection as in the column `detections`: label, label_id, score, x_min, y_min, x_max, y_max."""
+IMAGES_AT_ONCE = 8
+"""Images in one batch of the network, when the library is called with a longer list."""
+
+
+class Detector:
+    """A loaded model that detects objects in images.
+
+    Args:
+        checkpoint: folder or URI of the checkpoint, or the --output of a training.
+        min_score: `Detections` hold the boxes with this score or more. None: the class's operating point if
+            the checkpoint has one, else 0.5. 0: every box that a scoring job writes.
+        score_threshold: replaces the score threshold of the checkpoint. Boxes below it are never made.
+        precision: `auto`: bfloat16 if the processor multiplies it in hardware. `float32`: float32 everywhere,
+            without TF32.
+        compile: compile the backbone with torch.compile. Images are padded to multiples of 32.
+        max_pixels: images with more pixels are refused before decoding.
+        tile: side of the tiles that larger images are divided into, as --tile of the scoring job
+            (docs/tiles.md). None: that of the training. 0: no tiles.
+        tile_overlap: share of `tile` that two neighbours have in common. None: that of the training.
+        max_detections: boxes of an image at most; with tiles, of each tile. None: that of the checkpoint.
+        range: the samples that become black and white, as --range of the scoring job (docs/pixels.md). None:
+            those of the training.
+        bands: the bands that become red, green and blue, from 1, as --bands. None: those of the training.
+        truncated: what to do with a JPEG that lacks its end, as --truncated of the scoring job.
+        gpu: whether to use a GPU. None: use one if torch sees one.
+        num_threads: CPU threads of torch. None: torch decides.
+        model_id: the model that the caller expects. A checkpoint of another model is refused.
+
+    Raises:
+        ValueError: `min_score` is negative or not a number, the operating points cannot be used, `range` or
+            `bands` are no such numbers, or the model has an image pyramid and tiles are asked for.
+        fastrcnn.checkpoint.CheckpointError: the checkpoint is missing, incomplete or modified.
+        RuntimeError: the checkpoint is not `model_id`, or `gpu` is true and torch sees no GPU.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        *,
+        min_score: float | None = None,
+        score_threshold: float | None = None,
+        precision: Precision = "auto",
+        compile: bool = False,
+        max_pixels: int = images.MAX_PIXELS,
+        tile: int | None = None,
+        tile_overlap: float | None = None,
+        max_detections: int | None = None,
+        range: tuple[float, float] | None = None,
+        bands: tuple[int, int, int] | None = None,
+        truncated: images.Truncated = "warn",
+        gpu: bool | None = None,
+        num_threads: int | None = None,
+        model_id: str | None = None,
+    ) -> None:
+        if min_score is not None and not (is_score(min_score) and min_score >= 0):
+            raise ValueError(
+                f"min_score is {min_score!r}: expected a number of 0 or more, or None for the operating"
+                " points"
+            )
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self.device = torch.device("cuda" if _use_gpu(gpu) else "cpu")
+        self._checkpoint = _load(str(checkpoint), model_id)
+        if min_score is None:
+            self._min_scores = min_scores(self._checkpoint.config, self.classes, str(checkpoint))
+        else:
+            self._min_scores = np.full(len(self.classes), min_score or -np.inf, np.float32)
+        changes = detection_changes(tile, tile_overlap, max_detections)
+        self._model = scoring_form(
+            with_config(self._checkpoint.model.to(self.device), **changes),
+            bfloat16=False if precision == "float32" else None,
+        )
+        if compile:
+            self._model.backbone.compile(dynamic=True)
+        self._float32 = precision == "float32"
+        self._score_threshold = score_threshold
+        self.tiling = Tiling.of(self._model.config)
+        """How images are divided into tiles. None: the detector looks at whole images only."""
+        self.max_pixels = max_pixels
+        self.rules = SampleRules.of_checkpoint(self._checkpoint.config).replaced(range, bands)
+        """How samples become pixels."""
+        self.truncated: images.Truncated = truncated
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names; label k is classes[k - 1]."""
+        return self._checkpoint.classes
+
+    @property
+    def model_id(self) -> str:
+        """The id of the model, as in the column `model_id` of a scoring job."""
+        return self._checkpoint.model_id
+
+    @overload
+    def __call__(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        proposals: Sequence[npt.NDArray[np.float32]] | None = None,
+    ) -> list[Detections]: ...
+
+    @overload
+    def __call__(
+        self, images: Image, proposals: npt.NDArray[np.float32] | None = None
+    ) -> Detections: ...
+
+    def __call__(self, images: Any, proposals: Any = None) -> Any:
+        """Detect objects in one image or several.
+
+        Args:
+            images: one image, or a list or tuple of images. An image is a path, a URI, the bytes of a file,
+                a PIL image, a uint8 array (H, W, 3) RGB or (H, W) gray, or a torch uint8 tensor (3, H, W).
+            proposals: (P, 4) float32, xyxy in the image frame; for a list of images, a list of such arrays.
+                None: as in `detect`.
+
+        Returns:
+            `Detections` for one image; for a list of images, a list of `Detections` in the same order.
+
+        Raises:
+            TypeError, ValueError: a value is no image. The message names its kind and its position in the
+                list, from 0.
+            StorageError, ImageError: an image cannot be read or decoded. The message names it.
+        """
+        if isinstance(images, pa.Table):  # older callers use this class as the actor of a job
+            return score_candidates(self, images)
+        if isinstance(images, list | tuple):
+            return [self._detections(scored) for scored in self._scored(images, proposals)]
+        check_image(images)
+        (scored,) = self._scored([images], None if proposals is None else [proposals])
+        return self._detections(scored)
+
+    def detect(
+        self,
+        images: Sequence[Image],
+        proposals: Sequence[npt.NDArray[np.float32]] | None = None,
+    ) -> list[list[Box]]:
+        """Detect objects; return every box that a scoring job writes for the same images, as dictionaries.
+
+        Args:
+            images: images of any kind that `__call__` accepts, and of any sizes.
+            proposals: one float32 array (P, 4) an image, xyxy in the image frame. None: the detector's RPN
+                makes them; a detector without RPN uses the proposer that it was trained with, one image
+                after the other in this process.
+
+        Returns:
+            The boxes of each image, by falling score.
+
+        Raises:
+            TypeError, ValueError, StorageError, ImageError: as in `__call__`.
+            ValueError: the number of proposal arrays is not the number of images; or `proposals` is None and
+                the detector was trained on a table of proposals.
+        """
+        return [self.boxes(scored) for scored in self._scored(images, proposals)]
+
+    def propose(
+        self, images: Sequence[Image]
+    ) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """Make proposals with the detector's RPN.
+
+        Returns:
+            For each image, boxes (P, 4) float32, xyxy in the image frame, and scores (P,), best first.
+
+        Raises:
+            TypeError, ValueError, StorageError, ImageError: as in `__call__`.
+            ValueError: the detector has no RPN.
+        """
+        check_images(images)
+        proposed = []
+        for first in range(0, len(images), IMAGES_AT_ONCE):
+            pixels = self._read(images, first)
+            outcomes: list[ProposedBoxes | str] = detect_halving(self._propose, pixels, None)
+            for index, outcome in enumerate(outcomes, first):
+                result = _result_or_raise(outcome, images, index)
+                proposed.append((result.boxes.cpu().numpy(), result.scores.cpu().numpy()))
+        return proposed
+
+    def score(
+        self,
+        pixels: Sequence[Pixels],
+        proposals: Sequence[npt.NDArray[np.float32]] | None,
+        looks_per_pass: int | None = None,
+    ) -> list[ScoredImage | str]:
+        """Pass decoded images through the network in one batch. A batch that does not fit the GPU is halved.
+
+        With tiles, the whole images and their tiles pass through it, a few at a time.
+
+        Args:
+            pixels: N images (H, W, 3) uint8 RGB, upright, on any device.
+            proposals: N arrays (P, 4) float32, image frame. None: the model's RPN makes them.
+            looks_per_pass: with tiles, whole images and tiles in one batch. None: `IMAGES_AT_ONCE`.
+
+        Returns:
+            One result an image, in order. A text instead of a result is the reason why it is missing.
+        """
+        run = partial(detect_halving, self._detect)
+        if self.tiling is None:
+            return run(pixels, proposals)
+        return detect_looks(
+            run,
+            pixels,
+            proposals,
+            self.tiling,
+            self._model.config.nms_threshold,
+            looks_per_pass=looks_per_pass or IMAGES_AT_ONCE,
+            most_whole=self._checkpoint.proposals.max_boxes,
+        )
+
+    def canvases(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Give what an image of `size` (height, width) has in common with those that share its pass.
+
+        A CPU passes images one by one, so there all images are alike.
+        """
+        return () if self.device.type == "cpu" else canvases(size, self._model.config)
+
+    def boxes(self, scored: ScoredImage) -> list[Box]:
+        """Turn the result of one image into dictionaries, by falling score."""
+        detections = scored.detections
+        return [
+            {
+                "label": self.classes[label - 1],
+                "label_id": label,
+                "score": score,
+                "x_min": box[0],
+                "y_min": box[1],
+                "x_max": box[2],
+                "y_max": box[3],
+            }
+            for box, label, score in zip(
+                detections.boxes.tolist(),
+                detections.labels.tolist(),
+                detections.scores.tolist(),
+                strict=True,
+            )
+        ]
+
+    def _detections(self, scored: ScoredImage) -> Detections:
+        """Turn the result of one image into `Detections`, without the boxes below `min_score`."""
+        boxes, ids, scores = (values.numpy() for values in scored.detections)
+        labels = np.array(self.classes)[ids - 1]
+        detections = Detections(labels=labels, label_ids=ids, scores=scores, boxes=boxes)
+        above: npt.NDArray[np.bool_] = scores >= self._min_scores[ids - 1]
+        return detections[above]
+
+    def _scored(
+        self,
+        images: Sequence[Image],
+        proposals: Sequence[npt.NDArray[np.float32]] | None,
+    ) -> Iterator[ScoredImage]:
+        """Read images, make their proposals and score them, `IMAGES_AT_ONCE` at a time."""
+        config = self._checkpoint.proposals
+        if proposals is None and config.spec.precomputed:
+            raise ValueError(
+                "proposals is None, but the detector was trained on a table of proposals: give one array"
+                " (P, 4) an image"
+            )
+        if proposals is not None:
+            _check_proposals(proposals, len(images))
+        check_images(images)
+        for first in range(0, len(images), IMAGES_AT_ONCE):
+            pixels = self._read(images, first)
+            batch = None if proposals is None else proposals[first : first + IMAGES_AT_ONCE]
+            if batch is None and not config.spec.learned:
+                batch = [propose_on_tiles(image, config, self.tiling) for image in pixels]
+            for index, outcome in enumerate(self.score(pixels, batch), first):
+                yield _result_or_raise(outcome, images, index)
+
+    def _read(self, images: Sequence[Image], first: int) -> list[npt.NDArray[np.uint8]]:
+        """Read the next `IMAGES_AT_ONCE` images, from index `first`."""
+        return [
+            read_pixels(
+                image,
+                max_pixels=self.max_pixels,
+                rules=self.rules,
+                truncated=self.truncated,
+                place=_place(images, index),
+            )
+            for index, image in enumerate(images[first : first + IMAGES_AT_ONCE], first)
+        ]
+
+    def _detect(
+        self,
+        pixels: Sequence[Pixels],
+        proposals: Sequence[npt.NDArray[np.float32]] | None,
+    ) -> list[ScoredImage]:
+        threshold = self._score_threshold
+        with self._precision():
+            return detect_counting(self._model, pixels, proposals, score_threshold=threshold)
+
+    def _propose(self, pixels: Sequence[Pixels], _: object) -> list[ProposedBoxes]:
+        with self._precision():
+            return propose_tiled(self._model, pixels)
+
+    def _precision(self) -> AbstractContextManager[None]:
+        return full_float32() if self._float32 else nullcontext()
+
+
+def detection_changes(
+    tile: int | None, tile_overlap: float | None, max_detections: int | None
+) -> dict[str, Any]:
+    """Return the fields of `FastRCNNConfig` that these arguments change. None: the checkpoint's value."""
+    given = {"tile": tile, "tile_overlap": tile_overlap, "detections_per_image": max_detections}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return changes | ({"tile": None} if tile == 0 else {})
+
+
+def _load(uri: str, model_id: str | None) -> Checkpoint:
+    """Load the checkpoint. Raises as `Detector` does."""
+    folder = checkpoint_folder(uri)
+    if folder is None:
+        raise CheckpointError(
+            f"{uri} holds no {CONFIG}, neither directly nor in its folder checkpoint/"
+        )
+    checkpoint = load(folder)
+    if model_id not in (None, checkpoint.model_id):
+        raise RuntimeError(
+            f"{uri} holds model {checkpoint.model_id}: expected {model_id}, as when the job started."
+            " Restore the checkpoint, or start the job again"
+        )
+    return checkpoint
+
+
+def _place(images: Sequence[object], index: int) -> str:
+    """Return the beginning of an error message, ``image 3: ``; empty if there is only one image."""
+    return f"image {index}: " if len(images) > 1 else ""
+
+
+def _result_or_raise(outcome: Outcome | str, images: Sequence[object], index: int) -> Outcome:
+    """Return the result of images[index]. Raises RuntimeError if it is a text, the cause of its absence."""
+    if isinstance(outcome, str):
+        raise RuntimeError(f"{_place(images, index)}{outcome}")
+    return outcome
+
+
+def _check_proposals(proposals: Sequence[object], num_images: int) -> None:
+    if len(proposals) != num_images:
+        raise ValueError(
+            f"proposals has {len(proposals)} arrays for {num_images} images: expected one array an image"
+        )
+    for index, boxes in enumerate(proposals):
+        shape = getattr(boxes, "shape", None)
+        if shape is None or len(shape) != 2 or shape[1] != 4:
+            given = f"of shape {tuple(shape)}" if shape is not None else type(boxes).__name__
+            raise ValueError(
+                f"the proposals of image {index} are {given}: expected an array (P, 4), xyxy"
+            )
+
+
+def _use_gpu(gpu: bool | None) -> bool:
+    if gpu and not torch.cuda.is_available():
+        raise RuntimeError(
+            "a GPU was requested, but torch sees none. Check that torch is built for CUDA, and the GPU driver"
+        )
+    return torch.cuda.is_available() if gpu is None else gpu

@@ -1,0 +1,1 @@
+"""Opens archives of images: tar, zip and Parquet. Start with `index`, then `reading`."""

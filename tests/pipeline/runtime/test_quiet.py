@@ -1,0 +1,46 @@
+"""Lines of Ray that say nothing are left out; everything else is printed as it is."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pipeline.runtime.quiet import without_noise
+
+NOISE = [
+    "\x1b[36m(TrainController pid=1)\x1b[0m [2026-11-30 03:56:05,429 E 1 2] core_worker.cc:2465: Actor",
+    "\x1b[36m(PlacementGroupCleaner pid=3, ip=10.0.0.1)\x1b[0m Traceback (most recent call last):",
+    "(RayTrainWorker pid=4) Reporting training result 1: TrainingReport(checkpoint=None, metrics={})",
+]
+KEPT = [
+    "(RayTrainWorker pid=4) iteration 1: validation mAP 0.1257",
+    "(MapWorker pid=5) Traceback (most recent call last):",
+    "a.jpg: TrainingReport is the name of a file",
+    "",
+    "done",
+]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_noise_is_left_out_with_its_line_ends(
+    capsys: pytest.CaptureFixture[str], stream: str
+) -> None:
+    with without_noise():
+        target = getattr(sys, stream)
+        for line in (KEPT[0], *NOISE, *KEPT[1:]):
+            print(line, file=target)
+        target.write("\n".join([NOISE[0], "one write", NOISE[1], "of lines"]) + "\n")
+        target.writelines(["x\n", NOISE[0] + "\n"])
+        print("a part ", end="", file=target, flush=True)
+        print("of a line", file=target)
+    print("after", file=getattr(sys, stream))
+    expected = [*KEPT, "one write", "of lines", "x", "a part of a line", "after"]
+    assert getattr(capsys.readouterr(), stream[3:])[:-1].split("\n") == expected
+
+
+def test_the_streams_come_back_and_keep_their_methods() -> None:
+    before = sys.stdout, sys.stderr
+    with without_noise():
+        assert sys.stderr.isatty() == before[1].isatty()
+    assert (sys.stdout, sys.stderr) == before

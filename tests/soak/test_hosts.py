@@ -1,0 +1,235 @@
+"""Faults of one host of several: a head without CPUs, two workers, and an S3 server, each with its address.
+
+docs/operations.md has what was seen.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.fault_proxy import Trouble
+from tests.soak.cluster import RunningCluster, kill
+from tests.soak.hosts import (
+    HostCluster,
+    Network,
+    find_s3,
+    lose_s3,
+    open_hosts,
+    why_not,
+    worker_host,
+)
+from tests.soak.images import drawn_images
+from tests.soak.killers import Killer, ScriptedKiller
+from tests.soak.record import Row, compare
+from tests.soak.rounds import Round, run_round
+from tests.soak.site import Site, node_key
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
+
+NUM_IMAGES = 300
+FLAGS = ("--shard-size", "10", "--batch-size", "4", "--gpus-per-worker", "0")
+BROKEN = 1
+"""The worker that has the fault."""
+
+
+@dataclass(kw_only=True)
+class Hosts:
+    """The running hosts, and the rows of a run without faults."""
+
+    site: Site
+    network: Network
+    cluster: HostCluster
+    images: list[str]
+    expected: dict[str, Row] = field(default_factory=dict)
+
+    def num_shards(self, output: str) -> Callable[[], int]:
+        """Return a function that counts the shards."""
+        watch = self.site.watch(output)
+
+        def count() -> int:
+            watch.look()
+            return len(watch.etags)
+
+        return count
+
+    def score(self, output: str, killer: Killer | None, *, may_fail: bool = False) -> Round:
+        """Score all images, and check the rows.
+
+        Args:
+            output: the name of the output.
+            killer: makes the fault.
+            may_fail: whether the command may end with exit code 1. Then it is given again.
+        """
+        log = self.site.logs / f"{output}.log"
+        runs = iter(range(1000))
+        with self.site.watch(output).watching() as watch:
+            done = run_round(
+                self.cluster,
+                self.site.flags(output, *FLAGS),
+                killer=killer,
+                log=log,
+                count_troubles=(lambda: next(runs)) if may_fail else (lambda: 0),
+            )
+            first = compare(watch.rows(), self.images, self.expected)
+            if first.not_ok:
+                retry = ("--retry", "unreadable", "denied", "missing", "changed", "failed")
+                flags = self.site.flags(output, *FLAGS, *retry)
+                again = run_round(self.cluster, flags, killer=None, log=log)
+                done.violations += again.violations
+        rows = {row["image_uri"]: row for row in watch.rows()}
+        left = compare(watch.rows(), self.images, self.expected)
+        (self.site.logs / f"{output}.seen").write_text(
+            f"{output}: {done.seconds:.0f} s, codes {dict(done.codes)}, bad at first {first.not_ok}, {left}\n"
+        )
+        assert done.violations + watch.violations == [], log.read_text()
+        assert left.violations() == [], log.read_text()
+        self.expected = self.expected or rows
+        return done
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    if reason := why_not():
+        pytest.skip(reason)
+    with open_hosts(tmp_path_factory.mktemp("hosts")) as (site, network, cluster):
+        hosts = Hosts(
+            site=site, network=network, cluster=cluster, images=site.put(drawn_images(NUM_IMAGES))
+        )
+        assert hosts.score("plain", None).codes == {0: 1}
+        yield hosts
+
+
+class Fault:
+    """A fault that begins when the first shard is there.
+
+    Args:
+        begin: begins it.
+        end: ends it.
+        for_s: its seconds. Infinite: until the command has ended.
+        num_shards: counts the shards.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], None],
+        end: Callable[[], None],
+        *,
+        for_s: float,
+        num_shards: Callable[[], int],
+    ) -> None:
+        self._begin, self._end, self._for_s, self._num_shards = begin, end, for_s, num_shards
+        self._begun: float | None = None
+        self._driver = 0
+        self.is_over = False
+
+    def strike(self, cluster: RunningCluster, driver: subprocess.Popen[bytes]) -> None:
+        """See `Killer`. It kills nothing."""
+        now = time.monotonic()
+        if self._begun is None:
+            if self._num_shards():
+                self._begin()
+                self._begun, self._driver = now, driver.pid
+        elif now > self._begun + self._for_s or driver.pid != self._driver:
+            self.close()
+
+    def close(self) -> None:
+        """End the fault."""
+        if self._begun is not None and not self.is_over:
+            self.is_over = True
+            self._end()
+
+
+def test_two_workers_score(hosts: Hosts) -> None:
+    """Each of them reads images. Both are other hosts than the driver's."""
+    assert len(hosts.expected) == NUM_IMAGES
+
+
+def test_a_worker_that_is_cut_off_for_45_s(hosts: Hosts) -> None:
+    host = worker_host(BROKEN)
+    fault = Fault(
+        lambda: hosts.network.pull_cable(host),
+        lambda: hosts.network.plug_cable(host),
+        for_s=45,
+        num_shards=hosts.num_shards("cut"),
+    )
+    try:
+        hosts.score("cut", fault)
+    finally:
+        fault.close()
+
+
+def test_a_worker_that_loses_s3(hosts: Hosts) -> None:
+    fault = Fault(
+        lambda: lose_s3(hosts.network, BROKEN),
+        lambda: find_s3(hosts.network, BROKEN),
+        for_s=math.inf,
+        num_shards=hosts.num_shards("lost"),
+    )
+    try:
+        hosts.score("lost", fault, may_fail=True)
+    finally:
+        fault.close()
+
+
+def test_a_worker_that_s3_denies_everything(hosts: Hosts) -> None:
+    denied = Trouble(fault="403", requests=1_000_000, access_key=node_key(BROKEN))
+    fault = Fault(
+        lambda: hosts.site.proxy.troubles.append(denied),
+        hosts.site.proxy.troubles.clear,
+        for_s=math.inf,
+        num_shards=hosts.num_shards("denied"),
+    )
+    try:
+        hosts.score("denied", fault, may_fail=True)
+    finally:
+        fault.close()
+
+
+def test_a_raylet_that_stops_for_a_minute(hosts: Hosts) -> None:
+    pids: list[int] = []
+
+    def stop() -> None:
+        pids.append(hosts.cluster.raylet(BROKEN))
+        os.kill(pids[0], signal.SIGSTOP)
+
+    def go_on() -> None:
+        os.kill(pids[0], signal.SIGCONT)
+
+    fault = Fault(stop, go_on, for_s=60, num_shards=hosts.num_shards("stopped"))
+    try:
+        hosts.score("stopped", fault)
+    finally:
+        fault.close()
+
+
+def test_the_gcs_is_killed(hosts: Hosts) -> None:
+    """The command ends with exit code 1. The same command goes on with a new cluster."""
+    killer = ScriptedKiller([(3, "gcs")], hosts.num_shards("gcs"))
+    assert hosts.score("gcs", killer).codes == {1: 1, 0: 1}
+
+
+def test_the_host_of_the_head_and_the_driver_ends(hosts: Hosts) -> None:
+    """The same command goes on with a new cluster."""
+    num_shards, killed = hosts.num_shards("head"), []
+
+    class Head:
+        def strike(self, cluster: RunningCluster, driver: subprocess.Popen[bytes]) -> str | None:
+            if killed or num_shards() < 3:
+                return None
+            for pids in hosts.cluster.processes_of(0).values():
+                for pid in pids:
+                    hosts.cluster.kill(pid)
+            kill(driver.pid)
+            killed.append(driver.pid)
+            return "driver"
+
+    done = hosts.score("head", Head())
+    assert done.codes == {-signal.SIGKILL: 1, 0: 1}
