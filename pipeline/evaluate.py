@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -71,8 +72,14 @@ def run(config: EvaluateConfig) -> EvaluationResult:
     return result
 
 
-def measure(config: EvaluateConfig, files: RunFiles) -> EvaluationResult:
+def measure(
+    config: EvaluateConfig, files: RunFiles, *, leave_out_unknown: bool = False
+) -> EvaluationResult:
     """Compare a scoring run with labels and log a table. Writes nothing.
+
+    Args:
+        leave_out_unknown: leave out objects of classes that the detector does not know, with a warning, and
+            evaluate all of its classes. Otherwise such an object is an error.
 
     Raises:
         UserError: for the same reasons as `run`.
@@ -88,7 +95,11 @@ def measure(config: EvaluateConfig, files: RunFiles) -> EvaluationResult:
     log_problems([f"{one.text}; {one.done}" for one in labelled.bad])
     uris = [image.image_uri for image in labelled.images]
     scored = read_run(files, {storage.basename(uri) for uri in uris})
-    classes = _evaluated_classes(config, labelled, scored.classes)
+    classes, left_out = scored.classes, dict[str, int]()
+    if leave_out_unknown:
+        left_out = _left_out(labelled, classes)
+    else:
+        classes = _evaluated_classes(config, labelled, classes)
     numbers = match_images(uris, scored.rows["image_uri"].to_pylist(), f"run {files.run_id}")
     rows = scored.rows.take(pa.array(numbers, pa.int64()))  # one row per labelled image, same order
 
@@ -109,6 +120,7 @@ def measure(config: EvaluateConfig, files: RunFiles) -> EvaluationResult:
         at_half=score_quality(matches),
         image_uris=tuple(rows["image_uri"].to_pylist()),
         matches=matches,
+        left_out=left_out,
         points=operating_points(
             matches,
             len(classes),
@@ -162,6 +174,23 @@ def _evaluated_classes(
                     "Give --classes with the classes to evaluate, or score with a detector of this class.",
                 )
     return detector_classes
+
+
+def _left_out(labelled: LabelledImages, classes: Sequence[str]) -> dict[str, int]:
+    """Count the objects of classes that the detector does not have, and warn of them."""
+    counts = Counter(
+        labelled.classes[label - 1]
+        for image in labelled.images
+        for label in image.gt_labels.tolist()
+    )
+    unknown = {name: n for name, n in counts.most_common() if name not in classes}
+    if unknown:
+        logger.warning(
+            "%d labelled objects are left out, because the detector does not have their classes (%s)",
+            sum(unknown.values()),
+            ", ".join(f"{name}: {n}" for name, n in unknown.items()),
+        )
+    return unknown
 
 
 def _most_detections(rows: pa.Table) -> int:

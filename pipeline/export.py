@@ -31,6 +31,7 @@ from pipeline.results.scored import RunFiles, find_run
 from pipeline.results.tables import RunTables, load_run, work_folder
 from pipeline.results.tasks import label_config, label_studio_box
 from pipeline.runtime.prefetch import in_threads
+from pipeline.storage.chains import UNPACKED_SQL, unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -102,12 +103,12 @@ def _write_data_set(
     """Write a labelled data set, and copy its images if --copy-images is given. Return its URI."""
     layout = LAYOUTS[config.format]
     root = _common_folder(tables)
-    copied: list[str] = []
+    copied: list[tuple[str, str]] = []
 
     def pictures() -> Iterator[Picture]:
         for image in images:
-            path = image["image_uri"].removeprefix(root)
-            copied.append(path)
+            path = unpacked(image["image_uri"]).removeprefix(root)
+            copied.append((image["image_uri"], path))
             boxes = [
                 (b["label"], b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"])
                 for b in image["boxes"]
@@ -118,9 +119,10 @@ def _write_data_set(
     if config.dry_run:
         return config.output
 
-    def copy(path: str) -> None:
+    def copy(image: tuple[str, str]) -> None:
+        uri, path = image
         target = storage.join(config.output, layout.images, path)
-        storage.write_bytes(target, storage.read_bytes(root + path))
+        storage.write_bytes(target, storage.read_bytes(uri))
 
     with storage.driver_errors(config.output):
         storage.upload_folder(folder, config.output)
@@ -172,14 +174,14 @@ def _images(tables: RunTables, config: ExportConfig, ids: CocoIds | None) -> Ite
             if ids is not None and image["row"] not in ids.images:
                 continue
             if config.image_root is not None:
-                below = image["image_uri"].removeprefix(root)
+                below = unpacked(image["image_uri"]).removeprefix(root)
                 image["image_uri"] = storage.join(os.path.expanduser(config.image_root), below)
             yield image
 
 
 def _common_folder(tables: RunTables) -> str:
-    """Return the longest folder URI with which every image URI starts, with its slash."""
-    ((first, last),) = tables.rows("SELECT min(image_uri), max(image_uri) FROM images")
+    """Return the deepest folder that holds all images, with its slash. An archive counts as a folder."""
+    ((first, last),) = tables.rows(f"SELECT min({UNPACKED_SQL}), max({UNPACKED_SQL}) FROM images")
     num_common = next(
         (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -65,11 +66,12 @@ def run(config: ReportConfig) -> ReportSummary:
     described = read_run_config(files)
     measured = _measure(config, files)
     with load_run(files, memory_gib=config.memory_gib, temp_folder=config.temp_folder) as tables:
+        _check_numbers(config, tables)
         data = _contents(config, files, tables, described, measured, other)
         shifts = shifts_of_run(files.uris, described.checkpoint, tables.classes) or ()
         log_shifts(shifts, tables.classes, files.run_id)
         reliability = reliability_section(measured, shifts, tables.classes)
-    title = f"{data['images']:,} images, {data['shown']:,} boxes"
+    title = f"{_plural(data['images'], 'image')}, {_plural(data['shown'], 'box', 'boxes')}"
     html = page(title, data, reliability=reliability)
     if config.dry_run:
         logger.info("--dry-run: nothing was written to %s", uri)
@@ -89,6 +91,10 @@ def run(config: ReportConfig) -> ReportSummary:
         pictures=len(data["gallery"]["items"]),
         size_bytes=0 if config.dry_run else len(html),
     )
+
+
+def _plural(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def page_uri(config: ReportConfig, run_id: str) -> str:
@@ -124,6 +130,20 @@ def _find(config: ReportConfig) -> tuple[RunFiles, RunFiles | None]:
     return find_run(config.scored, chosen), runs[config.compare]
 
 
+def _check_numbers(config: ReportConfig, tables: RunTables) -> None:
+    """Raise UserError if a score or an edge is no finite number: such a box has no place and no rank."""
+    numbers = ("score", "x_min", "y_min", "x_max", "y_max")
+    wrong = " OR ".join(f"NOT isfinite({name})" for name in numbers)
+    query = f"SELECT count(*), min(image_uri) FROM boxes WHERE coalesce({wrong}, true)"
+    ((count, example),) = tables.rows(query)
+    if count:
+        raise UserError(
+            f"--scored {config.scored}",
+            f"has {count} boxes with a score or an edge that is no finite number, one of them in {example}",
+            "jobs/score_bucket.py writes no such box: restore the table, or score the images again.",
+        )
+
+
 def _contents(
     config: ReportConfig,
     files: RunFiles,
@@ -141,7 +161,10 @@ def _contents(
         "run_id": files.run_id,
         "model_id": tables.model_id,
         "scored": config.scored,
-        "folder": files.uris[0].rpartition("/")[0],
+        "shards": glob_of(files.uris[0].rpartition("/")[0]),
+        "has_generations": tables.rows(
+            "SELECT count(*) > 0 FROM images WHERE generation IS NOT NULL"
+        )[0][0],
         "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "evaluation": measured and describe(measured, config.split, thresholds),
         "compare": None,
@@ -172,6 +195,11 @@ def _contents(
         other=other_tables,
     )
     return data
+
+
+def glob_of(folder: str) -> str:
+    """Return the glob of DuckDB for the shards of a folder, whose own name is no pattern."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", folder) + "/*.parquet"
 
 
 def _compare(
@@ -227,10 +255,18 @@ def _preferred(
 
 
 def _measure(config: ReportConfig, files: RunFiles) -> EvaluationResult | None:
-    if config.data is None:
+    if not config.has_labels:
         return None
-    evaluate_config = EvaluateConfig(scored=config.scored, data=(config.data,), split=config.split)
-    return measure(evaluate_config, files)
+    labels = EvaluateConfig(
+        scored=config.scored,
+        data=config.data,
+        annotations=config.annotations,
+        images_at=config.images_at,
+        split=config.split,
+        rename=config.rename,
+        on_bad_label=config.on_bad_label,
+    )
+    return measure(labels, files, leave_out_unknown=True)
 
 
 def describe(
@@ -255,6 +291,7 @@ def describe(
     return counts | {
         "split": split,
         "images": sum(result.images_by_status.values()),
+        "left_out": list(result.left_out.items()),
         "voc07": _number(result.voc07.mean_ap),
         "voc10": _number(result.voc10.mean_ap),
         "coco": _number(result.coco.ap),

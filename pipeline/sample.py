@@ -26,6 +26,7 @@ from pipeline.results.scored import RunFiles, find_run
 from pipeline.results.shifts import log_shifts, shifts_of_run
 from pipeline.results.tasks import task_files
 from pipeline.schema import SAMPLE
+from pipeline.storage.chains import unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +219,8 @@ def _write(config: SampleConfig, sample: Sample) -> None:
     images = list(dict.fromkeys(sample.rows["image_uri"].to_pylist()))
     if config.image_root is not None:
         root = config.image_root
-        images = [storage.join(root, uri.removeprefix(sample.frame.root)) for uri in images]
+        below = [unpacked(uri).removeprefix(sample.frame.root) for uri in images]
+        images = [storage.join(root, path) for path in below]
     with storage.driver_errors(config.output):
         for path, text in task_files(images, sample.frame.classes).items():
             storage.write_bytes(storage.join(config.output, path), text.encode())

@@ -38,6 +38,7 @@ from pipeline.results.suspect_tasks import LabelledPicture, coco_text, write_tas
 from pipeline.results.suspects_page import crops, suspects_page
 from pipeline.results.suspects_table import NAME, Place, encode_suspects, suspects_table
 from pipeline.results.suspicion import KINDS, find_suspects
+from pipeline.storage.chains import unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -220,11 +221,11 @@ def _tasks(config: SuspectsConfig, examined: _Examined) -> dict[str, str]:
     seen = examined.seen
     uris = seen.rows["image_uri"].to_pylist()
     sizes = zip(*(seen.rows[name].to_pylist() for name in ("height", "width")), strict=True)
-    folder = _common_folder(list(groups))
+    folder = _common_folder([unpacked(uri) for uri in groups])
     pictures = []
     for uri, size, truth in zip(uris, sizes, examined.truth, strict=True):
         if uri in groups:
-            path = uri.removeprefix(folder)
+            path = unpacked(uri).removeprefix(folder)
             root = config.image_root
             pictures.append(
                 LabelledPicture(

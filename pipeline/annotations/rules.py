@@ -52,7 +52,8 @@ def refuse(bad: Sequence[BadLabel]) -> BadLabelsError:
         error = BadLabelsError(
             f"{len(bad)} bad labels in {files} {'file' if files == 1 else 'files'}",
             "; ".join(shown) + (f"; and {rest} more" if rest else ""),
-            "Correct them, or give --on-bad-label skip or clip. --report FILE lists all.",
+            "Correct them, or give --on-bad-label skip or clip. jobs/train.py --dry-run --report FILE lists"
+            " all.",
         )
         error.cut_short = rest > 0
     error.bad = tuple(bad)

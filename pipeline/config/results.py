@@ -139,11 +139,20 @@ class ReportConfig:
     """Scoring run to read. Needed if --scored holds several."""
     compare: str | None = None
     """Another run of --scored, to compare with: counts, agreement, and pictures where the two differ."""
-    data: Uri | None = None
+    data: tuple[Uri, ...] = ()
     """Labelled images, as for `jobs/evaluate.py`. With them the page shows accuracy, what is right, wrong and
-    missed, and the labelled boxes."""
+    missed, and the labelled boxes. Objects of classes that the detector does not have are left out."""
+    annotations: Uri | None = None
+    """File or folder of labels that lie apart from their images. The images are in --images-at, else in
+    --data."""
+    images_at: Uri | None = None
+    """Folder of the images, if --data or --annotations holds only their labels."""
     split: str = "test"
     """Split to measure accuracy on, or the URI of a split file."""
+    rename: tuple[str, ...] = ()
+    """Other names for the classes of the labels, as OLD=NEW, as in the training."""
+    on_bad_label: OnBadLabel = "refuse"
+    """What to do with labels that cannot be right, as in `jobs/evaluate.py`."""
     gallery: int = 96
     """Number of pictures in the page. With 0, no image is read."""
     thumbnail: int = 400
@@ -162,7 +171,11 @@ class ReportConfig:
     """Print counts; write nothing and read no image."""
 
     GROUPS: ClassVar[Groups] = (
-        Group(title="Accuracy", common=("data", "split")),
+        Group(
+            title="Accuracy",
+            common=("data", "split"),
+            more=("annotations", "images_at", "rename", "on_bad_label"),
+        ),
         Group(title="Pictures", common=("gallery",), more=("thumbnail", "crops", "gallery_mib")),
         Group(
             title="Run", common=("run_id", "compare", "dry_run"), more=("memory_gib", "temp_folder")
@@ -170,6 +183,10 @@ class ReportConfig:
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "data", as_tuple(self.data))
+        if self.has_labels:
+            check_labels(self)
+        check_renames(self.rename)
         check_above_zero(self, "thumbnail")
         check_above_zero(self, "gallery_mib", most=MOST_GIB)
         check_memory(self)
@@ -181,6 +198,11 @@ class ReportConfig:
                 "is the run of --run-id itself",
                 "Give the run_id of another run of --scored.",
             )
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the flags name labels."""
+        return bool(self.data or self.annotations or self.images_at)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -78,16 +78,25 @@ def _read_table(uri: str) -> Iterator[CountedImage]:
         if uri.lower().endswith(".parquet"):
             table = pq.read_table(io.BytesIO(data))
         else:
+            # Only an empty cell is null: a class may have the name "NA" or "null".
             texts = pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(_COLUMNS, pa.string()), strings_can_be_null=True
+                column_types=dict.fromkeys(_COLUMNS, pa.string()),
+                strings_can_be_null=True,
+                null_values=[""],
             )
-            table = pa_csv.read_csv(io.BytesIO(data), convert_options=texts)
+            lines = pa_csv.ParseOptions(newlines_in_values=True)
+            table = pa_csv.read_csv(io.BytesIO(data), convert_options=texts, parse_options=lines)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"--counts {uri}",
             f"cannot be read ({one_line(error)})",
             "Give a table with the columns image_uri, label and count.",
         ) from error
+    twice = [name for name in _COLUMNS if table.column_names.count(name) > 1]
+    if twice:
+        raise UserError(
+            f"--counts {uri}", f"has several columns {twice[0]}", "Remove all but one of them."
+        )
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
         raise UserError(

@@ -24,6 +24,11 @@ from pipeline.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+
+class LayoutError(UserError):
+    """A layout cannot hold an image, because of its name."""
+
+
 SPLIT = "train"
 _NO_VAL = (
     "# Ultralytics requires val too. Add a line that names the folder of other images: val: ...\n"
@@ -142,7 +147,7 @@ def _write_coco(pictures: Iterable[Picture], classes: Sequence[str], folder: Pat
 
 
 class _LabelFiles:
-    """Writes one label file per image; refuses two images with one stem."""
+    """Writes one label file per image; refuses two images with one stem, and names that leave the folder."""
 
     def __init__(self, folder: Path, suffix: str) -> None:
         self._folder, self._suffix = folder, suffix
@@ -152,10 +157,17 @@ class _LabelFiles:
     def write(self, picture: Picture, text: str) -> None:
         stem = posixpath.splitext(picture.path)[0]
         if (other := self.stems.setdefault(stem, picture.path)) != picture.path:
-            raise UserError(
+            raise LayoutError(
                 picture.path,
                 f"has the same stem as {other}, and this layout has one label file per stem",
-                "Give --format coco-dataset.",
+                "Give another layout, such as that of COCO (--format coco-dataset).",
+            )
+        parts = posixpath.normpath(stem).split("/")
+        if stem.startswith("/") or parts[0] == ".." or "\0" in stem:
+            raise LayoutError(
+                picture.path,
+                "leads out of the folder of the data set, and this layout names label files as images",
+                "Give another layout, such as that of COCO (--format coco-dataset).",
             )
         path = self._folder / f"{stem}{self._suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222 }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; overflow-wrap: anywhere }
-.warning { background: #fff3cd; padding: .5rem 1rem; border-left: 4px solid #b58900 }
+:root { color-scheme: light dark; --line: #ddd; --bar: #4878a8; --dot: #1b3a5b; --warn: #b58900 }
+@media (prefers-color-scheme: dark) { :root { --line: #3a3f45; --bar: #4f8fc4; --dot: #a9d2f5 } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+p, ul { max-width: 60rem; overflow-wrap: anywhere }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; white-space: normal; min-width: 9rem;
+  max-width: 24rem; overflow-wrap: anywhere }
+.warning { padding: .5rem 1rem; border-left: 4px solid var(--warn) }
 svg { vertical-align: middle }
+line { stroke: var(--bar) }
+circle { fill: var(--dot) }
 """
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _BAR = 120
@@ -57,6 +63,8 @@ def estimates_page(described: Mapping[str, Any]) -> bytes:
     source = f"Run {described['run_id']}, {draws} draws in {len(described['samples'])} round(s)."
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Counts</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="referrer" content="no-referrer">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<style>{_STYLE}</style></head><body><h1>Counts</h1>{''.join(words)}"
         f"<h2>What the figures mean</h2><ul>{meaning}</ul><p>{_text(source)}</p></body></html>\n"
@@ -83,7 +91,8 @@ def _table(rows: list[Mapping[str, Any]], title: str) -> str:
     head = "".join(f"<th>{name}</th>" for name in (*heads, *(["draws more"] if more else [])))
     longest = max((row["high"] or 0 for row in rows), default=0)
     body = "".join(_line(row, longest, more) for row in rows)
-    return f"<h2>{title}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<h2>{title}</h2><div class="scroll" tabindex="0">{table}</div>'
 
 
 def _line(row: Mapping[str, Any], longest: float, more: bool) -> str:
@@ -114,10 +123,8 @@ def _bar(row: Mapping[str, Any], longest: float) -> str:
     """Draw the interval as a line and the total as a dot."""
     low, high, total = (_BAR * row[name] / max(longest, 1e-9) for name in ("low", "high", "total"))
     line = f'<line x1="{low + 4:.1f}" x2="{high + 4:.1f}" y1="6" y2="6"'
-    dot = f'<circle cx="{total + 4:.1f}" cy="6" r="4" fill="#1b3a5b"/>'
-    return (
-        f'<svg width="{_BAR + 8}" height="12">{line} stroke="#4878a8" stroke-width="3"/>{dot}</svg>'
-    )
+    dot = f'<circle cx="{total + 4:.1f}" cy="6" r="4"/>'
+    return f'<svg width="{_BAR + 8}" height="12">{line} stroke-width="3"/>{dot}</svg>'
 
 
 def _text(value: object) -> str:

@@ -25,6 +25,7 @@ from pipeline.runtime.prefetch import REQUESTS_AT_ONCE, prefetch
 from pipeline.runtime.progress import Progress
 from pipeline.schema import SCORED, read_columns
 from pipeline.storage import ObjectInfo
+from pipeline.storage.chains import UNPACKED_SQL
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +89,11 @@ class ExpectedCounts:
     """The hashes of the generations of the plan; empty for runs of older versions."""
 
     def root(self) -> str:
-        """Return the deepest folder that holds all images of the run, with a slash at the end."""
-        query = "SELECT min(image_uri), max(image_uri) FROM images"
+        """Return the deepest folder that holds all images of the run, with a slash at the end.
+
+        An archive counts as a folder.
+        """
+        query = f"SELECT min({UNPACKED_SQL}), max({UNPACKED_SQL}) FROM images"
         ((first, last),) = self.connection.execute(query).fetchall()
         common = 0
         while common < min(len(first), len(last)) and first[common] == last[common]:
@@ -137,10 +141,11 @@ class ExpectedCounts:
         return {row: (uri, etag) for row, uri, etag in found}
 
 
-_PREFIX = """
-CASE WHEN NOT starts_with(image_uri, $root) THEN ''
+_PREFIX = f"""
+CASE WHEN NOT starts_with({UNPACKED_SQL}, $root) THEN ''
 ELSE $root || array_to_string(list_transform(
-    string_split(substr(image_uri, length($root) + 1), '/')[1:-2][1:$depth], lambda part: part || '/'), '')
+    string_split(substr({UNPACKED_SQL}, length($root) + 1), '/')[1:-2][1:$depth],
+    lambda part: part || '/'), '')
 END"""
 
 

@@ -5,11 +5,12 @@ All values are JSON types. Lists by class are in the order of the detector's cla
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from pipeline.results.tables import RunTables
 
@@ -29,9 +30,20 @@ _CAUSES = 40
 _EXAMPLES = 3
 """Example images of each cause."""
 
-_BY_SCORE = f"""
-SELECT label, least({SCORE_BINS - 1}, floor(score * {SCORE_BINS}))::INTEGER, count(*)
-FROM boxes GROUP BY ALL"""
+# Scores are float32, and so are the bounds of bins: a score of .53 is in the bin that begins with .53.
+# floor(score * 100) alone would put it into the bin before.
+_PLACE = f"""
+CASE WHEN score >= ((floor(score * {SCORE_BINS}) + 1) / {SCORE_BINS}.0::DOUBLE)::FLOAT
+        THEN floor(score * {SCORE_BINS}) + 1
+    WHEN score < (floor(score * {SCORE_BINS}) / {SCORE_BINS}.0::DOUBLE)::FLOAT
+        THEN floor(score * {SCORE_BINS}) - 1
+    ELSE floor(score * {SCORE_BINS}) END"""
+_BIN = f"greatest(0, least({SCORE_BINS - 1}, {_PLACE}))::INTEGER"
+_BY_SCORE = f"SELECT label, {_BIN}, count(*) FROM boxes GROUP BY ALL"
+# The boxes of a class that lie in the bin of its point, and not below the point.
+_AT_POINT = f"""
+SELECT label, count(*) FROM shown JOIN (SELECT class, {_BIN} AS place FROM points) AS places
+ON shown.label = places.class WHERE {_BIN} = places.place GROUP BY 1"""
 _BY_SIZE = f"""
 SELECT label, least({SIZE_BINS - 1}, floor(log2(greatest(1, (x_max - x_min) * (y_max - y_min)))))::INTEGER,
     count(*)
@@ -39,7 +51,7 @@ FROM shown GROUP BY ALL"""
 # An image counts in the bin of its highest score, for each class and for all classes (label null). So the
 # number of images with a box from a score on is a sum over bins.
 _IMAGES_BY_SCORE = f"""
-SELECT label, least({SCORE_BINS - 1}, floor(score * {SCORE_BINS}))::INTEGER AS place, count(*)
+SELECT label, {_BIN} AS place, count(*)
 FROM (SELECT label, max(score) AS score FROM boxes GROUP BY row, label
       UNION ALL SELECT NULL, max(score) FROM boxes GROUP BY row)
 GROUP BY ALL"""
@@ -67,12 +79,15 @@ def figures(tables: RunTables) -> dict[str, Any]:
     ((boxes,),) = tables.rows("SELECT count(*) FROM boxes")
     ((shown, with_boxes),) = tables.rows("SELECT count(*), count(DISTINCT row) FROM shown")
     points = dict(tables.rows("SELECT class, score FROM points"))
+    bins = dict(tables.rows(f"SELECT class, {_BIN} FROM points"))
     return {
         "classes": list(tables.classes),
         "images": tables.num_images,
         "older_rows": tables.num_rows - tables.num_images,
         "boxes": boxes,
-        "points": [math.floor(points[name] * 1e5) / 1e5 for name in tables.classes],
+        "points": [shortest(points[name]) for name in tables.classes],
+        "point_bins": [bins[name] for name in tables.classes],
+        "at_points": _by_class(tables, _AT_POINT),
         "shown": shown,
         "class_shown": _by_class(tables, "SELECT label, count(*) FROM shown GROUP BY 1"),
         "images_with_boxes": with_boxes,
@@ -95,6 +110,14 @@ def figures(tables: RunTables) -> dict[str, Any]:
     }
 
 
+def shortest(value: float) -> float:
+    """Write a float32 with as few digits as tell it apart: .9 and not .8999999761581421.
+
+    The order of such numbers is that of the float32 numbers. So the page compares scores as the tables do.
+    """
+    return float(str(np.float32(value)))
+
+
 def _by_class(tables: RunTables, query: str) -> list[int]:
     """Count by class. The query gives the class and its count."""
     counts = dict(tables.rows(query))
@@ -112,10 +135,10 @@ def _histograms(
 
 
 def _histogram(rows: Iterable[tuple[int, int]], num_bins: int) -> list[int]:
-    """Turn rows (bin, count) into counts by bin, (num_bins,). Bins below 0 count as the first one."""
+    """Turn rows (bin, count) into counts by bin, (num_bins,)."""
     histogram = [0] * num_bins
     for place, count in rows:
-        histogram[max(0, place)] += count
+        histogram[place] += count
     return histogram
 
 

@@ -15,6 +15,7 @@ from pipeline.errors import one_line
 from pipeline.images import SampleRules
 from pipeline.images.samples import NEUTRAL
 from pipeline.results.compared import agreement
+from pipeline.results.figures import shortest
 from pipeline.results.tables import OTHER, RunTables
 from pipeline.results.thumbnails import CROP_SIDE, Pictures, make_pictures
 from pipeline.results.truth import FALSE, SECOND, WRONG, Judged, LabelledTruth, judge
@@ -153,7 +154,7 @@ def _describe(
             described[row]["truth"] = truth.objects
     index = {name: k for k, name in enumerate(tables.classes)}
     for row, label, score, *corners, above in tables.rows(_BOXES, (list(rows),)):
-        box = [index[label], round(score, 5), *(round(edge, 1) for edge in corners)]
+        box = [index[label], shortest(score), *(round(edge, 1) for edge in corners)]
         judge(truths[row], [((label, score, *corners), box)])
         described[row]["boxes"].append([*box, None])
         described[row]["above"].append(above)
@@ -171,7 +172,7 @@ def _add_other(
     for item in described.values():
         item["other"] = []
     for row, label, score, *corners in tables.rows(_OTHER_BOXES, (list(rows),)):
-        box = [label, round(score, 5), *(round(edge, 1) for edge in corners)]
+        box = [label, shortest(score), *(round(edge, 1) for edge in corners)]
         described[row]["other"].append([*box, False])
     for item in described.values():
         above = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,8 @@ class EvaluationResult:
     """The scores of each class against what is right. None for the margins of an SVM."""
     shifts: tuple[Shift, ...] | None = None
     """Classes whose scores differ from those that the checkpoint was calibrated on. None: not known."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Labelled objects that were not evaluated, by class: the detector does not have it."""
     if_right: IfRight | None = None
     """What average precision would be if some suspects were right. None without --suspects."""
 

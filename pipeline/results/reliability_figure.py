@@ -58,10 +58,10 @@ def _curves(measured: EvaluationResult, counted: Reliability) -> str:
     order = [k for k in np.argsort(-boxes, kind="stable").tolist() if boxes[k]]
     pooled = measured.at_half.calibration_error
     lede = (
-        "Each point is the boxes of one tenth of the scores: how many of them are right, against what their"
-        " scores say. On the line, scores mean what they say; below it, they promise too much. Hollow points"
-        f" have fewer than {_FEW} boxes. The error averages the distance over all boxes, most of which have"
-        " low scores."
+        "Each point is the boxes of about one tenth of the scores: how many of them are right, against what"
+        " their scores say. On the line, scores mean what they say; below it, they promise too much. Hollow"
+        f" points have fewer than {_FEW} boxes. The error averages the distance over all boxes, most of"
+        " which have low scores."
     )
     whole = "" if np.isnan(pooled) else f" All classes together: error {pooled:.3f}."
     tiles = "".join(

@@ -18,6 +18,7 @@ from pipeline import storage
 from pipeline.counting import Design
 from pipeline.errors import UserError, one_line
 from pipeline.schema import SAMPLE, NewerFormatError, check_version, encode_parquet
+from pipeline.storage.chains import unpacked
 
 SAMPLE_VERSION = 1
 """Format of sample.parquet."""
@@ -52,7 +53,7 @@ class Frame:
 
     def prefix_of(self, uri: str, depth: int) -> str:
         """Return the prefix of an image, or of a deeper prefix, `depth` folders below the root."""
-        folders = uri.removeprefix(self.root).split("/")[:-1][:depth]
+        folders = unpacked(uri).removeprefix(self.root).split("/")[:-1][:depth]
         return self.root + "".join(f"{folder}/" for folder in folders)
 
 

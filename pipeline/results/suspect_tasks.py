@@ -10,6 +10,7 @@ corrected/annotations/instances_train.json   all images of the split, with what 
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from fastrcnn.metrics import ImageGroundTruth
-from pipeline.results.datasets import LAYOUTS, Picture
+from pipeline.results.datasets import LAYOUTS, LayoutError, Picture
 from pipeline.results.tasks import label_studio_box, task_files
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +53,11 @@ def write_tasks(pictures: Sequence[LabelledPicture], classes: Sequence[str]) -> 
         [(picture, picture.truth) for picture in pictures], classes
     )
     with tempfile.TemporaryDirectory(prefix="fastrcnn-") as folder:
-        LAYOUTS["yolo"].write(_plain(pictures, classes), classes, Path(folder))
+        try:
+            LAYOUTS["yolo"].write(_plain(pictures, classes), classes, Path(folder))
+        except LayoutError as error:
+            logger.warning("tasks/yolo is left out: %s %s", *error.args[:2])
+            return {name: text for name, text in files.items() if "/yolo/" not in name}
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 name = path.relative_to(folder).as_posix()

@@ -9,6 +9,7 @@ them, because a person who sees predicted boxes confirms them.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -16,6 +17,9 @@ from xml.sax.saxutils import quoteattr
 import yaml
 
 from pipeline.drawing.pictures import PALETTE
+from pipeline.storage.chains import split_chain
+
+logger = logging.getLogger(__name__)
 
 
 def task_files(images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
@@ -28,7 +32,21 @@ def task_files(images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
     names = "".join(f"{name}\n" for name in classes)
     lines = "".join(f"{uri}\n" for uri in images)
     data = {"train": "images.txt", "nc": len(classes), "names": dict(enumerate(classes))}
-    return {
+    broken = [name for name in (*images, *classes) if len(name.splitlines()) > 1]
+    if broken:
+        logger.warning(
+            "tasks/cvat and tasks/yolo are left out: they hold a name a line, and %r has several lines",
+            broken[0],
+        )
+    packed = [uri for uri in images if split_chain(uri)]
+    if packed:
+        logger.warning(
+            "%d images of the tasks lie in archives, such as %s. Labelling tools cannot open these: unpack"
+            " the archives, and give --image-root",
+            len(packed),
+            packed[0],
+        )
+    files = {
         "tasks/labelstudio/tasks.json": _json([{"data": {"image": uri}} for uri in images]),
         "tasks/labelstudio/label_config.xml": label_config(classes),
         "tasks/cvat/images.txt": lines,
@@ -39,6 +57,7 @@ def task_files(images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
         "tasks/yolo/data.yaml": yaml.safe_dump(data, allow_unicode=True, sort_keys=False),
         "tasks/yolo/classes.txt": names,
     }
+    return {path: text for path, text in files.items() if not broken or "/labelstudio/" in path}
 
 
 def _json(items: object) -> str:

@@ -61,6 +61,19 @@ def archive_part(uri: str) -> str:
     return uri if match is None else match[3]
 
 
+def unpacked(uri: str) -> str:
+    """Return where an image would lie if its archive were a folder: ``s3://bucket/x.tar/folder/1.jpg``.
+
+    Folders and prefixes of images are compared in this form.
+    """
+    chain = split_chain(uri)
+    return uri if chain is None else f"{chain.archive}/{chain.name}"
+
+
+UNPACKED_SQL = r"regexp_replace(image_uri, '^(?:tar|zip|parquet)://(.*?)::(.+)$', '\2/\1', 'si')"
+"""`unpacked` for the column image_uri, in DuckDB."""
+
+
 def escape_name(name: bytes) -> str:
     """Write the name of a member as it stands in a chained URI."""
     try:

@@ -111,3 +111,46 @@ def test_each_job_runs_if_its_file_is_submitted(
 
 def test_the_cluster_reports_token_authentication(dashboard: str) -> None:
     assert asks_for_token(dashboard)
+
+
+def test_a_submitted_job_ends_as_the_readme_says(dashboard: str, tmp_path: Path) -> None:
+    """Ray ends with 1 for every failed job. The code of the job is in the last line; the logs have the
+    message."""
+    name = f"wrong-{secrets.token_hex(4)}"
+    command = [
+        "python",
+        "jobs/compact.py",
+        "--scored",
+        f"{tmp_path}/none",
+        "--output",
+        str(tmp_path),
+    ]
+    where = ["--address", dashboard]
+    done = subprocess.run(
+        [
+            "ray",
+            "job",
+            "submit",
+            *where,
+            *FORMS["working-dir"],
+            "--submission-id",
+            name,
+            "--",
+            *command,
+        ],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout
+    last = done.stdout.strip().splitlines()[-1]
+    assert "exit code 2" in last, done.stdout
+    logs = subprocess.run(
+        ["ray", "job", "logs", *where, name], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"error: {tmp_path}/none: names no object" in logs
+    status = subprocess.run(
+        ["ray", "job", "status", *where, name], capture_output=True, text=True, check=True
+    )
+    assert "FAILED" in status.stdout + status.stderr

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -110,7 +111,7 @@ class Chromium:
         )
         self.call("Page.navigate", url="about:blank")
         started = time.monotonic()
-        self.call("Page.navigate", url=f"file://{page}{fragment}")
+        self.call("Page.navigate", url=f"file://{quote(str(page))}{fragment}")
         while self.value("document.documentElement.dataset.ready") != "yes":
             assert time.monotonic() < started + _START_S, self.problems
             time.sleep(0.02)

@@ -316,7 +316,8 @@ def _start_of(folder: Path, points: dict[str, Any] | None) -> dict[str, Any]:
     summary = run(ReportConfig(scored=str(folder), output=str(folder), gallery=0))
     text = Path(summary.uri).read_text()
     data: dict[str, Any] = json.loads(re.findall(r'id="data">(.*?)</script>', text)[0])
-    assert f"<title>1 images, {data['shown']} boxes</title>" in text
+    boxes = "1 box" if data["shown"] == 1 else f"{data['shown']} boxes"
+    assert f"<title>1 image, {boxes}</title>" in text
     assert summary.boxes == data["boxes"] == 2
     return data
 

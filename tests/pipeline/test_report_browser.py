@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +20,7 @@ from pipeline import storage
 from pipeline.config import ReportConfig
 from pipeline.report import run
 from pipeline.schema import DETECTION, SCORED, encode_parquet, scored_metadata
-from tests.pipeline.chromium import NAMES, Chromium, find
+from tests.pipeline.chromium import Chromium
 from tests.pipeline.scored_runs import image, write_shard
 
 logger = logging.getLogger(__name__)
@@ -30,25 +29,6 @@ SCRIPT = "</script><script>document.title='owned'</script>"
 TAG = "\"'><img src=x onerror=\"document.title='owned'\">"
 CLASSES = ("cat", f"dog {SCRIPT}", TAG, "__proto__")
 A, B = (10.0, 20.0, 300.0, 400.0), (300.0, 100.0, 420.0, 160.0)
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    program = find()
-    if program is None:
-        pytest.skip(f"no Chromium on PATH ({', '.join(NAMES)}): Debian has it as chromium")
-    with Chromium(program, tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
-@pytest.fixture(autouse=True)
-def no_problems(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Check that there was no exception, no error in the console and no request."""
-    yield
-    if "chromium" in request.fixturenames:
-        browser: Chromium = request.getfixturevalue("chromium")
-        problems, browser.problems = browser.problems, []
-        assert problems == []
 
 
 @pytest.fixture(scope="module")

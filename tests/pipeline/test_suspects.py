@@ -337,3 +337,36 @@ def test_flag_errors_exit_with_2_and_one_line() -> None:
     assert done.returncode == 2
     assert "expected a score from 0 to 1" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_two_images_of_one_stem_cost_only_the_tasks_that_cannot_hold_both(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """YOLO has one label file for x.jpg and x.png. The table, the page and the other tasks are written."""
+    described: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    rows = []
+    for number, name in enumerate(("x.jpg", "x.png"), 1):
+        uri = str(data / "JPEGImages" / name)
+        Image.new("RGB", (64, 48), "grey").save(uri)
+        described["images"].append({"id": number, "file_name": name, "width": 64, "height": 48})
+        rows.append(image(uri, ("cat", 0.9, A), size=(48, 64), etag=None))
+    (tmp_path / "labels.json").write_text(json.dumps(described))
+    write_shard(str(tmp_path / "scored"), *rows)
+    found = run(
+        SuspectsConfig(
+            scored=(str(tmp_path / "scored"),),
+            annotations=str(tmp_path / "labels.json"),
+            images_at=str(data / "JPEGImages"),
+            output=str(tmp_path / "out"),
+        )
+    )
+    assert found.suspects["missing_label"] == 2
+    assert "tasks/yolo is left out" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "out/tasks").iterdir()) == [
+        "cvat",
+        "labelstudio",
+    ]

@@ -5,14 +5,23 @@ const $ = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en").format;
 const round = (value, digits) => value.toFixed(digits);
 const percent = (part, whole) => {
-  const share = whole ? (100 * part) / whole : 0;
+  if (!whole) return "–"; // a share of nothing is no number
+  const share = (100 * part) / whole;
   if (share > 0 && share < 0.1) return "<0.1%";
   if (share < 100 && share > 99.9) return ">99.9%";
   return share === 100 ? "100%" : `${round(share, 1)}%`;
 };
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const plural = (count, one, many) => `${number(count)} ${count === 1 ? one : many || one + "s"}`;
-const basename = (uri) => uri.slice(uri.lastIndexOf("/") + 1) || uri;
+// The name of an image. In an archive it is that of the member, as in pipeline/storage/chains.py.
+const CHAIN = /^(tar|zip|parquet):\/\/(.*?)::(.+)$/is;
+const basename = (uri) => {
+  const chain = CHAIN.exec(uri);
+  const part = chain ? chain[2] : uri;
+  const name = part.slice(part.lastIndexOf("/") + 1) || part;
+  return chain && chain[1].toLowerCase() === "parquet" ? `row ${name} of ${basename(chain[3])}` : name;
+};
+const byName = (a, b) => [[basename(a), basename(b)], [a, b]].map(([x, y]) => (x < y ? -1 : x > y ? 1 : 0)).find(Boolean) || 0;
 
 // The colours of Okabe and Ito, which colour-blind readers can distinguish. Further classes also change the dashes.
 const PALETTE = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"];

@@ -28,7 +28,7 @@ function head() {
     element("div", {}, element("dt", {}, name), element("dd", {}, element("bdi", {}, value)))));
   const tiles = [
     [percent(withResult, data.images), `have a result: ${number(withResult)} of ${plural(data.images, "image")}`],
-    [percent(data.images_with_boxes, withResult), `of these have a box: ${number(data.images_with_boxes)}`],
+    [percent(data.images_with_boxes, withResult), `of the images with a result have a box: ${number(data.images_with_boxes)}`],
     [withResult ? round(data.shown / withResult, 1) : "–", "boxes per image, on average"],
     [number(data.images - withResult), "images have no result; see Failures for the causes"],
   ];
@@ -79,7 +79,8 @@ function images() {
   const { names, counts } = data.per_image;
   barChart($("per-image-chart"), {
     values: counts, axis: "boxes in an image", height: 150, head: ["Boxes", "Images"],
-    lede: `${percent(counts[0], withResult)} of the images with a result have no box from ${startText} on.`,
+    lede: withResult ? `${percent(counts[0], withResult)} of the images with a result have no box from ${startText} on.`
+      : "No image has a result.",
     says: (i) => [`${names[i]} ${names[i] === "1" ? "box" : "boxes"}`, 
       `${plural(counts[i], "image")}, ${percent(counts[i], withResult)}`],
     ticks: names.map((text, i) => ({ at: Math.min(Math.max((i + 0.5) / names.length, 0.021), 0.979), text,

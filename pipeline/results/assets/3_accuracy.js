@@ -57,7 +57,9 @@ function accuracy() {
   $("accuracy-body").append(
     element("p", { className: "lede" }, `${plural(result.images, "labelled image")} of split ${lastPart(result.split)}. ` +
       `Precision and recall are those from ${startText} on, and marked by a dot. The other columns are average ` +
-      "precision over all scores, at IoU 0.5; for COCO at 0.5 to 0.95."),
+      "precision over all scores, at IoU 0.5; for COCO at 0.5 to 0.95." +
+      (result.left_out.length ? " Not measured, because the detector does not have the class: " +
+        `${result.left_out.map(([name, count]) => `${name} (${plural(count, "object")})`).join(", ")}.` : "")),
     element("div", { className: "two" },
       element("div", {}, element("div", { className: "pr" }, ...lines, svg, marks),
         element("div", { className: "ticks", ariaHidden: "true" }, ...[0, 0.5, 1].map((x) => element("span",
@@ -127,7 +129,7 @@ function comparison() {
     ["Images", number(data.images), number(other.images)],
     ["Images with a result", number(withResult), number(ok(other.statuses))],
     ["Images with a box", number(data.images_with_boxes), number(other.images_with_boxes)],
-    ["Boxes, from the operating points on", number(data.shown), number(other.shown)],
+    [`Boxes, from ${data.has_points || other.has_points ? "the operating points" : "score 0.5"} on`, number(data.shown), number(other.shown)],
   ];
   if (other.evaluation) {
     const of = (result) => [two(share(result.true, result.true + result.false)), two(share(result.true, result.true + result.missed)),
@@ -141,8 +143,8 @@ function comparison() {
   $("comparison-body").append(
     element("p", { className: "lede" }, `${number(other.in_both)} images have a result in both runs` +
       (other.compared < other.in_both ? `; ${number(other.compared)} of them, drawn by a hash, were compared box by box` : "") +
-      `. In ${percent(other.alike, other.compared)} of the compared images all boxes are the same, and ` +
-      `${percent(agreed, all)} of all boxes are in both runs: same class and IoU 0.5 or more, from the operating points of each run on.` +
+      (other.compared ? `. In ${percent(other.alike, other.compared)} of the compared images all boxes are the same` : "") +
+      (all ? `, and ${percent(agreed, all)} of all boxes are in both runs: same class and IoU 0.5 or more, from the operating points of each run on` : "") + "." +
       (other.changed ? ` ${plural(other.changed, "image was", "images were")} replaced between the runs.` : "") +
       (other.left_out_classes.length ? ` Not compared, because one detector lacks them: ${other.left_out_classes.join(", ")}.` : "")),
     element("div", { className: "buttons" },

@@ -10,9 +10,10 @@ const SHOWS = [["all", "all pictures"], ["empty", "images without a box"],
 const SORTS = [["varied", "varied"], ["score", "highest score"], ["low", "lowest score"], ["count", "most boxes"], ["name", "name"]];
 let filter = { ...START };
 
-const threshold = (k) => (filter.min === POINTS ? data.points[k] : filter.min / 100);
+// The ends of the slider have no bound: the margins of an SVM lie outside of 0 to 1.
+const threshold = (k) => (filter.min === POINTS ? data.points[k] : filter.min === 0 ? -Infinity : filter.min / 100);
 const isAbove = ([k, score]) => score >= threshold(k);
-const fits = (box) => (filter.k === ALL || filter.k === box[0]) && isAbove(box) && (box[1] <= filter.max / 100 || filter.max === 100);
+const fits = (box) => (filter.k === ALL || filter.k === box[0]) && isAbove(box) && (box[1] < filter.max / 100 || filter.max === 100);
 const added = (histograms) => filter.k >= 0 ? histograms[filter.k]
   : histograms[0].map((_, i) => sum(histograms.map((histogram) => histogram[i])));
 
@@ -56,8 +57,14 @@ function counts(k) {
   const { min, max } = filter;
   if (min === POINTS && max === 100)
     return k === ALL ? [data.shown, data.images_with_boxes] : [data.class_shown[k], data.class_images[k]];
-  const within = (j, histogram) => sum(histogram.slice(min === POINTS ? Math.ceil(100 * data.points[j] - 1e-9) : min, max === 100 ? undefined : max));
-  const boxes = sum((k === ALL ? data.classes.map((_, j) => j) : [k]).map((j) => within(j, data.scores[j])));
+  // A point lies inside of a bin; of this bin, the boxes from the point on are counted apart.
+  const within = (j) => {
+    const histogram = data.scores[j], end = max === 100 ? histogram.length : max;
+    if (min !== POINTS) return sum(histogram.slice(min, end));
+    const place = data.point_bins[j];
+    return place < end ? data.at_points[j] + sum(histogram.slice(place + 1, end)) : 0;
+  };
+  const boxes = sum((k === ALL ? data.classes.map((_, j) => j) : [k]).map(within));
   // With an upper bound, or with another bound for each class, bins of the best score do not give the images.
   if (max < 100 || (min === POINTS && k === ALL)) return [boxes, null];
   return [boxes, sum((k === ALL ? data.best_scores : data.image_scores[k]).slice(min))];
@@ -126,7 +133,8 @@ function sizes() {
   const part = (from, to) => percent(sum(values.slice(from, to)), sum(values));
   barChart($("size-chart"), {
     values, head: ["Side", "Boxes"], axis: "side in pixels of a square with the same area (factor √2 per bar)",
-    lede: `${part(0, 10)} are small: under 32 × 32 pixels, as COCO defines it. Counted from ${startText} on.`,
+    lede: sum(values) ? `${part(0, 10)} are small: under 32 × 32 pixels, as COCO defines it. Counted from ${startText} on.`
+      : `There is no box from ${startText} on.`,
     says: (i) => [side(i) + (i === last ? " px or more" : ` to ${side(i + 1)} px`),
       `${plural(values[i], "box", "boxes")}, ${part(i, i + 1)}`],
     ticks: [0, 6, 10, 14, 18, 22, 26].map((i) => ({ at: i / values.length, text: side(i) })),
@@ -136,27 +144,29 @@ function sizes() {
 // --- query ------------------------------------------------------------------------------------
 
 const text = (value) => `'${value.replaceAll("'", "''")}'`;
-const CASES = 40;
+// DuckDB compares a decimal with a score as float32. A number such as 1e-7 would be a double.
+const decimal = (value) => (String(value).includes("e") ? value.toFixed(20) : String(value));
 
 // Gives SQL for DuckDB that lists the boxes of the filter. The page has only some of them.
 function query() {
   const { k, min, max } = filter;
-  const place = text(`${data.folder}/*.parquet`);
+  const place = text(data.shards);
+  const newest = data.has_generations ? "coalesce(generation, 1) DESC, scored_at DESC" : "scored_at DESC";
   const rows = data.older_rows ? `(FROM read_parquet(${place})
              QUALIFY row_number() OVER (PARTITION BY image_uri
-                                        ORDER BY coalesce(generation, 1) DESC, scored_at DESC) = 1)` : `read_parquet(${place})`;
+                                        ORDER BY ${newest}) = 1)` : `read_parquet(${place})`;
   const where = k >= 0 ? [`box.label = ${text(data.classes[k])}`] : [];
-  const point = (j) => String(data.points[j]);
-  const varied = min === POINTS && k === ALL && lowest !== highest && data.classes.length <= CASES;
-  where.push(varied ? `box.score >= CASE box.label ${data.classes.map((name, j) => `WHEN ${text(name)} THEN ${point(j)}`).join(" ")} END`
-    : `box.score >= ${min !== POINTS ? min / 100 : k >= 0 ? point(k) : lowest}`);
+  const point = (j) => decimal(data.points[j]);
+  if (min === POINTS) where.push(k === ALL && lowest !== highest
+    ? `box.score >= CASE box.label ${data.classes.map((name, j) => `WHEN ${text(name)} THEN ${point(j)}`).join(" ")} END`
+    : `box.score >= ${point(k >= 0 ? k : 0)}`);
+  else if (min > 0) where.push(`box.score >= ${min / 100}`);
   if (max < 100) where.push(`box.score < ${max / 100}`);
   return `SELECT image_uri, box.label, round(box.score, 3) AS score,
        box.x_min, box.y_min, box.x_max, box.y_max
 FROM (SELECT image_uri, unnest(detections) AS box
       FROM ${rows})
-WHERE ${where.join("\n  AND ")}
-ORDER BY score DESC;`;
+${where.length ? `WHERE ${where.join("\n  AND ")}\n` : ""}ORDER BY score DESC;`;
 }
 
 async function copy(words, button) {

@@ -39,7 +39,7 @@ function chosenIn(item, boxes, missed) {
 // Boxes that only the other run has. They are drawn only where they are asked for.
 const othersIn = (item) => (item.other || []).filter((box) => !box[6] && (filter.k === ALL || box[0] === data.classes[filter.k]));
 const comparing = () => filter.show === "ours" || filter.show === "theirs";
-const isEmpty = (item) => !item.boxes.some(([k, score]) => score >= data.points[k]);
+const isEmpty = (item) => !item.boxes.some(isAbove);
 
 function select() {
   const whole = filter.k === ALL && filter.min <= 0 && filter.max === 100;
@@ -52,7 +52,7 @@ function select() {
   const top = (one) => Math.max(-1, ...one.boxes.map((box) => box[1]));
   const low = (one) => Math.min(2, ...one.boxes.map((box) => box[1]));
   const by = { score: (a, b) => top(b) - top(a), low: (a, b) => low(a) - low(b), count: (a, b) => b.boxes.length - a.boxes.length,
-    name: (a, b) => (basename(a.item.uri) < basename(b.item.uri) ? -1 : 1) }[filter.sort];
+    name: (a, b) => byName(a.item.uri, b.item.uri) }[filter.sort];
   return by ? found.sort(by) : found;
 }
 

@@ -31,8 +31,9 @@ function view(i) {
 
 // Gives the address of an image with a button that copies it, and a link where a browser can open it.
 function address(item) {
+  const local = item.uri.startsWith("/") ? item.uri : item.uri.startsWith("file:///") ? item.uri.slice("file://".length) : null;
   const target = /^https?:\/\//i.test(item.uri) ? item.uri
-    : item.uri.startsWith("/") ? "file://" + item.uri.split("/").map(encodeURIComponent).join("/") : null;
+    : local ? "file://" + local.split("/").map(encodeURIComponent).join("/") : null;
   const button = element("button", { type: "button", onclick: () => copy(item.uri, button) }, "Copy");
   return [uri(item.uri), element("p", { className: "buttons" }, button, target && element("a",
     { href: target, target: "_blank", rel: "noreferrer noopener", className: "open" }, "Open the image"))];

@@ -57,3 +57,13 @@ def test_two_images_of_one_stem_need_a_layout_that_allows_them(tmp_path: Path) -
             LAYOUTS[layout].write(same, ("dog",), tmp_path / layout)
     LAYOUTS["coco-dataset"].write(same, ("dog",), tmp_path)
     assert (tmp_path / "annotations/instances_train.json").exists()
+
+
+@pytest.mark.parametrize("path", ["../../evil.jpg", "a/../../evil.jpg", "/tmp/evil.jpg", ".."])
+@pytest.mark.parametrize("layout", ["yolo", "voc"])
+def test_a_name_never_leads_out_of_the_data_set(tmp_path: Path, layout: str, path: str) -> None:
+    """Keys of a bucket and names in archives may hold `..`."""
+    hostile = [Picture(path=path, width=4, height=3, boxes=())]
+    with pytest.raises(UserError, match="leads out of the folder of the data set"):
+        LAYOUTS[layout].write(hostile, ("dog",), tmp_path / "x")
+    assert not list(tmp_path.rglob("evil*"))
