@@ -70,6 +70,11 @@ class _Examined:
     """Labels of the examined images, with the classes of the detectors."""
     table: pa.Table
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All classes: those of the labels, and those that only the detectors have."""
+        return tuple(dict.fromkeys((*self.labelled.classes, *self.seen.classes)))
+
 
 def run(config: SuspectsConfig) -> SuspectsSummary:
     """Find the suspects, and write the table, the page and the tasks; with --judged, the corrected labels.
@@ -218,12 +223,13 @@ def _labels_at(config: SuspectsConfig) -> str:
 def _tasks(config: SuspectsConfig, examined: _Examined) -> dict[str, str]:
     """Make the tasks of the images that have suspects."""
     groups = by_image(examined.table.to_pylist())
-    seen = examined.seen
+    seen, classes = examined.seen, examined.classes
     uris = seen.rows["image_uri"].to_pylist()
+    kept = replace(examined.labelled, images=tuple(examined.labelled.images[k] for k in seen.kept))
     sizes = zip(*(seen.rows[name].to_pylist() for name in ("height", "width")), strict=True)
     folder = _common_folder([unpacked(uri) for uri in groups])
     pictures = []
-    for uri, size, truth in zip(uris, sizes, examined.truth, strict=True):
+    for uri, size, truth in zip(uris, sizes, ground_truth(kept, classes), strict=True):
         if uri in groups:
             path = unpacked(uri).removeprefix(folder)
             root = config.image_root
@@ -233,10 +239,10 @@ def _tasks(config: SuspectsConfig, examined: _Examined) -> dict[str, str]:
                     uri=uri if root is None else storage.join(os.path.expanduser(root), path),
                     size=size,
                     truth=truth,
-                    corrected=corrected(truth, groups[uri], seen.classes)[0],
+                    corrected=corrected(truth, groups[uri], classes)[0],
                 )
             )
-    return write_tasks(pictures, seen.classes)
+    return write_tasks(pictures, classes)
 
 
 def _common_folder(uris: Sequence[str]) -> str:
@@ -274,8 +280,8 @@ def _correct(config: SuspectsConfig, examined: _Examined, judged: Mapping[str, b
         )
     rows = [row for row in examined.table.to_pylist() if judged.get(row["suspect"])]
     groups = by_image(rows)
-    labelled, seen = examined.labelled, examined.seen
-    classes = tuple(dict.fromkeys((*labelled.classes, *seen.classes)))
+    labelled, seen, classes = examined.labelled, examined.seen, examined.classes
+    root = _image_root(config)
     places = dict(zip(seen.kept, range(len(seen.kept)), strict=True))
     uris = seen.rows["image_uri"].to_pylist()
     sizes = list(zip(*(seen.rows[name].to_pylist() for name in ("height", "width")), strict=True))
@@ -290,7 +296,7 @@ def _correct(config: SuspectsConfig, examined: _Examined, judged: Mapping[str, b
         size = image.size
         if place is not None and None not in sizes[place]:
             size = sizes[place]
-        path = below(image.image_uri, config.image_roots)
+        path = below(image.image_uri, [root])
         picture = LabelledPicture(
             path=path, uri=image.image_uri, size=size, truth=truth, corrected=truth
         )
@@ -306,9 +312,24 @@ def _correct(config: SuspectsConfig, examined: _Examined, judged: Mapping[str, b
         len(images),
         changed,
         storage.join(config.output, "corrected"),
-        config.image_roots[0],
+        root,
     )
     return changed
+
+
+def _image_root(config: SuspectsConfig) -> str:
+    """Return the folder that paths in corrected/ start from: that of the images, or of all data sets."""
+    roots = config.image_roots
+    if len(roots) == 1:
+        return roots[0]
+    common = _common_folder([f"{storage.absolute(root).rstrip('/')}/" for root in roots])
+    if not common.split("://")[-1]:
+        raise UserError(
+            f"--data {' '.join(config.data)}",
+            "lie in different stores, so no folder holds the images of all",
+            "Correct each data set by itself: give one --data.",
+        )
+    return common
 
 
 def _warn_of_losses(labelled: LabelledImages) -> None:

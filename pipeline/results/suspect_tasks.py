@@ -46,6 +46,13 @@ def write_tasks(pictures: Sequence[LabelledPicture], classes: Sequence[str]) -> 
         pictures: the images with suspects; their sizes are known.
         classes: K names; label k means classes[k - 1].
     """
+    plain = sum(int(picture.truth.ignored().sum()) for picture in pictures)
+    if plain:
+        logger.warning(
+            "%d difficult or crowded objects are plain boxes in tasks/labelstudio and tasks/yolo, which have"
+            " no such mark; tasks/cvat has them as crowds (iscrowd)",
+            plain,
+        )
     files = task_files([picture.uri for picture in pictures], classes)
     tasks = [_label_studio(picture, classes) for picture in pictures]
     files["tasks/labelstudio/tasks.json"] = json.dumps(tasks, ensure_ascii=False, indent=1) + "\n"

@@ -370,3 +370,54 @@ def test_two_images_of_one_stem_cost_only_the_tasks_that_cannot_hold_both(
         "cvat",
         "labelstudio",
     ]
+
+
+def test_two_data_sets_are_corrected_together_and_other_classes_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Images of one name in two sets stay apart; an object that no detector knows is in no task lost."""
+    sets = [tmp_path / "sets" / name for name in ("a", "b")]
+    rows = []
+    for folder in sets:
+        write_labels(folder)
+        file = folder / "Annotations" / f"{NAMES[0]}.xml"
+        fox = (
+            file.read_text()
+            .split("<object>")[1]
+            .replace("cat", "fox")
+            .replace("<xmin>5", "<xmin>1")
+        )
+        fox = fox.replace("<difficult>0", "<difficult>1").removesuffix("</annotation>")
+        file.write_text(file.read_text().replace("</annotation>", f"<object>{fox}</annotation>"))
+        for name in NAMES:
+            uri = str(folder / "JPEGImages" / f"{name}.jpg")
+            seen = SEEN[name] if name == NAMES[0] and folder == sets[0] else [("cat", 0.9, A)]
+            rows.append(image(uri, *seen, size=(48, 64), etag=None))
+    write_shard(str(tmp_path / "scored"), *rows)
+    config: dict[str, Any] = {
+        "scored": (str(tmp_path / "scored"),),
+        "data": tuple(map(str, sets)),
+        "output": str(tmp_path / "out"),
+    }
+    run(SuspectsConfig(**config))
+    (one,) = [row for row in table(tmp_path) if row["score"] > 0.5]
+    (tmp_path / "judged.json").write_text(json.dumps({"judged": {one["suspect"]: True}}))
+    assert run(SuspectsConfig(**config, judged=str(tmp_path / "judged.json"))).changed == 1
+    again = read_labelled_images(
+        str(tmp_path / "out/corrected"), "train", images_at=str(tmp_path / "sets")
+    )
+    assert len(again.images) == 2 * len(NAMES)
+    labels = {
+        one.image_uri.removeprefix(f"{tmp_path}/sets/"): sorted(
+            again.classes[k - 1] for k in one.gt_labels.tolist()
+        )
+        for one in again.images
+    }
+    assert labels[f"a/JPEGImages/{NAMES[0]}.jpg"] == ["cat", "dog", "fox"]
+    assert labels[f"b/JPEGImages/{NAMES[0]}.jpg"] == ["cat", "fox"]
+    (task,) = json.loads((tmp_path / "out/tasks/labelstudio/tasks.json").read_text())
+    found = [
+        sorted(r["value"]["rectanglelabels"][0] for r in p["result"]) for p in task["predictions"]
+    ]
+    assert found == [["cat", "fox"], ["cat", "dog", "fox"]]
+    assert "1 difficult or crowded objects are plain boxes" in caplog.text
