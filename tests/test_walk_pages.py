@@ -181,8 +181,30 @@ def without_outputs(bucket: str) -> None:
 
 
 def without_model(bucket: str) -> None:
-    for info in list(storage.list_objects(f"{bucket}/model")):
+    empty(f"{bucket}/model")
+
+
+def without_packed(bucket: str) -> None:
+    """The example before this one packed something else into the folder."""
+    empty(f"{bucket}/packed")
+
+
+def empty(folder: str) -> None:
+    for info in list(storage.list_objects(folder)):
         storage.delete(info.uri)
+
+
+def without_new_model(bucket: str) -> None:
+    shutil.rmtree("new-model")
+
+
+def put_aside(bucket: str) -> None:
+    """A dry run without tiles, before anything is trained."""
+    shutil.move("my-model", "trained")
+
+
+def put_back(bucket: str) -> None:
+    shutil.move("trained", "my-model")
 
 
 NEEDS: dict[tuple[str, str], Callable[[str], None]] = {
@@ -195,7 +217,11 @@ NEEDS: dict[tuple[str, str], Callable[[str], None]] = {
     ("docs/archives.md", "SELECT"): packed_results,
     ("docs/archives.md", "jobs/train.py"): without_model,
     ("docs/proposals.md", "jobs/train.py"): without_model,
+    ("docs/archives.md", "s3://bucket/photos"): without_packed,
+    ("docs/scores.md", "old-model"): without_new_model,
     ("docs/tiles.md", "--tile auto"): without_outputs,
+    ("docs/tiles.md", "--dry-run"): put_aside,
+    ("docs/tiles.md", "Detector"): put_back,
     ("docs/recipe.md", "jobs/train.py"): without_outputs,
     ("README.md", "jobs/train.py"): without_model,
 }

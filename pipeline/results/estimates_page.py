@@ -13,9 +13,9 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto
 p, ul { max-width: 60rem; overflow-wrap: anywhere }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; white-space: normal; min-width: 9rem;
-  max-width: 24rem; overflow-wrap: anywhere }
+th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; white-space: normal; min-width: 5rem;
+  max-width: 20rem; overflow-wrap: anywhere }
 .warning { padding: .5rem 1rem; border-left: 4px solid var(--warn) }
 svg { vertical-align: middle }
 line { stroke: var(--bar) }
@@ -106,7 +106,7 @@ def _line(row: Mapping[str, Any], longest: float, more: bool) -> str:
             f"{row['bootstrap_low']:,.0f} to {row['bootstrap_high']:,.0f}",
         ]
     cells = [
-        _text(row["prefix"]),
+        _text(row["prefix"] or "all"),
         _text(row["label"] or "all"),
         *figures,
         f"{row['expected']:,.1f}",
@@ -123,7 +123,7 @@ def _bar(row: Mapping[str, Any], longest: float) -> str:
     """Draw the interval as a line and the total as a dot."""
     low, high, total = (_BAR * row[name] / max(longest, 1e-9) for name in ("low", "high", "total"))
     line = f'<line x1="{low + 4:.1f}" x2="{high + 4:.1f}" y1="6" y2="6"'
-    dot = f'<circle cx="{total + 4:.1f}" cy="6" r="4"/>'
+    dot = f'<circle cx="{total + 4:.1f}" cy="6" r="2.5"/>'
     return f'<svg width="{_BAR + 8}" height="12">{line} stroke-width="3"/>{dot}</svg>'
 
 

@@ -31,6 +31,11 @@ _QUESTIONS = {
     "bad_box": "Is the box of {label} in the wrong place?",
     "wrong_class": "Is this {found}, and not {label}?",
 }
+_PLURALS = {
+    "missing_label": "missing labels",
+    "bad_box": "bad boxes",
+    "wrong_class": "wrong classes",
+}
 _MEANING = (
     "Each picture is a place where the labels and a model that was not trained on the image disagree. The"
     " dashed box is the label, the other box is what the model saw. Say whether the label is wrong: if so, it"
@@ -144,7 +149,10 @@ def suspects_page(
     """
     style, script = asset("suspects.css"), asset("suspects.js")
     total = sum(counts.values())
-    by_kind = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in counts.items())
+    by_kind = ", ".join(
+        f"{number:,} {_PLURALS[kind] if number != 1 else kind.replace('_', ' ')}"
+        for kind, number in counts.items()
+    )
     options = "".join(
         f'<option value="{_text(kind)}">{_text(kind.replace("_", " "))}</option>' for kind in counts
     )
@@ -156,7 +164,7 @@ def suspects_page(
         '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy(style, script)}">'
         f'<title>Suspicious labels</title><link rel="icon" href="data:,"><style>{style}</style></head>'
-        f"<body><h1>{total:,} suspicious labels</h1><p>{_text(_MEANING)}</p>"
+        f"<body><h1>{total:,} suspicious label{'' if total == 1 else 's'}</h1><p>{_text(_MEANING)}</p>"
         f"<p>{_text(by_kind or 'none')}.{shown}</p>"
         + "".join(f'<p class="warning">{_text(warning)}</p>' for warning in warnings)
         + f'<p class="soft">{_text(source)}</p>'

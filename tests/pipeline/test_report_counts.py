@@ -89,15 +89,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str
     write_shard(str(folder), *rows[:20], classes=list(POINTS))
     write_shard(str(folder), *old, *rows[20:], classes=list(POINTS), shard=1)
     write_points(folder, POINTS)
-    summary = run(ReportConfig(scored=str(folder), output=str(folder), gallery=30))
+    summary = run(ReportConfig(scored=str(folder), output=str(folder), gallery=30, thumbnail=40))
     assert summary.pictures == 30
     return Path(summary.uri), truth
 
 
 FILTERS: list[tuple[str | None, int | None, int]] = [
     (label, low, high)
-    for label in (None, *POINTS)
-    for low, high in ((None, 100), (None, 60), (None, 35), (0, 100), (33, 100), (53, 59), (9, 97))
+    for label, bounds in (
+        (None, ((None, 100), (None, 60), (None, 35), (0, 100), (33, 100), (53, 59))),
+        ("cat", ((None, 100), (None, 34), (None, 60), (36, 72), (9, 97))),
+        ("owl", ((None, 1), (53, 100))),
+    )
+    for low, high in bounds
 ]
 
 
@@ -124,7 +128,7 @@ def test_counts_pictures_and_query_of_a_filter_agree_with_the_boxes(
             assert f" in {images} image" in text, (label, low, high, text)
         found = duckdb.execute(chromium.value(TEXT.format("query-text"))).fetchall()
         assert sorted(row[:2] for row in found) == sorted(row[:2] for row in expected)
-        chromium.value("document.getElementById('more').click()")
+        chromium.value("document.querySelector('#more:not([hidden])')?.click()")
         drawn = chromium.value("document.querySelectorAll('.tile rect.over').length")
         assert drawn == len(expected), (label, low, high)
 
@@ -136,7 +140,7 @@ def test_images_without_a_box_follow_the_slider(
     for low in (0, 98):
         some = {name for name, _, score in boxes if score >= low / 100}
         chromium.open(uri, fragment=f"#show=empty&from={low / 100}")
-        chromium.value("document.getElementById('more').click()")
+        chromium.value("document.querySelector('#more:not([hidden])')?.click()")
         assert chromium.value("document.querySelectorAll('.tile').length") == 30 - len(some)
         assert chromium.value("document.querySelectorAll('.tile rect.over').length") == 0
 
@@ -241,7 +245,7 @@ def test_a_share_of_nothing_is_no_number(chromium: Chromium, tmp_path: Path) -> 
     assert "There is no box from score 0.50 on." in body
     assert "NaN" not in body
     kpis = chromium.value("[...document.querySelectorAll('.kpi b')].map(e => e.textContent)")
-    assert kpis[:4] == ["0%", "–", "–", "1"]
+    assert kpis[:4] == ["0.0%", "–", "–", "1"]
 
 
 def test_objects_of_unknown_classes_are_named_and_left_out(

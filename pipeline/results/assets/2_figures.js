@@ -144,13 +144,13 @@ function time() {
   const places = [0, 0.25, 0.5, 0.75, 1];
   barChart($("time-chart"), {
     values: ok, second: failed, head: ["From (UTC)", "Images"],
-    lede: `Images scored in each ${spell(step_s)}` +
+    lede: `Images scored in each ${spell(step_s).replace(/^1 /, "")}` +
       (rate ? `; ${rate < 10 ? round(rate, 1) : number(Math.round(rate))} per second while the job worked.` : "."),
     says: (i) => [at(i).slice(0, 19).replace("T", " "), `${plural(ok[i], "image")} with a result, ` +
       `${number(failed[i])} without; ${round((ok[i] + failed[i]) / step_s, 1)} per second`],
     axis: `UTC, from ${at(0).slice(0, 10)}`,
-    ticks: places.map((share, i) =>
-      ({ at: share, text: label(Math.round(share * ok.length)), optional: i % 2 === 1 })),
+    ticks: places.map((share, i) => ({ at: share, text: label(Math.round(share * ok.length)), optional: i % 2 === 1 }))
+      .filter((tick, i, all) => all.findIndex(({ text }) => text === tick.text) === i), // a short run has few times
   });
   if (sum(failed)) $("time-chart").append(element("ul", { className: "legend" },
     element("li", {}, element("i", { className: "swatch", style: { background: "var(--accent)" } }), "with a result"),

@@ -92,7 +92,7 @@ function show() {
   const name = k >= 0 ? `“${data.classes[k]}”` : "all classes";
   const [within, images] = counts(k);
   $("filter-text").replaceChildren(`${plural(within, "box", "boxes")} of ${name}` +
-    (images === null ? "" : ` in ${plural(images, "image")}`) + ` ${scoreText()}, ${percent(within, data.boxes)} of all boxes.`,
+    (images === null ? "" : ` in ${plural(images, "image")}`) + ` ${scoreText()}${data.boxes ? `, ${percent(within, data.boxes)} of all boxes` : ""}.`,
     ...(filter.cell ? [` Pictures: ${nameOf(filter.cell[0])} found as ${nameOf(filter.cell[1])}. `,
       element("button", { type: "button", onclick: () => setFilter({ cell: null }) }, "All pictures")] : []));
   const scores = added(data.scores);
@@ -152,9 +152,10 @@ function query() {
   const { k, min, max } = filter;
   const place = text(data.shards);
   const newest = data.has_generations ? "coalesce(generation, 1) DESC, scored_at DESC" : "scored_at DESC";
-  const rows = data.older_rows ? `(FROM read_parquet(${place})
+  const read = `read_parquet(${place}, union_by_name = true)`;
+  const rows = data.older_rows ? `(FROM ${read}
              QUALIFY row_number() OVER (PARTITION BY image_uri
-                                        ORDER BY ${newest}) = 1)` : `read_parquet(${place})`;
+                                        ORDER BY ${newest}) = 1)` : read;
   const where = k >= 0 ? [`box.label = ${text(data.classes[k])}`] : [];
   const point = (j) => decimal(data.points[j]);
   if (min === POINTS) where.push(k === ALL && lowest !== highest

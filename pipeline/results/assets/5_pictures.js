@@ -79,18 +79,20 @@ function overlay({ item, boxes, missed, others, strong }, region = [0, 0, item.w
   return svg;
 }
 
-function tag(item, x1, y1, words, style) {
-  return element("span", { className: "tag", style: { left: `${Math.min((100 * x1) / item.width, 85)}%`, ...style,
+// Puts words at the upper left corner of a box; at the upper right one if the box is near the right edge.
+function tag(item, [x1, y1, x2], words, style) {
+  const side = x1 > 0.6 * item.width ? { right: `${Math.max(0, 100 - (100 * x2) / item.width)}%` } : { left: `${(100 * x1) / item.width}%` };
+  return element("span", { className: "tag", style: { ...side, ...style,
     ...(y1 / item.height > 0.07 ? { bottom: `${100 - (100 * y1) / item.height}%` } : { top: `${(100 * y1) / item.height}%` }) } }, words);
 }
 
 function tags({ item, boxes, missed, others, strong }) {
   const kept = (part) => !strong || strong.has(part);
   return [
-    ...boxes.filter(kept).map((box) => tag(item, box[2], box[3], `${mark(box)}${data.classes[box[0]]} ${round(box[1], 2)}`,
+    ...boxes.filter(kept).map((box) => tag(item, box.slice(2), `${mark(box)}${data.classes[box[0]]} ${round(box[1], 2)}`,
       { background: colour(box[0]), color: ink(box[0]) })),
-    ...missed.filter(kept).map(([k, x1, y1]) => tag(item, x1, y1, `missed: ${data.classes[k]}`, { background: "#fff", color: "#000" })),
-    ...(filter.show === "theirs" ? others.map((box) => tag(item, box[2], box[3], `other run: ${box[0]} ${round(box[1], 2)}`,
+    ...missed.filter(kept).map(([k, ...corners]) => tag(item, corners, `missed: ${data.classes[k]}`, { background: "#fff", color: "#000" })),
+    ...(filter.show === "theirs" ? others.map((box) => tag(item, box.slice(2), `other run: ${box[0]} ${round(box[1], 2)}`,
       { background: "#000", color: "#fff" })) : []),
   ];
 }
@@ -118,7 +120,7 @@ function pictures() {
   shown = select();
   $("gallery-text").textContent = !items.length ? "No pictures were requested, or none could be read."
     : `${number(shown.length)} of ${plural(items.length, "picture")}, with all boxes ${scoreText()}. The page has pictures ` +
-      `with boxes of high and low score of every class${data.evaluation ? ", and with mistakes" : ""}. ` +
+      `with boxes of high and low score, of each class in turn${data.evaluation ? ", and with mistakes" : ""}. ` +
       "Enter opens a picture; the arrow keys then show the next one." +
       (left_out ? ` ${plural(left_out, "picture")} did not fit into the page.` : "");
   $("tiles").replaceChildren(...shown.slice(0, FIRST).map(tile));
