@@ -51,8 +51,10 @@ def run(config: SampleConfig) -> Sample:
     with load_expected(
         files, memory_gib=config.memory_gib, temp_folder=config.temp_folder
     ) as counts:
-        shifts = shifts_of_run(files.uris, read_run_config(files).checkpoint, counts.classes)
+        described = read_run_config(files)
+        shifts = shifts_of_run(files.uris, described.checkpoint, counts.classes)
         log_shifts(shifts or (), counts.classes, files.run_id)
+        _warn_of_crowds(counts, described.most_boxes)
         classes = _chosen(config, counts)
         root = counts.root()
         frame = _frame(config, counts, root, classes, counts.places(root, config.by))
@@ -77,6 +79,18 @@ def _warn(config: SampleConfig, files: RunFiles) -> None:
             "--budget %d: intervals from fewer than %d draws are too narrow too often",
             config.budget,
             FEW_DRAWS,
+        )
+
+
+def _warn_of_crowds(counts: ExpectedCounts, most: int | None) -> None:
+    """Warn of images that may hold far more objects than the detector gives boxes."""
+    crowded = 0 if most is None else counts.crowded(most)
+    if crowded:
+        logger.warning(
+            "%d images have %d boxes, the most that this run gives. They may hold far more objects; then the"
+            " intervals are too narrow too often. Score with a larger --max-detections first",
+            crowded,
+            most,
         )
 
 

@@ -46,6 +46,7 @@ _LOADED = pa.schema(
     [
         pa.field("row", pa.int64()),
         *(field for field in _COLUMNS if field.name not in ("status", "detections")),
+        pa.field("boxes", pa.int32()),
         pa.field("ok", pa.bool_()),
         pa.field("labels", pa.list_(pa.int16())),
         pa.field("expected", pa.list_(pa.float32())),
@@ -132,6 +133,12 @@ class ExpectedCounts:
         result = self.connection.sql(query, params=_parameters(root, depth))
         for batch in result.to_arrow_reader(max(1, _CELLS // len(classes))):
             yield _dense(batch, number_of, column, len(classes))
+
+    def crowded(self, most: int) -> int:
+        """Count the images with status ok that have `most` boxes or more."""
+        query = "SELECT count(*) FROM images WHERE ok AND boxes >= $1"
+        ((count,),) = self.connection.execute(query, [most]).fetchall()
+        return int(count)
 
     def names(self, rows: npt.NDArray[np.int64]) -> dict[int, tuple[str, str | None]]:
         """Return (image_uri, etag) of these rows, by row."""
@@ -243,6 +250,7 @@ def _sum_scores(rows: pa.Table, num_classes: int) -> pa.Table:
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
     table = rows.drop_columns(["status", "detections"])
     for name, values in (
+        ("boxes", pa.array(lengths.astype(np.int32))),
         ("ok", pa.compute.equal(rows["status"], "ok")),
         (
             "labels",

@@ -57,6 +57,14 @@ class RunConfig:
         return dict(zip(classes, scores.tolist(), strict=True))
 
     @property
+    def most_boxes(self) -> int | None:
+        """The largest number of boxes of an image. None: the run has tiles, or unknown."""
+        model = self.checkpoint.get("model", {})
+        tile = model.get("tile") if self.flags.get("tile") is None else self.flags["tile"]
+        most = self.flags.get("max_detections") or model.get("detections_per_image")
+        return None if tile or not isinstance(most, int) else most
+
+    @property
     def cut(self) -> float | None:
         """The score below which the run has no boxes, although average precision needs them. None: the run
         has all that are needed, or config.json does not say it."""

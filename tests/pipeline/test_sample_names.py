@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,21 @@ def test_names_with_line_breaks_are_left_out_of_files_with_a_name_a_line(
     assert "they hold a name a line" in caplog.text
     text = 'image_uri,label,count\n"' + '",cat,1\n"'.join(r["image_uri"] for r in rows) + '",cat,1'
     assert measure(tmp_path, text)[0]["total"] == 3
+
+
+def test_images_with_as_many_boxes_as_the_run_gives_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A detector that stops at 3 boxes expects far too little in a crowd."""
+    model = {"detections_per_image": 3, "tile": None}
+    described = {"config": {"max_detections": None}, "checkpoint": {"model": model}}
+    storage.write_bytes(f"{tmp_path}/runs/r1/config.json", json.dumps(described).encode())
+    found = [("cat", 0.5, BOX)]
+    rows = [image(f"s3://b/in/{n}.jpg", *(found * n), classes=("cat",)) for n in (1, 2, 3, 3)]
+    draw(tmp_path, *rows, classes=("cat",), dry_run=True)
+    assert "2 images have 3 boxes, the most that this run gives" in caplog.text
+    caplog.clear()
+    described["config"] = {"max_detections": 5}
+    storage.write_bytes(f"{tmp_path}/runs/r1/config.json", json.dumps(described).encode())
+    draw(tmp_path, *rows, classes=("cat",), dry_run=True)
+    assert "the most that this run gives" not in caplog.text

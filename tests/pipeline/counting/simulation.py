@@ -1,6 +1,7 @@
 """Draws and estimates drawn worlds 1,000 times, for the tests and for the table in docs/counts.md.
 
 python -m tests.pipeline.counting.simulation 200 1000
+python -m tests.pipeline.counting.simulation crowds 200 500
 """
 
 from __future__ import annotations
@@ -57,10 +58,27 @@ def world(fault: str, seed: int = 1, images: int = 50_000) -> World:
     )
 
 
+def crowds(seed: int, images: int = 20_000) -> World:
+    """Images with up to 3,000 objects of the first class (Pareto, 1.3), and a detector that stops at 100."""
+    random = np.random.default_rng(seed)
+    truth = np.zeros((images, 3))
+    truth[:, 0] = np.minimum((random.pareto(1.3, images) * 2).astype(int), 3000)
+    truth[random.random(images) < 0.7] = 0
+    return World(
+        truth=truth,
+        expected=np.minimum(truth, 100) * random.uniform(0.7, 1, truth.shape),
+        strata=np.zeros(images, np.int64),
+    )
+
+
 @cache
 def repeated(fault: str, budget: int, by_prefix: bool) -> dict[str, Floats]:
     """Draw and estimate 1,000 times: the truth, totals, low and high ends of each class and the sum."""
-    drawn = world(fault)
+    return measured(world(fault), budget, by_prefix)
+
+
+def measured(drawn: World, budget: int, by_prefix: bool) -> dict[str, Floats]:
+    """Draw from one world and estimate, 1,000 times."""
     strata = drawn.strata if by_prefix else np.zeros_like(drawn.strata)
     number = int(strata.max()) + 1
     images = np.bincount(strata)
@@ -117,7 +135,12 @@ def uniform_labels(fault: str, drawn: dict[str, Floats]) -> Floats:
 
 
 def main() -> None:
-    """Write a line for each detector, budget and stratification."""
+    """Write a line for each detector, budget and stratification; or for each budget of `crowds`."""
+    if sys.argv[1] == "crowds":
+        for budget in map(int, sys.argv[2:]):
+            covered = [coverage(measured(crowds(seed), budget, False))[0] for seed in range(1, 7)]
+            sys.stdout.write(f"crowds, {budget} draws, six worlds: covered {np.sort(covered)}\n")
+        return
     for budget in map(int, sys.argv[1:]):
         for fault in FAULTS:
             for by_prefix in (False, True):
