@@ -26,7 +26,7 @@ from pipeline.annotations.labelled import (
     first_few,
     label_error,
 )
-from pipeline.annotations.rules import REFUSE, LabelRules, refuse
+from pipeline.annotations.rules import REFUSE, LabelRules, NoClassError, refuse
 from pipeline.errors import UserError
 
 OUTSIDE = 1.0
@@ -118,7 +118,7 @@ def _check_classes(classes: tuple[str, ...], annotations: Annotations) -> None:
         if bad:
             raise refuse(bad)
         where = annotations.images[0].annotation_uri if annotations.images else "the split"
-        raise UserError(
+        raise NoClassError(
             where, "the whole split has no box, so no class is known", "Give --classes."
         )
     twice = [name for name, count in Counter(classes).items() if count > 1]

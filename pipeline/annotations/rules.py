@@ -38,6 +38,10 @@ class BadLabelsError(UserError):
     """Whether the message lists only the first of them."""
 
 
+class NoClassError(UserError):
+    """No box and no list of names says which classes there are."""
+
+
 def refuse(bad: Sequence[BadLabel]) -> BadLabelsError:
     """Make the error that lists bad labels, at most a screen of them."""
     first, labels = bad[0], list(dict.fromkeys(one.text for one in bad))

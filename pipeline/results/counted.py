@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.annotations import LabelledImage, read_labelled_images, splits
+from pipeline.annotations.rules import BadLabelsError, NoClassError
 from pipeline.errors import UserError, one_line
 from pipeline.results.image_matching import find_matches
 
@@ -49,7 +50,7 @@ def read_counts(
     counted: dict[str, CountedImage] = {}
     for uri in uris:
         is_table = uri.lower().endswith(_TABLES)
-        for image in _read_table(uri) if is_table else _read_labels(uri, images_at):
+        for image in _read_table(uri) if is_table else _read_labels(uri, images_at, known):
             for name in image.objects:
                 if name not in known:
                     raise UserError(
@@ -141,9 +142,15 @@ def _count(value: object, where: str) -> int:
     return int(number)
 
 
-def _read_labels(uri: str, images_at: str | None) -> Iterator[CountedImage]:
+def _read_labels(uri: str, images_at: str | None, known: Sequence[str]) -> Iterator[CountedImage]:
     for split in splits(uri, images_at):
-        labelled = read_labelled_images(uri, split, images_at=images_at)
+        try:
+            labelled = read_labelled_images(uri, split, images_at=images_at)
+        except NoClassError:  # a person saw no object in any image: there is no class to mistake
+            labelled = read_labelled_images(uri, split, images_at=images_at, classes=known)
+        except BadLabelsError as error:
+            what, why, _ = error.args
+            raise UserError(what, why, "Correct the labels: every object must count.") from error
         for image in labelled.images:
             yield CountedImage(image.image_uri, uri, _objects(image, labelled.classes))
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipeline import estimate, sample, storage
 from pipeline.config import EstimateConfig, SampleConfig
+from pipeline.errors import UserError
 from pipeline.results.sampled import Sample
 from tests.pipeline.scored_runs import image, write_shard
 
@@ -109,7 +111,10 @@ def test_images_with_as_many_boxes_as_the_run_gives_are_warned_of(
     described = {"config": {"max_detections": None}, "checkpoint": {"model": model}}
     storage.write_bytes(f"{tmp_path}/runs/r1/config.json", json.dumps(described).encode())
     found = [("cat", 0.5, BOX)]
-    rows = [image(f"s3://b/in/{n}.jpg", *(found * n), classes=("cat",)) for n in (1, 2, 3, 3)]
+    rows = [
+        image(f"s3://b/in/{k}.jpg", *(found * n), classes=("cat",))
+        for k, n in enumerate((1, 2, 3, 3))
+    ]
     draw(tmp_path, *rows, classes=("cat",), dry_run=True)
     assert "2 images have 3 boxes, the most that this run gives" in caplog.text
     caplog.clear()
@@ -117,3 +122,48 @@ def test_images_with_as_many_boxes_as_the_run_gives_are_warned_of(
     storage.write_bytes(f"{tmp_path}/runs/r1/config.json", json.dumps(described).encode())
     draw(tmp_path, *rows, classes=("cat",), dry_run=True)
     assert "the most that this run gives" not in caplog.text
+
+
+def write_xml(folder: Path, names: list[str], objects: str) -> None:
+    """A folder with LabelImg files beside its images."""
+    folder.mkdir()
+    for name in names:
+        Image.new("RGB", (64, 48)).save(folder / f"{name}.jpg")
+        size = "<size><width>64</width><height>48</height></size>"
+        (folder / f"{name}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+
+
+def test_labels_without_any_object_are_counts_of_zero(tmp_path: Path) -> None:
+    """A rare class: a person finds it in no drawn image, and the tool writes files without boxes."""
+    rows = [image(f"s3://b/in/{n}.jpg", ("cat", 0.1, BOX), classes=("cat",)) for n in range(40)]
+    drawn = draw(tmp_path, *rows, classes=("cat",), budget=20)
+    names = {uri[10:-4] for uri in drawn.rows["image_uri"].to_pylist()}
+    write_xml(tmp_path / "labels", sorted(names), "")
+    config = EstimateConfig(
+        scored=str(tmp_path),
+        sample=(f"{tmp_path}/s",),
+        counts=(f"{tmp_path}/labels",),
+        output=f"{tmp_path}/e",
+    )
+    (row,) = estimate.run(config).rows.to_pylist()
+    assert (row["total"], row["low"]) == (0, 0)
+    assert row["high"] > 0
+
+
+def test_a_label_that_cannot_be_right_is_refused_with_advice_for_this_job(tmp_path: Path) -> None:
+    rows = [image(f"s3://b/in/{n}.jpg", ("cat", 0.1, BOX), classes=("cat",)) for n in range(3)]
+    draw(tmp_path, *rows, classes=("cat",))
+    wrong = (
+        "<object><name>cat</name><bndbox><xmin>30</xmin><ymin>1</ymin><xmax>9</xmax><ymax>20</ymax>"
+        "</bndbox></object>"
+    )
+    write_xml(tmp_path / "labels", ["0", "1", "2"], wrong)
+    config = EstimateConfig(
+        scored=str(tmp_path),
+        sample=(f"{tmp_path}/s",),
+        counts=(f"{tmp_path}/labels",),
+        output=f"{tmp_path}/e",
+    )
+    with pytest.raises(UserError, match="every object must count") as refused:
+        estimate.run(config)
+    assert "--on-bad-label" not in str(refused.value)
