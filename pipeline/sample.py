@@ -19,7 +19,14 @@ from pipeline import storage
 from pipeline.config.counting import SampleConfig
 from pipeline.counting import Walk, allocate, floors_for
 from pipeline.errors import UserError
-from pipeline.results.expected import Batch, ExpectedCounts, Place, is_calibrated, load_expected
+from pipeline.results.expected import (
+    SURE,
+    Batch,
+    ExpectedCounts,
+    Place,
+    is_calibrated,
+    load_expected,
+)
 from pipeline.results.run_config import read_run_config
 from pipeline.results.sampled import Frame, Sample, encode_sample, read_sample, sample_uri
 from pipeline.results.scored import RunFiles, find_run
@@ -87,10 +94,12 @@ def _warn_of_crowds(counts: ExpectedCounts, most: int | None) -> None:
     crowded = 0 if most is None else counts.crowded(most)
     if crowded:
         logger.warning(
-            "%d images have %d boxes, the most that this run gives. They may hold far more objects; then the"
-            " intervals are too narrow too often. Score with a larger --max-detections first",
+            "%d images have %d boxes, the most that this run gives, and no box with a score below %g. They may"
+            " hold far more objects; then the intervals are too narrow too often. Score with a larger"
+            " --max-detections first",
             crowded,
             most,
+            SURE,
         )
 
 

@@ -29,6 +29,8 @@ from pipeline.storage.chains import UNPACKED_SQL
 
 logger = logging.getLogger(__name__)
 
+SURE = 0.1
+"""The score from which the last box of a full image shows that more objects may follow."""
 _CELLS = 2_000_000
 """Numbers of a batch: images times classes."""
 _COLUMNS = pa.schema(
@@ -47,6 +49,7 @@ _LOADED = pa.schema(
         pa.field("row", pa.int64()),
         *(field for field in _COLUMNS if field.name not in ("status", "detections")),
         pa.field("boxes", pa.int32()),
+        pa.field("lowest", pa.float32()),
         pa.field("ok", pa.bool_()),
         pa.field("labels", pa.list_(pa.int16())),
         pa.field("expected", pa.list_(pa.float32())),
@@ -135,9 +138,12 @@ class ExpectedCounts:
             yield _dense(batch, number_of, column, len(classes))
 
     def crowded(self, most: int) -> int:
-        """Count the images with status ok that have `most` boxes or more."""
-        query = "SELECT count(*) FROM images WHERE ok AND boxes >= $1"
-        ((count,),) = self.connection.execute(query, [most]).fetchall()
+        """Count the images with status ok that have `most` boxes or more, and none with a low score.
+
+        What such an image lacks has scores up to that of its last box.
+        """
+        query = "SELECT count(*) FROM images WHERE ok AND boxes >= $1 AND lowest >= $2"
+        ((count,),) = self.connection.execute(query, [most, SURE]).fetchall()
         return int(count)
 
     def names(self, rows: npt.NDArray[np.int64]) -> dict[int, tuple[str, str | None]]:
@@ -247,10 +253,13 @@ def _sum_scores(rows: pa.Table, num_classes: int) -> pa.Table:
     keys, places = np.unique(owners * (num_classes + 1) + labels, return_inverse=True)
     sums = np.bincount(places, weights=flat["score"].to_numpy(), minlength=len(keys))
     counts = np.bincount(keys // (num_classes + 1), minlength=rows.num_rows)
+    lowest = np.full(rows.num_rows, np.inf)
+    np.minimum.at(lowest, owners, flat["score"].to_numpy())
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
     table = rows.drop_columns(["status", "detections"])
     for name, values in (
         ("boxes", pa.array(lengths.astype(np.int32))),
+        ("lowest", pa.array(lowest.astype(np.float32))),
         ("ok", pa.compute.equal(rows["status"], "ok")),
         (
             "labels",

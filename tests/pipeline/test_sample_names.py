@@ -118,6 +118,13 @@ def test_images_with_as_many_boxes_as_the_run_gives_are_warned_of(
     draw(tmp_path, *rows, classes=("cat",), dry_run=True)
     assert "2 images have 3 boxes, the most that this run gives" in caplog.text
     caplog.clear()
+    unsure = [*found, *found, ("cat", 0.05, BOX)]  # what follows has scores below .05
+    for k in (2, 3):
+        rows[k] = image(f"s3://b/in/{k}.jpg", *unsure, classes=("cat",))
+    draw(tmp_path, *rows, classes=("cat",), dry_run=True)
+    assert "the most that this run gives" not in caplog.text
+    for k in (2, 3):
+        rows[k] = image(f"s3://b/in/{k}.jpg", *(found * 3), classes=("cat",))
     described["config"] = {"max_detections": 5}
     storage.write_bytes(f"{tmp_path}/runs/r1/config.json", json.dumps(described).encode())
     draw(tmp_path, *rows, classes=("cat",), dry_run=True)

@@ -79,11 +79,14 @@ function overlay({ item, boxes, missed, others, strong }, region = [0, 0, item.w
   return svg;
 }
 
-// Puts words at the upper left corner of a box; at the upper right one if the box is near the right edge.
-function tag(item, [x1, y1, x2], words, style) {
-  const side = x1 > 0.6 * item.width ? { right: `${Math.max(0, 100 - (100 * x2) / item.width)}%` } : { left: `${(100 * x1) / item.width}%` };
-  return element("span", { className: "tag", style: { ...side, ...style,
-    ...(y1 / item.height > 0.07 ? { bottom: `${100 - (100 * y1) / item.height}%` } : { top: `${(100 * y1) / item.height}%` }) } }, words);
+// Puts words at the upper left corner of a box; at a right one if the box is near the right edge of the image. Words about
+// a missed object are below it, because a box of another class may have the same corners.
+function tag(item, [x1, y1, x2, y2], words, style, below) {
+  const x = x1 > 0.6 * item.width ? { right: `${Math.max(0, 100 - (100 * x2) / item.width)}%` } : { left: `${(100 * x1) / item.width}%` };
+  const [over, under] = [100 - (100 * y1) / item.height, (100 * y2) / item.height];
+  const y = below ? (under < 93 ? { top: `${under}%` } : { bottom: "0%" })
+    : over < 93 ? { bottom: `${over}%` } : { top: `${100 - over}%` };
+  return element("span", { className: "tag", style: { ...x, ...y, ...style } }, words);
 }
 
 function tags({ item, boxes, missed, others, strong }) {
@@ -91,7 +94,7 @@ function tags({ item, boxes, missed, others, strong }) {
   return [
     ...boxes.filter(kept).map((box) => tag(item, box.slice(2), `${mark(box)}${data.classes[box[0]]} ${round(box[1], 2)}`,
       { background: colour(box[0]), color: ink(box[0]) })),
-    ...missed.filter(kept).map(([k, ...corners]) => tag(item, corners, `missed: ${data.classes[k]}`, { background: "#fff", color: "#000" })),
+    ...missed.filter(kept).map(([k, ...corners]) => tag(item, corners, `missed: ${data.classes[k]}`, { background: "#fff", color: "#000" }, true)),
     ...(filter.show === "theirs" ? others.map((box) => tag(item, box.slice(2), `other run: ${box[0]} ${round(box[1], 2)}`,
       { background: "#000", color: "#fff" })) : []),
   ];
