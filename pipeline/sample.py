@@ -94,8 +94,8 @@ def _warn_of_crowds(counts: ExpectedCounts, most: int | None) -> None:
     crowded = 0 if most is None else counts.crowded(most)
     if crowded:
         logger.warning(
-            "%d images have %d boxes, the most that this run gives, and no box with a score below %g. They may"
-            " hold far more objects; then the intervals are too narrow too often. Score with a larger"
+            "%d images have %d boxes, the most that this run gives, and no score in them is below %g. They"
+            " may hold far more objects; then the intervals are too narrow too often. Score with a larger"
             " --max-detections first",
             crowded,
             most,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -114,8 +115,7 @@ def test_the_cluster_reports_token_authentication(dashboard: str) -> None:
 
 
 def test_a_submitted_job_ends_as_the_readme_says(dashboard: str, tmp_path: Path) -> None:
-    """Ray ends with 1 for every failed job. The code of the job is in the last line; the logs have the
-    message."""
+    """Ray ends with 1 for every failed job. It prints the code of the job, and at the end its message."""
     name = f"wrong-{secrets.token_hex(4)}"
     command = [
         "python",
@@ -144,13 +144,15 @@ def test_a_submitted_job_ends_as_the_readme_says(dashboard: str, tmp_path: Path)
         text=True,
     )
     assert done.returncode == 1, done.stdout
-    last = done.stdout.strip().splitlines()[-1]
-    assert "exit code 2" in last, done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if "Status message" in line]
+    assert "failed with exit code 2" in line
+    message = f"error: {tmp_path}/none: names no object"
+    assert done.stdout.strip().splitlines()[-1].startswith(message), done.stdout
     logs = subprocess.run(
         ["ray", "job", "logs", *where, name], capture_output=True, text=True, check=True
     ).stdout
-    assert f"error: {tmp_path}/none: names no object" in logs
+    assert message in logs
     status = subprocess.run(
         ["ray", "job", "status", *where, name], capture_output=True, text=True, check=True
     )
-    assert "FAILED" in status.stdout + status.stderr
+    assert f"Job '{name}' failed" in re.sub(r"\x1b\[\d*m", "", status.stdout + status.stderr)
