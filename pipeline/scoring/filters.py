@@ -47,7 +47,7 @@ def filter_function(images: str, keep: Filter, *, is_list: bool) -> LeaveOut:
         if not every_name and storage.is_marker(uri, size):
             return MARKER
         member = member_part(uri)
-        path, name = member.removeprefix(folder), storage.basename(uri)
+        path, name = _path_of(uri, member, folder), storage.basename(uri)
         # An object that --images names itself is wanted.
         if (
             not every_name
@@ -67,6 +67,11 @@ def filter_function(images: str, keep: Filter, *, is_list: bool) -> LeaveOut:
         return EXCLUDED if unwanted and matches(unwanted) else None
 
     return cause_to_leave_out
+
+
+def _path_of(uri: str, member: str, folder: str) -> str:
+    """Return what patterns are compared with. ``tar -c .`` writes ``./`` before all names of members."""
+    return uri.removeprefix(folder) if member is uri else member.removeprefix("./")
 
 
 def _may_be_image(uri: str, member: str) -> bool:

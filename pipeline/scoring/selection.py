@@ -288,14 +288,22 @@ def _of_member(uri: str, problem: str | None, cause: str | None) -> str | None:
     return None if cause == SUFFIX and problem and archive_kind(uri) else cause
 
 
-def check_output_outside(images: str, output: str) -> None:
+SCORED_FILES = ("plans/000001.json", f"scored/{'0' * 16}/000000.parquet")
+"""Files of the output of a scoring run."""
+
+
+def check_output_outside(images: str, output: str, files: tuple[str, ...] = SCORED_FILES) -> None:
     """Refuse an output below the images, because the next run would list its files.
+
+    Args:
+        images: --images.
+        output: --output.
+        files: examples of the files that the job writes below the output.
 
     Raises:
         UserError: the output lies below the images, or a glob of images or lists matches its files.
     """
-    names = ("plans/000001.json", f"scored/{'0' * 16}/000000.parquet")
-    uris = [storage.absolute(storage.join(output, *name.split("/"))) for name in names]
+    uris = [storage.absolute(storage.join(output, *name.split("/"))) for name in files]
     pattern = compile_pattern(storage.absolute(images))
     if any(uri.startswith(folder_of(images)) or pattern.fullmatch(uri) for uri in uris):
         raise UserError(
