@@ -90,16 +90,23 @@ def folder_of(uri: str) -> str:
 def opening_function(images: str, keep: Filter, archives: ArchiveOptions) -> Callable[[str], bool]:
     """Make a function that takes the URI of an archive, and returns whether it is opened."""
     folder = folder_of(images)
-    wanted, unwanted = ([*map(_compile, globs)] for globs in (keep.include, keep.exclude))
+    wanted, unwanted = (naming_function(images, globs) for globs in (keep.include, keep.exclude))
 
-    def matches(patterns: list[tuple[bool, re.Pattern[str]]], uri: str) -> bool:
+    def is_opened(uri: str) -> bool:
+        if unwanted(uri):
+            return False
+        is_named = not uri.startswith(folder) or same_archive(images, uri)
+        return archives.open_all or is_named or wanted(uri)
+
+    return is_opened
+
+
+def naming_function(images: str, globs: tuple[str, ...]) -> Callable[[str], bool]:
+    """Make a function that takes the URI of an archive, and returns whether one of the globs matches it."""
+    folder, patterns = folder_of(images), [*map(_compile, globs)]
+
+    def is_matched(uri: str) -> bool:
         path, name = uri.removeprefix(folder), storage.basename(uri)
         return any(p.fullmatch(path if whole else name) for whole, p in patterns)
 
-    def is_opened(uri: str) -> bool:
-        if matches(unwanted, uri):
-            return False
-        is_named = not uri.startswith(folder) or same_archive(images, uri)
-        return archives.open_all or is_named or matches(wanted, uri)
-
-    return is_opened
+    return is_matched

@@ -22,6 +22,7 @@ from pipeline.scoring.filters import (
     Filter,
     filter_function,
     folder_of,
+    naming_function,
     opening_function,
 )
 from pipeline.scoring.packed import (
@@ -200,7 +201,9 @@ def _list(
     if num_lists and not num_others and not keep.include and not named.whole:
         return replace(listing, only_lists=True)
     of_members = leave_out
-    if keep.include and not archives.open_all:  # --include named the archives, not the members
+    includes_archive = naming_function(images, keep.include)
+    if not archives.open_all and any(map(includes_archive, named.whole)):
+        # --include named the archives, not the members.
         of_members = filter_function(images, replace(keep, include=()), is_list=False)
     return _add_members(listing, named, of_members, limit, access, archives)
 

@@ -70,6 +70,12 @@ def test_a_chained_glob_selects_members(folder: Path) -> None:
         select(f"zip://a/*.jpg::{folder}/x.tar")
 
 
+def test_include_names_the_archives_or_else_the_members(folder: Path) -> None:
+    assert names(select(str(folder), keep=Filter(include=("*.tar",)))) == ["2.jpg", "1.jpg"]
+    assert names(select(f"{folder}/x.tar", keep=Filter(include=("a/*.jpg",)))) == ["1.jpg"]
+    assert names(select(f"{folder}/*.tar", keep=Filter(include=("1.*",)))) == ["1.jpg", "1.txt"]
+
+
 def test_patterns_match_names_that_begin_with_a_dot_and_a_slash(tmp_path: Path) -> None:
     """As ``tar -c .`` writes them."""
     (tmp_path / "x.tar").write_bytes(tar_of(("./a/1.jpg", BODY), ("./b/2.jpg", BODY)))
