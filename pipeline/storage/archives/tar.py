@@ -258,8 +258,10 @@ def _extend(extended: _Extended, kind: bytes, data: bytes, offset: int) -> _Exte
             if len(text) > MOST_NAME_BYTES:
                 cause = f"has a name of {len(text)} bytes, more than the limit of {MOST_NAME_BYTES}"
                 raise DamagedArchiveError(offset, cause)
-            is_target = key == b"linkpath"
-            extended = extended._replace(**{"target" if is_target else "name": text})
+            if key == b"linkpath":
+                extended = extended._replace(target=text)
+            else:
+                extended = extended._replace(name=text)
     if (size := records.get(b"size")) is not None:
         if not size.isdigit() or len(size) > 19:
             raise DamagedArchiveError(offset, "has a PAX header without a size")
