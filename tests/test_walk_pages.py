@@ -149,14 +149,6 @@ def scored(bucket: str) -> None:
         " --output results", bucket)  # fmt: skip
 
 
-def with_a_test_split(bucket: str) -> None:
-    shutil.rmtree("my-model")
-    run("python jobs/train.py --data my-data --split train --output my-model --test-fraction 0.3",
-        bucket)  # fmt: skip
-    run("python jobs/score_bucket.py --images my-data/JPEGImages --checkpoint my-model"
-        " --output my-scores", bucket)  # fmt: skip
-
-
 def sixteen_bits(bucket: str) -> None:
     """A folder whose images have 16 bits, and results that warn of them."""
     shutil.copytree("my-data", "DATA")
@@ -212,7 +204,6 @@ NEEDS: dict[tuple[str, str], Callable[[str], None]] = {
     ("docs/counts.md", "jobs/estimate.py"): counted,
     ("docs/suspects.md", "--judged"): judged,
     ("docs/scores.md", "--sample round-1"): labelled_sample,
-    ("docs/labels.md", "jobs/evaluate.py"): with_a_test_split,
     ("docs/pixels.md", "LIKE"): sixteen_bits,
     ("docs/archives.md", "SELECT"): packed_results,
     ("docs/archives.md", "jobs/train.py"): without_model,
