@@ -69,6 +69,17 @@ def test_there_are_no_tiles_where_nothing_is_gained(changes: dict[str, float], r
     assert reason in choice.reason
 
 
+def test_tiles_of_a_long_image_are_as_high_as_the_image() -> None:
+    # 300 x 3000 px: the factor is 800 / 3000 = .267. A tile of 480 x 300 px has the factor
+    # 480 / 300 = 1.6, and not 480 / 480; one of 512 x 300 px has 800 / 512 = 1.56.
+    long = replace(LABELS, short_side=300, long_side=3000, side_p10=15 / 300, side_p50=30 / 300)
+    choice = choose_tile(long, 480, 800, (24, 48))
+    assert choice.side == 480  # 24 / 15 and 48 / 30 are 1.6
+    assert "; with --tile 480: 48 px (8 tiles an image)" in choice.sizes
+    larger = replace(long, side_p10=20 / 300, side_p50=40 / 300)  # 1.2 is enough: 800 / 640 = 1.25
+    assert choose_tile(larger, 480, 800, (24, 48)).side == 640
+
+
 def test_automatic_tiles_are_one_of_the_choices_of_a_recipe() -> None:
     at = Situation(labels=LABELS, device=Device(kind="cpu", where="here"), auto_tile=True)
     choices = {choice.name: choice for choice in choose(at)}
