@@ -99,7 +99,7 @@ def test_gray_white_is_zero_and_chosen_bands() -> None:
 
 
 def test_empty_tiles_of_a_sparse_file_are_black_with_the_same_warning() -> None:
-    tiles: list[Any] = [picture(64, 64) if n % 3 else None for n in range(12)]
+    tiles: list[Any] = [None if n % 3 == 1 else picture(64, 64) for n in range(12)]
     sink = io.BytesIO()
     tifffile.imwrite(
         sink, iter(tiles), shape=(*SIZE, 3), dtype="u1", tile=(64, 64), photometric="rgb",
