@@ -58,7 +58,7 @@ def score_candidates(
         results[index] = _result_row(detector, row, outcome, run_id=run_id, now=now)
     others = [index for index in range(candidates.num_rows) if not results[index]]
     for batch in decoded_batches(
-        candidates.take(others) if apart else candidates,
+        candidates.take(pa.array(others, pa.int64())) if apart else candidates,
         uploads or Uploads(detector.device),
         images_per_pass=images_per_pass,
         max_pixels=detector.max_pixels,

@@ -64,8 +64,12 @@ def candidates_of(config: ScoreConfig) -> pa.Table:
 
 def rows_of(config: ScoreConfig, candidates: pa.Table | None = None) -> list[dict[str, Any]]:
     """Read and score the images in this process, as a job does."""
-    actor = DetectorActor(**detector_settings(prepare(config)), gpu=False)
-    return list(actor(candidates_of(config) if candidates is None else candidates).to_pylist())
+    table = candidates_of(config) if candidates is None else candidates
+    return list(actor_of(config)(table).to_pylist())
+
+
+def actor_of(config: ScoreConfig) -> DetectorActor:
+    return DetectorActor(**detector_settings(prepare(config)), gpu=False)
 
 
 def check_same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -108,15 +112,15 @@ def test_an_object_of_a_bucket_is_read_in_ranges(
     name = bucket.removeprefix("s3://")
     s3_client.upload_file(str(images / "a.tif"), name, "x/a.tif")
     remote = replace(config, images=f"{bucket}/x", max_bytes_whole=1000, max_pixels=SMALL)
-    candidates = candidates_of(remote)
-    (row,) = rows_of(remote, candidates)
+    candidates, actor = candidates_of(remote), actor_of(remote)
+    (row,) = actor(candidates).to_pylist()
     check_same(row, rows_of(config)[0])
     s3_client.upload_file(str(images / "b.tif"), name, "x/a.tif")  # If-Match refuses the new object
-    (row,) = rows_of(remote, candidates)
+    (row,) = actor(candidates).to_pylist()
     assert row["status"] == "changed"
     assert row["detections"] is None
     s3_client.delete_object(Bucket=name, Key="x/a.tif")
-    assert rows_of(remote, candidates)[0]["status"] == "missing"
+    assert actor(candidates)["status"].to_pylist() == ["missing"]
 
 
 def test_without_tiles_and_with_a_proposer_that_needs_pixels_nothing_changes(
