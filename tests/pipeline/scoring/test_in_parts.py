@@ -219,7 +219,8 @@ def test_an_image_of_900_megapixels_is_scored_in_3_gb(tmp_path: Path, rpn_checkp
     path, some = tmp_path / "images" / "a.tif", [picture(512, 512) for _ in range(4)]
     tifffile.imwrite(
         path, (some[n % 4] for n in range(59 * 59)), shape=(30_000, 30_000, 3), dtype="u1",
-        tile=(512, 512), compression="jpeg", photometric="rgb", metadata=None, bigtiff=True,
+        tile=(512, 512), compression="jpeg", compressionargs={"level": 70}, photometric="rgb",
+        metadata=None, bigtiff=True,
     )  # fmt: skip
     assert 64_000_000 < path.stat().st_size < 400_000_000
     command = [sys.executable, "-c", SCORE, str(tmp_path / "images"), str(rpn_checkpoint)]
