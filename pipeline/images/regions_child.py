@@ -60,7 +60,7 @@ class RemoteFile(io.RawIOBase):
 class RemoteData:
     """The same file as `pipeline.images.tiff_directory.Data`."""
 
-    def __init__(self, file: io.BufferedReader, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
 
     def __len__(self) -> int:
@@ -123,9 +123,9 @@ def _open(file: RemoteFile, size: int, max_pixels: int, rules: SampleRules) -> T
     from pipeline.images.tiff import tiff_errors
     from pipeline.images.tiff_regions import TiffRegions
 
-    buffered = io.BufferedReader(file, _BUFFER)
+    buffered = cast(BinaryIO, io.BufferedReader(file, _BUFFER))
     with tiff_errors():
-        return TiffRegions(cast(BinaryIO, buffered), RemoteData(buffered, size), max_pixels, rules)
+        return TiffRegions(buffered, RemoteData(buffered, size), max_pixels, rules)
 
 
 def _part(picture: TiffRegions, kind: bytes, numbers: list[int]) -> Any:
