@@ -103,16 +103,21 @@ def test_the_scale_is_chosen_for_tiles_instead_of_images() -> None:
     assert "of the shorter side of a tile" in scale.reason
 
 
-def test_anchors_are_fitted_to_boxes_as_tiles_and_whole_images_show_them() -> None:
+def test_anchors_are_fitted_to_boxes_in_tiles_and_to_larger_ones_in_whole_images() -> None:
     model = FastRCNNConfig.modern(
         1, backbone="tiny", scale=100, max_size=200, rpn=RPNConfig(), tile=100, whole_share=0.2
     )
     images = [labelled([[0, 0, 20, 20], [0, 0, 400, 400]], (500, 1000))]
-    # The factor of the whole image is .2, that of a tile 1: sides of 4 and 80 px, and of 20 px.
+    # The factor of the whole image is .2, that of a tile 1. The small box has 20 px in a tile, and its 4 px
+    # in the whole image do not count. The large one fits in no tile, and has 80 px.
     fitted = fit_anchors_to(model, images)
     assert fitted.rpn is not None
     sides = [round(side) for level in fitted.rpn.sides for side in level]
-    assert {4, 20, 80} <= set(sides)
+    assert {20, 80} <= set(sides)
+    assert min(sides) >= 10
+    whole_only = fit_anchors_to(replace(model, whole_share=1.0), images)
+    assert whole_only.rpn is not None
+    assert {4, 80} <= {round(side) for level in whole_only.rpn.sides for side in level}
     never_whole = fit_anchors_to(replace(model, whole_share=0.0), images)
     assert never_whole.rpn is not None
     assert 80 not in [round(side) for level in never_whole.rpn.sides for side in level]
