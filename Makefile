@@ -44,7 +44,7 @@ test: lint ## check format, lint and types, then run all tests except the long o
 	@echo "==> tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=10
 
-long: $(STAMP) ## run the tests that take minutes, e.g. killed trainings; CI runs them after `make test`
+long: $(STAMP) ## run the tests that take minutes, e.g. killed trainings
 	@echo "==> long tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses 2 --dist loadfile --durations=10
 

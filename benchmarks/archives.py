@@ -49,7 +49,10 @@ class Result:
     cpu_seconds: float
     """CPU time of the process."""
     requests: int
-    peak_mb: float
+    base_mb: float
+    """Memory of the process before the work: the imported packages, mostly torch and Ray."""
+    added_mb: float
+    """Peak of the memory of the process, less `base_mb`."""
     plan_bytes: int = 0
 
 
@@ -70,13 +73,14 @@ def run(config: ArchivesConfig) -> None:
         ]
     print(
         f"{'':<26}{'images':>10}{'s':>8}{'CPU s':>8}{'per s':>9}{'per CPU s':>11}"
-        f"{'requests/image':>16}{'plan B/image':>14}{'peak MB':>9}"
+        f"{'requests/image':>16}{'plan B/image':>14}{'base MB':>9}{'added MB':>10}"
     )
     for one in results:
         print(
             f"{one.what:<26}{one.images:>10}{one.seconds:>8.1f}{one.cpu_seconds:>8.1f}"
             f"{one.images / one.seconds:>9.0f}{one.images / one.cpu_seconds:>11.0f}"
-            f"{one.requests / one.images:>16.4f}{one.plan_bytes / one.images:>14.1f}{one.peak_mb:>9.0f}"
+            f"{one.requests / one.images:>16.4f}{one.plan_bytes / one.images:>14.1f}{one.base_mb:>9.0f}"
+            f"{one.added_mb:>10.0f}"
         )
     write_results(config, [asdict(one) for one in results])
 
@@ -120,7 +124,7 @@ def _measure(way: str, images: str, config: ArchivesConfig) -> Result:
 
 def measure(way: str, images: str, output: str) -> Result:
     """List and plan the images, or read them."""
-    requests = _count_requests()
+    requests, base_mb = _count_requests(), peak_mb(os.getpid())
     folder = f"{output}/{way}-{os.getpid()}"
     started, cpu = time.monotonic(), time.process_time()
     selection = select(images)
@@ -143,7 +147,8 @@ def measure(way: str, images: str, output: str) -> Result:
         seconds=time.monotonic() - started,
         cpu_seconds=time.process_time() - cpu,
         requests=requests() - (before if way == "read" else 0),
-        peak_mb=peak_mb(os.getpid()),
+        base_mb=base_mb,
+        added_mb=peak_mb(os.getpid()) - base_mb,
         plan_bytes=sum(info.size or 0 for info in storage.list_objects(f"{folder}/plans")),
     )
 

@@ -1,8 +1,8 @@
 """Run `jobs/benchmark.py memory`: memory of driver and workers of a scoring job, for lists of growing size.
 
 Runs `jobs/score_bucket.py` completely, on a separate Ray cluster. One key in a hundred is a photograph; the
-other keys have no object. Every key gets a row, so the rate is limited by Ray and the record, not by the
-detector.
+other keys are empty. (Missing ones would stop the job: so many are the store's fault.) Every key gets a
+row, so the rate is limited by Ray and the record, not by the detector.
 """
 
 from __future__ import annotations
@@ -55,17 +55,19 @@ def run(config: MemoryConfig) -> None:
 
 
 def make_list(folder: Path, image: Path, keys: int) -> None:
-    """Write a list of so many keys, of which one in a hundred is the image."""
+    """Write a list of so many keys. One in a hundred is the image; the others are empty files."""
     images = folder / "images"
     images.mkdir(parents=True)
-    names = [str(images / f"{number:09d}.jpg") for number in range(keys)]
-    for name in names[::_ONE_IN]:
-        Path(name).symlink_to(image)
-    exists = [number % _ONE_IN == 0 for number in range(keys)]
-    # A key with an ETag in the list is not looked up, so only existing keys are.
-    etags = [None if real else "0-0" for real in exists]
-    table = pa.table([names, etags, [None] * keys], schema=NAMED)
-    pq.write_table(table, folder / "list.parquet")
+    empty = folder / "empty"
+    empty.touch()
+    names = [images / f"{number:09d}.jpg" for number in range(keys)]
+    for number, name in enumerate(names):
+        name.symlink_to(empty if number % _ONE_IN else image)
+    unknown = [None] * keys
+    pq.write_table(
+        pa.table([[str(name) for name in names], unknown, unknown], schema=NAMED),
+        folder / "list.parquet",
+    )
 
 
 def measure(folder: str, checkpoint: str) -> dict[str, float]:

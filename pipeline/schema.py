@@ -89,10 +89,17 @@ PLAN = pa.schema([*IMAGE, *PLACE])
 only if it has members of archives."""
 
 MEMBERS = pa.schema(
-    [*NAMED, *PLACE, pa.field("position", pa.int64()), pa.field("target", pa.string())]
+    [
+        *NAMED,
+        *PLACE,
+        pa.field("position", pa.int64()),
+        pa.field("target", pa.string()),
+        pa.field("hard", pa.bool_()),
+    ]
 )
 """Members of archives. `position`: of two members with one name, the one with the higher position counts.
-`target`: of a link, the chained URI that it leads to; its place is unknown until then."""
+`target`: of a link, the chained URI that it leads to; its place is unknown until then. `hard`: of a link,
+whether it is a hard one, which leads to a member before it."""
 
 TASK = pa.schema(
     [

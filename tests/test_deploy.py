@@ -158,6 +158,15 @@ def test_both_clusters_begin_with_a_head_alone(
     assert {types[name]["min_workers"] for name in ("cpu", "gpu")} == {0}
 
 
+def test_the_head_is_as_large_as_the_operations_page_says(rayjob: dict[str, Any]) -> None:
+    """`tests/benchmarks/test_head.py` measures that this is enough."""
+    page = (CHECKOUT / "docs" / "operations.md").read_text()
+    stated = re.search(r"The head needs (\d+) cores and (\d+) GB to score", page)
+    assert stated
+    (head,) = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    assert head["resources"]["requests"] == {"cpu": stated[1], "memory": f"{stated[2]}Gi"}
+
+
 def test_commands_in_the_comments_of_the_cluster_are_valid() -> None:
     text = (CHECKOUT / "cluster.yaml").read_text().replace("\\\n#", "")
     commands = re.findall(r"-- python (jobs/\w+\.py) ([^#\n]+)", text)

@@ -21,7 +21,7 @@ FLOORS = (
     ("counting", "detections"),
     ("detector",),
     ("results", "scoring", "training"),
-    ("ablation",),
+    ("ablation", "packing"),
 )
 """Rooms by floor, from the lowest up. A module that is not listed is a job, on the top floor."""
 JOBS = (

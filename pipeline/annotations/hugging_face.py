@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.annotations.labelled import Annotations, Format, NamedBox, NamedImage, good_and_bad
+from pipeline.annotations.names import role
 from pipeline.annotations.objects_json import CATEGORIES, box_of, entries_of
 from pipeline.annotations.tree import Tree
 from pipeline.errors import UserError, one_line
@@ -35,8 +36,11 @@ def _looks_like(tree: Tree) -> bool:
 
 
 def _split_of(path: str) -> str:
-    """Return the split that the name of a file tells: the word before the first dash."""
-    return path.rpartition("/")[2].removesuffix(_SUFFIX).partition("-")[0]
+    """Return the split that a path tells: the first word of the file, or else its folder."""
+    folder, _, name = path.rpartition("/")
+    word = name.removesuffix(_SUFFIX).partition("-")[0]
+    above = folder.rpartition("/")[2]
+    return above if role(word) is None and role(above) is not None else word
 
 
 def _splits(tree: Tree) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pipeline.errors import UserError
 from pipeline.storage import ObjectInfo, driver_errors, list_objects
 from pipeline.storage.archives.kinds import archive_kind, compressed
-from pipeline.storage.archives.store import list_archive
+from pipeline.storage.archives.listed import list_archive
 from pipeline.storage.chains import member_name, split_chain
 
 _NOTES = re.compile(
@@ -40,11 +40,12 @@ def packed_files(uri: str) -> dict[str, ObjectInfo] | None:
     named = [info.uri for info in found] == [uri.rstrip("/")]
     if not named and any(archive_kind(info.uri) == "compressed" for info in archives):
         return None  # the message about an unknown layout says what to do
+    paths = _paths([info.uri for info in archives], uri.rstrip("/"))
     files: dict[str, ObjectInfo] = {}
-    for archive in archives:
+    for archive, place in zip(archives, paths, strict=True):
         if archive_kind(archive.uri) == "compressed":
             raise compressed(archive.uri)
-        members = _members(archive, strict=named or len(archives) > 1)
+        members = _members(archive, place, strict=named or len(archives) > 1)
         for path, info in members:
             if path in files:
                 raise UserError(
@@ -52,29 +53,33 @@ def packed_files(uri: str) -> dict[str, ObjectInfo] | None:
                 )
             files[path] = info
         if archive_kind(archive.uri) == "parquet":
-            files[_file_name(archive.uri)] = archive
+            files[place] = archive
     return files or None
 
 
-def _members(archive: ObjectInfo, *, strict: bool) -> Iterable[tuple[str, ObjectInfo]]:
-    """Yield path and object of each member that can be read."""
+def _paths(uris: list[str], folder: str) -> list[str]:
+    """Return the paths of archives: their names, or if two are equal, their paths below the folder."""
+    names = [uri.rpartition("/")[2] for uri in uris]
+    if len(set(names)) == len(names):
+        return names
+    return [uri.removeprefix(folder).lstrip("/") for uri in uris]
+
+
+def _members(archive: ObjectInfo, place: str, *, strict: bool) -> Iterable[tuple[str, ObjectInfo]]:
+    """Yield path and object of each member that can be read. The rows of a Parquet file lie below `place`."""
     with driver_errors(archive.uri):
-        rows = list_archive(archive)
-    folder = f"{_file_name(archive.uri)}/" if archive_kind(archive.uri) == "parquet" else ""
-    if (damage := rows.get(archive.uri)) is not None:
+        found = list_archive(archive)
+    kind = archive_kind(archive.uri)
+    folder = f"{place}/" if kind == "parquet" else ""
+    if (damage := found.get(archive.uri)) is not None:
         if not strict:
             return
         raise UserError(archive.uri, str(damage["problem"]).partition(": ")[2], "Write it again.")
-    for uri, row in rows.items():
+    for uri, size, problem in found.described():
         chain = split_chain(uri)
-        if chain is None or row["problem"]:
+        if chain is None or problem:
             continue
         name = member_name(chain.name).decode("utf-8", "replace")
-        yield (
-            folder + name.removeprefix("./").lstrip("/"),
-            ObjectInfo(uri, archive.etag, row["size_bytes"]),
-        )
-
-
-def _file_name(uri: str) -> str:
-    return uri.rpartition("/")[2]
+        if kind == "zip":  # Windows' Compress-Archive wrote these; unzip reads them so too
+            name = name.replace("\\", "/")
+        yield folder + name.removeprefix("./").lstrip("/"), ObjectInfo(uri, archive.etag, size)

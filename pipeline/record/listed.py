@@ -61,7 +61,8 @@ class ListedImages:
         self._db.execute(f"CREATE TABLE named ({named})")
         self._db.execute(f"CREATE TABLE listed ({named}, {place})")
         self._db.execute(
-            f"CREATE TABLE members ({named}, {place}, position BIGINT, target VARCHAR, wanted BOOLEAN)"
+            f"CREATE TABLE members ({named}, {place}, position BIGINT, target VARCHAR, hard BOOLEAN,"
+            " wanted BOOLEAN)"
         )
         self._db.execute("CREATE TABLE planned (image_uri VARCHAR, etag VARCHAR, shard BIGINT)")
         self._replaced: np.ndarray | None = None

@@ -20,7 +20,7 @@ _EXAMPLES = 3
 
 def is_chained(column: str) -> str:
     """Return the SQL condition that a URI is a chained one."""
-    return f"regexp_matches({column}, '^({'|'.join(PACKED)})://.*::')"
+    return f"regexp_matches({column}, '^({'|'.join(PACKED)})://.*::', 's')"
 
 
 def settle_members(db: duckdb.DuckDBPyConnection) -> None:
@@ -30,6 +30,7 @@ def settle_members(db: duckdb.DuckDBPyConnection) -> None:
     file that it leads to, or a problem. An image of `named` that is a member moves to `members`; if the list
     gives another ETag than the archive has, it stays, and its row will say that it changed.
     """
+    _resolve_hard_links(db)
     _keep_last(db)
     _resolve_links(db)
     db.execute(
@@ -40,6 +41,23 @@ def settle_members(db: duckdb.DuckDBPyConnection) -> None:
     db.execute(
         """DELETE FROM named USING members m
         WHERE named.image_uri = m.image_uri AND (named.etag IS NULL OR named.etag = m.etag)"""
+    )
+
+
+def _resolve_hard_links(db: duckdb.DuckDBPyConnection) -> None:
+    """Give each hard link the place of the last file of this name before it, as when an archive is unpacked.
+
+    So a hard link to its own name, which tar writes for a file that is named twice, is that file. A hard link
+    to another link, or to a later file, is resolved with the symbolic links.
+    """
+    db.execute(
+        """UPDATE members SET size_bytes = p.size_bytes, "offset" = p."offset", length = p.length,
+            compression = p.compression, problem = p.problem, target = NULL
+        FROM (
+            SELECT l.image_uri, l.position, max_by(f, f.position) AS f
+            FROM members l JOIN members f ON l.target = f.image_uri AND f.position < l.position
+            WHERE l.hard AND f.target IS NULL GROUP BY ALL) AS found(image_uri, position, p)
+        WHERE members.image_uri = found.image_uri AND members.position = found.position"""
     )
 
 

@@ -47,7 +47,7 @@ def filter_function(images: str, keep: Filter, *, is_list: bool) -> LeaveOut:
         if not every_name and storage.is_marker(uri, size):
             return MARKER
         member = member_part(uri)
-        path, name = member.removeprefix(folder), storage.basename(uri)
+        path, name = _path_of(uri, member, folder), storage.basename(uri)
         # An object that --images names itself is wanted.
         if (
             not every_name
@@ -69,6 +69,11 @@ def filter_function(images: str, keep: Filter, *, is_list: bool) -> LeaveOut:
     return cause_to_leave_out
 
 
+def _path_of(uri: str, member: str, folder: str) -> str:
+    """Return what patterns are compared with. ``tar -c .`` writes ``./`` before all names of members."""
+    return uri.removeprefix(folder) if member is uri else member.removeprefix("./")
+
+
 def _may_be_image(uri: str, member: str) -> bool:
     """Whether the name has an image suffix. The rows of a Parquet file have no names."""
     return member.lower().endswith(IMAGE_SUFFIXES) or uri.startswith("parquet://")
@@ -85,16 +90,23 @@ def folder_of(uri: str) -> str:
 def opening_function(images: str, keep: Filter, archives: ArchiveOptions) -> Callable[[str], bool]:
     """Make a function that takes the URI of an archive, and returns whether it is opened."""
     folder = folder_of(images)
-    wanted, unwanted = ([*map(_compile, globs)] for globs in (keep.include, keep.exclude))
+    wanted, unwanted = (naming_function(images, globs) for globs in (keep.include, keep.exclude))
 
-    def matches(patterns: list[tuple[bool, re.Pattern[str]]], uri: str) -> bool:
+    def is_opened(uri: str) -> bool:
+        if unwanted(uri):
+            return False
+        is_named = not uri.startswith(folder) or same_archive(images, uri)
+        return archives.open_all or is_named or wanted(uri)
+
+    return is_opened
+
+
+def naming_function(images: str, globs: tuple[str, ...]) -> Callable[[str], bool]:
+    """Make a function that takes the URI of an archive, and returns whether one of the globs matches it."""
+    folder, patterns = folder_of(images), [*map(_compile, globs)]
+
+    def is_matched(uri: str) -> bool:
         path, name = uri.removeprefix(folder), storage.basename(uri)
         return any(p.fullmatch(path if whole else name) for whole, p in patterns)
 
-    def is_opened(uri: str) -> bool:
-        if matches(unwanted, uri):
-            return False
-        is_named = not uri.startswith(folder) or same_archive(images, uri)
-        return archives.open_all or is_named or matches(wanted, uri)
-
-    return is_opened
+    return is_matched

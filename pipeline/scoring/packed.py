@@ -104,7 +104,12 @@ def chained_archives(chain: Chain, access: Access) -> tuple[NamedArchives, Calla
         archive = archive_of(info)
         archives.whole[info.uri] = archive
     matches = compile_pattern(chain.name).fullmatch
-    return archives, lambda name: name == chain.name or matches(name) is not None
+
+    def is_named(name: str) -> bool:
+        # ``tar -c .`` writes ``./`` before all names.
+        return name == chain.name or any(map(matches, (name, name.removeprefix("./"))))
+
+    return archives, is_named
 
 
 def is_packed(uri: str, lists: ListOptions, options: ArchiveOptions) -> bool:

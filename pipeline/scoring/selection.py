@@ -22,6 +22,7 @@ from pipeline.scoring.filters import (
     Filter,
     filter_function,
     folder_of,
+    naming_function,
     opening_function,
 )
 from pipeline.scoring.packed import (
@@ -200,7 +201,9 @@ def _list(
     if num_lists and not num_others and not keep.include and not named.whole:
         return replace(listing, only_lists=True)
     of_members = leave_out
-    if keep.include and not archives.open_all:  # --include named the archives, not the members
+    includes_archive = naming_function(images, keep.include)
+    if not archives.open_all and any(map(includes_archive, named.whole)):
+        # --include named the archives, not the members.
         of_members = filter_function(images, replace(keep, include=()), is_list=False)
     return _add_members(listing, named, of_members, limit, access, archives)
 
@@ -288,14 +291,22 @@ def _of_member(uri: str, problem: str | None, cause: str | None) -> str | None:
     return None if cause == SUFFIX and problem and archive_kind(uri) else cause
 
 
-def check_output_outside(images: str, output: str) -> None:
+SCORED_FILES = ("plans/000001.json", f"scored/{'0' * 16}/000000.parquet")
+"""Files of the output of a scoring run."""
+
+
+def check_output_outside(images: str, output: str, files: tuple[str, ...] = SCORED_FILES) -> None:
     """Refuse an output below the images, because the next run would list its files.
+
+    Args:
+        images: --images.
+        output: --output.
+        files: examples of the files that the job writes below the output.
 
     Raises:
         UserError: the output lies below the images, or a glob of images or lists matches its files.
     """
-    names = ("plans/000001.json", f"scored/{'0' * 16}/000000.parquet")
-    uris = [storage.absolute(storage.join(output, *name.split("/"))) for name in names]
+    uris = [storage.absolute(storage.join(output, *name.split("/"))) for name in files]
     pattern = compile_pattern(storage.absolute(images))
     if any(uri.startswith(folder_of(images)) or pattern.fullmatch(uri) for uri in uris):
         raise UserError(

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,21 @@ def address(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> I
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")
         with servers.ray_cluster(logs):
-            (log,) = logs.glob("ray*.log")
-            yield re.findall(r"--address='([\d.]+:\d+)'", log.read_text())[0]
+            yield gcs_address(logs)
+
+
+def gcs_address(logs: Path) -> str:
+    """Read the address that `ray start` prints. The head lives a moment before it prints it.
+
+    If the first head ended too early, the second one writes another log.
+    """
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        log = max(logs.glob("ray*.log"), key=lambda path: path.stat().st_mtime)
+        if printed := re.findall(r"--address='([\d.]+:\d+)'", log.read_text()):
+            return str(printed[0])
+        time.sleep(0.2)
+    raise TimeoutError(log.read_text())
 
 
 @pytest.fixture

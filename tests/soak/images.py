@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pipeline.storage.archives.writing import end_of, header_of, padding
 from tests.conftest import SHARED
 
 
@@ -20,6 +22,22 @@ def drawn_images(count: int, height: int = 40, width: int = 56) -> dict[str, byt
         Image.fromarray(pixels).save(buffer, "JPEG")
         contents[f"{number:06d}.jpg"] = buffer.getvalue()
     return contents
+
+
+def in_tars(contents: Mapping[str, bytes], each: int) -> tuple[dict[str, bytes], list[str]]:
+    """Put images into tars of `each`. Return the tars by name, and the names of the images in them.
+
+    A name of an image is ``tar://000012.jpg::{}/000000.tar``, where {} is the folder of the tars.
+    """
+    tars, members = {}, []
+    items = list(contents.items())
+    for first in range(0, len(items), each):
+        name, out = f"{first:06d}.tar", io.BytesIO()
+        for image, data in items[first : first + each]:
+            out.write(header_of(image.encode(), len(data)) + data + padding(len(data)))
+            members.append(f"tar://{image}::{{}}/{name}")
+        tars[name] = out.getvalue() + end_of(out.tell())
+    return tars, members
 
 
 FENCED_EVERY = 10

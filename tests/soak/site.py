@@ -48,9 +48,14 @@ class Site:
     bucket: str
     logs: Path
 
+    @property
+    def folder(self) -> str:
+        """The URI of the folder of the images."""
+        return f"s3://{self.bucket}/in"
+
     def flags(self, output: str, *more: str) -> list[str]:
         """The flags of jobs/score_bucket.py, for images under in/ and an output in the bucket."""
-        places = ("--images", f"s3://{self.bucket}/in", "--checkpoint", str(self.checkpoint))
+        places = ("--images", self.folder, "--checkpoint", str(self.checkpoint))
         return [*places, "--output", f"s3://{self.bucket}/{output}", *more]
 
     def watch(self, output: str) -> Watch:

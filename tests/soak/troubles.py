@@ -14,8 +14,14 @@ RETRY = ("--retry", "denied", "unreadable", "missing", "changed", "failed")
 """Every status that is not the image's fault."""
 
 
-def troubles(seed: int, images: int) -> list[Trouble]:
+def troubles(seed: int, images: int, *, of_a_node: bool = False) -> list[Trouble]:
     """Return the troubles of a round, in the order of chance.
+
+    Args:
+        seed: seed of the chance.
+        images: number of images.
+        of_a_node: each trouble is that of one node. A driver that lists archives has none: what it cannot
+            list is a row of its own.
 
     One node is denied, has a wrong clock, or does not see the bucket; images are missing; images are answered
     501 or 503. Each trouble breaks 2% to 12% as many requests as there are images: a few become bad rows,
@@ -23,7 +29,8 @@ def troubles(seed: int, images: int) -> list[Trouble]:
     """
     chance = random.Random(seed)
     kinds = [(fault, node_key(chance.randrange(2)), "") for fault in ("403", "bucket", "skewed")]
-    kinds += [(fault, "", "/in/") for fault in ("missing", "501", "503")]
+    for fault in ("missing", "501", "503"):
+        kinds.append((fault, node_key(chance.randrange(2)) if of_a_node else "", "/in/"))
     chance.shuffle(kinds)
     return [
         Trouble(

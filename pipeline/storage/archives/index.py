@@ -6,7 +6,7 @@ Parquet files by their row groups.
 
 A member that cannot be read because of what it is gets its `problem`. If an archive is damaged, the members
 before the damage are listed, and one more row with the URI of the archive says where the damage is. The
-memory does not grow with the number of members of a tar; a zip takes 16 bytes a member, and its names.
+memory does not grow with the number of members of a tar; a zip takes 16 bytes a member.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +26,10 @@ from pipeline.schema import MEMBERS
 from pipeline.storage.access import OPEN, Access
 from pipeline.storage.archives.kinds import ARCHIVE_SUFFIXES, archive_kind, compressed
 from pipeline.storage.archives.parquet import Footer, read_footer
-from pipeline.storage.archives.problems import DamagedArchiveError, undecodable
+from pipeline.storage.archives.problems import DamagedArchiveError, undecodable, unlisted
 from pipeline.storage.archives.tar import TarKind, iter_tar
 from pipeline.storage.archives.window import Window
-from pipeline.storage.archives.zip import METHODS, Regions, ZipMember, find_directory, iter_zip
+from pipeline.storage.archives.zip import METHODS, Regions, find_directory, iter_zip
 from pipeline.storage.chains import Kind, escape_name
 from pipeline.storage.objects import stat
 from pipeline.storage.uris import ObjectInfo
@@ -36,10 +37,18 @@ from pipeline.storage.uris import ObjectInfo
 logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 10_000
+_NAME_BYTES_AT_ONCE = 8 * 2**20
+"""Bytes of the names of one table at most."""
 ARCHIVES_AT_ONCE = 8
 """Archives that are indexed at the same time; each holds a window of the archive in memory."""
 _TABLES_WAITING = 8
+MOST_INT64 = 2**63 - 1
+"""The largest size in a table. A zip may state a larger one."""
 _NESTED = undecodable("the member is an archive inside an archive")
+_NOT_READ = {
+    TarKind.SPARSE: undecodable("the member is a sparse file"),
+    TarKind.CONTINUED: undecodable("the member is the rest of a file that began in another volume"),
+}
 _NESTED_SUFFIXES = tuple(suffix.encode() for suffix in ARCHIVE_SUFFIXES)
 PARQUET_PREFIX = "row group "
 """Compression of a row of a Parquet file: ``row group 3 of image``, where `image` is the column."""
@@ -62,7 +71,7 @@ class _Rows:
         self._archive = archive
         self._start, self._end = f"{kind}://", f"::{archive.uri}"
         self._rows: list[tuple[Any, ...]] = []
-        self._position = 0
+        self._position = self._name_bytes = 0
 
     def add(
         self,
@@ -73,24 +82,27 @@ class _Rows:
         compression: str | None = None,
         problem: str | None = None,
         target: str | None = None,
+        hard: bool | None = None,
     ) -> pa.Table | None:
         """Add a member; return a table when there are enough."""
         self._position += 1
+        self._name_bytes += len(name)
         uri = self._start + name + self._end
         place = (offset, length, compression, problem, self._position)
         link = None if target is None else self._start + target + self._end
-        self._rows.append((uri, size, *place, link))
-        return self.table() if len(self._rows) == ROWS_AT_ONCE else None
+        self._rows.append((uri, size, *place, link, hard))
+        is_enough = len(self._rows) == ROWS_AT_ONCE or self._name_bytes > _NAME_BYTES_AT_ONCE
+        return self.table() if is_enough else None
 
     def damage(self, error: DamagedArchiveError) -> None:
         """Add the row that says where the archive is damaged."""
         self._rows.append(
-            (self._archive.uri, self._archive.size, *[None] * 3, error.problem, 0, None)
+            (self._archive.uri, self._archive.size, *[None] * 3, error.problem, 0, None, None)
         )
 
     def table(self) -> pa.Table:
         """Return the rows since the last table."""
-        rows, self._rows = self._rows, []
+        rows, self._rows, self._name_bytes = self._rows, [], 0
         columns = list(zip(*rows, strict=True)) or [()] * (len(MEMBERS) - 1)
         etags = pa.repeat(pa.scalar(self._archive.etag, pa.string()), len(rows))
         arrays = [columns[0], etags, *columns[1:]]
@@ -143,30 +155,28 @@ def _is_nested(name: bytes) -> bool:
 
 def _tar(window: Window, rows: _Rows) -> Iterator[pa.Table]:
     for kind, raw, offset, size, target in iter_tar(window):
-        name, problem = escape_name(raw), None
+        name = escape_name(raw)
         if kind is TarKind.FILE:
             problem = _NESTED if _is_nested(raw) else None
             table = rows.add(name, size, offset, size, None, problem)
-        elif kind is TarKind.LINK:
-            table = rows.add(name, None, None, None, target=escape_name(target))
+        elif kind in _NOT_READ:
+            table = rows.add(name, size, offset, 0, None, _NOT_READ[kind])
         else:
-            table = rows.add(
-                name, size, offset, 0, None, undecodable("the member is a sparse file")
-            )
+            hard = kind is TarKind.HARD_LINK
+            table = rows.add(name, None, None, None, target=escape_name(target), hard=hard)
         if table is not None:
             yield table
 
 
 def _zip(window: Window, rows: _Rows) -> Iterator[pa.Table]:
     directory = find_directory(window)
-    regions, members, damage = Regions(directory), list[ZipMember](), None
-    try:
+    # The directory is read twice, because the place of a member ends where the next one begins. So only
+    # numbers are kept meanwhile, and no names.
+    regions = Regions(directory)
+    with suppress(DamagedArchiveError):  # the second time raises it
         for member in iter_zip(window, directory):
             regions.add(member)
-            members.append(member)
-    except DamagedArchiveError as error:
-        damage = error
-    for member, length in zip(members, regions.lengths().tolist(), strict=True):
+    for member, length in zip(iter_zip(window, directory), regions.lengths(), strict=True):
         problem = member.problem
         if length == 0:
             problem = undecodable("the member overlaps another one, or lies outside of the archive")
@@ -174,16 +184,14 @@ def _zip(window: Window, rows: _Rows) -> Iterator[pa.Table]:
             problem = _NESTED
         table = rows.add(
             escape_name(member.name),
-            member.size,
+            min(member.size, MOST_INT64),
             member.offset if length else None,
-            length,
+            int(length),
             member.compression if member.compression in METHODS.values() else None,
             problem,
         )
         if table is not None:
             yield table
-    if damage is not None:
-        raise damage
 
 
 def _parquet(footer: Footer, rows: _Rows, uri: str, image_column: str | None) -> Iterator[pa.Table]:
@@ -237,7 +245,9 @@ def index_all(
 def index_or_row(
     archive: Archive, *, image_column: str | None = None, access: Access = OPEN
 ) -> Iterator[pa.Table]:
-    """Yield `index(archive)`; if it cannot be read, one row for it, whose status reading it will tell.
+    """Yield `index(archive)`; if it cannot be read, one row for it, with the cause.
+
+    Its members are planned when the same command can list them. This row stays.
 
     Raises:
         UserError: as in `index`.
@@ -249,8 +259,13 @@ def index_or_row(
         raise
     except StorageError as error:
         logger.warning("the archive cannot be listed: %s", error)
-        row = {"image_uri": archive.uri, "etag": archive.etag, "size_bytes": archive.size}
-        yield pa.Table.from_pylist([row | {"position": 0}], schema=MEMBERS)
+        row: dict[str, Any] = {
+            "image_uri": archive.uri,
+            "etag": archive.etag,
+            "size_bytes": archive.size,
+        }
+        row |= {"position": 0, "problem": unlisted(error)}
+        yield pa.Table.from_pylist([row], schema=MEMBERS)
 
 
 def archive_of(info: ObjectInfo) -> Archive:

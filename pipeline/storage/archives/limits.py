@@ -4,6 +4,8 @@ MOST_MEMBERS = 10_000_000
 """Members of one archive. Those after it are one row for the archive."""
 MOST_HEADER_BYTES = 2**20
 """Bytes of a long name, or of a PAX header, which holds names and times of one member."""
+MOST_NAME_BYTES = 65_535
+"""Bytes of the name of a member, as in a zip. Linux takes 4,095, and S3 1,024."""
 MOST_RATIO = 200
 """Bytes that one stored byte may unpack to, for members of more than `RATIO_FROM` bytes. A PNG or JPEG in a
 zip unpacks to about what is stored; a BMP of one colour to a thousand times as much."""

@@ -27,7 +27,7 @@ MEMORY_BYTES = 4 * MOST_ROW_GROUP
 """Memory for one request: the stored bytes, the unpacked ones, the chosen rows, and room for pyarrow."""
 SECONDS = 60.0
 _REPLY_BYTES = 64 * 2**20
-_MAGIC = b"PAR1"
+_MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
 _TAIL = 64 * 2**10
 
 
@@ -90,6 +90,8 @@ def read_footer(window: Window, column: str | None) -> Footer:
     """
     tail = window.read(max(0, window.size - _TAIL), _TAIL)
     length = int.from_bytes(tail[-8:-4], "little")
+    if tail[-4:] == _ENCRYPTED:
+        raise DamagedArchiveError(window.size, "is an encrypted Parquet file, which is not read")
     if tail[-4:] != _MAGIC or length + 12 > window.size:
         raise DamagedArchiveError(window.size, "is no Parquet file, or is cut: it has no footer")
     if length > MOST_FOOTER:

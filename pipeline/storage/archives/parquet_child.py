@@ -91,19 +91,25 @@ def _answer(asked: Mapping[str, Any], source: _Parts) -> tuple[dict[str, Any], l
         if "group" not in asked:
             return _describe(file, asked["column"]), []
         column = _column_path(file.schema_arrow, asked["column"])
-        # Only the chosen rows are copied out of the row group.
         table = file.read_row_group(asked["group"], columns=[column], use_threads=False)
         if table.num_rows != file.metadata.row_group(asked["group"]).num_rows:
             raise ValueError(f"the pages of the row group hold {table.num_rows} rows")
         values = table.column(0).combine_chunks()
         if pa.types.is_struct(values.type):
             values = values.field(_BYTES) if values.null_count == 0 else values.flatten()[0]
-        return _images(values.take(pa.array(asked["rows"], pa.int64())), asked["max_bytes"])
+        return _images(values, asked["rows"], asked["max_bytes"])
 
 
-def _images(values: pa.Array, max_bytes: int) -> tuple[dict[str, Any], list[memoryview]]:
+def _images(
+    values: pa.Array, rows: list[int], max_bytes: int
+) -> tuple[dict[str, Any], list[memoryview]]:
     lengths, images = [], []
-    for value in values:
+    for row in rows:
+        if not 0 <= row < len(values):
+            raise IndexError(f"the row group has {len(values)} rows, and no row {row}")
+        value = values[row]
+        if isinstance(value, pa.DictionaryScalar):
+            value = value.value
         data = value.as_buffer() if value.is_valid else None
         if data is None:
             lengths.append(NULL)
@@ -150,9 +156,14 @@ def _group(group: Any, path: str) -> dict[str, int]:
 
 def is_images(kind: pa.DataType) -> bool:
     """Whether a column may hold images: bytes, or a struct with the field ``bytes`` (Hugging Face)."""
-    if pa.types.is_struct(kind):
-        return kind.get_field_index(_BYTES) >= 0 and is_images(kind.field(_BYTES).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if pa.types.is_struct(kind) and kind.get_field_index(_BYTES) >= 0:
+        kind = kind.field(_BYTES).type
+    return _is_bytes(kind.value_type if pa.types.is_dictionary(kind) else kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    is_kind = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(test(kind) for test in is_kind)
 
 
 def _column_path(schema: pa.Schema, column: str) -> str:

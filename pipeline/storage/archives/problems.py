@@ -9,16 +9,22 @@ from collections.abc import Mapping
 
 from pipeline.errors import (
     MemberUndecodable,
+    ObjectChanged,
+    ObjectDenied,
     ObjectMissing,
     ObjectTooLarge,
+    ObjectUnreadable,
     StorageError,
     one_line,
 )
 
 _ERRORS: Mapping[str, type[StorageError]] = {
+    "changed": ObjectChanged,
+    "denied": ObjectDenied,
     "missing": ObjectMissing,
     "too_large": ObjectTooLarge,
     "undecodable": MemberUndecodable,
+    "unreadable": ObjectUnreadable,
 }
 
 
@@ -38,6 +44,11 @@ class DamagedArchiveError(Exception):
 def undecodable(cause: str) -> str:
     """Return the text in the plan for a member that cannot become an image."""
     return f"undecodable: {one_line(cause)}"
+
+
+def unlisted(error: StorageError) -> str:
+    """Return the text in the plan for an archive whose members cannot be listed."""
+    return f"{error.status}: the members of the archive could not be listed ({one_line(error)})"
 
 
 def too_large(cause: str) -> str:

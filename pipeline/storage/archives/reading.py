@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 from pipeline.errors import (
@@ -24,6 +24,7 @@ from pipeline.errors import (
     ObjectUnreadable,
     one_line,
 )
+from pipeline.runtime.shared import Shared
 from pipeline.storage.access import OPEN, Access
 from pipeline.storage.archives import zip as zips
 from pipeline.storage.archives.index import PARQUET_PREFIX
@@ -39,7 +40,7 @@ SPAN_BYTES = 32 * 2**20
 MOST_GAP = 2**20
 """Bytes between two neighbours that are read and thrown away rather than asked around."""
 _GROUP = re.compile(PARQUET_PREFIX + r"(\d+) of (.*)", re.DOTALL)
-_FOOTERS_CACHED = 4
+_FOOTERS_KEPT = 4
 
 Row = Mapping[str, Any]
 """A row of a plan (PLAN) with a place."""
@@ -223,9 +224,16 @@ def row_number(chain: Chain | None) -> int:
     return int(chain.name) if chain is not None and re.fullmatch(r"\d{1,18}", chain.name) else -1
 
 
-@lru_cache(maxsize=_FOOTERS_CACHED)
+_footers: Shared[tuple[str, str | None, str, Access], tuple[Footer, int]] = Shared(_FOOTERS_KEPT)
+
+
 def _footer(uri: str, etag: str | None, column: str, access: Access) -> tuple[Footer, int]:
-    """Read a footer once a process: its row groups have several tasks."""
+    """Return the footer of a file and the size of the file. Its row groups are those of several tasks."""
+    read = partial(_read_footer, uri, etag, column, access)
+    return _footers.get((uri, etag, column, access), read)
+
+
+def _read_footer(uri: str, etag: str | None, column: str, access: Access) -> tuple[Footer, int]:
     info = stat(uri, access=access)
     if etag not in (None, info.etag):
         raise ObjectChanged(f"{uri}: its ETag is {info.etag}, but it was {etag} when it was listed")

@@ -1,33 +1,27 @@
 """The store for chained URIs: it reads members of archives by name, and writes nothing.
 
-A member is found by listing its archive, which a process does once and keeps for the last archives. So a few
-members are cheap to open, wherever they are named: by the `Detector`, a report, or a labelled data set.
+A member is found by listing its archive (`pipeline.storage.archives.listed`), which a process does once. So a
+few members are cheap to open, wherever they are named: by the `Detector`, a report, or a labelled data set.
 Scoring has a plan with the places of all members, and does not come here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.errors import ObjectMissing, ObjectUnreadable, UserError
-from pipeline.storage.access import OPEN, Access
-from pipeline.storage.archives.index import Archive, index
+from pipeline.errors import ObjectChanged, ObjectMissing, ObjectUnreadable, UserError
+from pipeline.storage.access import Access
 from pipeline.storage.archives.kinds import archive_kind
-from pipeline.storage.archives.limits import DEEPEST_LINK
+from pipeline.storage.archives.listed import ListedArchive, Row, known_archive, list_archive
 from pipeline.storage.archives.problems import error_of
 from pipeline.storage.archives.reading import read_member
 from pipeline.storage.chains import split_chain
 from pipeline.storage.objects import stat
 from pipeline.storage.uris import ObjectInfo
-
-_ARCHIVES_CACHED = 4
-Members = dict[str, dict[str, Any]]
 
 
 class ArchiveStore:
@@ -41,19 +35,18 @@ class ArchiveStore:
 
     def stat(self, path: str, *, deadline_s: float) -> ObjectInfo:
         """Return the size of a member, and the ETag of its archive."""
-        row = self._member(path)
+        row = self._member(self._open(path), path)
         return ObjectInfo(self._root + path, row["etag"], row["size_bytes"])
 
     def iter_pages(
         self, prefix: str, *, deadline_s: float, ordered: bool = False
     ) -> Iterator[list[ObjectInfo]]:
         """Yield the members of an archive whose name begins with a prefix: ``PREFIX::ARCHIVE``."""
-        name, archive = self._split(prefix)
-        archive = archive.removesuffix("/")
-        found = self._open(archive)
+        name, _ = self._split(prefix)
+        found = self._open(prefix.removesuffix("/"))
         yield [
-            ObjectInfo(uri, row["etag"], row["size_bytes"])
-            for uri, row in found.items()
+            ObjectInfo(uri, found.etag, size)
+            for uri, size, _ in found.described()
             if (chain := split_chain(uri)) is not None and chain.name.startswith(name)
         ]
 
@@ -66,9 +59,16 @@ class ArchiveStore:
     def read(
         self, path: str, *, etag: str | None, max_bytes: int | None, deadline_s: float
     ) -> bytes:
-        """Read a member. `etag` is that of the archive; without it, each call asks for the present one."""
-        row = self._member(path, etag)
+        """Read a member. `etag` is that of the archive."""
         limit = max_bytes if max_bytes is not None else 2**62
+        if etag is None:
+            # Reads are conditional, so one request is enough if the archive is as it was.
+            with suppress(ObjectChanged, ObjectMissing):
+                known = known_archive(self._archive(path), self._access)
+                if known is not None and self._root + path in known:
+                    row = self._member(known, path)
+                    return read_member(row, max_bytes=limit, access=self._access)
+        row = self._member(self._open(path, etag), path)
         return read_member(row, max_bytes=limit, access=self._access)
 
     def write(self, path: str, data: bytes) -> None:
@@ -100,44 +100,29 @@ class ArchiveStore:
             )
         return chain.name, chain.archive
 
-    def _open(self, archive: str, etag: str | None = None) -> Members:
+    def _archive(self, path: str) -> str:
+        """Return the URI of the archive of a member, if it can be opened."""
+        _, archive = self._split(path)
         if archive_kind(archive) != self._kind:
             raise ObjectUnreadable(f"{self._root}…::{archive}: the archive is no .{self._kind}")
         if split_chain(archive) is not None:
             raise ObjectUnreadable(f"{archive}: an archive inside an archive is not read")
+        return archive
+
+    def _open(self, path: str, etag: str | None = None) -> ListedArchive:
+        """List the archive of a member, as it is now, or as it was with an ETag."""
+        archive = self._archive(path)
         if etag is not None:  # reads are conditional, so a changed archive is noticed there
-            return _members(archive, etag, None, self._access)
+            return list_archive(ObjectInfo(archive, etag, None), self._access)
         return list_archive(stat(archive, access=self._access), self._access)
 
-    def _member(self, path: str, etag: str | None = None) -> dict[str, Any]:
+    def _member(self, found: ListedArchive, path: str) -> Row:
         uri, (_, archive) = self._root + path, self._split(path)
-        found = self._open(archive, etag)
-        row = found.get(uri)
-        for _ in range(DEEPEST_LINK):
-            if row is None or row["target"] is None:
-                break
-            row = found.get(row["target"])
-        if row is None or row["target"] is not None:
+        row = found.file(uri)
+        if row is None:
             damage = found.get(archive)
             cause = f": {damage['problem']}" if damage else ""
             raise ObjectMissing(f"{uri}: no such member in the archive{cause}")
         if row["problem"]:
             raise error_of(uri, row["problem"])
         return row
-
-
-def list_archive(info: ObjectInfo, access: Access = OPEN) -> Members:
-    """Return the members of an archive: URI -> row (MEMBERS). A damaged archive has a row with its URI.
-
-    Raises:
-        UserError: a tar that is compressed as a whole, or a Parquet file without a column of images.
-        StorageError: it cannot be read.
-    """
-    return _members(info.uri, info.etag, info.size, access)
-
-
-@lru_cache(maxsize=_ARCHIVES_CACHED)
-def _members(archive: str, etag: str, size: int | None, access: Access) -> Members:
-    """List an archive: URI -> row (MEMBERS). Of a double name, the last counts."""
-    tables = list(index(Archive(uri=archive, etag=etag or None, size=size), access=access))
-    return {row["image_uri"]: row for row in pa.concat_tables(tables).to_pylist()}

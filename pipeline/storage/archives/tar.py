@@ -11,15 +11,19 @@ from enum import Enum
 from typing import NamedTuple
 from zlib import adler32
 
-from pipeline.storage.archives.limits import MOST_HEADER_BYTES, MOST_MEMBERS
+from pipeline.storage.archives.limits import MOST_HEADER_BYTES, MOST_MEMBERS, MOST_NAME_BYTES
 from pipeline.storage.archives.problems import DamagedArchiveError
 from pipeline.storage.archives.window import Window
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
 _SPACES = adler32(b" " * 8)
-_FILES = (b"0", b"\0", b"7")
+_LINKS = (b"1", b"2")
 _WITHOUT_BODY = (b"1", b"2", b"3", b"4", b"5", b"6")
+_NO_MEMBERS = (b"3", b"4", b"5", b"6", b"D", b"V")
+"""Devices, folders, and GNU's lists of folders and labels of volumes."""
+_HEADERS = b"xXgLK"
+"""Headers that say something about the next member. X is Solaris' PAX header."""
 _MOST_EXTENSIONS = 100_000
 """Blocks that list the pieces of a sparse file."""
 _KINDS = (
@@ -36,8 +40,11 @@ class TarKind(Enum):
     """What a member of a tar is."""
 
     FILE = 1
-    LINK = 2
-    SPARSE = 3
+    SYMBOLIC_LINK = 2
+    HARD_LINK = 3
+    SPARSE = 4
+    CONTINUED = 5
+    """The rest of a file that began in another volume."""
 
 
 class TarMember(NamedTuple):
@@ -81,7 +88,7 @@ def iter_tar(window: Window) -> Iterator[TarMember]:
             return
         kind, size = _check_header(header, offset, window.size)
         body = offset + BLOCK
-        if kind in b"xgLK":
+        if kind in _HEADERS:
             if size > MOST_HEADER_BYTES:
                 raise DamagedArchiveError(
                     offset,
@@ -127,19 +134,19 @@ def _member(
     target: bytes | None,
     sparse: bool,
 ) -> TarMember | None:
-    """Return a file or a link; None for anything else."""
-    if not name:
+    """Return a file or a link; None for anything else. A file of an unknown kind is one, by POSIX."""
+    if not name or kind in _NO_MEMBERS or name.endswith(b"/"):
         return None
     if sparse:
         return TarMember(TarKind.SPARSE, name, body, size, b"")
-    if kind in _FILES:
-        return None if name.endswith(b"/") else TarMember(TarKind.FILE, name, body, size, b"")
-    if kind in b"12":
-        target = _text(header, 157, 257) if target is None else target
-        if kind == b"2":
-            target = beside(name, target)
-        return TarMember(TarKind.LINK, name, body, 0, target)
-    return None
+    if kind == b"M":
+        return TarMember(TarKind.CONTINUED, name, body, size, b"")
+    if kind not in _LINKS:
+        return TarMember(TarKind.FILE, name, body, size, b"")
+    target = _text(header, 157, 257) if target is None else target
+    if kind == b"1":
+        return TarMember(TarKind.HARD_LINK, name, body, 0, target)
+    return TarMember(TarKind.SYMBOLIC_LINK, name, body, 0, beside(name, target))
 
 
 def _check_header(header: bytes, offset: int, size: int) -> tuple[bytes, int]:
@@ -239,23 +246,28 @@ def _after_sparse_map(window: Window, header: bytes, body: int) -> int:
 
 def _extend(extended: _Extended, kind: bytes, data: bytes, offset: int) -> _Extended:
     """Add what an extended header says about the next member."""
-    if kind == b"L":
-        return extended._replace(name=data.partition(b"\0")[0])
-    if kind == b"K":
-        return extended._replace(target=data.partition(b"\0")[0])
     if kind == b"g":  # times and comments of all members
         return extended
-    for key, value in _pax_records(data, offset):
-        if key in (b"path", b"GNU.sparse.name"):
-            extended = extended._replace(name=value)
-        elif key == b"linkpath":
-            extended = extended._replace(target=value)
-        elif key == b"size":
-            if not value.isdigit() or len(value) > 19:
-                raise DamagedArchiveError(offset, "has a PAX header without a size")
-            extended = extended._replace(size=int(value))
-        elif key.startswith(b"GNU.sparse."):
-            extended = extended._replace(sparse=True)
+    if kind in b"LK":
+        records = {b"path" if kind == b"L" else b"linkpath": data}
+    else:
+        records = dict(_pax_records(data, offset))
+    for key in (b"path", b"GNU.sparse.name", b"linkpath"):
+        # An empty text means that of the header.
+        if text := records.get(key, b"").partition(b"\0")[0]:
+            if len(text) > MOST_NAME_BYTES:
+                cause = f"has a name of {len(text)} bytes, more than the limit of {MOST_NAME_BYTES}"
+                raise DamagedArchiveError(offset, cause)
+            if key == b"linkpath":
+                extended = extended._replace(target=text)
+            else:
+                extended = extended._replace(name=text)
+    if (size := records.get(b"size")) is not None:
+        if not size.isdigit() or len(size) > 19:
+            raise DamagedArchiveError(offset, "has a PAX header without a size")
+        extended = extended._replace(size=int(size))
+    if any(key.startswith(b"GNU.sparse.") for key in records):
+        extended = extended._replace(sparse=True)
     return extended
 
 

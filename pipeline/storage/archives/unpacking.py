@@ -5,20 +5,23 @@ The compressed tar is read once, from the front, into a temporary file without a
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 
 from pipeline.errors import UserError, one_line
+from pipeline.storage.archives.limits import MOST_RATIO
 from pipeline.storage.archives.tar import TarMember, iter_tar
 from pipeline.storage.archives.window import Window
 from pipeline.storage.objects import local_copy, read_range
 from pipeline.storage.uris import without_query
 
+ALLOWED_BYTES = 2**30
+"""Bytes that any tar may unpack to."""
 _CODECS = (
     ((".gz", ".tgz"), "gzip"),
     ((".zst", ".tzst"), "zstd"),
@@ -42,6 +45,17 @@ class UnpackedTar:
         return read_range(str(self._path), first=member.offset, length=member.size)
 
 
+def _copy(source: pa.NativeFile, target: BinaryIO, most: int, uri: str) -> None:
+    while data := source.read(1 << 20):
+        target.write(data)
+        if target.tell() > most:
+            raise UserError(
+                uri,
+                f"unpacks to more than {MOST_RATIO} times its size, and to more than {ALLOWED_BYTES} bytes",
+                "It may be made to fill a disk. If you trust it, unpack it yourself.",
+            )
+
+
 @contextmanager
 def unpacked(uri: str) -> Iterator[UnpackedTar]:
     """Give a compressed tar as a plain one in a temporary file.
@@ -60,7 +74,8 @@ def unpacked(uri: str) -> Iterator[UnpackedTar]:
         path = Path(folder) / "tar"
         try:
             with pa.OSFile(str(local)) as source, path.open("wb") as target:
-                shutil.copyfileobj(pa.CompressedInputStream(source, codec), target, 1 << 20)
+                most = max(ALLOWED_BYTES, MOST_RATIO * local.stat().st_size)
+                _copy(pa.CompressedInputStream(source, codec), target, most, uri)
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the machine, such as a full disk

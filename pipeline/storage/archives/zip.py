@@ -26,6 +26,8 @@ _END64_PLACE = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
+_END_MARK = b"PK\x05\x06"
+_SIGNATURE_MARK = b"PK\x05\x05"
 _MOST_COMMENT = 65_535
 _DESCRIPTOR = 24
 """Bytes that may follow a member: signature, CRC-32 and two sizes."""
@@ -36,6 +38,8 @@ METHODS = {0: "stored", 8: "deflated"}
 """Compression in the plan."""
 _METHOD_NAMES = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 99: "AES"}
 _WHOLE = 0xFFFFFFFF
+_LEAST_STORED = 2**16
+"""Bytes that Deflate may take for a member of any size."""
 
 
 class ZipMember(NamedTuple):
@@ -58,6 +62,7 @@ class Directory(NamedTuple):
     offset: int
     size: int
     members: int
+    """Number of members. Zips without zip64 have its lowest 16 bits."""
     shift: int
     """Bytes before the first member, as in archives that unpack themselves."""
 
@@ -71,8 +76,8 @@ def find_directory(window: Window) -> Directory:
     """
     tail_at = max(0, window.size - _MOST_COMMENT - _END.size - _END64_PLACE.size)
     tail = window.read(tail_at, window.size - tail_at)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or at + _END.size > len(tail):
+    at = _end_record(tail)
+    if at < 0:
         raise DamagedArchiveError(
             window.size, "is no zip, or is cut: it has no central directory at its end"
         )
@@ -89,9 +94,23 @@ def find_directory(window: Window) -> Directory:
     shift = end - size - offset
     if shift < 0 or offset + shift < 0:
         raise DamagedArchiveError(end, "names a central directory outside of itself")
-    if members > MOST_MEMBERS:
-        raise DamagedArchiveError(end, f"has more than {MOST_MEMBERS} members")
     return Directory(offset + shift, size, members, shift)
+
+
+def _end_record(tail: bytes) -> int:
+    """Return where the end record begins; -1: there is none.
+
+    A comment may hold the mark of an end record too, so the record whose comment ends the file is preferred.
+    Bytes after the archive are allowed.
+    """
+    found, at = -1, len(tail)
+    while (at := tail.rfind(_END_MARK, 0, at)) >= 0:
+        if at + _END.size <= len(tail):
+            *_, comment = _END.unpack_from(tail, at)
+            if at + _END.size + comment == len(tail):
+                return at
+            found = max(found, at)
+    return found
 
 
 def _find_end64(window: Window, place: int, beside: int) -> tuple[int, int, int, int] | None:
@@ -110,9 +129,13 @@ def iter_zip(window: Window, directory: Directory) -> Iterator[ZipMember]:
     Raises:
         DamagedArchiveError: the directory is damaged. What was yielded lies before the damage.
     """
-    at, end = directory.offset, directory.offset + directory.size
-    for _ in range(directory.members):
+    at, end, count = directory.offset, directory.offset + directory.size, 0
+    while at < end:
         head = window.read(at, _ENTRY.size)
+        if head[:4] == _SIGNATURE_MARK:
+            break
+        if count == MOST_MEMBERS:
+            raise DamagedArchiveError(at, f"has more than {MOST_MEMBERS} members")
         if at + _ENTRY.size > end or len(head) < _ENTRY.size or head[:4] != b"PK\x01\x02":
             raise DamagedArchiveError(at, "has a damaged central directory")
         fields = _ENTRY.unpack(head)
@@ -129,11 +152,15 @@ def iter_zip(window: Window, directory: Directory) -> Iterator[ZipMember]:
             if sizes is None:
                 raise DamagedArchiveError(at, f"lacks the size of a member of 4 GB ({name!r})")
             size, stored, offset = sizes
+        count += 1
         if name and not name.endswith((b"/", b"\\")):
             problem = _problem(flags, method, stored, size)
             yield ZipMember(
                 name, offset + directory.shift, stored, size, METHODS.get(method, "other"), problem
             )
+    if count & 0xFFFF != directory.members & 0xFFFF:
+        cause = f"has {count} members in its directory, and {directory.members} in its end record"
+        raise DamagedArchiveError(end, cause)
 
 
 def _zip64(extra: bytes, values: tuple[int, int, int]) -> tuple[int, int, int] | None:
@@ -162,6 +189,8 @@ def _problem(flags: int, method: int, stored: int, size: int) -> str | None:
         return undecodable(f"the member is compressed with {name}; only Deflate is read")
     if method == 0 and stored != size:
         return undecodable("the member is stored, but its two sizes differ")
+    if stored > 2 * size + _LEAST_STORED:
+        return undecodable(f"the member is stored in {stored} bytes, but unpacks to {size}")
     if size > RATIO_FROM and size > MOST_RATIO * stored:
         return too_large(
             f"the member unpacks {stored} bytes to {size}, more than {MOST_RATIO} times as many"
@@ -226,10 +255,12 @@ def unpack(region: bytes, name: bytes | None, size: int, compression: str) -> by
             raise ValueError(f"the zip is cut: only {len(data)} of {size} bytes follow")
     else:
         data, end = _inflate(region, begin, size)
-    if flags & _LATER_SIZES:
+    sums = {crc}
+    if flags & _LATER_SIZES:  # some programs write it into both places
         after = region[end : end + 8]
-        crc = int.from_bytes(after[4:8] if after[:4] == b"PK\x07\x08" else after[:4], "little")
-    if zlib.crc32(data) != crc:
+        later = after[4:8] if after[:4] == b"PK\x07\x08" else after[:4]
+        sums.add(int.from_bytes(later, "little"))
+    if zlib.crc32(data) not in sums:
         raise ValueError("the CRC-32 of the member is wrong: its bytes are damaged")
     return data
 

@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline import storage
 from pipeline.annotations import list_files, read_labelled_images, splits
 from pipeline.errors import UserError
-from tests.pipeline.storage.archives.hostile import tar_of
+from tests.pipeline.storage.archives.hostile import link, tar_of
 
 
 def png() -> bytes:
@@ -125,6 +125,72 @@ def test_detection_parquet_of_hugging_face_is_read(tmp_path: Path) -> None:
     assert len(second.gt_boxes) == 0
     assert first.image_uri.startswith("parquet://0::")
     assert storage.read_bytes(first.image_uri) == png()
+
+
+def test_a_zip_of_windows_is_read_as_the_folder(tmp_path: Path) -> None:
+    """Compress-Archive wrote backslashes."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name, data in SETS["coco"].items():
+            info = zipfile.ZipInfo("x")
+            info.filename = name.replace("/", "\\")
+            archive.writestr(info, data)
+    labelled = read_labelled_images(f"{tmp_path}/x.zip", "train")
+    (image,) = labelled.images
+    assert image.gt_boxes.tolist() == [[1, 2, 11, 12]]
+    assert image.image_uri == f"zip://train\\a.png::{tmp_path}/x.zip"
+    assert storage.read_bytes(image.image_uri) == png()
+
+
+def test_the_zips_of_coco_are_one_data_set(tmp_path: Path) -> None:
+    for name, members in {
+        "train2017.zip": {"train2017/a.png": png(), "__MACOSX/train2017/._a.png": b"x"},
+        "annotations_trainval2017.zip": {"annotations/instances_train2017.json": COCO},
+    }.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for path, data in members.items():
+                archive.writestr(path, data)
+    labelled = read_labelled_images(str(tmp_path), "train")
+    assert (labelled.layout, len(labelled.images)) == ("coco", 1)
+    assert labelled.images[0].gt_boxes.tolist() == [[1, 2, 11, 12]]
+
+
+def test_names_with_composed_and_decomposed_letters_are_one(tmp_path: Path) -> None:
+    """macOS writes u and two dots; the label file has the letter."""
+    names = {"JPEGImages/u\u0308.png": png(), "Annotations/\u00fc.xml": VOC_XML}
+    members = [*names.items(), ("ImageSets/Main/train.txt", "\u00fc\n".encode())]
+    (tmp_path / "x.tar").write_bytes(tar_of(*members, format=tarfile.PAX_FORMAT))
+    (image,) = read_labelled_images(f"{tmp_path}/x.tar", "train").images
+    assert image.gt_boxes.tolist() == [[1, 2, 11, 12]]
+    assert storage.read_bytes(image.image_uri) == png()
+
+
+def test_links_in_a_tar_are_images(tmp_path: Path) -> None:
+    label = json.dumps({"objects": {"bbox": [[1, 2, 10, 10]], "category": [3]}}).encode()
+    members = (
+        ("a.png", png()), ("a.json", label), link("b.png", "a.png"), ("b.json", label),
+    )  # fmt: skip
+    (tmp_path / "x.tar").write_bytes(tar_of(*members))
+    labelled = read_labelled_images(f"{tmp_path}/x.tar", "all")
+    assert labelled.classes == ("3",)
+    assert [storage.read_bytes(image.image_uri) for image in labelled.images] == [png()] * 2
+
+
+def parquet_with(bbox: list[float]) -> pa.Table:
+    objects = [{"bbox": [bbox], "category": ["cat"]}]
+    return pa.table({"image": [{"bytes": png(), "path": "a.png"}], "objects": objects})
+
+
+def test_parquet_files_in_folders_of_splits_are_read(tmp_path: Path) -> None:
+    """As Hugging Face converts a data set: train/0000.parquet, validation/0000.parquet."""
+    for number, split in enumerate(("train", "validation")):
+        (tmp_path / split).mkdir()
+        table = parquet_with([number, 2.0, 10.0, 10.0])
+        pq.write_table(table, tmp_path / split / "0000.parquet")
+    assert splits(str(tmp_path)) == ("train", "validation")
+    for number, split in enumerate(("train", "validation")):
+        (image,) = read_labelled_images(str(tmp_path), split).images
+        assert image.gt_boxes.tolist() == [[number, 2, number + 10, 12]]
+        assert image.image_uri == f"parquet://0::{tmp_path}/{split}/0000.parquet"
 
 
 def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:

@@ -70,6 +70,22 @@ def test_a_chained_glob_selects_members(folder: Path) -> None:
         select(f"zip://a/*.jpg::{folder}/x.tar")
 
 
+def test_include_names_the_archives_or_else_the_members(folder: Path) -> None:
+    assert names(select(str(folder), keep=Filter(include=("*.tar",)))) == ["2.jpg", "1.jpg"]
+    assert names(select(f"{folder}/x.tar", keep=Filter(include=("a/*.jpg",)))) == ["1.jpg"]
+    assert names(select(f"{folder}/*.tar", keep=Filter(include=("1.*",)))) == ["1.jpg", "1.txt"]
+
+
+def test_patterns_match_names_that_begin_with_a_dot_and_a_slash(tmp_path: Path) -> None:
+    """As ``tar -c .`` writes them."""
+    (tmp_path / "x.tar").write_bytes(tar_of(("./a/1.jpg", BODY), ("./b/2.jpg", BODY)))
+    keep = Filter(include=("a/*",))
+    assert names(select(f"{tmp_path}/x.tar", keep=keep)) == ["1.jpg"]
+    assert names(select(f"{tmp_path}/x.tar", keep=Filter(exclude=("a/*",)))) == ["2.jpg"]
+    for name in ("a/1.jpg", "./a/1.jpg", "a/*", "**/1.jpg"):
+        assert names(select(f"tar://{name}::{tmp_path}/x.tar")) == ["1.jpg"]
+
+
 def test_filters_see_the_names_of_members(folder: Path) -> None:
     keep = Filter(include=("a/*.txt",))
     assert names(select(f"{folder}/x.tar", keep=Filter(exclude=("1.*",)))) == ["2.jpg"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
-from pipeline.storage.archives.store import list_archive
+from pipeline.storage.archives.listed import list_archive
 from pipeline.storage.chains import member_name, split_chain
 from tests.pipeline.storage.archives.hostile import BODY
 
