@@ -97,7 +97,8 @@ def batch_images(
     """Resize (bilinear), normalise and pad images into one batch.
 
     Args:
-        images: N tensors (H, W, 3) uint8 RGB, of any sizes.
+        images: N tensors (H, W, 3) uint8 RGB, of any sizes. One of float32 is resized already
+            (`fastrcnn.regions`), and stays as it is.
         scale: see `scale_factor`. One number for all images, or N numbers.
         max_size: see `scale_factor`.
         device: the pixels are copied there before any arithmetic, because uint8 is a quarter of the bytes of
@@ -108,7 +109,11 @@ def batch_images(
     sizes = tuple((int(image.shape[0]), int(image.shape[1])) for image in images)
     scales = [scale] * len(images) if isinstance(scale, int) else scale
     for image, (height, width), image_scale in zip(images, sizes, scales, strict=True):
-        new_height, new_width = scaled_size((height, width), image_scale, max_size, resize=resize)
+        new_height, new_width = height, width
+        if not image.is_floating_point():
+            new_height, new_width = scaled_size(
+                (height, width), image_scale, max_size, resize=resize
+            )
         pixels = send(image, device).permute(2, 0, 1)[None].float()
         if (new_height, new_width) != (height, width):
             pixels = F.interpolate(

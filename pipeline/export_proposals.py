@@ -151,7 +151,7 @@ def _propose(missing: pa.Table, job: Job, resources: Resources) -> Iterator[pa.T
         .map_batches(
             partial(
                 read_images,
-                settings=replace(read_settings(job), fence_is_enough=False),
+                settings=replace(read_settings(job), fence_is_enough=False, in_parts=False),
                 attempts=SharedAttempts(),
             ),
             batch_size=batch_size,

@@ -125,7 +125,8 @@ CANDIDATE = pa.schema(
         pa.field("traceback", pa.string()),
     ]
 )
-"""A planned image after reading. `image`: the encoded bytes, as in the bucket. `proposals`: the bytes of a
+"""A planned image after reading. `image`: the encoded bytes, as in the bucket; null if the Detector reads
+parts of them (`pipeline.images.regions`). `proposals`: the bytes of a
 (P, 4) float32 array in row order, xyxy in the image frame. Both are null unless `status` is `ok`. `proposals`
 is also null if the model has an RPN that makes the proposals. `node`: the machine that read the image.
 `traceback`: of an exception that nobody foresaw, else null."""

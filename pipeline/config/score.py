@@ -100,8 +100,12 @@ class ScoreConfig:
     not measured."""
     max_bytes: int = 100_000_000
     """Maximum size of an object, in bytes. A larger object is not read; its row has status `too_large`."""
+    max_bytes_whole: int = 64_000_000
+    """With tiles, a TIFF of more bytes is read in parts where its tiles or strips can be decoded alone
+    (docs/tiles.md). Boxes change by rounding only."""
     max_pixels: int = 100_000_000
-    """Maximum size of an image, in pixels. A larger image is not decoded; its row has status `too_large`."""
+    """Pixels that are decoded at once. A larger image has status `too_large`; but with tiles, a TIFF whose
+    tiles or strips can be decoded alone may have 10 times as many (docs/tiles.md)."""
     range: Range | None = None
     """Samples that become black and white, for images of more than 8 bits, signed or float samples. Default:
     the checkpoint's; without one, what each file declares, else the range of the sample type."""
@@ -157,6 +161,7 @@ class ScoreConfig:
                 "range",
                 "bands",
                 "max_bytes",
+                "max_bytes_whole",
                 "max_pixels",
                 "truncated",
                 "max_failures",
@@ -198,7 +203,7 @@ class ScoreConfig:
         if self.list_root is not None:
             check_uris(self, "list_root")
         check_above_zero(self, "num_workers", "max_workers", "batch_size", "shard_size", "limit")
-        check_above_zero(self, "max_bytes", "max_pixels", most=MOST_BYTES)
+        check_above_zero(self, "max_bytes", "max_bytes_whole", "max_pixels", most=MOST_BYTES)
         check_gpus_per_worker(self.gpus_per_worker)
         check_not_negative(self, "wait_for_nodes", most=MOST_SECONDS)
         check_not_negative(self, "price_per_cpu_hour", "price_per_gpu_hour", most=1_000_000)

@@ -8,7 +8,7 @@ image after its EXIF orientation is applied).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from fastrcnn.halving import Outcome, Pixels, detect_halving
 from fastrcnn.model import with_config
 from fastrcnn.precision import full_float32
 from fastrcnn.proposals.tiled import propose_on_tiles
+from fastrcnn.regions import detect_in_regions, detects_in_regions
 from fastrcnn.rpn import ProposedBoxes
 from fastrcnn.scoring_form import scoring_form
 from fastrcnn.tiled_detection import detect_looks, propose_tiled
@@ -32,9 +33,19 @@ from fastrcnn.tiles import Tiling
 from pipeline import images
 from pipeline.config import Precision
 from pipeline.detections import Detections, is_score, min_scores
+from pipeline.detector.in_parts import check_tile
 from pipeline.detector.result_rows import score_candidates
 from pipeline.images import SampleRules
-from pipeline.images.inputs import Image, check_image, check_images, read_pixels
+from pipeline.images.inputs import (
+    Image,
+    check_image,
+    check_images,
+    located,
+    parts_of,
+    read_pixels,
+)
+from pipeline.images.regions import RegionImage, open_regions
+from pipeline.images.tiff_directory import Data
 from pipeline.storage.checkpoints import checkpoint_folder, load
 
 Box = dict[str, Any]
@@ -117,6 +128,8 @@ class Detector:
         self._score_threshold = score_threshold
         self.tiling = Tiling.of(self._model.config)
         """How images are divided into tiles. None: the detector looks at whole images only."""
+        self.in_parts = detects_in_regions(self._model.config)
+        """Whether an image of more than `max_pixels` is decoded in parts, where its format allows it."""
         self.max_pixels = max_pixels
         self.rules = SampleRules.of_checkpoint(self._checkpoint.config).replaced(range, bands)
         """How samples become pixels."""
@@ -207,7 +220,8 @@ class Detector:
         check_images(images)
         proposed = []
         for first in range(0, len(images), IMAGES_AT_ONCE):
-            pixels = self._read(images, first)
+            last = min(first + IMAGES_AT_ONCE, len(images))
+            pixels = self._read(images, range(first, last))
             outcomes: list[ProposedBoxes | str] = detect_halving(self._propose, pixels, None)
             for index, outcome in enumerate(outcomes, first):
                 result = _result_or_raise(outcome, images, index)
@@ -296,25 +310,70 @@ class Detector:
         if proposals is not None:
             _check_proposals(proposals, len(images))
         check_images(images)
+        in_parts = self.in_parts and (proposals is not None or config.spec.learned)
         for first in range(0, len(images), IMAGES_AT_ONCE):
-            pixels = self._read(images, first)
-            batch = None if proposals is None else proposals[first : first + IMAGES_AT_ONCE]
+            indices = range(first, min(first + IMAGES_AT_ONCE, len(images)))
+            large = {i: parts_of(images[i], self.max_pixels) for i in indices if in_parts}
+            whole = [i for i in indices if large.get(i) is None]
+            pixels = self._read(images, whole)
+            batch = None if proposals is None else [proposals[i] for i in whole]
             if batch is None and not config.spec.learned:
                 batch = [propose_on_tiles(image, config, self.tiling) for image in pixels]
-            for index, outcome in enumerate(self.score(pixels, batch), first):
-                yield _result_or_raise(outcome, images, index)
+            outcomes = dict(zip(whole, self.score(pixels, batch), strict=True))
+            for index in indices:
+                data = large.get(index)
+                if data is not None:
+                    boxes = None if proposals is None else proposals[index]
+                    with located(images[index], _place(images, index)):
+                        outcomes[index] = self.score_data(data, boxes)[0]
+                yield _result_or_raise(outcomes.pop(index), images, index)
 
-    def _read(self, images: Sequence[Image], first: int) -> list[npt.NDArray[np.uint8]]:
-        """Read the next `IMAGES_AT_ONCE` images, from index `first`."""
+    def score_data(
+        self,
+        data: Data,
+        proposals: npt.NDArray[np.float32] | None,
+        looks_per_pass: int | None = None,
+        seen: Callable[[int, int], None] = lambda done, total: None,
+    ) -> tuple[ScoredImage | str, RegionImage]:
+        """Detect objects in an image that is decoded in parts (`pipeline.images.regions`).
+
+        Args:
+            data: the encoded bytes.
+            proposals: (P, 4) float32, image frame. None: the model's RPN makes them.
+            looks_per_pass: as in `score`.
+            seen: called with the number of tiles that were looked at, and that of all tiles.
+
+        Returns:
+            The result, or the reason as text why it is missing; and the image, for its size and warning.
+
+        Raises:
+            ImageError, StorageError: the image cannot be read or decoded.
+        """
+        assert self.tiling is not None
+        with open_regions(data, max_pixels=self.max_pixels, rules=self.rules) as image:
+            check_tile(image.size, self.tiling, self.max_pixels)
+            scored = detect_in_regions(
+                partial(detect_halving, self._detect),
+                image,
+                proposals,
+                self._model.config,
+                looks_per_pass=looks_per_pass or IMAGES_AT_ONCE,
+                most_whole=self._checkpoint.proposals.max_boxes,
+                seen=seen,
+            )
+            return scored, image
+
+    def _read(self, images: Sequence[Image], indices: Sequence[int]) -> list[npt.NDArray[np.uint8]]:
+        """Read some of the images."""
         return [
             read_pixels(
-                image,
+                images[index],
                 max_pixels=self.max_pixels,
                 rules=self.rules,
                 truncated=self.truncated,
                 place=_place(images, index),
             )
-            for index, image in enumerate(images[first : first + IMAGES_AT_ONCE], first)
+            for index in indices
         ]
 
     def _detect(

@@ -14,8 +14,10 @@ import pyarrow as pa
 from fastrcnn.detection import ScoredImage
 from fastrcnn.upload import Uploads
 from pipeline.detector.batches import decoded_batches
+from pipeline.detector.in_parts import decoded_in_parts, score_in_parts
 from pipeline.runtime.attempts import Failure, node_name
 from pipeline.schema import CANDIDATE, RESULT
+from pipeline.storage import OPEN, Access
 
 if TYPE_CHECKING:
     from pipeline.detector import Detector
@@ -30,6 +32,7 @@ def score_candidates(
     images_per_pass: int | None = None,
     decode_threads: int = 1,
     fenced: bool = False,
+    access: Access = OPEN,
 ) -> pa.Table:
     """Turn candidates (CANDIDATE) into result rows (RESULT): one row for each candidate, in the same order.
 
@@ -43,11 +46,19 @@ def score_candidates(
             network. None sets no limit.
         decode_threads: images that are decoded at the same time.
         fenced: decode in another process, which an image can kill without harm to this one.
+        access: what may be read of the images that are decoded in parts.
     """
     started = time.perf_counter()
     results: list[dict[str, Any]] = [{}] * candidates.num_rows
+    apart = decoded_in_parts(candidates, detector)
+    for index in apart:
+        row = candidates.slice(index, 1).to_pylist()[0]
+        outcome = score_in_parts(detector, row, access, images_per_pass)
+        now = datetime.datetime.now(datetime.UTC)
+        results[index] = _result_row(detector, row, outcome, run_id=run_id, now=now)
+    others = [index for index in range(candidates.num_rows) if not results[index]]
     for batch in decoded_batches(
-        candidates,
+        candidates.take(pa.array(others, pa.int64())) if apart else candidates,
         uploads or Uploads(detector.device),
         images_per_pass=images_per_pass,
         max_pixels=detector.max_pixels,
@@ -61,7 +72,7 @@ def score_candidates(
         now = datetime.datetime.now(datetime.UTC)
         for index, row in zip(batch.indices, batch.rows, strict=True):
             outcome = next(outcomes) if row["status"] == "ok" else None
-            results[index] = _result_row(detector, row, outcome, run_id=run_id, now=now)
+            results[others[index]] = _result_row(detector, row, outcome, run_id=run_id, now=now)
     seconds_each = (time.perf_counter() - started) / max(1, len(results))
     for result in results:
         result["detect_s"] = seconds_each

@@ -12,6 +12,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipeline.images.fence_child import request_head
 from pipeline.images.fence_process import FenceProcess, FenceReply
@@ -80,6 +82,21 @@ class Fence:
                 return self._ask(fresh, head, data, max_pixels, only_size)
             except DiedError as error:
                 raise ImageError("failed", str(error)) from error
+
+    @contextmanager
+    def process(self, max_pixels: int) -> Iterator[tuple[FenceProcess, tuple[float, int]]]:
+        """Start a process for one image of which parts are decoded, and end it after the block.
+
+        Yields:
+            The process; and the time limit for a part, which holds for so many pixels.
+        """
+        with self._room:
+            child = self._start("TIFF", max_pixels)
+            try:
+                yield child, (self.seconds, SECONDS_PIXELS)
+            finally:
+                self.peak_bytes = max(self.peak_bytes, child.peak_bytes)
+                child.end()
 
     def close(self) -> None:
         """End the idle processes."""

@@ -19,10 +19,13 @@ from typing import BinaryIO, cast
 
 from pipeline.images.guard import Format, ImageError, is_deep
 from pipeline.images.pillow import Decoded, decode_image, size_by_pillow
+from pipeline.images.regions_child import serve_regions
 from pipeline.images.samples import Pixels, SampleRules
 from pipeline.runtime.child_process import LENGTH, limit_resources, open_pipes
 
 REQUEST = struct.Struct("<Q?4sdd3HQ")
+REGIONS = "PART"
+"""Instead of a format: a TIFF of which parts are decoded. No bytes follow, see `regions_child`."""
 TEXT_CHARACTERS = 500
 """Characters that are kept of an error or a warning."""
 
@@ -42,12 +45,15 @@ def serve(memory_bytes: int, seconds: int, threads: bool = False) -> None:
     replies.flush()
     while head := requests.read(REQUEST.size):
         max_pixels, only_size, name, low, high, *bands, length = REQUEST.unpack(head)
-        data = requests.read(length)
-        signal.alarm(seconds)
         rules = SampleRules(
             range=None if math.isnan(low) else (low, high),
             bands=cast(tuple[int, int, int], tuple(bands)) if all(bands) else None,
         )
+        if name.decode() == REGIONS:
+            serve_regions(requests, replies, length, max_pixels, rules, seconds, _peak_bytes)
+            continue
+        data = requests.read(length)
+        signal.alarm(seconds)
         format = cast(Format, name.decode().strip())
         reply, pixels = _answer(data, format, max_pixels, only_size, rules)
         signal.alarm(0)
@@ -55,7 +61,7 @@ def serve(memory_bytes: int, seconds: int, threads: bool = False) -> None:
 
 
 def request_head(
-    format: Format, length: int, max_pixels: int, only_size: bool, rules: SampleRules
+    format: str, length: int, max_pixels: int, only_size: bool, rules: SampleRules
 ) -> bytes:
     """Encode what comes before the bytes of an image."""
     low, high = rules.range or (math.nan, math.nan)

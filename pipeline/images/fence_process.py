@@ -77,6 +77,21 @@ class FenceProcess(ChildProcess):
             lacks_end=reply["lacks_end"],
         )
 
+    def receive_json(self, deadline: float) -> dict[str, Any]:
+        """Receive a JSON object, which the caller must check, and count the memory that it states.
+
+        Raises:
+            DiedError: it is no such object.
+        """
+        (length,) = LENGTH.unpack(self.receive(LENGTH.size, deadline))
+        encoded = self.receive(min(length, _REPLY_BYTES), deadline)
+        try:
+            reply = json.loads(encoded)
+            self.peak_bytes = int(reply["peak_bytes"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise DiedError(f"its decoding process gave an invalid reply ({error})") from error
+        return dict(reply)
+
 
 def _parse_reply(encoded: bytearray, max_pixels: int) -> dict[str, Any]:
     """Parse a reply and check the type and range of every value: the process is not trusted."""

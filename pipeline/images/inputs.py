@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -26,7 +27,9 @@ from pipeline import images as decoder
 from pipeline import storage
 from pipeline.images import MAX_PIXELS, ImageError
 from pipeline.images.pillow import pixels_of_image
+from pipeline.images.regions import has_parts, stored_parts
 from pipeline.images.samples import NEUTRAL, SampleRules
+from pipeline.images.tiff_directory import Data
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +81,23 @@ def check_image(image: object, name: str = "the image") -> None:
         )
 
 
+def parts_of(image: object, max_pixels: int) -> Data | None:
+    """Return the bytes of an image that is too large to be decoded whole, and of which parts can be decoded.
+
+    Of a path or URI, only the bytes of the parts are read. None: `read_pixels` reads the image, or says what
+    is wrong with it.
+    """
+    if isinstance(image, bytes):
+        return image if has_parts(image, max_pixels) else None
+    if not isinstance(image, str | Path):
+        return None
+    try:
+        info = storage.stat(str(image))
+        return stored_parts(str(image), info.size or 0, info.etag, max_pixels)
+    except storage.StorageError:
+        return None
+
+
 def read_pixels(
     image: Image,
     *,
@@ -105,24 +125,38 @@ def read_pixels(
     if _is_tensor(image):
         pixels: Pixels = image.detach().cpu().permute(1, 2, 0).contiguous().numpy()
         return pixels
-    kind = ""
     decode = partial(decoder.decode, max_pixels=max_pixels, rules=rules, truncated=truncated)
-    try:
+    with located(image, place):
         if isinstance(image, PILImage.Image):
-            kind = f"PIL image of mode {image.mode}: "
             pixels, warning = pixels_of_image(image, max_pixels, rules)
             if warning:
-                logger.warning("%s%s%s", place, kind, warning)
+                logger.warning("%s%s%s", place, _kind(image), warning)
             return pixels
         if isinstance(image, bytes):
             return decode(image).pixels
-        data = storage.read_bytes(str(image))
-        kind = f"{image}: "
-        return decode(data).pixels
+        return decode(storage.read_bytes(str(image))).pixels
+
+
+@contextmanager
+def located(image: Image, place: str) -> Iterator[None]:
+    """Name the image in the errors that are raised in the block.
+
+    Args:
+        place: as in `read_pixels`.
+    """
+    try:
+        yield
     except storage.StorageError as error:  # its text begins with the URI
         raise type(error)(f"{place}{error}") from error
     except ImageError as error:
-        raise ImageError(error.status, f"{place}{kind}{error}") from error
+        raise ImageError(error.status, f"{place}{_kind(image)}{error}") from error
+
+
+def _kind(image: Image) -> str:
+    """Return the beginning of an error about the content of an image."""
+    if isinstance(image, PILImage.Image):
+        return f"PIL image of mode {image.mode}: "
+    return f"{image}: " if isinstance(image, str | Path) else ""
 
 
 def _check_array(image: npt.NDArray[Any], name: str) -> None:

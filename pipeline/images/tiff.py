@@ -72,11 +72,11 @@ def decode_tiff(data: bytes, max_pixels: int, rules: SampleRules) -> tuple[Pixel
     Raises:
         ImageError: `undecodable` or `too_large`.
     """
-    with _tiff_errors():
+    with tiff_errors():
         directories, more = read_directories(data)
         directory, note = find_picture(directories)
         check_pixels(directory.height, directory.width, max_pixels)
-        _check_supported(directory)
+        check_supported(directory)
         notes = [note, frames(directories, more)]
         first = data if directory is directories[0] else _with_first(data, directory.offset)
         with tifffile.TiffFile(io.BytesIO(first)) as file:
@@ -101,7 +101,7 @@ def size_of_tiff(data: bytes, max_pixels: int) -> tuple[int, int]:
 
 
 @contextmanager
-def _tiff_errors() -> Iterator[None]:
+def tiff_errors() -> Iterator[None]:
     """Turn the exceptions of tifffile and imagecodecs into `ImageError`."""
     with image_errors():
         try:
@@ -124,7 +124,7 @@ def _check_size(d: Directory) -> None:
         raise ImageError("undecodable", f"a TIFF that states the size {d.width} x {d.height}")
 
 
-def _check_supported(d: Directory) -> None:
+def check_supported(d: Directory) -> None:
     """Raise ImageError with a cause that names what is not supported."""
     _check_size(d)
     if d.bands < 1 or d.bands > MOST_BANDS:

@@ -12,9 +12,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.images.guard import ImageError
+
+
+class Data(Protocol):
+    """The bytes of a file: all of them in memory, or parts that are read when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
 
 MOST_DIRECTORIES = 64
 """Directories that are read. Further pages count as "several"."""
@@ -29,8 +37,8 @@ _MOST_VALUES = 4096
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _SUB_IFDS = 254, 255, 330
 _ICC_PROFILE = 34675
 _READ = frozenset(
-    (_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _SUB_IFDS, 256, 257, 258, 259, 262, 274, 277, 280, 281, 284)
-    + (332, 338, 339, 340, 341, 530, 32997)
+    (_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _SUB_IFDS, 256, 257, 258, 259, 262, 274, 277, 278, 280, 281)
+    + (284, 322, 323, 332, 338, 339, 340, 341, 530, 32997)
 )
 """Tags whose values are read."""
 _TYPES = {
@@ -106,6 +114,13 @@ class Directory:
         return self.values.get(338, ())[: self.bands]
 
     @property
+    def segment(self) -> tuple[int, int]:
+        """(height, width) of its tiles, or of its strips; those at the edge may be smaller."""
+        if 322 in self.values:
+            return max(1, self.number(323)), max(1, self.number(322))
+        return min(self.number(278) or self.height, self.height), self.width
+
+    @property
     def reduced(self) -> bool:
         """Whether it is a thumbnail or another picture of lower resolution."""
         return self.number(_NEW_SUBFILE_TYPE) & 1 == 1 or self.number(_SUBFILE_TYPE) == 2
@@ -119,7 +134,7 @@ class Directory:
 class _Reader:
     """Reads directories and counts the bytes of their values."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Data) -> None:
         self.data = data
         self.order = "<" if data[:2] == b"II" else ">"
         self.big = data[2:4] in (b"+\0", b"\0+")
@@ -128,6 +143,11 @@ class _Reader:
     def first(self) -> int:
         """Return the offset of the first directory."""
         return self.word(8) if self.big else self.word(4)
+
+    def unpack(self, layout: str, at: int) -> tuple[Any, ...]:
+        """Read values from position `at`. `layout` is that of `struct`, without the order of the bytes."""
+        packed = struct.Struct(self.order + layout)
+        return packed.unpack(self.data[at : at + packed.size])
 
     def word(self, at: int) -> int:
         size = 8 if self.big else 4
@@ -146,7 +166,7 @@ class _Reader:
         start = offset + struct.calcsize(head)
         if start > len(self.data):
             raise ImageError("undecodable", _CUT)
-        (count,) = struct.unpack_from(self.order + head, self.data, offset)
+        (count,) = self.unpack(head, offset)
         if count > _MOST_ENTRIES:
             raise ImageError("undecodable", f"a TIFF directory of {count} tags")
         if start + count * size > len(self.data):
@@ -163,7 +183,7 @@ class _Reader:
 
     def _entry(self, directory: Directory, at: int) -> None:
         layout, room = ("HHQ", 8) if self.big else ("HHI", 4)
-        tag, kind, count = struct.unpack_from(self.order + layout, self.data, at)
+        tag, kind, count = self.unpack(layout, at)
         if kind not in _TYPES:
             return
         each = struct.calcsize("=" + _TYPES[kind])
@@ -178,11 +198,11 @@ class _Reader:
         elif (
             tag in _READ and count and _TYPES[kind] in "BHIbhifdQq" and tag not in directory.values
         ):
-            layout = f"{self.order}{min(count, _MOST_VALUES)}{_TYPES[kind]}"
-            directory.values[tag] = struct.unpack_from(layout, self.data, where)
+            layout = f"{min(count, _MOST_VALUES)}{_TYPES[kind]}"
+            directory.values[tag] = self.unpack(layout, where)
 
 
-def read_directories(data: bytes) -> tuple[list[Directory], bool]:
+def read_directories(data: Data) -> tuple[list[Directory], bool]:
     """Read the pages of a TIFF file, each followed by its SubIFDs.
 
     Returns:

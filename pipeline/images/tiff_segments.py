@@ -16,7 +16,7 @@ from pipeline.errors import one_line
 from pipeline.images.guard import ImageError, header_size
 from pipeline.images.samples import Samples
 from pipeline.images.tiff_colours import YCBCR, Plan, unpacked_ycbcr
-from pipeline.images.tiff_directory import Directory
+from pipeline.images.tiff_directory import Data, Directory
 
 JPEG_2000 = (33003, 33004, 33005, 34712)
 _JPEG, _WEBP, _PNG = (6, 7, 34892), (34927, 50001), (34933,)
@@ -31,6 +31,7 @@ _LARGEST_TILE = 4096 * 4096
 _MOST_MARKERS = 1000
 
 
+ALL_EMPTY = "all its strips or tiles are empty"
 _LZW = 5
 _FEW_BANDS = 4
 """Bands that libtiff may decode at once. More would take much memory at once."""
@@ -51,24 +52,19 @@ def read_samples(
         ImageError: `undecodable`: a strip or tile is missing, cut short, or not of the stated size.
     """
     samples: Samples | None = None
-    segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
-    expected = _num_segments(page, d)
-    if len(segments) < expected:
-        cause = f"it lists {len(segments)} of {expected} strips or tiles"
-        raise ImageError("undecodable", cause)
-    if _faster_in_libtiff(d) and all(count for _, count in segments[:expected]):
+    expected = num_segments(page, d)
+    counts = page.databytecounts[:expected]
+    if _faster_in_libtiff(d) and all(counts):
         return _by_libtiff(data, d, plan), None
     empty = 0
-    for index, (offset, count) in enumerate(segments[:expected]):
+    for index, count in enumerate(counts):
         band = index * d.bands // expected if d.planar else None
         if band is not None and band not in plan.bands:
             continue
         if count == 0:  # a sparse file leaves them out
             empty += 1
             continue
-        encoded = _encoded(data, d, offset, count)
-        _check_room(encoded, d)
-        part, top, left = _part(page, d, index, encoded)
+        part, top, left = decode_segment(data, page, d, index)
         whole = band is None and plan.bands == tuple(range(d.bands))
         if whole and part.shape[:2] == (d.height, d.width):
             samples = part
@@ -85,8 +81,26 @@ def read_samples(
         else:
             target[:] = part[:, :, list(plan.bands)]
     if samples is None:
-        raise ImageError("undecodable", "all its strips or tiles are empty")
-    return samples, f"{empty} of {expected} strips or tiles are empty" if empty else None
+        raise ImageError("undecodable", ALL_EMPTY)
+    return samples, empty_warning(empty, expected)
+
+
+def empty_warning(empty: int, expected: int) -> str | None:
+    """Warn of the strips and tiles that a sparse file leaves out. Their samples are 0."""
+    return f"{empty} of {expected} strips or tiles are empty" if empty else None
+
+
+def decode_segment(
+    data: Data, page: tifffile.TiffPage, d: Directory, index: int
+) -> tuple[Samples, int, int]:
+    """Decode one strip or tile, which is not empty: its samples (h, w, bands), and its place: top and left.
+
+    Raises:
+        ImageError: `undecodable`: it is missing, cut short, or not of the stated size.
+    """
+    encoded = _encoded(data, d, page.dataoffsets[index], page.databytecounts[index])
+    _check_room(encoded, d)
+    return _part(page, d, index, encoded)
 
 
 def _by_libtiff(data: bytes, d: Directory, plan: Plan) -> Samples:
@@ -129,22 +143,28 @@ def _part(
     return part[0], top, left
 
 
-def _num_segments(page: tifffile.TiffPage, d: Directory) -> int:
-    """Return the number of strips or tiles that the picture needs."""
+def num_segments(page: tifffile.TiffPage, d: Directory) -> int:
+    """Return the number of strips or tiles that the picture needs. Raises `ImageError` if there are fewer."""
     if page.is_tiled:
         if page.tilelength < 1 or page.tilewidth < 1:
             raise ImageError("undecodable", "tiles without a size")
         number = -(-d.height // page.tilelength) * -(-d.width // page.tilewidth)
     else:
         number = -(-d.height // max(1, page.rowsperstrip))
-    return number * d.bands if d.planar else number
+    number *= d.bands if d.planar else 1
+    listed = min(len(page.dataoffsets), len(page.databytecounts))
+    if listed < number:
+        raise ImageError("undecodable", f"it lists {listed} of {number} strips or tiles")
+    return number
 
 
-def _encoded(data: bytes, d: Directory, offset: int, count: int) -> bytes | memoryview:
+def _encoded(data: Data, d: Directory, offset: int, count: int) -> bytes | memoryview:
     """Return the bytes of one strip or tile. Raises `ImageError` if the file ends before."""
     end = offset + count
     if end <= len(data):
-        return memoryview(data)[offset:end] if d.compression == 1 else data[offset:end]
+        if d.compression == 1 and isinstance(data, bytes):
+            return memoryview(data)[offset:end]
+        return data[offset:end]
     if offset >= len(data) or d.compression in _WHOLE:
         raise ImageError("undecodable", "the file is cut short: a strip or tile lies past its end")
     # Some writers state too many bytes. The decoder refuses a strip that gives too few samples.

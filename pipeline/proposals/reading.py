@@ -30,6 +30,7 @@ from fastrcnn.tiles import Tiling
 from pipeline import images, storage
 from pipeline.errors import JobError, one_line
 from pipeline.images import ImageError, SampleRules
+from pipeline.images.regions import has_parts, stored_parts
 from pipeline.images.samples import NEUTRAL
 from pipeline.proposals.table import ProposalsError, ProposalsTable
 from pipeline.runtime.attempts import AttemptLog, Attempts, Failure, attempt, node_name
@@ -47,9 +48,9 @@ _BYTES_READ_AT_ONCE = 128 * 2**20
 _UNKNOWN_SIZE = 2**20
 """Bytes that are assumed for an image whose size is not in the list."""
 
-ReadResult = Future[bytes]
-"""A finished read of one image. Its exceptions are raised where its result is used, inside the guard around
-one image (`pipeline.runtime.attempts`)."""
+ReadResult = Future[bytes | None]
+"""A finished read of one image. None: the Detector reads its parts. Exceptions are raised where the result is
+used, inside the guard around one image (`pipeline.runtime.attempts`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +66,12 @@ class ReadSettings:
     """How samples become pixels."""
     tiling: Tiling | None = None
     """How images are divided into tiles. Each tile gets its proposals too. None: there are no tiles."""
+    in_parts: bool = False
+    """Whether the Detector decodes the parts of an image that has more pixels than `max_pixels`, where its
+    format allows it (`pipeline.images.regions`). Such an image is not decoded here."""
+    max_bytes_whole: int | None = None
+    """With `in_parts`, a file of more bytes is not read here, if its format allows it: the Detector reads the
+    parts that it decodes. None: all files are read."""
     truncated: images.Truncated = "warn"
     """What to do with a JPEG that lacks its end but has at least 95% of its rows."""
     table: str | None = None
@@ -197,8 +204,10 @@ def _read_all(
     return reads
 
 
-def _read(row: dict[str, Any], settings: ReadSettings, members: Neighbours | None = None) -> bytes:
-    """Read the bytes of one image (PLAN). Raises `StorageError`."""
+def _read(
+    row: dict[str, Any], settings: ReadSettings, members: Neighbours | None = None
+) -> bytes | None:
+    """Read the bytes of one image (PLAN), or only the first ones of a large TIFF. Raises `StorageError`."""
     uri, etag, size = row["image_uri"], row["etag"], row["size_bytes"]
     if is_placed(row):
         if members is None:
@@ -208,12 +217,23 @@ def _read(row: dict[str, Any], settings: ReadSettings, members: Neighbours | Non
         raise storage.ObjectTooLarge(
             f"{uri}: has {size} bytes, more than the limit of {settings.max_bytes}"
         )
+    if etag is not None and _is_read_in_parts(uri, etag, size, settings):
+        return None
     data = storage.read_bytes(uri, etag=etag, max_bytes=settings.max_bytes, access=settings.access)
     if etag is None:
         raise storage.ObjectChanged(
             f"{uri}: did not exist when the run was planned, but exists now; run the command again"
         )
     return data
+
+
+def _is_read_in_parts(uri: str, etag: str, size: int | None, settings: ReadSettings) -> bool:
+    """Whether an object has more than `max_bytes_whole`, and parts that can be decoded alone."""
+    limit, access = settings.max_bytes_whole, settings.access
+    if not settings.in_parts or limit is None or size is None or size <= limit:
+        return False
+    parts = stored_parts(uri, size, etag, settings.max_pixels, only_larger=False, access=access)
+    return parts is not None
 
 
 def _candidate(
@@ -223,13 +243,15 @@ def _candidate(
     candidate = _start_of(row)
     try:
         data = read.result()
-        if settings.decode:
+        if data is None or (settings.in_parts and has_parts(data, settings.max_pixels)):
+            content = _left_whole(row["image_uri"], data, settings)
+        elif settings.decode:
             content = _decoded(row["image_uri"], data, settings, fenced=fenced)
         else:
             content = _checked(data, settings)
     except (StorageError, ImageError) as error:
         return candidate | {"status": error.status, "error": one_line(error)}
-    if row["size_bytes"] is None:  # as of a row of a Parquet file
+    if row["size_bytes"] is None and data is not None:  # as of a row of a Parquet file
         candidate |= {"size_bytes": len(data)}
     return candidate | content
 
@@ -270,8 +292,17 @@ def _checked(data: bytes, settings: ReadSettings) -> dict[str, Any]:
     return {"status": "ok", "width": width, "height": height, "image": data}
 
 
+def _left_whole(uri: str, data: bytes | None, settings: ReadSettings) -> dict[str, Any]:
+    """Describe an image of which the Detector decodes parts: the other columns of CANDIDATE."""
+    boxes = _boxes(uri, None, settings)
+    if isinstance(boxes, str):
+        return {"status": "failed", "error": boxes}
+    encoded = None if boxes is None else np.ascontiguousarray(boxes, dtype=np.float32).tobytes()
+    return {"status": "ok", "image": data, "proposals": encoded}
+
+
 def _boxes(
-    uri: str, pixels: npt.NDArray[np.uint8], settings: ReadSettings
+    uri: str, pixels: npt.NDArray[np.uint8] | None, settings: ReadSettings
 ) -> npt.NDArray[np.float32] | str | None:
     """Make the proposals (P, 4) of an image, xyxy in the image frame, or return the cause of a failure.
 
@@ -281,6 +312,7 @@ def _boxes(
     if settings.table is None and settings.proposals.spec.learned:
         return None
     if settings.table is None:
+        assert pixels is not None  # `in_parts` is for tables and for models that propose
         return propose_on_tiles(pixels, settings.proposals, settings.tiling)
     table = _table(settings.table, settings.table_root)
     most = (

@@ -18,6 +18,7 @@ from fastrcnn.upload import Uploads
 from pipeline.detector import Detector
 from pipeline.detector.result_rows import failed_row, score_candidates
 from pipeline.runtime.attempts import AttemptLog, Attempts, attempt
+from pipeline.storage import OPEN, Access
 
 
 class DetectorActor:
@@ -30,6 +31,7 @@ class DetectorActor:
         images_per_pass: candidates per forward pass. The next ones are decoded and uploaded while these are
             in the network. None passes all candidates of a call at once.
         decode_threads: images that are decoded at the same time.
+        access: what may be read of the images of which the Detector reads parts.
         settings: further arguments of `pipeline.detector.Detector`.
     """
 
@@ -41,6 +43,7 @@ class DetectorActor:
         attempts: Attempts | None = None,
         images_per_pass: int | None = None,
         decode_threads: int = 1,
+        access: Access = OPEN,
         **settings: Any,
     ) -> None:
         self._detector = Detector(checkpoint, **settings)
@@ -52,6 +55,7 @@ class DetectorActor:
             uploads=Uploads(self._detector.device),
             images_per_pass=images_per_pass,
             decode_threads=decode_threads,
+            access=access,
         )
         self._fail = partial(failed_row, self._detector, run_id=run_id)
 

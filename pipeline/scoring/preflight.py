@@ -69,6 +69,14 @@ class Job:
         """Whether only the Detectors decode: nothing before them needs pixels if the model proposes."""
         return self.table is None and self.proposals.spec.learned
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether the Detectors decode parts of very large images: with tiles, if no proposer needs the whole
+        image."""
+        needs_pixels = self.table is None and not self.proposals.spec.learned
+        several_scales = bool(self.checkpoint.model.config.test_scales)
+        return self.tiling is not None and not needs_pixels and not several_scales
+
     def selected_shards(self) -> set[int] | None:
         """Return the shards to score if --limit excludes others, else None.
 
@@ -240,6 +248,8 @@ def read_settings(job: Job) -> ReadSettings:
         proposals=job.proposals,
         max_bytes=job.config.max_bytes,
         max_pixels=job.config.max_pixels,
+        max_bytes_whole=job.config.max_bytes_whole,
+        in_parts=job.in_parts,
         truncated=job.config.truncated,
         table=job.table,
         table_root=job.config.images,
@@ -266,4 +276,5 @@ def detector_settings(job: Job) -> dict[str, Any]:
         "truncated": job.config.truncated,
         "range": job.rules.range,
         "bands": job.rules.bands,
+        "access": job.selection.access,
     }

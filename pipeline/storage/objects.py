@@ -194,6 +194,11 @@ def read_range(
     )
 
 
+def gives_ranges(uri: str, access: Access = OPEN) -> bool:
+    """Whether parts of objects can be read from this storage."""
+    return isinstance(store_of(parse(uri), access), RangedStore)
+
+
 def read_listed(info: ObjectInfo) -> bytes:
     """Read a small object that was listed before. Of many objects in threads, this is the fastest way.
 

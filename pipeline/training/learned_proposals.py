@@ -96,8 +96,9 @@ def _check_goes_with_rpn(model: FastRCNNConfig, solver: SolverConfig) -> None:
 def fit_anchors_to(model: FastRCNNConfig, images: Sequence[LabelledImage]) -> FastRCNNConfig:
     """Fit the RPN's anchors to the boxes of these images, in the model frame. Anchors given by flags stay.
 
-    With tiles, a box counts as it is seen in tiles, if it fits in one, and as it is seen in the whole image:
-    as often as training shows it so.
+    With tiles, a box counts as it is seen in tiles if it fits in one, else as it is seen in the whole image:
+    as often as training shows it so. Anchors for the few pixels that a small box has in the whole image would
+    leave fewer anchors for all other sizes.
     """
     rpn = model.rpn
     if rpn is None or (rpn.sides and rpn.ratios):
@@ -105,8 +106,9 @@ def fit_anchors_to(model: FastRCNNConfig, images: Sequence[LabelledImage]) -> Fa
     sizes = [
         seen * frame.factor
         for box_sizes, image_size in _box_sizes(images)
-        for frame in frames_of(image_size, model)
-        for seen in [_seen(box_sizes, image_size, frame)] * _weight(frame)
+        for frames in [frames_of(image_size, model)]
+        for frame in frames
+        for seen in [_looked_for(box_sizes, frame, frames)] * _weight(frame)
         if len(seen)
     ]
     if not sizes:
@@ -124,6 +126,22 @@ _WEIGHTS = 10
 def _weight(frame: Frame) -> int:
     """Return how often the boxes of a frame count. A frame that training never shows does not count."""
     return 1 if frame.share == 1 else max(round(_WEIGHTS * frame.share), int(frame.share > 0))
+
+
+def _looked_for(
+    box_sizes: npt.NDArray[np.float32], frame: Frame, frames: Sequence[Frame]
+) -> npt.NDArray[np.float32]:
+    """Select the box sizes (G, 2) of an image that a frame has anchors for.
+
+    Args:
+        frame: one of the frames.
+        frames: of the image, as `frames_of` lists them.
+    """
+    tile = frames[-1]
+    if len(frames) == 1 or not tile.share:
+        return box_sizes
+    fits = (box_sizes <= tile.size).all(axis=1)
+    return box_sizes[fits if frame is tile else ~fits]
 
 
 def _seen(

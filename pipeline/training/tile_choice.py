@@ -60,8 +60,10 @@ def choose_tile(
         reason = f"no tiles, because objects are large enough in whole images: {now}"
         return TileChoice(side=None, reason=reason)
     needed = max(goal / side for goal, side in zip(wanted, sides, strict=True))
-    side = max(int(scale / needed) // STEP * STEP, -(-scale // STEP) * STEP)
-    gain = scale / side / factor
+    side = -(-scale // STEP) * STEP
+    while side < size[1] and _factor(side + STEP, size, scale, max_size) >= needed:
+        side += STEP
+    gain = _factor(side, size, scale, max_size) / factor
     if gain < LEAST_GAIN:
         reason = f"no tiles, because they would make objects only {gain:.2g} times as large: {now}"
         return TileChoice(side=None, reason=reason)
@@ -75,3 +77,8 @@ def choose_tile(
         f" {median * gain:.0f} px"
     )
     return TileChoice(side=side, reason=reason, sizes=f"{sizes} ({number} tiles an image)")
+
+
+def _factor(side: int, size: tuple[int, int], scale: int, max_size: int) -> float:
+    """Return the factor of a tile to the model frame. A tile is not higher or wider than its image."""
+    return scale_factor((min(side, size[0]), min(side, size[1])), scale, max_size)

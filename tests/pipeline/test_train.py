@@ -295,6 +295,27 @@ def test_two_workers_with_every_part_of_a_recipe_train_as_one_would(
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
+def test_windows_are_the_same_for_two_workers_and_after_a_kill(
+    scenes: Path, tmp_path: Path
+) -> None:
+    flags = config(
+        str(scenes), str(tmp_path / "run"), proposals="rpn", tile=96, whole_share=0.3, iterations=8
+    )
+    with driver(replace(flags, num_workers=2)) as process:
+        begin(process)
+        wait_for_checkpoint(flags.output, process, after="")
+        process.kill()
+        process.wait()
+    assert not storage.exists(f"{flags.output}/result.json")
+    assert train.run(replace(flags, num_workers=1)) is not None
+    rows, _ = steps_without_ray(flags)
+    for row, expected in zip(curves(flags.output)["steps"], rows, strict=True):
+        assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-4)
+    assert load_checkpoint(tmp_path / "run" / "checkpoint").model.config.tile == 96
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_training_starts_from_a_detector_of_torchvision_and_resumes(
     scenes: Path, tmp_path: Path
 ) -> None:

@@ -69,6 +69,17 @@ def test_there_are_no_tiles_where_nothing_is_gained(changes: dict[str, float], r
     assert reason in choice.reason
 
 
+def test_tiles_of_a_long_image_are_as_high_as_the_image() -> None:
+    # 300 x 3000 px: the factor is 800 / 3000 = .267. A tile of 480 x 300 px has the factor
+    # 480 / 300 = 1.6, and not 480 / 480; one of 512 x 300 px has 800 / 512 = 1.56.
+    long = replace(LABELS, short_side=300, long_side=3000, side_p10=15 / 300, side_p50=30 / 300)
+    choice = choose_tile(long, 480, 800, (24, 48))
+    assert choice.side == 480  # 24 / 15 and 48 / 30 are 1.6
+    assert "; with --tile 480: 48 px (8 tiles an image)" in choice.sizes
+    larger = replace(long, side_p10=20 / 300, side_p50=40 / 300)  # 1.2 is enough: 800 / 640 = 1.25
+    assert choose_tile(larger, 480, 800, (24, 48)).side == 640
+
+
 def test_automatic_tiles_are_one_of_the_choices_of_a_recipe() -> None:
     at = Situation(labels=LABELS, device=Device(kind="cpu", where="here"), auto_tile=True)
     choices = {choice.name: choice for choice in choose(at)}
@@ -92,16 +103,21 @@ def test_the_scale_is_chosen_for_tiles_instead_of_images() -> None:
     assert "of the shorter side of a tile" in scale.reason
 
 
-def test_anchors_are_fitted_to_boxes_as_tiles_and_whole_images_show_them() -> None:
+def test_anchors_are_fitted_to_boxes_in_tiles_and_to_larger_ones_in_whole_images() -> None:
     model = FastRCNNConfig.modern(
         1, backbone="tiny", scale=100, max_size=200, rpn=RPNConfig(), tile=100, whole_share=0.2
     )
     images = [labelled([[0, 0, 20, 20], [0, 0, 400, 400]], (500, 1000))]
-    # The factor of the whole image is .2, that of a tile 1: sides of 4 and 80 px, and of 20 px.
+    # The factor of the whole image is .2, that of a tile 1. The small box has 20 px in a tile, and its 4 px
+    # in the whole image do not count. The large one fits in no tile, and has 80 px.
     fitted = fit_anchors_to(model, images)
     assert fitted.rpn is not None
     sides = [round(side) for level in fitted.rpn.sides for side in level]
-    assert {4, 20, 80} <= set(sides)
+    assert {20, 80} <= set(sides)
+    assert min(sides) >= 10
+    whole_only = fit_anchors_to(replace(model, whole_share=1.0), images)
+    assert whole_only.rpn is not None
+    assert {4, 80} <= {round(side) for level in whole_only.rpn.sides for side in level}
     never_whole = fit_anchors_to(replace(model, whole_share=0.0), images)
     assert never_whole.rpn is not None
     assert 80 not in [round(side) for level in never_whole.rpn.sides for side in level]
