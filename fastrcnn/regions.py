@@ -50,7 +50,7 @@ def detect_in_regions(
     *,
     looks_per_pass: int = LOOKS_PER_PASS,
     most_whole: int | None = None,
-    seen: Callable[[int, int], None] = lambda done, total: None,
+    seen: Callable[[int, int], None] | None = None,
 ) -> ScoredImage | str:
     """Detect objects in the tiles of one image and in the whole image, and join the boxes.
 
@@ -82,7 +82,8 @@ def detect_in_regions(
             if isinstance(outcome, str):
                 return outcome
             looks.append((window, outcome))
-        seen(first + len(some), len(windows))
+        if seen is not None:
+            seen(first + len(some), len(windows))
     pairs = [(window, one.detections) for window, one in looks]
     count = sum(one.num_proposals for _, one in looks) if proposals is None else len(proposals)
     detections = join_detections(pairs, image.size, config.nms_threshold)

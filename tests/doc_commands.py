@@ -97,7 +97,22 @@ RULES = (
         "docs/ablations.md", "recipe", "benchmarks/test_recipe.py::test_every_data_set_has_a_table"
     ),
     Rule("docs/archives.md", r"jobs/(score_bucket|pack|train)\.py", WALK),
-    Rule("docs/archives.md", r"read_bytes|LIKE '%::s3", WALK),
+    Rule("docs/archives.md", r"read_bytes\(\"tar", WALK),
+    Rule(
+        "docs/archives.md",
+        r"image\.crop",
+        "pipeline/test_archives_opened.py::test_the_recipe_of_the_docs_writes_the_best_boxes_as_pictures",
+    ),
+    Rule(
+        "docs/archives.md",
+        r"substr\(image_uri|ends_with\(image_uri",
+        "pipeline/test_archives_opened.py::test_the_queries_of_the_docs_tell_archives_apart",
+    ),
+    _benchmark(
+        "docs/archives.md",
+        "archives",
+        "benchmarks/test_archives.py::test_members_are_listed_and_read",
+    ),
     _benchmark(
         "docs/benchmarks.md",
         "score",

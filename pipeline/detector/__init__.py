@@ -333,7 +333,7 @@ class Detector:
         data: Data,
         proposals: npt.NDArray[np.float32] | None,
         looks_per_pass: int | None = None,
-        seen: Callable[[int, int], None] = lambda done, total: None,
+        seen: Callable[[int, int], None] | None = None,
     ) -> tuple[ScoredImage | str, RegionImage]:
         """Detect objects in an image that is decoded in parts (`pipeline.images.regions`).
 

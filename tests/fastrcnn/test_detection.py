@@ -168,7 +168,7 @@ def test_groups_hold_every_image_once_and_none_is_padded_more_than_alone(
     sizes: list[tuple[int, int]],
 ) -> None:
     rules = config(test_scales=(48, 90), resize="floor")
-    images = [torch.zeros(*size, 3) for size in sizes]
+    images = [torch.zeros(*size, 3, dtype=torch.uint8) for size in sizes]
     groups = detection._groups(images, rules, torch.device("cuda"))
     assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
     for group in groups:
@@ -253,7 +253,7 @@ def test_a_class_agnostic_box_is_given_to_each_class() -> None:
 
 
 def test_a_cpu_takes_single_images_and_a_gpu_groups_of_equal_canvas() -> None:
-    images = [torch.zeros(*size, 3) for size in ((40, 60), (90, 30), (80, 118))]
+    images = [torch.zeros(*size, 3, dtype=torch.uint8) for size in ((40, 60), (90, 30), (80, 118))]
     assert detection._groups(images, config(), torch.device("cpu")) == [[0], [1], [2]]
     assert detection._groups(images, config(), torch.device("cuda")) == [[0, 2], [1]]
 
