@@ -34,7 +34,7 @@ $(STAMP): requirements.lock requirements/uv.txt pyproject.toml
 help: ## show the targets
 	@sed -n 's/^\([a-z.]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(STAMP) ## train and score end to end: a bucket, a Ray cluster, training, scoring, queries, a report (6 minutes)
+demo: $(STAMP) ## train and score end to end: a bucket, a Ray cluster, training, scoring, queries, a report (some minutes)
 	@echo "==> demo: all servers run on this machine and stop at the end"
 	@$(BIN)/python jobs/demo.py
 

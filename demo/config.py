@@ -29,7 +29,7 @@ class DemoConfig:
     """Number of training steps."""
     seed: int = 0
     """Seed for drawing the images."""
-    expected_map: float = 0.7
+    expected_map: float = 0.8
     """The demo fails if the VOC07 mAP on the test images is below this."""
     stay: bool = False
     """At the end, keep bucket, cluster and dashboard running until Ctrl-C."""
