@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from pipeline.detector import Detector
 from tests.fault_proxy import FaultyProxy
-from tests.soak.cluster import SETTINGS, kill, processes_below
+from tests.soak.cluster import SessionCluster
 from tests.soak.images import drawn_images
 from tests.soak.killers import ScriptedKiller
 from tests.soak.record import Row, Watch, compare
 from tests.soak.rounds import run_round
 from tests.soak.site import RATES, Site
-
-
-class SessionCluster:
-    """The cluster of `conftest.ray_cluster`. Its only node must not be killed."""
-
-    def __init__(self, endpoint: str) -> None:
-        self.address = ray.get_runtime_context().gcs_address
-        self.environment = {**os.environ, **SETTINGS, "AWS_ENDPOINT_URL": endpoint}
-        self.enter = ()
-
-    def processes(self) -> dict[str, list[int]]:
-        return processes_below(os.getpid())
-
-    def kill(self, pid: int) -> None:
-        kill(pid)
-
-    def mend(self) -> None:
-        """Do nothing: Ray restarts every process that is killed here."""
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from pipeline.detector import Detector
 from pipeline.storage.chains import member_part, split_chain
 from tests.fault_proxy import FaultyProxy
 from tests.pipeline.storage.archives.hostile import link, parquet_of, tar_of, zip_of
 from tests.pipeline.storage.archives.odd import encrypted
-from tests.soak.cluster import SETTINGS, kill, processes_below
+from tests.soak.cluster import SessionCluster
 from tests.soak.images import drawn_images
 from tests.soak.killers import ScriptedKiller
 from tests.soak.record import Row, compare
@@ -25,24 +23,6 @@ from tests.soak.site import Site
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_cluster")]
 IMAGES = drawn_images(60)
 NAMES = list(IMAGES)
-
-
-class SessionCluster:
-    """The cluster of `conftest.ray_cluster`."""
-
-    def __init__(self, endpoint: str) -> None:
-        self.address = ray.get_runtime_context().gcs_address
-        self.environment = {**os.environ, **SETTINGS, "AWS_ENDPOINT_URL": endpoint}
-        self.enter = ()
-
-    def processes(self) -> dict[str, list[int]]:
-        return processes_below(os.getpid())
-
-    def kill(self, pid: int) -> None:
-        kill(pid)
-
-    def mend(self) -> None:
-        """Do nothing: Ray restarts every process that is killed here."""
 
 
 @pytest.fixture

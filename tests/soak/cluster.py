@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import ray
+
 from demo.processes import descendants, end, end_all, free_port
 
 NODE_CPUS = 2
@@ -199,6 +201,24 @@ class Cluster:
                 asked.wait()
                 raise RuntimeError(f"no Ray cluster within {_START_S:g} s; see {self._logs}")
             self.mend()  # a node that found no head in time gives up
+
+
+class SessionCluster:
+    """The cluster of `conftest.ray_cluster`. Its only node must not be killed."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.address = ray.get_runtime_context().gcs_address
+        self.environment = {**os.environ, **SETTINGS, "AWS_ENDPOINT_URL": endpoint}
+        self.enter = ()
+
+    def processes(self) -> dict[str, list[int]]:
+        return processes_below(os.getpid())
+
+    def kill(self, pid: int) -> None:
+        kill(pid)
+
+    def mend(self) -> None:
+        """Do nothing: Ray restarts every process that is killed here."""
 
 
 def processes_below(*pids: int) -> dict[str, list[int]]:
