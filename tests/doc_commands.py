@@ -157,8 +157,8 @@ RULES = (
     Rule(
         "docs/labels.md",
         r"jobs/evaluate\.py",
-        TUTORIAL,
-        "not yet with a split file: its walk failed",
+        "pipeline/test_evaluate.py::test_a_split_file_names_the_images_to_evaluate_on",
+        "the test makes the scores and the file",
     ),
     Rule("docs/lists.md", r"jobs/score_bucket\.py", WALK),
     Rule("docs/operations.md", r"jobs/(score_bucket|export)\.py", OPERATIONS),

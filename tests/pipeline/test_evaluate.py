@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from pipeline import storage
+from pipeline.annotations.split_files import split_file
 from pipeline.config import EvaluateConfig
 from pipeline.errors import UserError
 from pipeline.evaluate import format_table, run
@@ -360,6 +361,19 @@ def test_a_run_with_tiles_may_have_more_boxes_in_an_image(
 
 def test_a_limit_keeps_the_first_images_of_the_split(work: str) -> None:
     assert run(_config(work, limit=1)).voc10.ap.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("source", ["test", "train"])
+def test_a_split_file_names_the_images_to_evaluate_on(
+    work: str, tmp_path: Path, source: str
+) -> None:
+    """A training writes such a file: some images of one of its splits."""
+    _write_labels(f"{work}/data", LABELS, split="train")
+    split = tmp_path / "test.txt"
+    split.write_bytes(split_file([f"{work}/data/JPEGImages/a.jpg"], [f"{work}/data"], source))
+    result = run(_config(work, split=str(split)))
+    assert result.images_by_status == {"ok": 1}
+    assert result.voc10.ap.tolist() == [1, 1]
 
 
 def test_classes_with_awkward_names_can_be_drawn_and_written(bucket: str) -> None:
