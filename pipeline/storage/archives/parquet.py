@@ -228,7 +228,7 @@ def _exchange(
 def _take() -> ChildProcess:
     global _child
     if _child is not None and (_child.pid != os.getpid() or not _child.runs()):
-        _child = None
+        _end()
     if _child is None:
         _child = ChildProcess(
             "from pipeline.storage.archives.parquet_child import serve; "

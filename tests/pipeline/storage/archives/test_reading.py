@@ -114,6 +114,9 @@ def test_a_crash_of_the_parquet_process_costs_no_worker(
     assert parquet._child is not None
     parquet._child._process.kill()
     assert storage.read_bytes(uri) == BODY  # another process was started
+    parquet._child._process.kill()
+    parquet._child._process.wait()  # this time it is known to be dead before it is asked
+    assert storage.read_bytes(uri) == BODY
     code = (
         "import os, sys; os.write(1, bytes(4)); sys.stdin.buffer.read(4); os.kill(os.getpid(), 11)"
     )
