@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.config import FirstTrainingConfig
 from benchmarks.detector_quality import measure
 from benchmarks.results import write_results
-from benchmarks.trainings import name_of, train_or_continue, weights_of
+from benchmarks.trainings import name_of, train_trial, weights_of
 from demo import processes
 from pipeline import storage
 from pipeline.ablation.table import mean_and_range
@@ -72,7 +72,7 @@ def run(config: FirstTrainingConfig) -> None:
     rows: list[dict[str, Any]] = []
     try:
         for trial in trials(config):
-            train(config, trial)
+            train_trial(arguments(config, trial), trial)
             rows += list(results(config, trial))
             write_results(config, rows)
             (config.output / "first-training.md").write_text(table(rows))
@@ -107,16 +107,6 @@ def trials(config: FirstTrainingConfig) -> list[Trial]:
         for data in config.data
         for setting in config.settings
     ]
-
-
-def train(config: FirstTrainingConfig, trial: Trial) -> None:
-    """Train, or continue a training that was stopped; see `train_or_continue`."""
-    train_or_continue(
-        arguments(config, trial),
-        folder=trial.folder,
-        model=trial.model,
-        what=f"a training of {trial.name}",
-    )
 
 
 def arguments(config: FirstTrainingConfig, trial: Trial) -> list[str]:

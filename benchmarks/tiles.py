@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.config import TilesConfig
 from benchmarks.results import write_results
-from benchmarks.trainings import name_of, train_or_continue, weights_of
+from benchmarks.trainings import name_of, train_trial, weights_of
 from demo import processes
 from fastrcnn.metrics import MOST_DETECTIONS, ImageDetections, evaluate_coco
 from fastrcnn.model import with_config
@@ -97,7 +97,7 @@ def run(config: TilesConfig) -> None:
         for name, make in data_sets(config):
             _make_once(config, name, make)
         for trial in trials(config):
-            train(config, trial)
+            train_trial(arguments(config, trial), trial)
             for row in results(config, trial):
                 rows.append(row)
                 write_results(config, rows)
@@ -203,16 +203,6 @@ def _parts(uri: str, split: str) -> list[Scene]:
 
 
 # --- training and measuring -------------------------------------------------------------------------------
-
-
-def train(config: TilesConfig, trial: Trial) -> None:
-    """Train, or continue a training that was stopped; see `train_or_continue`."""
-    train_or_continue(
-        arguments(config, trial),
-        folder=trial.folder,
-        model=trial.model,
-        what=f"a training of {trial.name}",
-    )
 
 
 def arguments(config: TilesConfig, trial: Trial) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from benchmarks import CHECKOUT
 from demo import processes
@@ -40,6 +41,28 @@ def train_or_continue(
     if not (model / "result.json").exists():
         command = [sys.executable, "jobs/train.py", *flags]
         processes.run(command, folder / "train.log", cwd=CHECKOUT)
+
+
+class Trial(Protocol):
+    """A training of a benchmark that makes many."""
+
+    @property
+    def name(self) -> str:
+        """The name of the data set."""
+
+    @property
+    def folder(self) -> Path:
+        """Gets command.json and train.log."""
+
+    @property
+    def model(self) -> Path:
+        """The output of the training."""
+
+
+def train_trial(flags: Sequence[str], trial: Trial) -> None:
+    """Train, or continue a training that was stopped; see `train_or_continue`."""
+    what = f"a training of {trial.name}"
+    train_or_continue(flags, folder=trial.folder, model=trial.model, what=what)
 
 
 def weights_of(given: str) -> str:

@@ -195,7 +195,7 @@ class RegionImage:
     ) -> bytearray:
         """Ask for a part of `size`, for which so many pixels are decoded."""
         reply = self._ask(command, pixels)
-        with _failures("decoding a part", self._limit(0)):
+        with _failures(self._limit(0)):
             if (reply.get("height"), reply.get("width")) != size:
                 raise DiedError("its decoding process gave a part of another size")
             deadline = time.monotonic() + self._limit(0)
@@ -212,7 +212,7 @@ class RegionImage:
         The time to read bytes does not count.
         """
         deadline = time.monotonic() + self._limit(pixels)
-        with _failures("decoding a part", self._limit(pixels)):
+        with _failures(self._limit(pixels)):
             self._child.send(message, deadline)
             while "need" in (reply := self._child.receive_json(deadline)):
                 began = time.monotonic()
@@ -234,12 +234,12 @@ class RegionImage:
 
 
 @contextmanager
-def _failures(what: str, seconds: float) -> Iterator[None]:
+def _failures(seconds: float) -> Iterator[None]:
     """Turn the exceptions of a process into `ImageError`."""
     try:
         yield
     except TookTooLongError as error:
-        raise ImageError("failed", f"{what} took more than {seconds:g} s") from error
+        raise ImageError("failed", f"decoding a part took more than {seconds:g} s") from error
     except DiedError as error:
         raise ImageError("failed", str(error)) from error
 

@@ -277,9 +277,7 @@ def _decoded(uri: str, data: bytes, settings: ReadSettings, *, fenced: bool) -> 
         "width": width,
         "height": height,
         "image": data,
-        "proposals": (
-            None if boxes is None else np.ascontiguousarray(boxes, dtype=np.float32).tobytes()
-        ),
+        "proposals": _encoded(boxes),
     }
 
 
@@ -297,8 +295,12 @@ def _left_whole(uri: str, data: bytes | None, settings: ReadSettings) -> dict[st
     boxes = _boxes(uri, None, settings)
     if isinstance(boxes, str):
         return {"status": "failed", "error": boxes}
-    encoded = None if boxes is None else np.ascontiguousarray(boxes, dtype=np.float32).tobytes()
-    return {"status": "ok", "image": data, "proposals": encoded}
+    return {"status": "ok", "image": data, "proposals": _encoded(boxes)}
+
+
+def _encoded(boxes: npt.NDArray[np.float32] | None) -> bytes | None:
+    """Encode proposals (P, 4) as the column of CANDIDATE. None stays None: the model makes its proposals."""
+    return None if boxes is None else np.ascontiguousarray(boxes, dtype=np.float32).tobytes()
 
 
 def _boxes(

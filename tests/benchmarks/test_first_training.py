@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import CHECKOUT, first_training
 from benchmarks.config import FirstTrainingConfig
-from benchmarks.first_training import arguments, table, train, trials
+from benchmarks.first_training import arguments, table, trials
+from benchmarks.trainings import train_trial
 from pipeline.draw_scenes import draw_split
 from pipeline.errors import UserError
 
@@ -73,10 +74,10 @@ def test_a_training_with_other_flags_is_not_continued(tmp_path: Path) -> None:
     trial = trials(config)[0]
     trial.model.mkdir(parents=True)
     (trial.model / "result.json").write_text("{}")
-    train(config, trial)  # it is finished, so nothing runs
+    train_trial(arguments(config, trial), trial)  # it is finished, so nothing runs
     assert not (trial.folder / "train.log").exists()
     with pytest.raises(UserError, match="holds a training of one with other flags"):
-        train(replace(config, iterations=3), trial)
+        train_trial(arguments(replace(config, iterations=3), trial), trial)
 
 
 def test_a_line_has_the_seeds_and_the_last_lines_have_the_mean_of_the_sets() -> None:

@@ -54,7 +54,7 @@ class RunningCluster(Protocol):
     def kill(self, pid: int) -> None:
         """SIGKILL one of them."""
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Bring back what is dead."""
 
 
@@ -99,7 +99,7 @@ class Cluster:
             self._nodes.append(self._start_node(len(self._nodes)))
         self._wait()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Start anew whichever node is dead; where it is the head, the whole cluster."""
         if self._dead(0):
             self.close()
@@ -200,7 +200,7 @@ class Cluster:
                 asked.kill()
                 asked.wait()
                 raise RuntimeError(f"no Ray cluster within {_START_S:g} s; see {self._logs}")
-            self.mend()  # a node that found no head in time gives up
+            self.repair()  # a node that found no head in time gives up
 
 
 class SessionCluster:
@@ -217,7 +217,7 @@ class SessionCluster:
     def kill(self, pid: int) -> None:
         kill(pid)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Do nothing: Ray restarts every process that is killed here."""
 
 

@@ -83,8 +83,8 @@ def run_round(
             if done.runs == MOST_RUNS:
                 done.violations.append(f"not done after {MOST_RUNS} runs")
                 break
-            cluster.mend()
-    cluster.mend()
+            cluster.repair()
+    cluster.repair()
     done.seconds = time.monotonic() - started
     return done
 
@@ -114,7 +114,7 @@ def _run(
                 second = job(flags, environment, output, cluster.enter)
                 drivers.append(stack.enter_context(second))
             if "gcs" not in killed:
-                cluster.mend()
+                cluster.repair()
         return [driver.poll() for driver in drivers], killed
 
 
