@@ -25,7 +25,7 @@ class DemoConfig:
     """Number of labelled images to evaluate on."""
     score: int = 110
     """Number of files to score: the test images and others. A tenth is broken on purpose."""
-    iterations: int = 2200
+    iterations: int = 2400
     """Number of training steps."""
     seed: int = 0
     """Seed for drawing the images."""

@@ -109,7 +109,7 @@ def _start(stage: Stage, running: contextlib.ExitStack, config: DemoConfig) -> s
 
 def _train_and_score(stage: Stage, dashboard: str, config: DemoConfig) -> None:
     stage.step(f"Training a detector from random weights, {config.iterations} steps")
-    validations = ("--validate-every", str(-(-config.iterations // 3)))
+    validations = ("--validate-every", str(-(-config.iterations // 2)))
     length = ("--iterations", str(config.iterations), *validations)
     flags = (*MODEL_FLAGS, *SOLVER_FLAGS, *length)
     stage.submit(dashboard, "train", "--data", DATA, "--output", MODEL, *flags)

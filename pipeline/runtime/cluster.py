@@ -58,6 +58,9 @@ agent 15 s to import what it needs, and the driver gives the raylet 30 s (ray-pr
 CHECKOUT = Path(__file__).resolve().parents[2]
 """The folder that holds `pipeline` and `fastrcnn`: the checkout, or the folder of installed packages."""
 
+EXCLUDED = [".git", ".venv", "venv", "__pycache__"]
+"""Folders of the checkout that the nodes do not get. Ray leaves out the same ones, but warns of each."""
+
 VERSIONS_TIMEOUT_S = 120.0
 """Time for all nodes to report their version. A node starts a worker and imports two small packages, which
 takes seconds, or a minute on a busy machine."""
@@ -81,6 +84,7 @@ def connect(*, allow_open: bool = False) -> bool:
         return joins()
     if not joins():
         set_random_token()
+    os.environ.setdefault("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", "")
     try:
         context = ray.init(
             runtime_env=_runtime_env(), log_to_driver=True, logging_level=logging.WARNING
@@ -300,7 +304,7 @@ def _runtime_env() -> dict[str, Any]:
     if job.get("runtime_env", {}).get("working_dir"):
         return {}
     if joins():
-        return {"working_dir": str(CHECKOUT)} if is_checkout() else {}
+        return {"working_dir": str(CHECKOUT), "excludes": EXCLUDED} if is_checkout() else {}
     # This process starts the cluster: the workers run on this machine, so the path is enough.
     path = os.pathsep.join(p for p in (str(CHECKOUT), os.environ.get("PYTHONPATH", "")) if p)
     return {"env_vars": {"PYTHONPATH": path}}

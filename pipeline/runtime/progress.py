@@ -4,7 +4,7 @@
         progress.update(done, "981 ok, 3 undecodable")
 
 On a terminal, the bar is drawn on stderr, below the log lines. Elsewhere (a pipe, a file, ``ray job logs``),
-a line is logged every `SECONDS_BETWEEN_LINES`. If any line was logged, another one is logged at the end.
+a line is logged every `SECONDS_BETWEEN_LINES`. If any line was logged, the end is logged too.
 Ray's workers have no terminal: `pipeline.training.board` logs the steps of a training.
 """
 
@@ -40,7 +40,7 @@ class Progress:
         self._name, self._total, self._unit = what, total, unit
         self._done = self._before = done
         self._note = ""
-        self._logged_any = False
+        self._shown: tuple[int, str] | None = None
         self._started = self._logged = time.monotonic()
         self._bar: rich_progress.Progress | None = None
         self._stack = ExitStack()
@@ -63,7 +63,7 @@ class Progress:
         if self._bar is not None and self._total is None and kind is None:
             self._bar.update(self._task, total=self._done)
         self._stack.close()
-        if self._bar is None and self._logged_any and kind is None:
+        if self._shown not in (None, (self._done, self._note)) and kind is None:
             self._log()
 
     def update(self, done: int, note: str = "") -> None:
@@ -75,7 +75,7 @@ class Progress:
             self._log()
 
     def _log(self) -> None:
-        self._logged, self._logged_any = time.monotonic(), True
+        self._logged, self._shown = time.monotonic(), (self._done, self._note)
         rate = (self._done - self._before) / max(self._logged - self._started, 1e-9)
         of = left = ""
         if self._total is not None:

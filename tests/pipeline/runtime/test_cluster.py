@@ -89,6 +89,7 @@ def test_a_node_without_the_package_or_with_another_version_is_named() -> None:
         check_versions({"10.0.0.4": "0.0.9", ELSEWHERE: "0.1.0"}, "0.1.0")
 
 
+UPLOADED = {"working_dir": str(CHECKOUT), "excludes": [".git", ".venv", "venv", "__pycache__"]}
 JOB_WITH_FOLDER = '{"runtime_env": {"working_dir": "gcs://_ray_pkg_0.zip"}}'
 
 
@@ -96,14 +97,14 @@ JOB_WITH_FOLDER = '{"runtime_env": {"working_dir": "gcs://_ray_pkg_0.zip"}}'
     ("environment", "in_checkout", "installed"),
     [
         ({"RAY_JOB_CONFIG_JSON_ENV_VAR": JOB_WITH_FOLDER}, {}, {}),
-        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, {"working_dir": str(CHECKOUT)}, {}),
-        ({"RAY_ADDRESS": "127.0.0.1:6379"}, {"working_dir": str(CHECKOUT)}, {}),
+        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, UPLOADED, {}),
+        ({"RAY_ADDRESS": "127.0.0.1:6379"}, UPLOADED, {}),
     ],
 )
 def test_only_a_checkout_is_sent_to_a_cluster_that_is_joined(
     environment: dict[str, str],
-    in_checkout: dict[str, str],
-    installed: dict[str, str],
+    in_checkout: dict[str, object],
+    installed: dict[str, object],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:

@@ -75,6 +75,20 @@ def test_a_pipe_gets_plain_lines_at_intervals_and_a_last_one(
     assert caplog.messages[-1] == "scoring: 100 of 100 images, 2.0/s, 0:00:00 left; 100 ok"
 
 
+def test_the_end_is_logged_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level(logging.INFO), Progress("scoring", 2, "images") as shown:
+        shown.update(1)
+        shown.update(2)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split(", ")[0] for line in lines] == [
+        "scoring: 1 of 2 images",
+        "scoring: 2 of 2 images",
+    ]
+
+
 def test_short_work_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), Progress("reading", 3, "shards") as shown:
         shown.update(3)
@@ -89,7 +103,7 @@ def test_without_a_total_no_remaining_time_is_logged(
     with caplog.at_level(logging.INFO), Progress("listing", None, "images") as shown:
         now[0] += 10
         shown.update(5000)
-    assert caplog.messages == ["listing: 5000 images, 500.0/s"] * 2
+    assert caplog.messages == ["listing: 5000 images, 500.0/s"]
 
 
 def test_a_bar_without_a_total_is_full_at_the_end() -> None:
