@@ -41,6 +41,9 @@ TRIES_ALONE = 2
 """How often an image is tried alone, after it was tried once in its batch."""
 _FEWEST_TRIES, _MOST_TRIES = 3, 30
 """Tries of a piece of work that nodes leave: so many at least, and at most."""
+_LONGEST_S = 300.0
+"""Seconds from the first try that a node left to the last one. A node that cannot reach the store waits two
+minutes in each try; if the other nodes are full, each try comes to this node again."""
 _LONGEST_PAUSE_S = 10.0
 """The last pieces of work may come to a node that leaves them again and again. A run then ends some
 pauses later."""
@@ -88,7 +91,7 @@ class AttemptLog:
 
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
-        self._left: list[tuple[str, str]] = []
+        self._left: list[tuple[str, str, float]] = []
 
     def begin(self, key: str) -> int:
         """See `Attempts`."""
@@ -104,15 +107,18 @@ class AttemptLog:
         """See `Attempts`. There is no other node."""
         raise error
 
-    def leaves(self, key: str, node: str) -> tuple[list[str], int]:
+    def leaves(self, key: str, node: str) -> tuple[list[str], int, float]:
         """Record that `node` cannot do a piece of work.
 
         Returns:
-            The node of each such call for `key`, and how many calls named `node`.
+            The node of each such call for `key`, how many calls named `node`, and the seconds since the first
+            call for `key`.
         """
-        self._left.append((key, node))
-        of_key = [n for k, n in self._left if k == key]
-        return of_key, sum(n == node for _, n in self._left)
+        now = time.monotonic()  # of one process: the clocks of nodes may differ
+        self._left.append((key, node, now))
+        of_key = [(n, when) for k, n, when in self._left if k == key]
+        of_node = sum(n == node for _, n, _ in self._left)
+        return [n for n, _ in of_key], of_node, now - of_key[0][1]
 
     def cannot_continue(self, error: Exception) -> None:
         """Return if memory was lacking: one image alone needs less. Else raise the error.
@@ -147,15 +153,17 @@ class SharedAttempts:
         task that it leaves.
 
         Raises:
-            JobError: every node that works has failed, or `_MOST_TRIES` tries have.
+            JobError: every node that works has failed, or `_MOST_TRIES` tries have, or some tries in
+                `_LONGEST_S`.
         """
         here, working = cluster.this_node(), cluster.working_nodes()
-        nodes, left_here = ray.get(self._actor.leaves.remote(key, here))
-        everywhere = len(nodes) >= _FEWEST_TRIES and working <= set(nodes)
-        if everywhere or len(nodes) >= _MOST_TRIES:
+        nodes, left_here, seconds = ray.get(self._actor.leaves.remote(key, here))
+        everywhere = working <= set(nodes) or seconds >= _LONGEST_S
+        if (everywhere and len(nodes) >= _FEWEST_TRIES) or len(nodes) >= _MOST_TRIES:
             raise JobError(
                 f"no node can read what the run needs, after {len(nodes)} tries on {len(set(nodes))} of"
-                f" {len(working)} nodes: {one_line(error)}. Run the same command again when they can"
+                f" {len(working)} nodes ({', '.join(sorted(set(nodes)))}): {one_line(error)}. Run the same"
+                " command again when they can"
             ) from error
         logger.warning("node %s: %s; another node tries", here, one_line(error))
         time.sleep(min(2**left_here, _LONGEST_PAUSE_S))

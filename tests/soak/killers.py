@@ -129,3 +129,43 @@ class ScriptedKiller:
         self._script.pop(0)
         cluster.kill(victims[0])
         return kind
+
+
+class Fault:
+    """A fault that is no kill. It begins when the first shard, or checkpoint, is there.
+
+    Args:
+        begin: begins it.
+        end: ends it.
+        for_s: its seconds. Infinite: until the command has ended.
+        num_shards: counts them.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], None],
+        end: Callable[[], None],
+        *,
+        for_s: float,
+        num_shards: Callable[[], int],
+    ) -> None:
+        self._begin, self._end, self._for_s, self._num_shards = begin, end, for_s, num_shards
+        self._begun: float | None = None
+        self._driver = 0
+        self.is_over = False
+
+    def strike(self, cluster: RunningCluster, driver: subprocess.Popen[bytes]) -> None:
+        """See `Killer`. It kills nothing."""
+        now = time.monotonic()
+        if self._begun is None:
+            if self._num_shards():
+                self._begin()
+                self._begun, self._driver = now, driver.pid
+        elif now > self._begun + self._for_s or driver.pid != self._driver:
+            self.close()
+
+    def close(self) -> None:
+        """End the fault."""
+        if self._begun is not None and not self.is_over:
+            self.is_over = True
+            self._end()

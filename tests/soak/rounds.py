@@ -1,8 +1,9 @@
-"""One round: the same command until it exits with 0, while its processes are killed."""
+"""One round: the same job until it exits with 0, while its processes are killed."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from tests.conftest import CHECKOUT
 from tests.soak.cluster import RunningCluster
 from tests.soak.killers import Killer
 
-JOB = CHECKOUT / "jobs" / "score_bucket.py"
+SCORE, TRAIN = CHECKOUT / "jobs" / "score_bucket.py", CHECKOUT / "jobs" / "train.py"
 LONGEST_RUN_S = 900.0
 """Seconds that one run of the command may take; a longer one hangs."""
 MOST_RUNS = 30
@@ -47,8 +48,9 @@ def run_round(
     log: Path,
     grow: Callable[[], bool] | None = None,
     count_troubles: Callable[[], int] = lambda: 0,
+    script: Path = SCORE,
 ) -> Round:
-    """Run jobs/score_bucket.py with `flags` on the cluster again and again until it exits with 0.
+    """Run a job with `flags` on the cluster again and again until it exits with 0.
 
     Args:
         cluster: the cluster of the jobs.
@@ -58,6 +60,7 @@ def run_round(
         grow: called until it has put more images and returns True. Then a second driver starts.
         count_troubles: returns how many requests had a trouble of the store until now. A run in which this
             number grows may end with exit code 1.
+        script: the job's file, `SCORE` or `TRAIN`.
 
     Exit codes that `_CODES` does not name after the kills of a run are violations, as is a run that takes
     `LONGEST_RUN_S`.
@@ -68,7 +71,7 @@ def run_round(
         while True:
             done.runs += 1
             before = count_troubles()
-            codes, killed = _run(cluster, flags, killer, output.fileno(), done, grow)
+            codes, killed = _run(cluster, flags, killer, output.fileno(), done, grow, script)
             done.kills.update(killed)
             done.codes.update(codes)
             expected = {0, *(_CODES[kind] for kind in killed if kind in _CODES)}
@@ -96,13 +99,15 @@ def _run(
     output: int,
     done: Round,
     grow: Callable[[], bool] | None,
+    script: Path,
 ) -> tuple[list[int | None], list[str]]:
     """Return the exit codes of the drivers of one run, and the kinds of the processes that were killed."""
     killed: list[str] = []
     deadline = time.monotonic() + LONGEST_RUN_S
     environment = {**cluster.environment, "RAY_ADDRESS": cluster.address}
     with contextlib.ExitStack() as stack:
-        drivers = [stack.enter_context(job(flags, environment, output, cluster.enter))]
+        start = functools.partial(job, flags, environment, output, cluster.enter, script)
+        drivers = [stack.enter_context(start())]
         while (alive := [driver for driver in drivers if driver.poll() is None]) and (
             time.monotonic() < deadline
         ):
@@ -111,8 +116,7 @@ def _run(
                 killed.append(kind)
             if grow and not done.grown and grow():
                 done.grown = True
-                second = job(flags, environment, output, cluster.enter)
-                drivers.append(stack.enter_context(second))
+                drivers.append(stack.enter_context(start()))
             if "gcs" not in killed:
                 cluster.repair()
         return [driver.poll() for driver in drivers], killed
@@ -120,11 +124,15 @@ def _run(
 
 @contextlib.contextmanager
 def job(
-    flags: Sequence[str], environment: dict[str, str], output: int, enter: Sequence[str] = ()
+    flags: Sequence[str],
+    environment: dict[str, str],
+    output: int,
+    enter: Sequence[str] = (),
+    script: Path = SCORE,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start jobs/score_bucket.py as a user does. Kill it at the end of the context if it still runs."""
+    """Start a job as a user does. Kill it at the end of the context if it still runs."""
     process = subprocess.Popen(
-        [*enter, sys.executable, str(JOB), *flags],
+        [*enter, sys.executable, str(script), *flags],
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=output,

@@ -9,7 +9,6 @@ import math
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -27,7 +26,7 @@ from tests.soak.hosts import (
     worker_host,
 )
 from tests.soak.images import drawn_images
-from tests.soak.killers import Killer, ScriptedKiller
+from tests.soak.killers import Fault, Killer, ScriptedKiller
 from tests.soak.record import Row, compare
 from tests.soak.rounds import Round, run_round
 from tests.soak.site import Site, node_key
@@ -107,46 +106,6 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         yield hosts
 
 
-class Fault:
-    """A fault that begins when the first shard is there.
-
-    Args:
-        begin: begins it.
-        end: ends it.
-        for_s: its seconds. Infinite: until the command has ended.
-        num_shards: counts the shards.
-    """
-
-    def __init__(
-        self,
-        begin: Callable[[], None],
-        end: Callable[[], None],
-        *,
-        for_s: float,
-        num_shards: Callable[[], int],
-    ) -> None:
-        self._begin, self._end, self._for_s, self._num_shards = begin, end, for_s, num_shards
-        self._begun: float | None = None
-        self._driver = 0
-        self.is_over = False
-
-    def strike(self, cluster: RunningCluster, driver: subprocess.Popen[bytes]) -> None:
-        """See `Killer`. It kills nothing."""
-        now = time.monotonic()
-        if self._begun is None:
-            if self._num_shards():
-                self._begin()
-                self._begun, self._driver = now, driver.pid
-        elif now > self._begun + self._for_s or driver.pid != self._driver:
-            self.close()
-
-    def close(self) -> None:
-        """End the fault."""
-        if self._begun is not None and not self.is_over:
-            self.is_over = True
-            self._end()
-
-
 def test_two_workers_score(hosts: Hosts) -> None:
     """Each of them reads images. Both are other hosts than the driver's."""
     assert len(hosts.expected) == NUM_IMAGES
@@ -189,6 +148,21 @@ def test_a_worker_that_s3_denies_everything(hosts: Hosts) -> None:
     )
     try:
         hosts.score("denied", fault, may_fail=True)
+    finally:
+        fault.close()
+
+
+def test_a_worker_whose_clock_is_an_hour_off(hosts: Hosts) -> None:
+    """S3 answers each of its requests RequestTimeTooSkewed, as it does from 15 minutes on."""
+    skewed = Trouble(fault="skewed", requests=1_000_000, access_key=node_key(BROKEN))
+    fault = Fault(
+        lambda: hosts.site.proxy.troubles.append(skewed),
+        hosts.site.proxy.troubles.clear,
+        for_s=math.inf,
+        num_shards=hosts.num_shards("skewed"),
+    )
+    try:
+        hosts.score("skewed", fault, may_fail=True)
     finally:
         fault.close()
 

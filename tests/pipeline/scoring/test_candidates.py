@@ -87,7 +87,7 @@ def test_a_task_whose_plan_a_node_cannot_read_is_left_to_others_until_all_failed
     for here in ("a", "a", "a", "a", "b"):  # a node that fails at once gets the task again
         with pytest.raises(Left):
             leave(attempts, damaged, here, nodes)
-    with pytest.raises(JobError, match="after 6 tries on 3 of 3 nodes: .*is not a part of a plan"):
+    with pytest.raises(JobError, match="after 6 tries on 3 of 3 nodes .*is not a part of a plan"):
         leave(attempts, damaged, "c", nodes)
     alone = SharedAttempts()
     for _ in range(2):
@@ -95,6 +95,35 @@ def test_a_task_whose_plan_a_node_cannot_read_is_left_to_others_until_all_failed
             leave(alone, damaged, "a", {"a"})
     with pytest.raises(JobError, match="after 3 tries on 1 of 1 nodes"):
         leave(alone, damaged, "a", {"a"})
+
+
+def test_the_log_of_left_work_counts_by_work_and_by_node_and_measures_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("pipeline.runtime.attempts.time.monotonic", lambda: now[0])
+    log = AttemptLog()
+    assert log.leaves("x", "a") == (["a"], 1, 0.0)
+    now[0] += 120
+    assert log.leaves("y", "a") == (["a"], 2, 0.0)
+    assert log.leaves("x", "b") == (["a", "b"], 1, 120.0)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_node_that_alone_gets_a_task_again_and_again_for_minutes_ends_the_run(
+    damaged: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other nodes are full: each try comes to the node that cannot reach the store."""
+    monkeypatch.setattr("pipeline.runtime.attempts._LONGEST_S", 0.0)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    attempts, nodes = SharedAttempts(), {"a", "b", "c"}
+    for _ in range(2):
+        with pytest.raises(Left):
+            leave(attempts, damaged, "a", nodes)
+    with pytest.raises(
+        JobError, match=r"after 3 tries on 1 of 3 nodes \(a\): .*not a part of a plan"
+    ):
+        leave(attempts, damaged, "a", nodes)
 
 
 @pytest.mark.usefixtures("ray_cluster")

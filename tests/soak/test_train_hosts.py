@@ -1,0 +1,167 @@
+"""Training on several hosts, one of which has a fault: the losses are those of an undisturbed run.
+
+docs/operations.md has what was seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from pipeline.draw_scenes import draw_split
+from tests.soak.hosts import (
+    HostCluster,
+    Network,
+    find_s3,
+    lose_s3,
+    open_hosts,
+    why_not,
+    worker_host,
+)
+from tests.soak.killers import Fault, Killer, ScriptedKiller
+from tests.soak.rounds import TRAIN, Round, run_round
+from tests.soak.site import Site
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
+
+ITERATIONS = 120
+FLAGS = (
+    "--preset modern --backbone tiny --weights none --proposals grid --max-proposals 200 --scale 96"
+    " --fc-dim 32 --rois-per-image 32 --batch-size 4 --solver.images-per-pass 2 --gpus-per-worker 0"
+    f" --num-workers 2 --min-workers 1 --iterations {ITERATIONS} --validate-every 10"
+).split()
+# Two workers add the gradients of two images each, one worker those of four: another order of addition.
+TOLERANCE = 2e-2
+BROKEN = 1
+"""The worker that has the fault."""
+
+
+@dataclass(kw_only=True)
+class Hosts:
+    """The running hosts, and the losses of a training without faults."""
+
+    site: Site
+    network: Network
+    cluster: HostCluster
+    expected: list[float] = field(default_factory=list)
+
+    def num_checkpoints(self, output: str) -> Callable[[], int]:
+        """Return a function that counts the checkpoints."""
+
+        def count() -> int:
+            listed = self.site.client.list_objects_v2(
+                Bucket=self.site.bucket, Prefix=f"{output}/train/checkpoint_", Delimiter="/"
+            )
+            return len(listed.get("CommonPrefixes", ()))
+
+        return count
+
+    def train(self, output: str, killer: Killer | None, *, may_fail: bool = False) -> Round:
+        """Train, and compare all losses.
+
+        Args:
+            output: the name of the output.
+            killer: makes the fault.
+            may_fail: whether the command may end with exit code 1. Then it is given again.
+        """
+        log = self.site.logs / f"{output}.log"
+        runs = iter(range(1000))
+        places = ("--data", "s3://soak/shapes", "--output", f"s3://soak/{output}")
+        done = run_round(
+            self.cluster,
+            [*places, *FLAGS],
+            killer=killer,
+            log=log,
+            count_troubles=(lambda: next(runs)) if may_fail else (lambda: 0),
+            script=TRAIN,
+        )
+        body = self.site.client.get_object(Bucket="soak", Key=f"{output}/metrics.json")["Body"]
+        losses = [row["loss"] for row in json.loads(body.read())["steps"]]
+        expected = self.expected or losses
+        difference = max(abs(a - b) for a, b in zip(losses, expected, strict=True))
+        (self.site.logs / f"{output}.seen").write_text(
+            f"{output}: {done.seconds:.0f} s, codes {dict(done.codes)}, losses differ by {difference:.1e}\n"
+        )
+        assert done.violations == [], log.read_text()
+        assert len(losses) == ITERATIONS
+        assert difference < TOLERANCE
+        self.expected = expected
+        return done
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    if reason := why_not():
+        pytest.skip(reason)
+    scenes = tmp_path_factory.mktemp("scenes")
+    draw_split(scenes, "train", range(12), seed=0, size=(180, 220))
+    with open_hosts(tmp_path_factory.mktemp("train-hosts")) as (site, network, cluster):
+        for file in scenes.rglob("*"):
+            if file.is_file():
+                key = f"shapes/{file.relative_to(scenes)}"
+                site.client.put_object(Bucket="soak", Key=key, Body=file.read_bytes())
+        hosts = Hosts(site=site, network=network, cluster=cluster)
+        assert hosts.train("plain", None).codes == {0: 1}
+        yield hosts
+
+
+def test_two_workers_train(hosts: Hosts) -> None:
+    assert len(hosts.expected) == ITERATIONS
+
+
+def test_a_worker_that_is_cut_off_for_45_s(hosts: Hosts) -> None:
+    host = worker_host(BROKEN)
+    fault = Fault(
+        lambda: hosts.network.pull_cable(host),
+        lambda: hosts.network.plug_cable(host),
+        for_s=45,
+        num_shards=hosts.num_checkpoints("cut"),
+    )
+    try:
+        hosts.train("cut", fault)
+    finally:
+        fault.close()
+
+
+def test_a_worker_that_loses_s3(hosts: Hosts) -> None:
+    fault = Fault(
+        lambda: lose_s3(hosts.network, BROKEN),
+        lambda: find_s3(hosts.network, BROKEN),
+        for_s=math.inf,
+        num_shards=hosts.num_checkpoints("lost"),
+    )
+    try:
+        hosts.train("lost", fault, may_fail=True)
+    finally:
+        fault.close()
+
+
+def test_a_raylet_that_stops_for_a_minute(hosts: Hosts) -> None:
+    pids: list[int] = []
+
+    def stop() -> None:
+        pids.append(hosts.cluster.raylet(BROKEN))
+        os.kill(pids[0], signal.SIGSTOP)
+
+    fault = Fault(
+        stop,
+        lambda: os.kill(pids[0], signal.SIGCONT),
+        for_s=60,
+        num_shards=hosts.num_checkpoints("stopped"),
+    )
+    try:
+        hosts.train("stopped", fault)
+    finally:
+        fault.close()
+
+
+def test_the_gcs_is_killed(hosts: Hosts) -> None:
+    """The command ends with exit code 1. The same command goes on with a new cluster."""
+    killer = ScriptedKiller([(3, "gcs")], hosts.num_checkpoints("gcs"))
+    assert hosts.train("gcs", killer).codes == {1: 1, 0: 1}
