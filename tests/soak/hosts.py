@@ -1,8 +1,8 @@
 """Several hosts on this machine: network namespaces with separate addresses, joined by a bridge.
 
     head (no CPUs, the drivers) ---+
-    worker 1 (1 CPU) --------------+--- bridge, in a namespace of its own
-    worker 2 (1 CPU) --------------+
+    worker 1 (2 CPUs) -------------+--- bridge, in a namespace of its own
+    worker 2 (2 CPUs) -------------+
     S3 server ---------------------+
 
 The network of this machine is not touched. The hosts share its files, its memory and its clock. To make
@@ -135,7 +135,7 @@ def why_not() -> str | None:
 
 
 class HostCluster(Cluster):
-    """A head without CPUs and workers with one CPU each, every one on its host. It requires a token."""
+    """A head without CPUs and workers with two CPUs each, every one on its host. It requires a token."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class HostCluster(Cluster):
         return address(worker_host(number))
 
     def _num_cpus(self, number: int) -> int:
-        return 1 if number else 0
+        return 2 if number else 0
 
     def _enter(self, number: int) -> Sequence[str]:
         return self._network.enter(worker_host(number))
