@@ -92,6 +92,7 @@ def prepare(folder: Path, bucket: str, before: Path) -> None:
         ("inbox", "inbox"),
         ("inbox", "photos"),
         ("inbox", "survey"),
+        ("inbox", "slides"),
         ("model", "model"),
     ):
         storage.upload_folder(before / name, f"{bucket}/{target}")
@@ -162,11 +163,6 @@ def sixteen_bits(bucket: str) -> None:
     )
 
 
-def packed_results(bucket: str) -> None:
-    run(f"python jobs/score_bucket.py --images {bucket}/x.tar --checkpoint my-model"
-        " --output results", bucket)  # fmt: skip
-
-
 def without_outputs(bucket: str) -> None:
     """A page trains into the name of a model that the reader has already."""
     shutil.rmtree("my-model", ignore_errors=True)
@@ -205,7 +201,6 @@ NEEDS: dict[tuple[str, str], Callable[[str], None]] = {
     ("docs/suspects.md", "--judged"): judged,
     ("docs/scores.md", "--sample round-1"): labelled_sample,
     ("docs/pixels.md", "LIKE"): sixteen_bits,
-    ("docs/archives.md", "SELECT"): packed_results,
     ("docs/archives.md", "jobs/train.py"): without_model,
     ("docs/proposals.md", "jobs/train.py"): without_model,
     ("docs/archives.md", "s3://bucket/photos"): without_packed,

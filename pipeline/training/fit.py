@@ -22,6 +22,7 @@ from pipeline.config import TrainConfig
 from pipeline.errors import JobError
 from pipeline.runtime import ending
 from pipeline.training.loop import TrainJob, train_loop
+from pipeline.training.process_group import NodeTorchConfig
 
 Result = TypeVar("Result")
 
@@ -50,6 +51,7 @@ def fit(
     trainer = TorchTrainer(
         train_loop,  # type: ignore[arg-type]  # the stubs lack the returned value
         train_loop_config={"job": job},
+        torch_config=NodeTorchConfig(),
         scaling_config=ScalingConfig(
             # The stubs describe the ScalingConfig of Ray Train's first API.
             num_workers=_num_workers(config),  # type: ignore[arg-type]

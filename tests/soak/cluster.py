@@ -126,6 +126,16 @@ class Cluster:
         self._family |= descendants(pid)
         kill(pid)
 
+    def lose_node(self, number: int) -> None:
+        """SIGKILL all processes of a node, as when its machine is lost."""
+        node = self._nodes[number]
+        family = descendants(node.pid)
+        self._family |= family
+        node.kill()
+        for pid, _ in family:
+            kill(pid)
+        node.wait()
+
     def close(self) -> None:
         """End all its processes, orphans included, and remove its folders."""
         for number in reversed(range(len(self._nodes))):

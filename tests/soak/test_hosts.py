@@ -198,9 +198,7 @@ def test_the_host_of_the_head_and_the_driver_ends(hosts: Hosts) -> None:
         def strike(self, cluster: RunningCluster, driver: subprocess.Popen[bytes]) -> str | None:
             if killed or num_shards() < 3:
                 return None
-            for pids in hosts.cluster.processes_of(0).values():
-                for pid in pids:
-                    hosts.cluster.kill(pid)
+            hosts.cluster.lose_node(0)
             kill(driver.pid)
             killed.append(driver.pid)
             return "driver"
