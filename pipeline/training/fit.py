@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +19,7 @@ from ray.train.torch import TorchTrainer
 
 from pipeline import storage
 from pipeline.config import TrainConfig
-from pipeline.errors import JobError
+from pipeline.errors import JobError, one_line
 from pipeline.runtime import ending
 from pipeline.training.loop import TrainJob, train_loop
 from pipeline.training.process_group import NodeTorchConfig
@@ -74,11 +74,35 @@ def fit(
     try:
         result = _in_thread(trainer.fit) if ending.is_guarded() else trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise JobError(f"training failed: {error}. Run the same command to resume.") from error
+        raise JobError(
+            f"training failed: {failure_text(error)}. Run the same command to resume"
+        ) from error
     reason: str | None = getattr(result, "return_value")  # noqa: B009 - the stubs lack it
     if reason is not None:
         raise JobError(reason + _last_good(config, result))
     return result
+
+
+def failure_text(error: ray.train.TrainingFailedError) -> str:
+    """Say in one line what failed on which worker. The tracebacks stand in the log of the workers."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    ranks: dict[str, list[str]] = {}
+    for rank, failure in sorted(failures.items()):
+        ranks.setdefault(_last_line(failure), []).append(str(rank))
+    if not ranks:
+        return _last_line(getattr(error, "controller_failure", error))
+    return "; ".join(
+        f"worker{'s' * (len(of_text) > 1)} {', '.join(of_text)}: {text}"
+        for text, of_text in ranks.items()
+    )
+
+
+def _last_line(failure: BaseException) -> str:
+    """Return the end of a traceback, which is the exception; or the whole text in one line."""
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+    if any(line.startswith('File "') for line in lines):
+        return lines[-1].rstrip(".")
+    return one_line(failure).rstrip(".")
 
 
 def _in_thread(call: Callable[[], Result]) -> Result:

@@ -5,8 +5,9 @@
     worker 2 (2 CPUs) -------------+
     S3 server ---------------------+
 
-The network of this machine is not touched. The hosts share its files, its memory and its clock. To make
-namespaces, the tests need root (CAP_SYS_ADMIN and CAP_NET_ADMIN) and the command `ip`.
+The network of this machine is not touched. The hosts share its files, its memory and its clock; each has a
+temporary folder of its own. To make namespaces, the tests need root (CAP_SYS_ADMIN and CAP_NET_ADMIN) and
+the command `ip`.
 """
 
 from __future__ import annotations
@@ -200,9 +201,13 @@ def _with_cluster(
         "AWS_SECRET_ACCESS_KEY": "soak",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    cluster = HostCluster(
-        logs, network, environment, lambda number: {"AWS_ACCESS_KEY_ID": node_key(number)}
-    )
+
+    def of_node(number: int) -> dict[str, str]:
+        folder = logs / f"tmp-{number}"
+        folder.mkdir(exist_ok=True)
+        return {"AWS_ACCESS_KEY_ID": node_key(number), "TMPDIR": str(folder)}
+
+    cluster = HostCluster(logs, network, environment, of_node)
     try:
         cluster.start()
         site = Site(
