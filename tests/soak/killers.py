@@ -132,7 +132,7 @@ class ScriptedKiller:
 
 
 class Fault:
-    """A fault that is no kill. It begins when the first shard, or checkpoint, is there.
+    """A fault that is no kill, as a context. It begins when the first shard, or checkpoint, is there.
 
     Args:
         begin: begins it.
@@ -163,6 +163,12 @@ class Fault:
                 self._begun, self._driver = now, driver.pid
         elif now > self._begun + self._for_s or driver.pid != self._driver:
             self.close()
+
+    def __enter__(self) -> Fault:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the fault."""

@@ -6,30 +6,18 @@ docs/operations.md has what was seen.
 from __future__ import annotations
 
 import math
-import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
 
-from tests.fault_proxy import Trouble
-from tests.soak.cluster import RunningCluster, kill
-from tests.soak.hosts import (
-    HostCluster,
-    Network,
-    find_s3,
-    lose_s3,
-    open_hosts,
-    why_not,
-    worker_host,
-)
+from tests.soak.hosts import HostCluster, HostFaults, LostHead, Network, open_hosts, why_not
 from tests.soak.images import drawn_images
 from tests.soak.killers import Fault, Killer, ScriptedKiller
 from tests.soak.record import Row, compare
 from tests.soak.rounds import Round, run_round
-from tests.soak.site import Site, node_key
+from tests.soak.site import Site
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
 
@@ -111,77 +99,20 @@ def test_two_workers_score(hosts: Hosts) -> None:
     assert len(hosts.expected) == NUM_IMAGES
 
 
-def test_a_worker_that_is_cut_off_for_45_s(hosts: Hosts) -> None:
-    host = worker_host(BROKEN)
-    fault = Fault(
-        lambda: hosts.network.pull_cable(host),
-        lambda: hosts.network.plug_cable(host),
-        for_s=45,
-        num_shards=hosts.num_shards("cut"),
-    )
-    try:
-        hosts.score("cut", fault)
-    finally:
-        fault.close()
-
-
-def test_a_worker_that_loses_s3(hosts: Hosts) -> None:
-    fault = Fault(
-        lambda: lose_s3(hosts.network, BROKEN),
-        lambda: find_s3(hosts.network, BROKEN),
-        for_s=math.inf,
-        num_shards=hosts.num_shards("lost"),
-    )
-    try:
-        hosts.score("lost", fault, may_fail=True)
-    finally:
-        fault.close()
-
-
-def test_a_worker_that_s3_denies_everything(hosts: Hosts) -> None:
-    denied = Trouble(fault="403", requests=1_000_000, access_key=node_key(BROKEN))
-    fault = Fault(
-        lambda: hosts.site.proxy.troubles.append(denied),
-        hosts.site.proxy.troubles.clear,
-        for_s=math.inf,
-        num_shards=hosts.num_shards("denied"),
-    )
-    try:
-        hosts.score("denied", fault, may_fail=True)
-    finally:
-        fault.close()
-
-
-def test_a_worker_whose_clock_is_an_hour_off(hosts: Hosts) -> None:
-    """S3 answers each of its requests RequestTimeTooSkewed, as it does from 15 minutes on."""
-    skewed = Trouble(fault="skewed", requests=1_000_000, access_key=node_key(BROKEN))
-    fault = Fault(
-        lambda: hosts.site.proxy.troubles.append(skewed),
-        hosts.site.proxy.troubles.clear,
-        for_s=math.inf,
-        num_shards=hosts.num_shards("skewed"),
-    )
-    try:
-        hosts.score("skewed", fault, may_fail=True)
-    finally:
-        fault.close()
-
-
-def test_a_raylet_that_stops_for_a_minute(hosts: Hosts) -> None:
-    pids: list[int] = []
-
-    def stop() -> None:
-        pids.append(hosts.cluster.raylet(BROKEN))
-        os.kill(pids[0], signal.SIGSTOP)
-
-    def go_on() -> None:
-        os.kill(pids[0], signal.SIGCONT)
-
-    fault = Fault(stop, go_on, for_s=60, num_shards=hosts.num_shards("stopped"))
-    try:
-        hosts.score("stopped", fault)
-    finally:
-        fault.close()
+@pytest.mark.parametrize(
+    ("fault", "for_s", "may_fail"),
+    [
+        ("cut", 45, False),
+        ("lost", math.inf, True),
+        ("denied", math.inf, True),
+        ("skewed", math.inf, True),
+        ("stopped", 60, False),
+    ],
+)
+def test_a_worker_with_a_fault(hosts: Hosts, fault: str, for_s: float, may_fail: bool) -> None:
+    faults = HostFaults(hosts.site, hosts.network, hosts.cluster, BROKEN)
+    with Fault(*faults.of(fault), for_s=for_s, num_shards=hosts.num_shards(fault)) as killer:
+        hosts.score(fault, killer, may_fail=may_fail)
 
 
 def test_the_gcs_is_killed(hosts: Hosts) -> None:
@@ -192,16 +123,6 @@ def test_the_gcs_is_killed(hosts: Hosts) -> None:
 
 def test_the_host_of_the_head_and_the_driver_ends(hosts: Hosts) -> None:
     """The same command goes on with a new cluster."""
-    num_shards, killed = hosts.num_shards("head"), []
-
-    class Head:
-        def strike(self, cluster: RunningCluster, driver: subprocess.Popen[bytes]) -> str | None:
-            if killed or num_shards() < 3:
-                return None
-            hosts.cluster.lose_node(0)
-            kill(driver.pid)
-            killed.append(driver.pid)
-            return "driver"
-
-    done = hosts.score("head", Head())
+    num_shards = hosts.num_shards("head")
+    done = hosts.score("head", LostHead(hosts.cluster, lambda: num_shards() >= 3))
     assert done.codes == {-signal.SIGKILL: 1, 0: 1}

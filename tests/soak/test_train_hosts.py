@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,15 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from pipeline.draw_scenes import draw_split
-from tests.soak.hosts import (
-    HostCluster,
-    Network,
-    find_s3,
-    lose_s3,
-    open_hosts,
-    why_not,
-    worker_host,
-)
+from tests.soak.hosts import HostCluster, HostFaults, LostHead, Network, open_hosts, why_not
 from tests.soak.killers import Fault, Killer, ScriptedKiller
 from tests.soak.rounds import TRAIN, Round, run_round
 from tests.soak.site import Site
@@ -115,53 +106,29 @@ def test_two_workers_train(hosts: Hosts) -> None:
     assert len(hosts.expected) == ITERATIONS
 
 
-def test_a_worker_that_is_cut_off_for_45_s(hosts: Hosts) -> None:
-    host = worker_host(BROKEN)
-    fault = Fault(
-        lambda: hosts.network.pull_cable(host),
-        lambda: hosts.network.plug_cable(host),
-        for_s=45,
-        num_shards=hosts.num_checkpoints("cut"),
-    )
-    try:
-        hosts.train("cut", fault)
-    finally:
-        fault.close()
-
-
-def test_a_worker_that_loses_s3(hosts: Hosts) -> None:
-    fault = Fault(
-        lambda: lose_s3(hosts.network, BROKEN),
-        lambda: find_s3(hosts.network, BROKEN),
-        for_s=math.inf,
-        num_shards=hosts.num_checkpoints("lost"),
-    )
-    try:
-        hosts.train("lost", fault, may_fail=True)
-    finally:
-        fault.close()
-
-
-def test_a_raylet_that_stops_for_a_minute(hosts: Hosts) -> None:
-    pids: list[int] = []
-
-    def stop() -> None:
-        pids.append(hosts.cluster.raylet(BROKEN))
-        os.kill(pids[0], signal.SIGSTOP)
-
-    fault = Fault(
-        stop,
-        lambda: os.kill(pids[0], signal.SIGCONT),
-        for_s=60,
-        num_shards=hosts.num_checkpoints("stopped"),
-    )
-    try:
-        hosts.train("stopped", fault)
-    finally:
-        fault.close()
+@pytest.mark.parametrize(
+    ("fault", "for_s", "may_fail"),
+    [
+        ("cut", 45, False),
+        ("lost", math.inf, True),
+        ("denied", math.inf, True),
+        ("stopped", 60, False),
+    ],
+)
+def test_a_worker_with_a_fault(hosts: Hosts, fault: str, for_s: float, may_fail: bool) -> None:
+    faults = HostFaults(hosts.site, hosts.network, hosts.cluster, BROKEN)
+    with Fault(*faults.of(fault), for_s=for_s, num_shards=hosts.num_checkpoints(fault)) as killer:
+        hosts.train(fault, killer, may_fail=may_fail)
 
 
 def test_the_gcs_is_killed(hosts: Hosts) -> None:
     """The command ends with exit code 1. The same command goes on with a new cluster."""
     killer = ScriptedKiller([(1, "gcs")], hosts.num_checkpoints("gcs"))
     assert hosts.train("gcs", killer).codes == {1: 1, 0: 1}
+
+
+def test_the_host_of_the_head_and_the_driver_ends(hosts: Hosts) -> None:
+    """The same command goes on with a new cluster."""
+    head = LostHead(hosts.cluster, hosts.num_checkpoints("head"))
+    done = hosts.train("head", head)
+    assert done.codes == {-signal.SIGKILL: 1, 0: 1}
