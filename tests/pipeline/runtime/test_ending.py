@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,13 @@ BODIES = {
 }
 
 
-def start(tmp: Path, body: str, **options: object) -> subprocess.Popen[str]:
+def start(tmp: Path, body: str, ignore: Sequence[signal.Signals] = ()) -> subprocess.Popen[str]:
+    """Start a job that ignores these signals, as under `nohup`, and no others, even if the tests run so."""
+
+    def set_handlers() -> None:
+        for number in ending.SIGNALS:
+            signal.signal(number, signal.SIG_IGN if number in ignore else signal.SIG_DFL)
+
     process = subprocess.Popen(
         [sys.executable, "-c", JOB.replace("{body}", body)],
         cwd=CHECKOUT,
@@ -71,7 +78,7 @@ def start(tmp: Path, body: str, **options: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,  # type: ignore[call-overload]
+        preexec_fn=set_handlers,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "there\n", process.communicate()
@@ -119,12 +126,7 @@ def test_a_second_signal_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
-    """As under `nohup`."""
-    process = start(
-        tmp_path,
-        BODIES["sleeping"],
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    )
+    process = start(tmp_path, BODIES["sleeping"], ignore=[signal.SIGHUP])
     process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
     assert process.poll() is None
