@@ -88,21 +88,26 @@ def failure_text(error: ray.train.TrainingFailedError) -> str:
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     ranks: dict[str, list[str]] = {}
     for rank, failure in sorted(failures.items()):
-        ranks.setdefault(_last_line(failure), []).append(str(rank))
+        ranks.setdefault(_exception_of(failure), []).append(str(rank))
     if not ranks:
-        return _last_line(getattr(error, "controller_failure", error))
+        return _exception_of(getattr(error, "controller_failure", error))
     return "; ".join(
         f"worker{'s' * (len(of_text) > 1)} {', '.join(of_text)}: {text}"
         for text, of_text in ranks.items()
     )
 
 
-def _last_line(failure: BaseException) -> str:
-    """Return the end of a traceback, which is the exception; or the whole text in one line."""
-    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
-    if any(line.startswith('File "') for line in lines):
-        return lines[-1].rstrip(".")
-    return one_line(failure).rstrip(".")
+def _exception_of(failure: BaseException) -> str:
+    """Return the exception at the end of a traceback, or else the type and text of `failure`, in one line."""
+    lines = str(failure).rstrip().splitlines()
+    calls = [number for number, line in enumerate(lines) if line.lstrip().startswith('File "')]
+    if not calls:
+        return f"{type(failure).__name__}: {one_line(failure)}".rstrip(".")
+    rest = lines[calls[-1] + 1 :]
+    # The source lines of a call are indented more than the exception.
+    depth = min((len(line) - len(line.lstrip()) for line in rest if line.strip()), default=0)
+    first = next((n for n, line in enumerate(rest) if line[depth : depth + 1].strip()), 0)
+    return one_line(" ".join(rest[first:])).rstrip(".")
 
 
 def _in_thread(call: Callable[[], Result]) -> Result:
