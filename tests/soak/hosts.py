@@ -17,11 +17,9 @@ import ctypes
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,13 @@ import boto3
 from moto.server import ThreadedMotoServer
 
 from tests.conftest import save_tiny_checkpoint
-from tests.fault_proxy import FaultyProxy, Trouble, serving
-from tests.soak.cluster import Cluster, RunningCluster, kill
+from tests.fault_proxy import FaultyProxy, serving
+from tests.soak.cluster import Cluster
 from tests.soak.site import Site, node_key
 
 _NETWORK = "10.77.0"
-_S3 = 2
+S3 = 2
+"""The host of the S3 server."""
 _FIRST_NODE = 10
 NUM_WORKERS = 2
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -131,7 +130,7 @@ def why_not() -> str | None:
     if not shutil.which("ip"):
         return "the command `ip` (iproute2) is not installed"
     try:
-        with Network([_S3]):
+        with Network([S3]):
             return None
     except (subprocess.CalledProcessError, OSError) as error:
         return f"network namespaces need root: {getattr(error, 'stderr', error)}".strip()
@@ -171,28 +170,6 @@ class HostCluster(Cluster):
         return self._network.enter(worker_host(number))
 
 
-class LostHead:
-    """A `Killer` of the machine of the head and the driver.
-
-    Args:
-        cluster: the cluster.
-        is_time: returns something true when it shall be lost.
-    """
-
-    def __init__(self, cluster: HostCluster, is_time: Callable[[], object]) -> None:
-        self._cluster, self._is_time = cluster, is_time
-        self._lost = False
-
-    def strike(self, cluster: RunningCluster, driver: subprocess.Popen[bytes]) -> str | None:
-        """See `Killer`."""
-        if self._lost or not self._is_time():
-            return None
-        self._lost = True
-        self._cluster.lose_node(0)
-        kill(driver.pid)
-        return "driver"
-
-
 @contextlib.contextmanager
 def open_hosts(logs: Path) -> Iterator[tuple[Site, Network, HostCluster]]:
     """Start everything. At the end, nothing is left: no process, no namespace."""
@@ -203,10 +180,10 @@ def open_hosts(logs: Path) -> Iterator[tuple[Site, Network, HostCluster]]:
     client = _client(f"http://{host}:{port}")
     client.create_bucket(Bucket="soak")
     try:
-        with Network([_S3, *map(worker_host, nodes)]) as network:
+        with Network([S3, *map(worker_host, nodes)]) as network:
             # The proxy listens on the host of S3. It reaches the server on this machine.
-            with network.inside(_S3):
-                proxy = FaultyProxy(f"http://{host}:{port}", host=address(_S3))
+            with network.inside(S3):
+                proxy = FaultyProxy(f"http://{host}:{port}", host=address(S3))
             with serving(proxy):
                 yield from _with_cluster(logs, network, proxy, client)
     finally:
@@ -245,37 +222,6 @@ def _with_cluster(
         yield site, network, cluster
     finally:
         cluster.close()
-
-
-class HostFaults:
-    """What begins and what ends each fault of one worker's host.
-
-    Args:
-        site, network, cluster: of `open_hosts`.
-        number: the worker.
-    """
-
-    def __init__(self, site: Site, network: Network, cluster: HostCluster, number: int) -> None:
-        self._site, self._network, self._cluster, self._number = site, network, cluster, number
-        self._stopped = 0
-
-    def of(self, name: str) -> tuple[Callable[[], None], Callable[[], None]]:
-        """Return both for `cut`, `lost` (S3 does not answer), `denied`, `skewed` or `stopped`: its raylet."""
-        host = worker_host(self._number)
-        if name == "cut":
-            return partial(self._network.pull_cable, host), partial(self._network.plug_cable, host)
-        if name == "lost":
-            return partial(self._network.lose, host, _S3), partial(self._network.find, host, _S3)
-        if name == "stopped":
-            return self._stop, lambda: os.kill(self._stopped, signal.SIGCONT)
-        fault = {"denied": "403", "skewed": "skewed"}[name]
-        troubles = self._site.proxy.troubles
-        trouble = Trouble(fault=fault, requests=1_000_000, access_key=node_key(self._number))
-        return partial(troubles.append, trouble), troubles.clear
-
-    def _stop(self) -> None:
-        self._stopped = self._cluster.raylet(self._number)
-        os.kill(self._stopped, signal.SIGSTOP)
 
 
 def _client(url: str) -> Any:

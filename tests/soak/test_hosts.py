@@ -12,28 +12,23 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.soak.hosts import HostCluster, HostFaults, LostHead, Network, open_hosts, why_not
+from tests.soak.host_faults import Hosts, LostHead
+from tests.soak.hosts import open_hosts, why_not
 from tests.soak.images import drawn_images
-from tests.soak.killers import Fault, Killer, ScriptedKiller
+from tests.soak.killers import Killer, ScriptedKiller
 from tests.soak.record import Row, compare
-from tests.soak.rounds import Round, run_round
-from tests.soak.site import Site
+from tests.soak.rounds import Round
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
 
 NUM_IMAGES = 300
 FLAGS = ("--shard-size", "10", "--batch-size", "4", "--gpus-per-worker", "0")
-BROKEN = 1
-"""The worker that has the fault."""
 
 
 @dataclass(kw_only=True)
-class Hosts:
+class ScoringHosts(Hosts):
     """The running hosts, and the rows of a run without faults."""
 
-    site: Site
-    network: Network
-    cluster: HostCluster
     images: list[str]
     expected: dict[str, Row] = field(default_factory=dict)
 
@@ -56,20 +51,13 @@ class Hosts:
             may_fail: whether the command may end with exit code 1. Then it is given again.
         """
         log = self.site.logs / f"{output}.log"
-        runs = iter(range(1000))
         with self.site.watch(output).watching() as watch:
-            done = run_round(
-                self.cluster,
-                self.site.flags(output, *FLAGS),
-                killer=killer,
-                log=log,
-                count_troubles=(lambda: next(runs)) if may_fail else (lambda: 0),
-            )
+            flags = self.site.flags(output, *FLAGS)
+            done = self.run(output, flags, killer, may_fail=may_fail)
             first = compare(watch.rows(), self.images, self.expected)
             if first.not_ok:
                 retry = ("--retry", "unreadable", "denied", "missing", "changed", "failed")
-                flags = self.site.flags(output, *FLAGS, *retry)
-                again = run_round(self.cluster, flags, killer=None, log=log)
+                again = self.run(output, [*flags, *retry], None)
                 done.violations += again.violations
         rows = {row["image_uri"]: row for row in watch.rows()}
         left = compare(watch.rows(), self.images, self.expected)
@@ -83,18 +71,18 @@ class Hosts:
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoringHosts]:
     if reason := why_not():
         pytest.skip(reason)
     with open_hosts(tmp_path_factory.mktemp("hosts")) as (site, network, cluster):
-        hosts = Hosts(
+        hosts = ScoringHosts(
             site=site, network=network, cluster=cluster, images=site.put(drawn_images(NUM_IMAGES))
         )
         assert hosts.score("plain", None).codes == {0: 1}
         yield hosts
 
 
-def test_two_workers_score(hosts: Hosts) -> None:
+def test_two_workers_score(hosts: ScoringHosts) -> None:
     """Each of them reads images. Both are other hosts than the driver's."""
     assert len(hosts.expected) == NUM_IMAGES
 
@@ -109,19 +97,20 @@ def test_two_workers_score(hosts: Hosts) -> None:
         ("stopped", 60, False),
     ],
 )
-def test_a_worker_with_a_fault(hosts: Hosts, fault: str, for_s: float, may_fail: bool) -> None:
-    faults = HostFaults(hosts.site, hosts.network, hosts.cluster, BROKEN)
-    with Fault(*faults.of(fault), for_s=for_s, num_shards=hosts.num_shards(fault)) as killer:
+def test_a_worker_with_a_fault(
+    hosts: ScoringHosts, fault: str, for_s: float, may_fail: bool
+) -> None:
+    with hosts.fault(fault, for_s, hosts.num_shards(fault)) as killer:
         hosts.score(fault, killer, may_fail=may_fail)
 
 
-def test_the_gcs_is_killed(hosts: Hosts) -> None:
+def test_the_gcs_is_killed(hosts: ScoringHosts) -> None:
     """The command ends with exit code 1. The same command goes on with a new cluster."""
     killer = ScriptedKiller([(3, "gcs")], hosts.num_shards("gcs"))
     assert hosts.score("gcs", killer).codes == {1: 1, 0: 1}
 
 
-def test_the_host_of_the_head_and_the_driver_ends(hosts: Hosts) -> None:
+def test_the_host_of_the_head_and_the_driver_ends(hosts: ScoringHosts) -> None:
     """The same command goes on with a new cluster."""
     num_shards = hosts.num_shards("head")
     done = hosts.score("head", LostHead(hosts.cluster, lambda: num_shards() >= 3))

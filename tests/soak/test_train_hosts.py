@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from pipeline.draw_scenes import draw_split
-from tests.soak.hosts import HostCluster, HostFaults, LostHead, Network, open_hosts, why_not
-from tests.soak.killers import Fault, Killer, ScriptedKiller
-from tests.soak.rounds import TRAIN, Round, run_round
-from tests.soak.site import Site
+from tests.soak.host_faults import Hosts, LostHead
+from tests.soak.hosts import open_hosts, why_not
+from tests.soak.killers import Killer, ScriptedKiller
+from tests.soak.rounds import TRAIN, Round
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
 
@@ -29,17 +29,12 @@ FLAGS = (
 ).split()
 # Two workers add the gradients of two images each, one worker those of four: another order of addition.
 TOLERANCE = 2e-2
-BROKEN = 1
-"""The worker that has the fault."""
 
 
 @dataclass(kw_only=True)
-class Hosts:
+class TrainingHosts(Hosts):
     """The running hosts, and the losses of a training without faults."""
 
-    site: Site
-    network: Network
-    cluster: HostCluster
     expected: list[float] = field(default_factory=list)
 
     def num_checkpoints(self, output: str) -> Callable[[], int]:
@@ -62,16 +57,9 @@ class Hosts:
             may_fail: whether the command may end with exit code 1. Then it is given again.
         """
         log = self.site.logs / f"{output}.log"
-        runs = iter(range(1000))
         places = ("--data", "s3://soak/shapes", "--output", f"s3://soak/{output}")
-        done = run_round(
-            self.cluster,
-            [*places, *FLAGS],
-            killer=killer,
-            log=log,
-            count_troubles=(lambda: next(runs)) if may_fail else (lambda: 0),
-            script=TRAIN,
-        )
+        flags = [*places, *FLAGS]
+        done = self.run(output, flags, killer, may_fail=may_fail, script=TRAIN)
         body = self.site.client.get_object(Bucket="soak", Key=f"{output}/metrics.json")["Body"]
         losses = [row["loss"] for row in json.loads(body.read())["steps"]]
         expected = self.expected or losses
@@ -87,7 +75,7 @@ class Hosts:
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingHosts]:
     if reason := why_not():
         pytest.skip(reason)
     scenes = tmp_path_factory.mktemp("scenes")
@@ -97,12 +85,12 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
             if file.is_file():
                 key = f"shapes/{file.relative_to(scenes)}"
                 site.client.put_object(Bucket="soak", Key=key, Body=file.read_bytes())
-        hosts = Hosts(site=site, network=network, cluster=cluster)
+        hosts = TrainingHosts(site=site, network=network, cluster=cluster)
         assert hosts.train("plain", None).codes == {0: 1}
         yield hosts
 
 
-def test_two_workers_train(hosts: Hosts) -> None:
+def test_two_workers_train(hosts: TrainingHosts) -> None:
     assert len(hosts.expected) == ITERATIONS
 
 
@@ -115,19 +103,20 @@ def test_two_workers_train(hosts: Hosts) -> None:
         ("stopped", 60, False),
     ],
 )
-def test_a_worker_with_a_fault(hosts: Hosts, fault: str, for_s: float, may_fail: bool) -> None:
-    faults = HostFaults(hosts.site, hosts.network, hosts.cluster, BROKEN)
-    with Fault(*faults.of(fault), for_s=for_s, num_shards=hosts.num_checkpoints(fault)) as killer:
+def test_a_worker_with_a_fault(
+    hosts: TrainingHosts, fault: str, for_s: float, may_fail: bool
+) -> None:
+    with hosts.fault(fault, for_s, hosts.num_checkpoints(fault)) as killer:
         hosts.train(fault, killer, may_fail=may_fail)
 
 
-def test_the_gcs_is_killed(hosts: Hosts) -> None:
+def test_the_gcs_is_killed(hosts: TrainingHosts) -> None:
     """The command ends with exit code 1. The same command goes on with a new cluster."""
     killer = ScriptedKiller([(1, "gcs")], hosts.num_checkpoints("gcs"))
     assert hosts.train("gcs", killer).codes == {1: 1, 0: 1}
 
 
-def test_the_host_of_the_head_and_the_driver_ends(hosts: Hosts) -> None:
+def test_the_host_of_the_head_and_the_driver_ends(hosts: TrainingHosts) -> None:
     """The same command goes on with a new cluster."""
     head = LostHead(hosts.cluster, hosts.num_checkpoints("head"))
     done = hosts.train("head", head)
