@@ -259,7 +259,8 @@ def postprocess(
 ) -> list[Detections]:
     """Turn the head's outputs into detections (paper, section 2; fast-rcnn test.py).
 
-    The steps: softmax, decode, clip, threshold, suppress per class, keep the best, calibrate.
+    The steps: softmax, decode, clip, threshold, suppress per class, keep the best, calibrate, suppress across
+    classes if the config says so.
 
     Deltas are relative to the size of the proposal. So they also hold for the proposals in the image frame,
     and no box has to be transformed from the model frame. The host waits for a GPU a few times per call,
@@ -303,9 +304,9 @@ def postprocess(
     detections = [
         Detections(i[:, :4].contiguous(), i[:, 5].long(), i[:, 4].contiguous()) for i in images
     ]
-    if config.calibration is None:
-        return detections
-    return [_calibrated(image, config.calibration) for image in detections]
+    if config.calibration is not None:
+        detections = [_calibrated(image, config.calibration) for image in detections]
+    return [suppress_all_classes(image, config.class_agnostic_nms) for image in detections]
 
 
 def _calibrated(detections: Detections, curves: Sequence[Curve]) -> Detections:
@@ -313,6 +314,19 @@ def _calibrated(detections: Detections, curves: Sequence[Curve]) -> Detections:
     scores = calibrate(detections.scores, detections.labels, curves)
     order = torch.sort(scores, descending=True, stable=True).indices
     return Detections(detections.boxes[order], detections.labels[order], scores[order])
+
+
+def suppress_all_classes(detections: Detections, iou_threshold: float | None) -> Detections:
+    """Suppress the detections of one image across classes (`FastRCNNConfig.class_agnostic_nms`).
+
+    Args:
+        detections: highest score first, on the CPU. So this costs no wait for a GPU.
+        iou_threshold: None keeps all detections.
+    """
+    if iou_threshold is None or len(detections.scores) < 2:
+        return detections
+    (rows,) = suppress([detections.boxes], [detections.scores], None, iou_threshold)
+    return Detections(*(part[rows] for part in detections))
 
 
 def _decode(

@@ -86,7 +86,7 @@ def detect_in_regions(
             seen(first + len(some), len(windows))
     pairs = [(window, one.detections) for window, one in looks]
     count = sum(one.num_proposals for _, one in looks) if proposals is None else len(proposals)
-    detections = join_detections(pairs, image.size, config.nms_threshold)
+    detections = join_detections(pairs, image.size, config)
     return ScoredImage(detections, count, len(windows))
 
 

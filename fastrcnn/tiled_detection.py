@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fastrcnn.config import FastRCNNConfig
 from fastrcnn.detection import (
     Detections,
     Images,
@@ -25,6 +26,7 @@ from fastrcnn.detection import (
     ScoredImage,
     detect_counting,
     propose_learned,
+    suppress_all_classes,
 )
 from fastrcnn.rpn import ProposedBoxes
 from fastrcnn.suppression import suppress
@@ -86,7 +88,7 @@ def detect_tiled(
     if tiling is None:
         return run(images, proposals)
     return detect_looks(  # type: ignore[return-value]  # `run` gives no texts
-        run, images, proposals, tiling, model.config.nms_threshold, most_whole=most_whole
+        run, images, proposals, tiling, model.config, most_whole=most_whole
     )
 
 
@@ -95,7 +97,7 @@ def detect_looks(
     images: Images,
     proposals: Proposals | None,
     tiling: Tiling,
-    nms_threshold: float,
+    config: FastRCNNConfig,
     *,
     looks_per_pass: int = LOOKS_PER_PASS,
     most_whole: int | None = None,
@@ -106,7 +108,7 @@ def detect_looks(
         run: the network.
         images, proposals, most_whole: as in `detect_tiled`.
         tiling: how the images are divided.
-        nms_threshold: as in `FastRCNNConfig`.
+        config: of the model. It says which boxes are suppressed.
         looks_per_pass: looks in one call of `run`.
 
     Returns:
@@ -126,7 +128,7 @@ def detect_looks(
     for number, image in enumerate(images):
         given_boxes = None if proposals is None else len(proposals[number])
         mine = [(looks[i], outcomes[i]) for i in of_image[number]]
-        results.append(_joined(mine, _size(image), given_boxes, nms_threshold))
+        results.append(_joined(mine, _size(image), given_boxes, config))
     return results
 
 
@@ -182,7 +184,7 @@ def _joined(
     looks: Sequence[tuple[Look, ScoredImage | str]],
     size: tuple[int, int],
     given_boxes: int | None,
-    nms_threshold: float,
+    config: FastRCNNConfig,
 ) -> ScoredImage | str:
     """Join the results of the looks of one image.
 
@@ -199,13 +201,13 @@ def _joined(
     if not num_tiles:
         return ScoredImage(scored[0][1].detections, count, 0)
     pairs = [(look.window, one.detections) for look, one in scored]
-    return ScoredImage(join_detections(pairs, size, nms_threshold), count, num_tiles)
+    return ScoredImage(join_detections(pairs, size, config), count, num_tiles)
 
 
 def join_detections(
     looks: Sequence[tuple[Window | None, Detections]],
     size: tuple[int, int],
-    nms_threshold: float,
+    config: FastRCNNConfig,
 ) -> Detections:
     """Join the detections of all looks at one image.
 
@@ -214,12 +216,12 @@ def join_detections(
        object, but the IoU of the two boxes is small, so step 3 would keep both. So a box that touches an
        inner edge of its tile is left out if a box of its class from another look covers `COVERED` of it.
        Smaller boxes are judged first, so that of two parts of an object the larger one stays.
-    3. Boxes are suppressed over the image, for each class, as in a single look.
+    3. Boxes are suppressed over the image, for each class and across classes, as in a single look.
 
     Args:
         looks: the window of each look, None for the whole image; and its detections.
         size: (height, width) of the image.
-        nms_threshold: as in `FastRCNNConfig`.
+        config: of the model. It holds the thresholds of step 3.
 
     Returns:
         `MOST_DETECTIONS` detections at most, highest score first, in the image frame.
@@ -231,9 +233,12 @@ def join_detections(
     cut = _cut_boxes(boxes.numpy(), labels.numpy(), numbers, windows, size)
     kept = torch.from_numpy(np.flatnonzero(~cut))
     own_boxes, own_scores, own_labels = ([values[kept]] for values in (boxes, scores, labels))
-    (best,) = suppress(own_boxes, own_scores, own_labels, nms_threshold, most=MOST_DETECTIONS)
+    (best,) = suppress(
+        own_boxes, own_scores, own_labels, config.nms_threshold, most=MOST_DETECTIONS
+    )
     rows = kept[best]
-    return Detections(boxes[rows], labels[rows], scores[rows])
+    joined = Detections(boxes[rows], labels[rows], scores[rows])
+    return suppress_all_classes(joined, config.class_agnostic_nms)
 
 
 def _cut_boxes(

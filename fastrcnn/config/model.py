@@ -164,6 +164,10 @@ class FastRCNNConfig:
     nms_threshold: Share = 0.3
     """A detection is suppressed if its IoU with a better one of its class is above this (F test.py; its
     compiled code also suppresses at exactly the threshold)."""
+    class_agnostic_nms: PositiveShare | None = None
+    """A detection is also suppressed if its IoU with a better one of any class is above this, after
+    calibration. It suits objects that never lie on one of another class: then each object gets one box, even
+    where two classes look alike. null: classes do not suppress each other (F, TV, D2)."""
     detections_per_class: Count | None = 100
     """Detections of each class that are kept before suppression, best first (F test.py). null: all."""
     detections_per_image: Count | None = None

@@ -254,7 +254,7 @@ class Detector:
             pixels,
             proposals,
             self.tiling,
-            self._model.config.nms_threshold,
+            self._model.config,
             looks_per_pass=looks_per_pass or IMAGES_AT_ONCE,
             most_whole=self._checkpoint.proposals.max_boxes,
         )

@@ -154,10 +154,13 @@ os.register_at_fork(after_in_child=_unblock)
 def _say_last(line: str) -> None:
     """Write a line to stderr; then send what other threads and processes write to nowhere."""
     start = _SHOW_CURSOR if sys.stderr.isatty() else ""
+    terminal = 2
+    with suppress(OSError):  # a stream of a notebook or a test has none
+        terminal = sys.stderr.fileno()  # not 2 where `pipeline.runtime.quiet` filters 2
     with suppress(OSError):
-        os.write(2, f"{start}{line}\n".encode())
+        os.write(terminal, f"{start}{line}\n".encode())
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
+    for descriptor in (1, 2, terminal):
         os.dup2(nowhere, descriptor)
 
 

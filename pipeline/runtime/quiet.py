@@ -4,31 +4,95 @@ Ray prints what its workers and helpers print. Three kinds of lines look like er
 of its C++ core (`core_worker.cc`), the whole report of each checkpoint (`TrainingReport(...)`), and the
 tracebacks of a helper that deletes placement groups of killed trainings (`PlacementGroupCleaner`). They stay
 in Ray's session folder.
+
+Ray's C++ core also writes to this process's stderr itself, past Python: an error about the arguments of each
+actor of Ray Data. So the file descriptor leads through a `grep`, which also prints what the process wrote
+before it crashed. Python writes to the terminal directly.
 """
 
 from __future__ import annotations
 
+import io
+import logging
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 _NOISE = re.compile(
     r"\bcore_worker\.cc:\d+|\bReporting training result \d+: TrainingReport\("
     r"|\(PlacementGroupCleaner\b[^)]*\)"
 )
+_FROM_CORE = "core_worker.cc:.* has constructor arguments in the object store and max_restarts > 0"
+"""Pattern of the lines that are left out of what is written past Python. Ray Data puts what an actor runs
+into the object store, and its driver keeps it alive, so the actors do restart."""
+_STDERR = 2
+_LAST_LINES_S = 1.0
+"""Time that `grep` gets to print its last lines. Processes that outlive the job may keep it open."""
 
 
 @contextmanager
 def without_noise() -> Iterator[None]:
     """Leave these lines out of what this process prints inside the context."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Filtered(before[0]), _Filtered(before[1])
+    with _through_grep(before[1]) as stderr:
+        sys.stdout, sys.stderr = _Filtered(before[0]), _Filtered(stderr)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def _through_grep(stream: TextIO) -> Iterator[TextIO]:
+    """Filter what is written to the file descriptor of stderr past Python. Give a stream for Python.
+
+    Nothing changes where `stream` is not this descriptor, as in tests and notebooks, and without `grep`.
+    """
+    grep = shutil.which("grep")
+    if grep is None or not _is_stderr(stream):
+        yield stream
+        return
+    terminal = os.dup(_STDERR)
+    command = [grep, "--line-buffered", "--text", "-v", _FROM_CORE]
+    # Ctrl-C goes to all processes of a terminal. In its own session, grep ends when nobody writes to it.
+    filter_ = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=terminal, start_new_session=True
+    )
+    assert filter_.stdin is not None
+    direct = os.fdopen(
+        os.dup(terminal), "w", encoding=stream.encoding, errors=stream.errors, buffering=1
+    )
+    os.dup2(filter_.stdin.fileno(), _STDERR)
+    filter_.stdin.close()
+    _move_log(stream, direct)
     try:
-        yield
+        yield direct
     finally:
-        sys.stdout, sys.stderr = before
+        _move_log(direct, stream)
+        direct.close()
+        os.dup2(terminal, _STDERR)
+        os.close(terminal)
+        with suppress(subprocess.TimeoutExpired):
+            filter_.wait(_LAST_LINES_S)
+
+
+def _is_stderr(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == _STDERR
+    except (AttributeError, OSError, io.UnsupportedOperation):
+        return False
+
+
+def _move_log(stream: TextIO, target: TextIO) -> None:
+    """Let the handlers of the log that write to a stream write to another one."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
+            handler.setStream(target)
 
 
 class _Filtered:

@@ -65,6 +65,30 @@ def test_suppression_is_per_class() -> None:
     torch.testing.assert_close(found.boxes, boxes)
 
 
+def test_an_object_gets_one_class_if_the_model_says_so() -> None:
+    # IoU of boxes 0 and 1: 9 / 11 = .82. Box 2 lies apart, its two classes on the same place.
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1.0, 0, 11, 10], [50.0, 50, 60, 60]])
+    logits = logits_of((0.9, 0.0), (0.1, 0.8), (0.3, 0.6))
+    inputs = (boxes, logits, torch.zeros(3, 12), (100, 100))
+    found = postprocess(*inputs, config(class_agnostic_nms=0.8), 0.05)
+    assert found.labels.tolist() == [1, 2]
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.6]))
+    torch.testing.assert_close(found.boxes, boxes[[0, 2]])
+    apart = postprocess(*inputs, config(class_agnostic_nms=0.85), 0.05)
+    assert apart.labels.tolist() == [1, 2, 2]
+
+
+def test_the_better_class_is_the_one_with_the_better_calibrated_score() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10]])
+    logits = logits_of((0.6, 0.3))
+    # At equal curves class 1 wins. Class 1 is overconfident: logit(.6) - 2 = -1.59, sigmoid .17.
+    for first, label, score in (((1.0, 0.0), 1, 0.6), ((1.0, -2.0), 2, 0.3)):
+        rules = config(class_agnostic_nms=0.7, calibration=(first, (1.0, 0.0)))
+        found = postprocess(boxes, logits, torch.zeros(1, 12), (100, 100), rules, 0.05)
+        assert found.labels.tolist() == [label]
+        torch.testing.assert_close(found.scores, torch.tensor([score]))
+
+
 def test_iou_exactly_at_the_threshold_is_kept() -> None:
     # Continuous widths: 5 of 15 covered, IoU 1/3; "+1" widths would say 3/8.
     boxes = torch.tensor([[0.0, 0, 10, 10], [5.0, 0, 15, 10]])

@@ -33,11 +33,15 @@ def found(*rows: tuple[float, float, float, float, int, float]) -> Detections:
     return Detections(table[:, :4], table[:, 4].long(), table[:, 5])
 
 
+def rules(**numbers: float) -> FastRCNNConfig:
+    return FastRCNNConfig.modern(2, backbone="tiny", **{"nms_threshold": 0.5, **numbers})
+
+
 def joined(
-    whole: Detections, left: Detections, right: Detections, nms_threshold: float = 0.5
+    whole: Detections, left: Detections, right: Detections, **numbers: float
 ) -> list[list[float]]:
     looks: list[tuple[Window | None, Detections]] = [(None, whole), (LEFT, left), (RIGHT, right)]
-    boxes, labels, scores = join_detections(looks, SIZE, nms_threshold)
+    boxes, labels, scores = join_detections(looks, SIZE, rules(**numbers))
     rows = zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True)
     return [[*box, label, round(score, 4)] for box, label, score in rows]
 
@@ -51,6 +55,12 @@ def test_boxes_of_a_tile_move_into_the_image_and_are_suppressed_over_it() -> Non
 def test_classes_do_not_suppress_each_other() -> None:
     left, right = found((85, 10, 95, 20, 1, 0.8)), found((5, 10, 15, 20, 2, 0.9))
     assert [row[4] for row in joined(found(), left, right)] == [2, 1]
+
+
+def test_classes_suppress_each_other_over_the_image_if_the_model_says_so() -> None:
+    left, right = found((85, 10, 95, 20, 1, 0.8)), found((5, 10, 15, 20, 2, 0.9))
+    rows = joined(found(), left, right, class_agnostic_nms=0.7)
+    assert rows == [[85, 10, 95, 20, 2, 0.9]]
 
 
 def test_half_of_an_object_at_an_inner_edge_is_left_out_for_the_whole_one() -> None:
@@ -130,14 +140,14 @@ def test_images_are_looked_at_whole_and_in_each_tile_a_few_at_a_time() -> None:
         return [*detect_counting(detector, pixels, proposals)]
 
     images = [image(100, 180), image(40, 50)]
-    results = detect_looks(run, images, None, Tiling(side=100), 0.5, looks_per_pass=3)
+    results = detect_looks(run, images, None, Tiling(side=100), rules(), looks_per_pass=3)
     assert seen == [(50, 100, 100), (180,)]  # like shapes follow each other
     assert [one.num_tiles for one in results if isinstance(one, ScoredImage)] == [2, 0]
     first = results[0]
     assert isinstance(first, ScoredImage)
     parts = detect_counting(detector, [images[0], images[0][:, :100], images[0][:, 80:]])
     looks = zip((None, LEFT, RIGHT), (part.detections for part in parts), strict=True)
-    expected = join_detections([*looks], SIZE, 0.5)
+    expected = join_detections([*looks], SIZE, rules())
     assert all(torch.equal(a, b) for a, b in zip(first.detections, expected, strict=True))
     assert first.num_proposals == sum(part.num_proposals for part in parts)
 
@@ -149,7 +159,7 @@ def test_a_look_that_fails_fails_its_image_only() -> None:
         scored = detect_counting(detector, pixels, proposals)
         return ["no room" if p.shape[1] == 180 else s for p, s in zip(pixels, scored, strict=True)]
 
-    results = detect_looks(run, [image(100, 180), image(40, 50)], None, Tiling(side=100), 0.5)
+    results = detect_looks(run, [image(100, 180), image(40, 50)], None, Tiling(side=100), rules())
     assert results[0] == "no room"
     assert isinstance(results[1], ScoredImage)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -44,3 +46,48 @@ def test_the_streams_come_back_and_keep_their_methods() -> None:
     with without_noise():
         assert sys.stderr.isatty() == before[1].isatty()
     assert (sys.stdout, sys.stderr) == before
+
+
+_JOB = """
+import logging, os, sys
+from pipeline.runtime.quiet import without_noise
+
+logging.basicConfig(format="%(message)s")
+core = "[2026-11-30 03:56:05,429 E 1 2] core_worker.cc:2465: "
+noise = "Actor with class name: 'M' has constructor arguments in the object store and max_restarts > 0. If"
+with without_noise():
+    print("from Python", sys.stderr.isatty(), file=sys.stderr)
+    logging.warning("from the log")
+    os.write(2, f"{core}{noise}\\n{core}the owner died\\n\\xff\\n".encode("latin-1"))
+    LAST
+os.write(2, b"after\\n")
+print("after", file=sys.stderr)
+"""
+
+
+def errors_of(last: str) -> list[bytes]:
+    """Run a process that writes past Python. Return the lines of its stderr, those of Python first."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _JOB.replace("LAST", last)], stderr=subprocess.PIPE, check=False
+    )
+    return sorted(ended.stderr.splitlines(), key=lambda line: not line.startswith(b"from"))
+
+
+CORE = b"[2026-11-30 03:56:05,429 E 1 2] core_worker.cc:2465: the owner died"
+
+
+def test_lines_that_the_core_writes_past_python_are_filtered_too() -> None:
+    python = [b"from Python False", b"from the log"]
+    assert errors_of("pass") == [*python, CORE, b"\xff", b"after", b"after"]
+
+
+def test_what_a_process_wrote_before_it_crashed_is_printed() -> None:
+    python = [b"from Python False", b"from the log"]
+    assert errors_of("os.kill(os.getpid(), 9)") == [*python, CORE, b"\xff"]
+
+
+def test_a_process_that_outlives_the_job_does_not_hold_it_up() -> None:
+    last = "__import__('subprocess').Popen(['sleep', '6'], stdout=-3, stdin=-3)"
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", _JOB.replace("LAST", last)], stderr=-3, check=True)
+    assert time.monotonic() - started < 5
