@@ -25,11 +25,11 @@ MODEL, RESULTS = f"{BUCKET}/models/shapes", f"{BUCKET}/results"
 MODEL_FLAGS = (
     "--preset modern --backbone tiny --weights none --scale 224 --fc-dim 256 --rois-per-image 64"
 ).split()
-# Shapes may lie in any direction, rarely overlap another one of their class, and never cover one of another.
+# Shapes may lie in any direction, rarely overlap another one of their class, and never share a box.
 SOLVER_FLAGS = (
     "--batch-size 2 --solver.optimizer adamw --learning-rate 0.001"
     " --model.vertical-flips True --model.quarter-turns True --model.nms-threshold 0.3"
-    " --model.class-agnostic-nms 0.6"
+    " --model.one-class-iou 0.6"
 ).split()
 # Log lines of Ray below the level of errors. They are written to the log files only.
 _RAY_NOTES = re.compile(r"\S+ \S+\t(INFO|SUCC|WARNING) \w+\.py:\d+ -- |.* core_worker\.cc:\d+: ")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastrcnn.boxes import clip, decode
-from fastrcnn.calibration import Curve, calibrate, uncalibrate
+from fastrcnn.calibration import Curve, calibrate, limit_to_one_class, uncalibrate
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.rpn import RPN, ProposedBoxes
 from fastrcnn.suppression import distinct, suppress, true_indices
@@ -113,7 +113,9 @@ def detect_counting(
             boxes = [_tensor(proposals[i]).float().reshape(-1, 4) for i in group]
             group_proposals = send_together(boxes, model.device)
         scored = _detect_in_group(model, [pixels[i] for i in group], group_proposals, threshold)
-        results.update(zip(group, scored, strict=True))
+        for index, one in zip(group, scored, strict=True):
+            detections = one_class_each(one.detections, model.config, score_threshold)
+            results[index] = one._replace(detections=detections)
     return [results[index] for index in range(len(pixels))]
 
 
@@ -259,8 +261,7 @@ def postprocess(
 ) -> list[Detections]:
     """Turn the head's outputs into detections (paper, section 2; fast-rcnn test.py).
 
-    The steps: softmax, decode, clip, threshold, suppress per class, keep the best, calibrate, suppress across
-    classes if the config says so.
+    The steps: softmax, decode, clip, threshold, suppress per class, keep the best, calibrate.
 
     Deltas are relative to the size of the proposal. So they also hold for the proposals in the image frame,
     and no box has to be transformed from the model frame. The host waits for a GPU a few times per call,
@@ -304,9 +305,9 @@ def postprocess(
     detections = [
         Detections(i[:, :4].contiguous(), i[:, 5].long(), i[:, 4].contiguous()) for i in images
     ]
-    if config.calibration is not None:
-        detections = [_calibrated(image, config.calibration) for image in detections]
-    return [suppress_all_classes(image, config.class_agnostic_nms) for image in detections]
+    if config.calibration is None:
+        return detections
+    return [_calibrated(image, config.calibration) for image in detections]
 
 
 def _calibrated(detections: Detections, curves: Sequence[Curve]) -> Detections:
@@ -316,17 +317,26 @@ def _calibrated(detections: Detections, curves: Sequence[Curve]) -> Detections:
     return Detections(detections.boxes[order], detections.labels[order], scores[order])
 
 
-def suppress_all_classes(detections: Detections, iou_threshold: float | None) -> Detections:
-    """Suppress the detections of one image across classes (`FastRCNNConfig.class_agnostic_nms`).
+def one_class_each(
+    detections: Detections, config: FastRCNNConfig, score_threshold: float | None = None
+) -> Detections:
+    """Lower the calibrated scores that contradict a better detection (`FastRCNNConfig.one_class_iou`).
 
     Args:
-        detections: highest score first, on the CPU. So this costs no wait for a GPU.
-        iou_threshold: None keeps all detections.
+        detections: of one image, on the CPU. So this costs no wait for a GPU.
+        score_threshold: detections that are then below it are left out. None: they stay.
+
+    Returns:
+        Detections, highest score first.
     """
-    if iou_threshold is None or len(detections.scores) < 2:
+    if config.one_class_iou is None or config.calibration is None:
         return detections
-    (rows,) = suppress([detections.boxes], [detections.scores], None, iou_threshold)
-    return Detections(*(part[rows] for part in detections))
+    boxes, labels, scores = detections
+    scores = limit_to_one_class(boxes, labels, scores, config.one_class_iou)
+    order = torch.sort(scores, descending=True, stable=True).indices
+    if score_threshold is not None:
+        order = order[scores[order] >= score_threshold]
+    return Detections(boxes[order], labels[order], scores[order])
 
 
 def _decode(

@@ -50,6 +50,7 @@ def detect_in_regions(
     *,
     looks_per_pass: int = LOOKS_PER_PASS,
     most_whole: int | None = None,
+    score_threshold: float | None = None,
     seen: Callable[[int, int], None] | None = None,
 ) -> ScoredImage | str:
     """Detect objects in the tiles of one image and in the whole image, and join the boxes.
@@ -59,7 +60,7 @@ def detect_in_regions(
         image: of any size.
         proposals: (P, 4), image frame. None: the model's RPN makes them for each look.
         config: of the model, see `detects_in_regions`.
-        looks_per_pass, most_whole: as in `fastrcnn.tiled_detection.detect_looks`.
+        looks_per_pass, most_whole, score_threshold: as in `fastrcnn.tiled_detection.detect_looks`.
         seen: called after each pass, with the number of tiles that were looked at and that of all tiles.
 
     Returns:
@@ -86,7 +87,7 @@ def detect_in_regions(
             seen(first + len(some), len(windows))
     pairs = [(window, one.detections) for window, one in looks]
     count = sum(one.num_proposals for _, one in looks) if proposals is None else len(proposals)
-    detections = join_detections(pairs, image.size, config)
+    detections = join_detections(pairs, image.size, config, score_threshold)
     return ScoredImage(detections, count, len(windows))
 
 

@@ -25,8 +25,8 @@ from fastrcnn.detection import (
     Proposals,
     ScoredImage,
     detect_counting,
+    one_class_each,
     propose_learned,
-    suppress_all_classes,
 )
 from fastrcnn.rpn import ProposedBoxes
 from fastrcnn.suppression import suppress
@@ -88,7 +88,13 @@ def detect_tiled(
     if tiling is None:
         return run(images, proposals)
     return detect_looks(  # type: ignore[return-value]  # `run` gives no texts
-        run, images, proposals, tiling, model.config, most_whole=most_whole
+        run,
+        images,
+        proposals,
+        tiling,
+        model.config,
+        most_whole=most_whole,
+        score_threshold=score_threshold,
     )
 
 
@@ -101,12 +107,13 @@ def detect_looks(
     *,
     looks_per_pass: int = LOOKS_PER_PASS,
     most_whole: int | None = None,
+    score_threshold: float | None = None,
 ) -> list[ScoredImage | str]:
     """Detect objects in the tiles of images and in the whole images, and join the boxes of each image.
 
     Args:
         run: the network.
-        images, proposals, most_whole: as in `detect_tiled`.
+        images, proposals, most_whole, score_threshold: as in `detect_tiled`.
         tiling: how the images are divided.
         config: of the model. It says which boxes are suppressed.
         looks_per_pass: looks in one call of `run`.
@@ -128,7 +135,7 @@ def detect_looks(
     for number, image in enumerate(images):
         given_boxes = None if proposals is None else len(proposals[number])
         mine = [(looks[i], outcomes[i]) for i in of_image[number]]
-        results.append(_joined(mine, _size(image), given_boxes, config))
+        results.append(_joined(mine, _size(image), given_boxes, config, score_threshold))
     return results
 
 
@@ -185,6 +192,7 @@ def _joined(
     size: tuple[int, int],
     given_boxes: int | None,
     config: FastRCNNConfig,
+    score_threshold: float | None,
 ) -> ScoredImage | str:
     """Join the results of the looks of one image.
 
@@ -201,13 +209,15 @@ def _joined(
     if not num_tiles:
         return ScoredImage(scored[0][1].detections, count, 0)
     pairs = [(look.window, one.detections) for look, one in scored]
-    return ScoredImage(join_detections(pairs, size, config), count, num_tiles)
+    joined = join_detections(pairs, size, config, score_threshold)
+    return ScoredImage(joined, count, num_tiles)
 
 
 def join_detections(
     looks: Sequence[tuple[Window | None, Detections]],
     size: tuple[int, int],
     config: FastRCNNConfig,
+    score_threshold: float | None = None,
 ) -> Detections:
     """Join the detections of all looks at one image.
 
@@ -216,12 +226,14 @@ def join_detections(
        object, but the IoU of the two boxes is small, so step 3 would keep both. So a box that touches an
        inner edge of its tile is left out if a box of its class from another look covers `COVERED` of it.
        Smaller boxes are judged first, so that of two parts of an object the larger one stays.
-    3. Boxes are suppressed over the image, for each class and across classes, as in a single look.
+    3. Boxes are suppressed over the image, for each class, as in a single look.
+    4. `one_class_each` compares them with those of other classes.
 
     Args:
         looks: the window of each look, None for the whole image; and its detections.
         size: (height, width) of the image.
-        config: of the model. It holds the thresholds of step 3.
+        config: of the model. It holds the thresholds of steps 3 and 4.
+        score_threshold: detections that step 4 leaves below it are left out. None: they stay.
 
     Returns:
         `MOST_DETECTIONS` detections at most, highest score first, in the image frame.
@@ -237,8 +249,8 @@ def join_detections(
         own_boxes, own_scores, own_labels, config.nms_threshold, most=MOST_DETECTIONS
     )
     rows = kept[best]
-    joined = Detections(boxes[rows], labels[rows], scores[rows])
-    return suppress_all_classes(joined, config.class_agnostic_nms)
+    found = Detections(boxes[rows], labels[rows], scores[rows])
+    return one_class_each(found, config, score_threshold)
 
 
 def _cut_boxes(

@@ -191,7 +191,13 @@ def _calibrate(
     counts = None
     if weights is not None:
         counts = np.array([weights[example.image.image_uri] for example in examples], np.float64)
-    result = calibrate_on(examples, seen.detections, checkpoint.classes, weights=counts)
+    result = calibrate_on(
+        examples,
+        seen.detections,
+        checkpoint.classes,
+        one_class_iou=checkpoint.model.config.one_class_iou,
+        weights=counts,
+    )
     log_calibration(result, len(examples), "images")
     if result.curves is None:
         raise JobError(

@@ -59,7 +59,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {
         "tile": None,
         "tile_overlap": 0.2,
         "whole_share": 0.2,
-        "class_agnostic_nms": None,
+        "one_class_iou": None,
     },
     "SolverConfig": {
         "optimizer": "sgd",

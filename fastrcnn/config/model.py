@@ -164,10 +164,6 @@ class FastRCNNConfig:
     nms_threshold: Share = 0.3
     """A detection is suppressed if its IoU with a better one of its class is above this (F test.py; its
     compiled code also suppresses at exactly the threshold)."""
-    class_agnostic_nms: PositiveShare | None = None
-    """A detection is also suppressed if its IoU with a better one of any class is above this, after
-    calibration. It suits objects that never lie on one of another class: then each object gets one box, even
-    where two classes look alike. null: classes do not suppress each other (F, TV, D2)."""
     detections_per_class: Count | None = 100
     """Detections of each class that are kept before suppression, best first (F test.py). null: all."""
     detections_per_image: Count | None = None
@@ -180,6 +176,11 @@ class FastRCNNConfig:
     calibration: tuple[tuple[Positive, Finite], ...] | None = None
     """Numbers a and b for each class: scores become sigmoid(a logit(score) + b) after suppression
     (`fastrcnn.calibration`). null: the scores of the softmax."""
+    one_class_iou: PositiveShare | None = None
+    """An object has one class. So after calibration, a score is at most 1 minus the score of a better
+    detection of another class, if their IoU is above this. Of two boxes on an object, only one then has a
+    score above .5. It suits labels where objects of two classes never share a box. null: a class does not
+    change the scores of another one (F, TV, D2)."""
 
     rpn: RPNConfig | None = None
     """A region proposal network on the backbone's maps, trained with the heads. null: there is none, and

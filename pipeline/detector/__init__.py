@@ -257,6 +257,7 @@ class Detector:
             self._model.config,
             looks_per_pass=looks_per_pass or IMAGES_AT_ONCE,
             most_whole=self._checkpoint.proposals.max_boxes,
+            score_threshold=self._score_threshold,
         )
 
     def canvases(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -359,6 +360,7 @@ class Detector:
                 self._model.config,
                 looks_per_pass=looks_per_pass or IMAGES_AT_ONCE,
                 most_whole=self._checkpoint.proposals.max_boxes,
+                score_threshold=self._score_threshold,
                 seen=seen,
             )
             return scored, image

@@ -16,7 +16,7 @@ import ray
 import torch
 from torch import Tensor
 
-from fastrcnn.calibration import Curve, calibrate, fit_calibration
+from fastrcnn.calibration import Curve, calibrate, fit_calibration, limit_to_one_class
 from fastrcnn.config import FastRCNNConfig
 from fastrcnn.metrics import (
     ImageDetections,
@@ -180,6 +180,7 @@ def calibrate_on(
     classes: Sequence[str],
     *,
     fit: bool = True,
+    one_class_iou: float | None = None,
     weights: np.ndarray[Any, Any] | None = None,
 ) -> Calibrated:
     """Fit the calibration to detections, and choose the score of each class with the highest F1.
@@ -188,6 +189,7 @@ def calibrate_on(
         examples: images that the training did not see.
         detections: their detections before calibration, in order.
         fit: False: only measure.
+        one_class_iou: as in `FastRCNNConfig`.
         weights: (N,) how many images each one stands for. None: all count alike.
     """
     num_classes = len(classes)
@@ -204,8 +206,9 @@ def calibrate_on(
             has_objects=has_objects,
             weights=None if weights is None else weights[matches.images],
         )
-        matches = replace(matches, scores=_calibrated(matches.scores, matches.labels, curves))
-        histogram = _histogram(detections, num_classes, curves, weights)
+        written = [_written(image, curves, one_class_iou) for image in detections]
+        matches = match_boxes(truth, written, num_classes)
+        histogram = measured_histogram(written, num_classes, weights=weights)
     points = best_f1_thresholds(matches, num_classes).tolist()
     return Calibrated(
         curves=curves,
@@ -219,26 +222,17 @@ def calibrate_on(
     )
 
 
-def _calibrated(
-    scores: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], curves: Sequence[Curve]
-) -> np.ndarray[Any, Any]:
-    """Give the scores (T,) as scoring writes them: float32 numbers."""
-    values = torch.from_numpy(scores.astype(np.float32))
-    return calibrate(values, torch.from_numpy(labels.astype(np.int64)), curves).double().numpy()
-
-
-def _histogram(
-    detections: Sequence[ImageDetections],
-    num_classes: int,
-    curves: Sequence[Curve],
-    weights: np.ndarray[Any, Any] | None,
-) -> ScoreHistogram:
-    """Sum the calibrated scores of all detections, also of those that ignored objects explain."""
-    calibrated = [
-        replace(image, scores=_calibrated(image.scores, image.labels, curves))
-        for image in detections
-    ]
-    return measured_histogram(calibrated, num_classes, weights=weights)
+def _written(
+    detections: ImageDetections, curves: Sequence[Curve], one_class_iou: float | None
+) -> ImageDetections:
+    """Give the detections of an image with the scores that scoring writes: float32 numbers."""
+    scores = torch.from_numpy(detections.scores.astype(np.float32))
+    labels = torch.from_numpy(detections.labels.astype(np.int64))
+    scores = calibrate(scores, labels, curves)
+    if one_class_iou is not None:
+        boxes = torch.from_numpy(detections.boxes.astype(np.float32))
+        scores = limit_to_one_class(boxes, labels, scores, one_class_iou)
+    return replace(detections, scores=scores.double().numpy())
 
 
 def log_calibration(result: Calibrated, num_images: int, source: str) -> None:

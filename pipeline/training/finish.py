@@ -85,7 +85,13 @@ def finish(
     else:
         seen = Seen(detections=[], sizes=[], covered=None)
     fit = model.config.calibrate and model.config.classifier == "softmax"
-    result = calibrate_on(held_out.examples, seen.detections, classes, fit=fit)
+    result = calibrate_on(
+        held_out.examples,
+        seen.detections,
+        classes,
+        fit=fit,
+        one_class_iou=model.config.one_class_iou,
+    )
     count = len(held_out.examples)
     if count:
         log_calibration(result, count, held_out.source)

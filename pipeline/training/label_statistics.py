@@ -16,6 +16,8 @@ from pipeline.annotations import LabelledImage, LabelledImages
 
 NEIGHBOUR_IOU = 0.4
 """Two objects of a class above this IoU are neighbours: suppression at .4 would remove one of them."""
+ONE_CLASS_IOU = 0.6
+"""Two objects of different classes above this IoU share a box, like a person and a woman."""
 MOST_IMAGES = 5000
 """Images that are looked at, evenly spaced. Of 118,000 images all pairs of boxes would take a minute."""
 
@@ -46,6 +48,8 @@ class LabelStatistics:
     """The largest number of objects in one image."""
     neighbours: float
     """Share of the objects that have a neighbour of their class at IoU > `NEIGHBOUR_IOU`."""
+    shared_boxes: float
+    """Share of the objects that share their box with one of another class, at IoU > `ONE_CLASS_IOU`."""
 
 
 def label_statistics(
@@ -75,7 +79,8 @@ def label_statistics(
         long_side=_median([max(size) for _, size in pairs]),
         objects_p75=int(np.ceil(np.quantile(counts, 0.75))) if counts else 0,
         most_objects=max(counts, default=0),
-        neighbours=_share_with_neighbours(looked_at),
+        neighbours=_share_near(looked_at, NEIGHBOUR_IOU, same_class=True),
+        shared_boxes=_share_near(looked_at, ONE_CLASS_IOU, same_class=False),
     )
 
 
@@ -101,15 +106,15 @@ def _median(values: Sequence[int]) -> int | None:
     return int(np.median(values)) if values else None
 
 
-def _share_with_neighbours(images: Sequence[LabelledImage]) -> float:
-    """Give the share of the objects with a neighbour of their class."""
+def _share_near(images: Sequence[LabelledImage], iou: float, *, same_class: bool) -> float:
+    """Give the share of the objects that have another one above an IoU, of the same class or of another."""
     total, near = 0, 0
     for image in images:
         boxes, labels = image.gt_boxes[~image.crowd], image.gt_labels[~image.crowd]
         total += len(boxes)
         if len(boxes) > 1:
-            close = pairwise_iou(boxes, boxes) > NEIGHBOUR_IOU
-            close &= labels[:, None] == labels
+            close = pairwise_iou(boxes, boxes) > iou
+            close &= (labels[:, None] == labels) == same_class
             np.fill_diagonal(close, False)
             near += int(close.any(axis=1).sum())
     return near / total if total else 0.0

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from fastrcnn.backbones import BACKBONE_SPECS, CHOSEN_BACKBONES
 from fastrcnn.config import LEARNED, PROPOSER_SPECS, FastRCNNConfig, SolverConfig
 from pipeline.config.numbers import LENGTHS, flag_of, max_size_of
-from pipeline.training.label_statistics import LabelStatistics
+from pipeline.training.label_statistics import ONE_CLASS_IOU, LabelStatistics
 from pipeline.training.tile_choice import choose_tile
 
 SMALL_BACKBONE, LARGE_BACKBONE = CHOSEN_BACKBONES["cpu"], CHOSEN_BACKBONES["gpu"]
@@ -39,6 +39,9 @@ LEAST_SGD_RATE = 0.001
 CPU_FC_DIM, CPU_ROIS, MOST_ROIS = 256, 64, 512
 NEAR, CROWDED = 0.4, 0.02
 """Suppression at IoU `NEAR`, unless this share of the objects or more has a neighbour above it."""
+SHARED_BOXES = 0.005
+"""An object has one class, unless this share of the objects or more shares a box with another class. Labels
+that were drawn twice stay below it."""
 DETECTIONS = 100
 """Detections of an image, unless the labels have images with half as many objects or more."""
 
@@ -183,6 +186,12 @@ def _model(at: Situation, known: Mapping[str, Any]) -> Iterator[Choice]:
         yield _choice("model.nms_threshold", NEAR, reason)
     else:
         yield _choice("model.nms_threshold", 0.5, f"{share}, and a lower threshold would lose them")
+    if labels.num_classes > 1 and labels.shared_boxes < SHARED_BOXES:
+        reason = (
+            f"{labels.shared_boxes:.1%} of the objects share a box with another class (IoU >"
+            f" {ONE_CLASS_IOU}), so a second class on an object gets what the first leaves of 1"
+        )
+        yield _choice("model.one_class_iou", ONE_CLASS_IOU, reason)
     if 2 * labels.most_objects > DETECTIONS:
         reason = f"twice the {labels.most_objects} objects of the fullest image"
         yield _choice("model.detections_per_image", 2 * labels.most_objects, reason)

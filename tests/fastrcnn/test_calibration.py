@@ -7,12 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_iou
 
+from fastrcnn import calibration
 from fastrcnn.calibration import (
     MIN_SLOPE,
     SAME,
     calibrate,
     fit_calibration,
+    limit_to_one_class,
     logit,
     uncalibrate,
 )
@@ -143,3 +146,45 @@ def test_a_detection_that_stands_for_three_counts_as_three() -> None:
     assert fit_calibration(scores, true, labels, 1, weights=np.full(300, 7.0))[0] == pytest.approx(
         plain[0]
     )
+
+
+def by_loops(
+    boxes: torch.Tensor, labels: list[int], scores: list[float], iou: float
+) -> list[float]:
+    """Limit the scores, box by box, best first."""
+    limited = list(scores)
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    for rank, i in enumerate(order):
+        for j in order[:rank]:
+            same = float(box_iou(boxes[i : i + 1], boxes[j : j + 1])) > iou
+            if same and labels[i] != labels[j]:
+                limited[i] = min(limited[i], 1 - limited[j])
+    return limited
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_score_is_at_most_what_better_boxes_of_other_classes_leave(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "_PAIRS_AT_ONCE", 50 if seed % 2 else 10**6)
+    draw = torch.Generator().manual_seed(seed)
+    corners = torch.rand(30, 2, generator=draw) * 12
+    boxes = torch.cat([corners, corners + 5 + 5 * torch.rand(30, 2, generator=draw)], dim=1)
+    labels = torch.randint(1, 4, (30,), generator=draw)
+    scores = (torch.rand(30, generator=draw) * 20).round() / 20  # with ties
+    result = limit_to_one_class(boxes, labels, scores, 0.4)
+    assert result.tolist() == pytest.approx(by_loops(boxes, labels.tolist(), scores.tolist(), 0.4))
+    again = limit_to_one_class(boxes, labels, result, 0.4)
+    pairs = [
+        (i, j)
+        for i in range(30)
+        for j in range(i)
+        if labels[i] != labels[j] and box_iou(boxes[[i]], boxes[[j]]) > 0.4
+    ]
+    assert all(result[i] + result[j] <= 1 + 1e-6 for i, j in pairs)
+    torch.testing.assert_close(again, result)
+
+
+def test_one_class_of_no_boxes_is_nothing() -> None:
+    empty = torch.zeros(0)
+    assert limit_to_one_class(empty.reshape(0, 4), empty.long(), empty, 0.5).shape == (0,)

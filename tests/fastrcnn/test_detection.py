@@ -65,28 +65,35 @@ def test_suppression_is_per_class() -> None:
     torch.testing.assert_close(found.boxes, boxes)
 
 
-def test_an_object_gets_one_class_if_the_model_says_so() -> None:
-    # IoU of boxes 0 and 1: 9 / 11 = .82. Box 2 lies apart, its two classes on the same place.
+SAME_CURVES = ((1.0, 0.0), (1.0, 0.0))
+
+
+def test_of_two_classes_on_an_object_the_worse_gets_what_is_left_of_one() -> None:
+    # IoU of boxes 0 and 1: 9 / 11 = .82. Box 2 lies apart.
     boxes = torch.tensor([[0.0, 0, 10, 10], [1.0, 0, 11, 10], [50.0, 50, 60, 60]])
-    logits = logits_of((0.9, 0.0), (0.1, 0.8), (0.3, 0.6))
-    inputs = (boxes, logits, torch.zeros(3, 12), (100, 100))
-    found = postprocess(*inputs, config(class_agnostic_nms=0.8), 0.05)
-    assert found.labels.tolist() == [1, 2]
-    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.6]))
-    torch.testing.assert_close(found.boxes, boxes[[0, 2]])
-    apart = postprocess(*inputs, config(class_agnostic_nms=0.85), 0.05)
-    assert apart.labels.tolist() == [1, 2, 2]
+    inputs = (boxes, logits_of((0.9, 0.0), (0.1, 0.8), (0.3, 0.6)), torch.zeros(3, 12), (100, 100))
+    for iou, scores in ((0.8, [0.9, 0.6, 0.3, 0.1]), (0.85, [0.9, 0.8, 0.6, 0.3])):
+        rules = config(one_class_iou=iou, calibration=SAME_CURVES)
+        found = detection.one_class_each(postprocess(*inputs, rules, 0.05), rules)
+        torch.testing.assert_close(found.scores, torch.tensor(scores))
+        assert found.labels.tolist() == ([1, 2, 1, 2] if iou == 0.8 else [1, 2, 2, 1])
+    rules = config(one_class_iou=0.8, calibration=SAME_CURVES)
+    high = detection.one_class_each(postprocess(*inputs, rules, 0.05), rules, 0.2)
+    torch.testing.assert_close(high.scores, torch.tensor([0.9, 0.6, 0.3]))
+    rules = config(one_class_iou=0.8)  # not calibrated
+    plain = detection.one_class_each(postprocess(*inputs, rules, 0.05), rules)
+    torch.testing.assert_close(plain.scores, torch.tensor([0.9, 0.8, 0.6, 0.3]))
 
 
 def test_the_better_class_is_the_one_with_the_better_calibrated_score() -> None:
-    boxes = torch.tensor([[0.0, 0, 10, 10]])
-    logits = logits_of((0.6, 0.3))
-    # At equal curves class 1 wins. Class 1 is overconfident: logit(.6) - 2 = -1.59, sigmoid .17.
-    for first, label, score in (((1.0, 0.0), 1, 0.6), ((1.0, -2.0), 2, 0.3)):
-        rules = config(class_agnostic_nms=0.7, calibration=(first, (1.0, 0.0)))
-        found = postprocess(boxes, logits, torch.zeros(1, 12), (100, 100), rules, 0.05)
-        assert found.labels.tolist() == [label]
-        torch.testing.assert_close(found.scores, torch.tensor([score]))
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1.0, 0, 11, 10]])
+    logits = logits_of((0.8, 0.0), (0.0, 0.7))
+    # Class 1 is overconfident: logit(.8) - 2 = -.61, sigmoid .35. Class 2 leaves .3.
+    rules = config(one_class_iou=0.6, calibration=((1.0, -2.0), (1.0, 0.0)))
+    found = postprocess(boxes, logits, torch.zeros(2, 12), (100, 100), rules, 0.05)
+    found = detection.one_class_each(found, rules)
+    assert found.labels.tolist() == [2, 1]
+    torch.testing.assert_close(found.scores, torch.tensor([0.7, 0.3]))
 
 
 def test_iou_exactly_at_the_threshold_is_kept() -> None:

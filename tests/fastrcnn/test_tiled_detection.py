@@ -33,12 +33,12 @@ def found(*rows: tuple[float, float, float, float, int, float]) -> Detections:
     return Detections(table[:, :4], table[:, 4].long(), table[:, 5])
 
 
-def rules(**numbers: float) -> FastRCNNConfig:
+def rules(**numbers: Any) -> FastRCNNConfig:
     return FastRCNNConfig.modern(2, backbone="tiny", **{"nms_threshold": 0.5, **numbers})
 
 
 def joined(
-    whole: Detections, left: Detections, right: Detections, **numbers: float
+    whole: Detections, left: Detections, right: Detections, **numbers: Any
 ) -> list[list[float]]:
     looks: list[tuple[Window | None, Detections]] = [(None, whole), (LEFT, left), (RIGHT, right)]
     boxes, labels, scores = join_detections(looks, SIZE, rules(**numbers))
@@ -57,10 +57,10 @@ def test_classes_do_not_suppress_each_other() -> None:
     assert [row[4] for row in joined(found(), left, right)] == [2, 1]
 
 
-def test_classes_suppress_each_other_over_the_image_if_the_model_says_so() -> None:
+def test_an_object_in_two_tiles_has_one_class_if_the_model_says_so() -> None:
     left, right = found((85, 10, 95, 20, 1, 0.8)), found((5, 10, 15, 20, 2, 0.9))
-    rows = joined(found(), left, right, class_agnostic_nms=0.7)
-    assert rows == [[85, 10, 95, 20, 2, 0.9]]
+    rows = joined(found(), left, right, one_class_iou=0.6, calibration=((1.0, 0.0), (1.0, 0.0)))
+    assert rows == [[85, 10, 95, 20, 2, 0.9], [85, 10, 95, 20, 1, 0.1]]
 
 
 def test_half_of_an_object_at_an_inner_edge_is_left_out_for_the_whole_one() -> None:

@@ -61,6 +61,13 @@ def test_neighbours_have_the_same_class_and_a_large_iou() -> None:
     assert found.num_classes == 2
 
 
+def test_objects_of_two_classes_share_a_box_above_an_iou() -> None:
+    same: list[Box] = [(0, 0, 10, 10), (0, 2, 10, 12)]  # IoU 8 / 12
+    less: list[Box] = [(0, 0, 10, 10), (0, 3, 10, 13)]  # IoU 7 / 13
+    pairs = image("1", same, labels=[1, 2]), image("2", less, labels=[1, 2]), image("3", same)
+    assert label_statistics(split(*pairs)).shared_boxes == pytest.approx(2 / 6)
+
+
 def test_sizes_that_labels_do_not_state_may_be_given() -> None:
     unsized = split(image("1", [(0, 0, 10, 10)], None))
     assert label_statistics(unsized).side_p50 is None

@@ -21,6 +21,7 @@ LABELS = LabelStatistics(
     objects_p75=14,
     most_objects=30,
     neighbours=0.015,
+    shared_boxes=0.001,
 )
 CPU, GPU = Device(kind="cpu", where="here"), Device(kind="gpu", where="here")
 
@@ -46,6 +47,7 @@ def test_blood_cells_on_a_cpu() -> None:
         "model.rois_per_image": 64,
         "model.fc_dim": 256,
         "model.nms_threshold": 0.4,
+        "model.one_class_iou": 0.6,
         "model.vertical_flips": False,
         "solver.batch_size": 2,
         "solver.iterations": 1230,  # 12 * 205 / 2
@@ -122,6 +124,12 @@ def test_objects_that_touch_keep_the_higher_threshold() -> None:
     assert found.value == 0.5
     assert "14.5%" in found.reason
     assert values("model.nms_threshold", labels={"neighbours": 0.02}) == [0.5]
+
+
+def test_an_object_has_one_class_unless_labels_say_otherwise() -> None:
+    assert "0.1%" in choices()["model.one_class_iou"].reason
+    assert values("model.one_class_iou", labels={"shared_boxes": 0.005}) == [None]
+    assert values("model.one_class_iou", labels={"num_classes": 1}) == [None]
 
 
 def test_images_full_of_objects_get_more_rois_and_detections() -> None:

@@ -34,6 +34,7 @@ LABELS = LabelStatistics(
     objects_p75=5,
     most_objects=9,
     neighbours=0.0,
+    shared_boxes=0.0,
 )
 
 
