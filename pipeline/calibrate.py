@@ -67,6 +67,7 @@ def run(config: CalibrateConfig) -> Calibrated | None:
         return None
     result, num_images = _calibrate(config, checkpoint, proposals, labelled, weights)
     described = result.apply(checkpoint.config, num_images)
+    described["model"]["one_class_iou"] = _one_class_iou(config, checkpoint)
     described["training"]["calibration"] |= {"data": config.labels_at, "split": config.split}
     checkpoints.copy(uri, config.output, described)
     logger.info("wrote %s", config.output)
@@ -195,7 +196,7 @@ def _calibrate(
         examples,
         seen.detections,
         checkpoint.classes,
-        one_class_iou=checkpoint.model.config.one_class_iou,
+        one_class_iou=_one_class_iou(config, checkpoint),
         weights=counts,
     )
     log_calibration(result, len(examples), "images")
@@ -205,6 +206,13 @@ def _calibrate(
             " Give other images, or train the detector longer."
         )
     return result, len(examples)
+
+
+def _one_class_iou(config: CalibrateConfig, checkpoint: Checkpoint) -> float | None:
+    """Give `FastRCNNConfig.one_class_iou` of the copy. No IoU is above 1, so 1 means without."""
+    if config.one_class_iou is None:
+        return checkpoint.model.config.one_class_iou
+    return None if config.one_class_iou == 1 else config.one_class_iou
 
 
 def _reading(config: CalibrateConfig, checkpoint: Checkpoint) -> TrainConfig:

@@ -1,7 +1,8 @@
 """The cache of compiled code: each node compiles each version of these files once, and all processes load it.
 
 Compilation takes about 20 s of one core and 300 MB; loading takes one second. Compiled code depends on the
-CPU, and so does its folder's name. So nodes with different CPUs may share a file system.
+CPU, and so does its folder's name. So nodes with different CPUs may share a file system. It does not depend
+on where the files lie: every job that is submitted to a cluster has its own copy of them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import llvmlite.binding  # type: ignore[import-untyped]
 import numba
+from numba.core.caching import _CacheLocator
 
 _config: Any = numba.config
 _SOURCES = ("compiled", "edges", "grouping", "kernels", "regions", "segmentation")
@@ -31,19 +33,18 @@ def cache_folder() -> Path:
     """Create and return the folder for this machine's compiled code.
 
     It lies under NUMBA_CACHE_DIR, or else under the user's cache folder (XDG_CACHE_HOME or ~/.cache). It must
-    outlive a job, whose temporary folder is deleted at its end. Its name is a hash of all `_SOURCES`,
-    their path, the CPU and numba's version. The reason: numba finds cached code by the path of a file, and
-    notices changes only in that file, not in the files that it imports.
+    outlive a job, whose temporary folder is deleted at its end. Its name is a hash of all `_SOURCES`, the CPU
+    and numba's version. The reason: numba itself notices changes only in the file of an entry, not in the
+    files that it imports.
 
     Cached code contains pickles. So if other users can write into the default folder, or if there is none,
     this process uses a new folder instead.
     """
-    folder = Path(__file__).parent
     digest = hashlib.sha256()
     for source in _SOURCES:
-        digest.update((folder / f"{source}.py").read_bytes())
+        digest.update(Path(__file__).with_name(f"{source}.py").read_bytes())
     cpu = llvmlite.binding.get_host_cpu_name() + llvmlite.binding.get_host_cpu_features().flatten()
-    digest.update(f"{folder} {cpu} {_config.CPU_NAME} {numba.__version__}".encode())
+    digest.update(f"{cpu} {_config.CPU_NAME} {numba.__version__}".encode())
     name = f"fastrcnn-{digest.hexdigest()[:16]}"
     from_user = os.environ.get("NUMBA_CACHE_DIR")
     try:
@@ -70,6 +71,30 @@ def _check_private(folder: Path) -> None:
         raise PermissionError(f"{folder}: expected a folder that only this user can write into")
 
 
+class Locator(_CacheLocator):
+    """Tells numba where the cached code of an entry is: in `cache_folder`, wherever its file lies."""
+
+    def __init__(self, line: int) -> None:
+        self._line = line
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> Locator:
+        """Make the locator of a function."""
+        return cls(py_func.__code__.co_firstlineno)
+
+    def get_cache_path(self) -> str:
+        """Return the folder."""
+        return str(cache_folder())
+
+    def get_source_stamp(self) -> str:
+        """Return what changes with the sources: the name of the folder has their hash."""
+        return cache_folder().name
+
+    def get_disambiguator(self) -> str:
+        """Return what tells two functions of one name apart."""
+        return str(self._line)
+
+
 def entry(*signatures: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate an entry: a compiled function that Python code calls.
 
@@ -79,14 +104,14 @@ def entry(*signatures: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
     """
 
     def compile_entry(function: Callable[..., Any]) -> Callable[..., Any]:
-        before = _config.CACHE_DIR
+        before = _config.CACHE_LOCATOR_CLASSES
         # numba reads the setting in `njit`. It is restored, because other code may use numba too.
-        _config.CACHE_DIR = str(cache_folder())
+        _config.CACHE_LOCATOR_CLASSES = f"{__name__}.{Locator.__name__}"
         try:
             jit = numba.njit(list(signatures), nogil=True, cache=True)
             compiled: Callable[..., Any] = jit(function)
         finally:
-            _config.CACHE_DIR = before
+            _config.CACHE_LOCATOR_CLASSES = before
         return compiled
 
     return compile_entry

@@ -101,6 +101,10 @@ class CalibrateConfig:
     proposals: str | None = None
     """URI of a table of proposals for these images, if the detector was trained on a table. Default: the
     proposals that the detector was trained with."""
+    one_class_iou: float | None = None
+    """An object has one class: a score is at most 1 minus that of a better box of another class at an IoU
+    above this; 1 switches it off. Default: as the detector was trained. New trainings choose .6 where no two
+    classes share boxes."""
     num_workers: int = 1
     """Number of tasks that detect objects, in parallel."""
     gpus_per_worker: float | None = None
@@ -129,6 +133,7 @@ class CalibrateConfig:
                 "max_failures",
             ),
         ),
+        Group(title="Scores", more=("one_class_iou",)),
         Group(
             title="Workers",
             common=("num_workers", "gpus_per_worker"),
@@ -141,6 +146,7 @@ class CalibrateConfig:
         check_above_zero(self, "num_workers", "limit")
         check_not_negative(self, "gpus_per_worker", most=1000)
         check_share(self.max_failures)
+        check_above_zero(self, "one_class_iou", most=1)
         check_labels(self)
         check_renames(self.rename)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from torchvision.ops import box_iou
 
 from fastrcnn.config import SELECTIVE_SEARCH_MODES, ProposalConfig
 from fastrcnn.proposals import opencv_selective_search, prepare, propose, selective_search
-from fastrcnn.proposals.compiled import _check_private, cache_folder
+from fastrcnn.proposals.compiled import _check_private, cache_folder, kernels
 from tests.fastrcnn.drawn import Image, digest, scene
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -153,6 +154,22 @@ def test_boxes_are_equal_in_another_process_and_with_another_thread_count() -> N
         check=True,
     )
     assert done.stdout.split() == [digest()]
+
+
+def test_a_copy_of_the_package_uses_what_is_compiled(tmp_path: Path) -> None:
+    kernels()
+    files = {path: path.stat().st_mtime_ns for path in cache_folder().iterdir()}
+    assert len(files) > 5
+    shutil.copytree(CHECKOUT / "fastrcnn", tmp_path / "fastrcnn")
+    code = "import fastrcnn; from fastrcnn.proposals.compiled import *; kernels(); print(fastrcnn.__file__)"
+    said = subprocess.check_output(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        text=True,
+    )
+    assert said == f"{tmp_path / 'fastrcnn' / '__init__.py'}\n"
+    assert {path: path.stat().st_mtime_ns for path in cache_folder().iterdir()} == files
 
 
 def test_threads_of_one_process_share_the_kernels() -> None:

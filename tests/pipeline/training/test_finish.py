@@ -135,6 +135,12 @@ def test_the_job_makes_a_calibrated_copy(scenes: Path, trained: Path, tmp_path: 
     assert after.config["operating_points"] == result.operating_points
     with pytest.raises(UserError, match="already holds a checkpoint"):
         calibrate.run(given)
+    for given_iou, iou in ((0.6, 0.6), (1.0, None)):
+        other = tmp_path / str(given_iou)
+        calibrate.run(
+            replace(given, checkpoint=str(output), output=str(other), one_class_iou=given_iou)
+        )
+        assert load_checkpoint(other).model.config.one_class_iou == iou
 
 
 def test_the_job_refuses_what_cannot_be_calibrated(
