@@ -205,6 +205,11 @@ RULES = (
         "benchmarks/test_scale.py::test_every_key_is_planned_and_gets_a_row",
     ),
     Rule("docs/scale.md", r"jobs/benchmark\.py memory", reason="hours: a million rows"),
+    Rule(
+        "docs/scores.md",
+        r"^ *python .*(scenes|one-class)",
+        reason="a measurement of ten minutes with the detector of make demo",
+    ),
     Rule("docs/scores.md", r"^ *python .*(bccd|--checkpoint model )", WALK, "another data set"),
     Rule("docs/scores.md", r"jobs/(sample|calibrate)\.py", WALK),
     Rule("docs/scores.md", r"matches\.parquet", WALK),
