@@ -9,8 +9,6 @@ image after its EXIF orientation is applied).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,21 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from fastrcnn.checkpoint import CONFIG, Checkpoint, CheckpointError
-from fastrcnn.detection import ScoredImage, canvases, detect_counting
-from fastrcnn.halving import Outcome, Pixels, detect_halving
-from fastrcnn.model import with_config
-from fastrcnn.precision import full_float32
+from fastrcnn.detection import ScoredImage
+from fastrcnn.halving import Outcome
 from fastrcnn.proposals.tiled import propose_on_tiles
-from fastrcnn.regions import detect_in_regions, detects_in_regions
-from fastrcnn.rpn import ProposedBoxes
-from fastrcnn.scoring_form import scoring_form
-from fastrcnn.tiled_detection import detect_looks, propose_tiled
-from fastrcnn.tiles import Tiling
 from pipeline import images
 from pipeline.config import Precision
 from pipeline.detections import Detections, is_score, min_scores
 from pipeline.detector.in_parts import check_tile
+from pipeline.detector.network import IMAGES_AT_ONCE, Network
 from pipeline.detector.result_rows import score_candidates
 from pipeline.images import SampleRules
 from pipeline.images.inputs import (
@@ -46,12 +37,9 @@ from pipeline.images.inputs import (
 )
 from pipeline.images.regions import RegionImage, open_regions
 from pipeline.images.tiff_directory import Data
-from pipeline.storage.checkpoints import checkpoint_folder, load
 
 Box = dict[str, Any]
 """One detection as in the column `detections`: label, label_id, score, x_min, y_min, x_max, y_max."""
-IMAGES_AT_ONCE = 8
-"""Images in one batch of the network, when the library is called with a longer list."""
 
 
 class Detector:
@@ -111,39 +99,37 @@ class Detector:
             )
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        self.device = torch.device("cuda" if _use_gpu(gpu) else "cpu")
-        self._checkpoint = _load(str(checkpoint), model_id)
+        self.network = Network(
+            str(checkpoint),
+            score_threshold=score_threshold,
+            precision=precision,
+            compile=compile,
+            tile=tile,
+            tile_overlap=tile_overlap,
+            max_detections=max_detections,
+            gpu=gpu,
+            model_id=model_id,
+        )
+        """What passes decoded images through the model. The actors of a scoring job call it."""
+        config = self.network.checkpoint.config
         if min_score is None:
-            self._min_scores = min_scores(self._checkpoint.config, self.classes, str(checkpoint))
+            self._min_scores = min_scores(config, self.classes, str(checkpoint))
         else:
             self._min_scores = np.full(len(self.classes), min_score or -np.inf, np.float32)
-        changes = detection_changes(tile, tile_overlap, max_detections)
-        self._model = scoring_form(
-            with_config(self._checkpoint.model.to(self.device), **changes),
-            bfloat16=False if precision == "float32" else None,
-        )
-        if compile:
-            self._model.backbone.compile(dynamic=True)
-        self._float32 = precision == "float32"
-        self._score_threshold = score_threshold
-        self.tiling = Tiling.of(self._model.config)
-        """How images are divided into tiles. None: the detector looks at whole images only."""
-        self.in_parts = detects_in_regions(self._model.config)
-        """Whether an image of more than `max_pixels` is decoded in parts, where its format allows it."""
         self.max_pixels = max_pixels
-        self.rules = SampleRules.of_checkpoint(self._checkpoint.config).replaced(range, bands)
+        self.rules = SampleRules.of_checkpoint(config).replaced(range, bands)
         """How samples become pixels."""
         self.truncated: images.Truncated = truncated
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names; label k is classes[k - 1]."""
-        return self._checkpoint.classes
+        return self.network.checkpoint.classes
 
     @property
     def model_id(self) -> str:
         """The id of the model, as in the column `model_id` of a scoring job."""
-        return self._checkpoint.model_id
+        return self.network.checkpoint.model_id
 
     @overload
     def __call__(
@@ -222,50 +208,10 @@ class Detector:
         for first in range(0, len(images), IMAGES_AT_ONCE):
             last = min(first + IMAGES_AT_ONCE, len(images))
             pixels = self._read(images, range(first, last))
-            outcomes: list[ProposedBoxes | str] = detect_halving(self._propose, pixels, None)
-            for index, outcome in enumerate(outcomes, first):
+            for index, outcome in enumerate(self.network.propose(pixels), first):
                 result = _result_or_raise(outcome, images, index)
                 proposed.append((result.boxes.cpu().numpy(), result.scores.cpu().numpy()))
         return proposed
-
-    def score(
-        self,
-        pixels: Sequence[Pixels],
-        proposals: Sequence[npt.NDArray[np.float32]] | None,
-        looks_per_pass: int | None = None,
-    ) -> list[ScoredImage | str]:
-        """Pass decoded images through the network in one batch. A batch that does not fit the GPU is halved.
-
-        With tiles, the whole images and their tiles pass through it, a few at a time.
-
-        Args:
-            pixels: N images (H, W, 3) uint8 RGB, upright, on any device.
-            proposals: N arrays (P, 4) float32, image frame. None: the model's RPN makes them.
-            looks_per_pass: with tiles, whole images and tiles in one batch. None: `IMAGES_AT_ONCE`.
-
-        Returns:
-            One result an image, in order. A text instead of a result is the reason why it is missing.
-        """
-        run = partial(detect_halving, self._detect)
-        if self.tiling is None:
-            return run(pixels, proposals)
-        return detect_looks(
-            run,
-            pixels,
-            proposals,
-            self.tiling,
-            self._model.config,
-            looks_per_pass=looks_per_pass or IMAGES_AT_ONCE,
-            most_whole=self._checkpoint.proposals.max_boxes,
-            score_threshold=self._score_threshold,
-        )
-
-    def canvases(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """Give what an image of `size` (height, width) has in common with those that share its pass.
-
-        A CPU passes images one by one, so there all images are alike.
-        """
-        return () if self.device.type == "cpu" else canvases(size, self._model.config)
 
     def boxes(self, scored: ScoredImage) -> list[Box]:
         """Turn the result of one image into dictionaries, by falling score."""
@@ -302,7 +248,7 @@ class Detector:
         proposals: Sequence[npt.NDArray[np.float32]] | None,
     ) -> Iterator[ScoredImage]:
         """Read images, make their proposals and score them, `IMAGES_AT_ONCE` at a time."""
-        config = self._checkpoint.proposals
+        config = self.network.checkpoint.proposals
         if proposals is None and config.spec.precomputed:
             raise ValueError(
                 "proposals is None, but the detector was trained on a table of proposals: give one array"
@@ -311,7 +257,7 @@ class Detector:
         if proposals is not None:
             _check_proposals(proposals, len(images))
         check_images(images)
-        in_parts = self.in_parts and (proposals is not None or config.spec.learned)
+        in_parts = self.network.in_parts and (proposals is not None or config.spec.learned)
         for first in range(0, len(images), IMAGES_AT_ONCE):
             indices = range(first, min(first + IMAGES_AT_ONCE, len(images)))
             large = {i: parts_of(images[i], self.max_pixels) for i in indices if in_parts}
@@ -319,8 +265,8 @@ class Detector:
             pixels = self._read(images, whole)
             batch = None if proposals is None else [proposals[i] for i in whole]
             if batch is None and not config.spec.learned:
-                batch = [propose_on_tiles(image, config, self.tiling) for image in pixels]
-            outcomes = dict(zip(whole, self.score(pixels, batch), strict=True))
+                batch = [propose_on_tiles(image, config, self.network.tiling) for image in pixels]
+            outcomes = dict(zip(whole, self.network.score(pixels, batch), strict=True))
             for index in indices:
                 data = large.get(index)
                 if data is not None:
@@ -341,7 +287,7 @@ class Detector:
         Args:
             data: the encoded bytes.
             proposals: (P, 4) float32, image frame. None: the model's RPN makes them.
-            looks_per_pass: as in `score`.
+            looks_per_pass: as in `Network.score`.
             seen: called with the number of tiles that were looked at, and that of all tiles.
 
         Returns:
@@ -350,19 +296,11 @@ class Detector:
         Raises:
             ImageError, StorageError: the image cannot be read or decoded.
         """
-        assert self.tiling is not None
+        tiling = self.network.tiling
+        assert tiling is not None
         with open_regions(data, max_pixels=self.max_pixels, rules=self.rules) as image:
-            check_tile(image.size, self.tiling, self.max_pixels)
-            scored = detect_in_regions(
-                partial(detect_halving, self._detect),
-                image,
-                proposals,
-                self._model.config,
-                looks_per_pass=looks_per_pass or IMAGES_AT_ONCE,
-                most_whole=self._checkpoint.proposals.max_boxes,
-                score_threshold=self._score_threshold,
-                seen=seen,
-            )
+            check_tile(image.size, tiling, self.max_pixels)
+            scored = self.network.score_regions(image, proposals, looks_per_pass, seen)
             return scored, image
 
     def _read(self, images: Sequence[Image], indices: Sequence[int]) -> list[npt.NDArray[np.uint8]]:
@@ -377,47 +315,6 @@ class Detector:
             )
             for index in indices
         ]
-
-    def _detect(
-        self,
-        pixels: Sequence[Pixels],
-        proposals: Sequence[npt.NDArray[np.float32]] | None,
-    ) -> list[ScoredImage]:
-        threshold = self._score_threshold
-        with self._precision():
-            return detect_counting(self._model, pixels, proposals, score_threshold=threshold)
-
-    def _propose(self, pixels: Sequence[Pixels], _: object) -> list[ProposedBoxes]:
-        with self._precision():
-            return propose_tiled(self._model, pixels)
-
-    def _precision(self) -> AbstractContextManager[None]:
-        return full_float32() if self._float32 else nullcontext()
-
-
-def detection_changes(
-    tile: int | None, tile_overlap: float | None, max_detections: int | None
-) -> dict[str, Any]:
-    """Return the fields of `FastRCNNConfig` that these arguments change. None: the checkpoint's value."""
-    given = {"tile": tile, "tile_overlap": tile_overlap, "detections_per_image": max_detections}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return changes | ({"tile": None} if tile == 0 else {})
-
-
-def _load(uri: str, model_id: str | None) -> Checkpoint:
-    """Load the checkpoint. Raises as `Detector` does."""
-    folder = checkpoint_folder(uri)
-    if folder is None:
-        raise CheckpointError(
-            f"{uri} holds no {CONFIG}, neither directly nor in its folder checkpoint/"
-        )
-    checkpoint = load(folder)
-    if model_id not in (None, checkpoint.model_id):
-        raise RuntimeError(
-            f"{uri} holds model {checkpoint.model_id}: expected {model_id}, as when the job started."
-            " Restore the checkpoint, or start the job again"
-        )
-    return checkpoint
 
 
 def _place(images: Sequence[object], index: int) -> str:
@@ -444,11 +341,3 @@ def _check_proposals(proposals: Sequence[object], num_images: int) -> None:
             raise ValueError(
                 f"the proposals of image {index} are {given}: expected an array (P, 4), xyxy"
             )
-
-
-def _use_gpu(gpu: bool | None) -> bool:
-    if gpu and not torch.cuda.is_available():
-        raise RuntimeError(
-            "a GPU was requested, but torch sees none. Check that torch is built for CUDA, and the GPU driver"
-        )
-    return torch.cuda.is_available() if gpu is None else gpu

@@ -28,7 +28,7 @@ PROGRESS_S = 60.0
 def decoded_in_parts(candidates: pa.Table, detector: Detector) -> list[int]:
     """List the rows of CANDIDATE whose images are decoded in parts: those that are not in memory, and larger
     ones than `detector.max_pixels` whose format allows it."""
-    if not detector.in_parts:
+    if not detector.network.in_parts:
         return []
     rows = []
     statuses = candidates["status"].to_pylist()

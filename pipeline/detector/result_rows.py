@@ -59,16 +59,18 @@ def score_candidates(
     others = [index for index in range(candidates.num_rows) if not results[index]]
     for batch in decoded_batches(
         candidates.take(pa.array(others, pa.int64())) if apart else candidates,
-        uploads or Uploads(detector.device),
+        uploads or Uploads(detector.network.device),
         images_per_pass=images_per_pass,
         max_pixels=detector.max_pixels,
-        canvas=detector.canvases,
+        canvas=detector.network.canvases,
         rules=detector.rules,
         truncated=detector.truncated,
         fenced=fenced,
         threads=decode_threads,
     ):
-        outcomes = iter(detector.score(batch.images.wait(), batch.proposals, images_per_pass))
+        outcomes = iter(
+            detector.network.score(batch.images.wait(), batch.proposals, images_per_pass)
+        )
         now = datetime.datetime.now(datetime.UTC)
         for index, row in zip(batch.indices, batch.rows, strict=True):
             outcome = next(outcomes) if row["status"] == "ok" else None

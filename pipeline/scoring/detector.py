@@ -52,7 +52,7 @@ class DetectorActor:
             score_candidates,
             self._detector,
             run_id=run_id,
-            uploads=Uploads(self._detector.device),
+            uploads=Uploads(self._detector.network.device),
             images_per_pass=images_per_pass,
             decode_threads=decode_threads,
             access=access,

@@ -3,7 +3,7 @@ project.
 
     python writers.py KIND FOLDER
 
-Each data set has three pictures of 40 x 30 in the split "train": one of two objects, one of a dog, one of none.
+Each data set has three pictures of 40 x 30 in the split "train": with two objects, with one, and without.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def webdataset_encoders(folder: str) -> None:
 
     with webdataset.TarWriter(f"{folder}/train-0.tar") as tar:
         for number in range(3):
-            entries = [
-                {"bbox": bbox, "category": NAMES[k], "id": 1} for bbox, k in OBJECTS[number]
-            ]
+            entries = [{"bbox": bbox, "category": NAMES[k], "id": 1} for bbox, k in OBJECTS[number]]
             key = f"camera {number}/00.17"
             tar.write({"__key__": key, "png": picture(number), "json": {"annotations": entries}})
 

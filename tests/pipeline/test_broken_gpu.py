@@ -35,8 +35,8 @@ class BreaksOnce(DetectorActor):
     def __init__(self, checkpoint: str, *, calls: str, **settings: Any) -> None:
         super().__init__(checkpoint, **settings)
         self._calls = Path(calls)
-        self._network = self._detector._detect
-        self._detector._detect = self._break_once  # type: ignore[method-assign]
+        self._network = self._detector.network._detect
+        self._detector.network._detect = self._break_once  # type: ignore[method-assign]
 
     def _break_once(self, pixels: Sequence[Any], proposals: Any) -> list[ScoredImage]:
         with open(self._calls, "a") as file:

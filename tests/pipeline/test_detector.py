@@ -21,6 +21,7 @@ from fastrcnn.detection import Detections as Found
 from fastrcnn.detection import ScoredImage
 from pipeline import Detections, Detector
 from pipeline.config import Precision
+from pipeline.detector.network import Network
 from pipeline.images import ImageError
 from pipeline.scoring.detector import DetectorActor
 from pipeline.storage import ObjectMissing
@@ -48,7 +49,7 @@ def three_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
         found = Found(boxes, torch.tensor([2, 1, 2]), scores)
         return [ScoredImage(found, 30) for _ in pixels]
 
-    monkeypatch.setattr("pipeline.detector.detect_counting", detect)
+    monkeypatch.setattr("pipeline.detector.network.detect_counting", detect)
 
 
 def with_points(checkpoint: Path, folder: Path, points: object) -> Path:
@@ -123,7 +124,7 @@ def test_min_score_0_keeps_negative_scores_too(
         found = Found(torch.ones(1, 4), torch.tensor([1]), torch.tensor([-0.5]))
         return [ScoredImage(found, 1)]
 
-    monkeypatch.setattr("pipeline.detector.detect_counting", detect)
+    monkeypatch.setattr("pipeline.detector.network.detect_counting", detect)
     assert Detector(tiny_checkpoint, min_score=0)(PIXELS).scores.tolist() == [-0.5]
     assert len(Detector(tiny_checkpoint)(PIXELS)) == 0
 
@@ -228,14 +229,14 @@ def test_proposals_that_do_not_fit_are_refused(
 def test_an_image_too_large_for_the_gpu_raises_an_error_that_names_it(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Detector._detect
+    real = Network._detect
 
-    def detect(self: Detector, pixels: Sequence[Any], proposals: Any) -> list[ScoredImage]:
+    def detect(self: Network, pixels: Sequence[Any], proposals: Any) -> list[ScoredImage]:
         if any(len(one) == 99 for one in pixels):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return real(self, pixels, proposals)
 
-    monkeypatch.setattr(Detector, "_detect", detect)
+    monkeypatch.setattr(Network, "_detect", detect)
     detector = Detector(tiny_checkpoint)
     large = np.zeros((99, 40, 3), np.uint8)
     with pytest.raises(RuntimeError, match=r"^image 1: CUDA out of memory"):
@@ -272,7 +273,7 @@ def test_float32_stays_float32_on_any_machine(
     monkeypatch.setattr("fastrcnn.scoring_form.multiplies_bfloat16", lambda _: True)
     detector = Detector(tiny_checkpoint, precision=precision, gpu=False)
     expected = torch.bfloat16 if precision == "auto" else torch.float32
-    assert {p.dtype for p in detector._model.backbone.parameters()} == {expected}
+    assert {p.dtype for p in detector.network.model.backbone.parameters()} == {expected}
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("auto", "tf32"), ("float32", "ieee")])
@@ -285,7 +286,7 @@ def test_float32_computes_without_tf32(
         seen.append(torch.backends.cudnn.conv.fp32_precision)
         return [ScoredImage(Found(torch.ones(1, 4), torch.tensor([1]), torch.ones(1)), 1)]
 
-    monkeypatch.setattr("pipeline.detector.detect_counting", detect)
+    monkeypatch.setattr("pipeline.detector.network.detect_counting", detect)
     Detector(tiny_checkpoint, precision=precision)(PIXELS)
     assert seen == [expected]
     assert torch.backends.cudnn.conv.fp32_precision == "tf32"

@@ -12,8 +12,8 @@ from PIL import Image
 
 from fastrcnn.config import ProposalConfig
 from fastrcnn.upload import Uploads
-from pipeline import Detector
 from pipeline.detector.batches import decoded_batches
+from pipeline.detector.network import Network
 from pipeline.scoring.candidates import ReadSettings, read_images
 from pipeline.scoring.detector import DetectorActor
 from tests.fastrcnn.test_halving import OUT_OF_MEMORY
@@ -78,7 +78,7 @@ def test_rows_come_back_in_order_however_canvases_mix_them(
 ) -> None:
     timed = ["scored_at", "detect_s"]
     plain = DetectorActor(tiny_checkpoint)(candidates).drop_columns(timed)
-    monkeypatch.setattr(Detector, "canvases", lambda self, size: (size[0] % 2,))
+    monkeypatch.setattr(Network, "canvases", lambda self, size: (size[0] % 2,))
     mixed = DetectorActor(tiny_checkpoint, images_per_pass=2)(candidates).drop_columns(timed)
     assert mixed.equals(plain)
 

@@ -138,14 +138,14 @@ def test_the_failure_of_one_image_is_written_in_its_row(
     def no_room(*_: object, **__: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("pipeline.detector.detect_counting", no_room)
+    monkeypatch.setattr("pipeline.detector.network.detect_counting", no_room)
     rows = DetectorActor(tiny_checkpoint)(candidates).to_pylist()
     assert [row["status"] for row in rows] == ["failed", "undecodable", "failed"]
     assert rows[0]["error"] == "CUDA out of memory."
     assert rows[0]["detections"] is None
 
 
-@pytest.mark.parametrize("place", ["detect_counting", "batches.Uploads.start"])
+@pytest.mark.parametrize("place", ["network.detect_counting", "batches.Uploads.start"])
 @pytest.mark.parametrize("error", [ValueError("on purpose"), MemoryError(), IndexError()])
 def test_a_bug_that_one_image_meets_is_its_row_alone(
     candidates: pa.Table,

@@ -217,7 +217,7 @@ def test_tiles_that_do_not_fit_the_gpu_fail_their_image_only(
             raise torch.cuda.OutOfMemoryError("no room")
         return detect_counting(model, pixels, *args, **kwargs)
 
-    monkeypatch.setattr("pipeline.detector.detect_counting", detect)
+    monkeypatch.setattr("pipeline.detector.network.detect_counting", detect)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     rows = rows_of(replace(config, tile=40))
     assert [row["status"] for row in rows] == ["failed", "undecodable", "ok"]
@@ -226,8 +226,8 @@ def test_tiles_that_do_not_fit_the_gpu_fail_their_image_only(
 
 def test_the_library_detects_in_tiles(rpn_checkpoint: Path, images: Path) -> None:
     plain, tiled = Detector(rpn_checkpoint), Detector(rpn_checkpoint, tile=40, tile_overlap=0.25)
-    assert plain.tiling is None
-    assert tiled.tiling == Tiling(side=40, overlap=0.25)
+    assert plain.network.tiling is None
+    assert tiled.network.tiling == Tiling(side=40, overlap=0.25)
     large, small = str(images / "a.png"), str(images / "c.png")
     assert len(tiled.detect([large])[0]) > len(plain.detect([large])[0])
     assert tiled.detect([small]) == plain.detect([small])
