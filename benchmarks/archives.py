@@ -31,7 +31,7 @@ from pipeline.record import plan
 from pipeline.runtime.prefetch import in_threads
 from pipeline.scoring.selection import select
 from pipeline.storage.archives.writing import end_of, header_of, padding
-from pipeline.storage.s3 import S3Store
+from pipeline.storage.s3_client import S3Client
 
 _BODY = b"\xff\xd8\xff" + bytes(97)
 _BUCKET = "archives"
@@ -156,13 +156,13 @@ def measure(way: str, images: str, output: str) -> Result:
 def _count_requests() -> Callable[[], int]:
     """Count the requests that this process sends to S3 from now on."""
     sent: list[None] = []
-    attempt = S3Store._attempt
+    attempt = S3Client._attempt
 
-    def counted(self: S3Store, *arguments: object) -> object:
+    def counted(self: S3Client, *arguments: object) -> object:
         sent.append(None)
         return attempt(self, *arguments)  # type: ignore[arg-type]
 
-    S3Store._attempt = counted  # type: ignore[method-assign, assignment]
+    S3Client._attempt = counted  # type: ignore[method-assign, assignment]
     return lambda: len(sent)
 
 

@@ -15,7 +15,7 @@ from pipeline.storage.chains import split_chain
 SCHEMES = frozenset(
     ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "file", "local", "https", "http")
 )
-"""Schemes that the entries of a list may have, besides those of `pipeline.storage.objects.STORES`."""
+"""Schemes that the entries of a list may have, besides those of `pipeline.storage.stores.STORES`."""
 WEB = ("http", "https")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 

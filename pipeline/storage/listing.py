@@ -9,8 +9,9 @@ import pyarrow as pa
 from pipeline.errors import ObjectDenied, ObjectMissing, UserError
 from pipeline.schema import NAMED
 from pipeline.storage.access import OPEN, WEB, Access
-from pipeline.storage.objects import check_access, driver_errors, store_of
+from pipeline.storage.objects import driver_errors
 from pipeline.storage.retry import DEADLINE_S
+from pipeline.storage.stores import check_access, store_of
 from pipeline.storage.uris import (
     Location,
     ObjectInfo,

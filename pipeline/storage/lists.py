@@ -27,9 +27,10 @@ from pipeline.storage.list_formats import (
     iter_entries,
 )
 from pipeline.storage.listing import list_objects
-from pipeline.storage.objects import STORES, check_access, driver_errors, local_copy, stat
+from pipeline.storage.objects import driver_errors, local_copy, stat
 from pipeline.storage.other import NoDriver, filesystem
 from pipeline.storage.retry import DEADLINE_S
+from pipeline.storage.stores import STORES, check_access
 from pipeline.storage.uris import (
     LOCAL,
     absolute,

@@ -1,104 +1,34 @@
-"""S3, and stores with the same interface, through the client inside s3fs.
-
-s3fs provides the session, the event loop and the credentials from the environment. Requests go to its client
-directly, because the methods of s3fs parse keys (``?versionId=``), cache listings and turn every error into
-OSError. A process has one client, and any thread may use it: requests run on the event loop of fsspec. Only
-this package repeats requests. The retries of botocore and s3fs are off, because they would multiply, and the
-time until an error would be unknown.
-"""
+"""S3, and stores with the same interface: each operation as requests of `pipeline.storage.s3_client`."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import threading
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow.fs as pafs
-import s3fs
-from botocore import exceptions as boto
 
-from pipeline.errors import (
-    ObjectChanged,
-    ObjectDenied,
-    ObjectMissing,
-    ObjectTooLarge,
-    ObjectUnreadable,
-    one_line,
-)
+from pipeline.errors import ObjectChanged, ObjectMissing, ObjectTooLarge, ObjectUnreadable
 from pipeline.runtime.prefetch import in_threads
 from pipeline.storage.ranges import LISTERS, Page, iter_pages
-from pipeline.storage.retry import DEADLINE_S, Outage, Transient, retry
-from pipeline.storage.s3_answers import (
-    NO_CREDENTIALS,
-    TRANSIENT,
-    BodyCheck,
-    classify,
-    may_have_new_credentials,
-)
-from pipeline.storage.s3_settings import bucket_and_key, requester_pays, unsigned
+from pipeline.storage.retry import DEADLINE_S, Transient
+from pipeline.storage.s3_answers import BodyCheck
+from pipeline.storage.s3_client import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, S3Client, filesystem
+from pipeline.storage.s3_settings import bucket_and_key, unsigned
 from pipeline.storage.small_objects import SmallObjects
 from pipeline.storage.uris import ObjectInfo
 
-CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 30
-"""Longest time without any byte from the server. The whole transfer may take longer."""
 MIN_BYTES_PER_S = 64 * 1024
 """If a body arrives more slowly than this on average, the attempt has failed."""
-CLIENT_LASTS_S = 5.0
-"""Seconds after which a client is replaced at the earliest, if its credentials are refused."""
-_CONNECTIONS = 64
 PART_BYTES = 32 * 2**20
 """Size of a part of a multipart upload, and of the largest file that is sent in one request. S3 accepts parts
 of 5 MiB to 5 GiB."""
 _MOST_PARTS = 9_000  # S3 accepts 10,000 parts, and 5 TiB in total
 _PARTS_AT_ONCE = 4
-
-Result = TypeVar("Result")
-
-
-class PatientFileSystem(s3fs.S3FileSystem):  # type: ignore[misc]
-    """An s3fs file system that waits out an outage as long as this package does.
-
-    s3fs sleeps min(.1 * 1.7^n, 15) s after attempt n: 119 s in all. Ray's checkpoints go through it.
-    """
-
-    retries = 16
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether s3fs tries again after this error, in addition to those that it knows."""
-    if isinstance(error, boto.ClientError):
-        return isinstance(classify("", error), Transient)
-    return isinstance(error, TRANSIENT)
-
-
-s3fs.core.set_custom_error_handler(_may_pass)
-
-
-def filesystem(*, anonymous: bool) -> PatientFileSystem:
-    """Make a file system with the environment of this process and without cached listings.
-
-    botocore's retries are off. The pickle of the file system holds no credentials.
-    """
-    return PatientFileSystem(
-        anon=anonymous,
-        requester_pays=requester_pays(),
-        use_listings_cache=False,
-        skip_instance_cache=True,  # fsspec's instance cache would make one client for each thread
-        config_kwargs={
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "read_timeout": READ_TIMEOUT_S,
-            "max_pool_connections": _CONNECTIONS,
-            "retries": {"total_max_attempts": 1, "mode": "standard"},
-        },
-    )
 
 
 class S3Store:
@@ -113,19 +43,18 @@ class S3Store:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._lock = threading.Lock()
-        self._make_clients()
-        self._payer = {"RequestPayer": "requester"} if requester_pays() else {}
-        self._outage = Outage()
+        self._client = S3Client(root)
         self._body_check = BodyCheck()
-        self._small = SmallObjects(lambda: self._signing, (CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
+        self._small = SmallObjects(
+            lambda: self._client.signing, (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+        )
 
     def stat(self, path: str, *, deadline_s: float) -> ObjectInfo:
         """Return size and ETag by a HEAD request."""
         bucket, key = bucket_and_key(path)
         if not key:
             raise ObjectMissing(f"{self._root}{path}: names a bucket, not an object")
-        head = self._call(path, deadline_s, "head_object", Bucket=bucket, Key=key)
+        head = self._client.call(path, deadline_s, "head_object", Bucket=bucket, Key=key)
         return ObjectInfo(self._root + path, head["ETag"].strip('"'), head["ContentLength"])
 
     def iter_pages(
@@ -141,7 +70,7 @@ class S3Store:
             request = {"Bucket": bucket, "Prefix": start}
             if after:
                 request["StartAfter"] = start + after
-            page = self._call(prefix, deadline_s, "list_objects_v2", **request)
+            page = self._client.call(prefix, deadline_s, "list_objects_v2", **request)
             # S3 may answer with no key and IsTruncated. Only its token leads on from there.
             while page.get("IsTruncated") and not page.get("Contents"):
                 token = page.get("NextContinuationToken")
@@ -151,7 +80,7 @@ class S3Store:
                         "and has no new token to ask for it"
                     )
                 request["ContinuationToken"] = token
-                page = self._call(prefix, deadline_s, "list_objects_v2", **request)
+                page = self._client.call(prefix, deadline_s, "list_objects_v2", **request)
             objects = [
                 (
                     entry["Key"].removeprefix(start),
@@ -173,7 +102,7 @@ class S3Store:
     def check_bucket(self, path: str, *, deadline_s: float) -> None:
         """Raise ObjectMissing if the bucket does not exist. HEAD on a key cannot tell."""
         bucket, _ = bucket_and_key(path)
-        self._call(bucket, deadline_s, "head_bucket", Bucket=bucket)
+        self._client.call(bucket, deadline_s, "head_bucket", Bucket=bucket)
 
     def arrow_filesystem(self) -> pafs.FileSystem:
         return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem(anonymous=unsigned(""))))
@@ -187,7 +116,7 @@ class S3Store:
         is the MD5 for most objects.
         """
         bucket, key = bucket_and_key(path)
-        request = {"Bucket": bucket, "Key": key, **self._payer}
+        request = {"Bucket": bucket, "Key": key, **self._client.payer}
         if etag is not None:
             request["IfMatch"] = f'"{etag}"'
         digests: Counter[str] = Counter()
@@ -212,7 +141,7 @@ class S3Store:
             self._body_check.check(response, data, digests)
             return data
 
-        return self._retry(path, deadline_s, get)
+        return self._client.retry(path, deadline_s, get)
 
     def read_range(
         self, path: str, *, first: int, length: int, etag: str | None, deadline_s: float
@@ -223,7 +152,7 @@ class S3Store:
         """
         bucket, key = bucket_and_key(path)
         uri = self._root + path
-        request = {"Bucket": bucket, "Key": key, **self._payer}
+        request = {"Bucket": bucket, "Key": key, **self._client.payer}
         request["Range"] = f"bytes={first}-{first + length - 1}"
         if etag is not None:
             request["IfMatch"] = f'"{etag}"'
@@ -242,7 +171,7 @@ class S3Store:
                 raise Transient(f"only {len(data)} of {length} bytes arrived")
             return data
 
-        return self._retry(path, deadline_s, get)
+        return self._client.retry(path, deadline_s, get)
 
     def read_listed(self, path: str, info: ObjectInfo) -> bytes:
         """Read a small object that was listed; see `pipeline.storage.small_objects`."""
@@ -260,7 +189,7 @@ class S3Store:
         bucket, key = bucket_and_key(path)
 
         async def get(client: Any) -> None:
-            response = await client.get_object(Bucket=bucket, Key=key, **self._payer)
+            response = await client.get_object(Bucket=bucket, Key=key, **self._client.payer)
             length: int = response["ContentLength"]
             async with response["Body"] as body:
                 async with asyncio.timeout(READ_TIMEOUT_S + length / MIN_BYTES_PER_S):
@@ -270,12 +199,12 @@ class S3Store:
             if local.stat().st_size != length:
                 raise Transient(f"only {local.stat().st_size} of {length} bytes arrived")
 
-        self._retry(path, deadline_s, get)
+        self._client.retry(path, deadline_s, get)
 
     def write(self, path: str, data: bytes) -> None:
         """Write an object by PUT; an object of this name is replaced."""
         bucket, key = bucket_and_key(path)
-        self._call(path, DEADLINE_S, "put_object", Bucket=bucket, Key=key, Body=data)
+        self._client.call(path, DEADLINE_S, "put_object", Bucket=bucket, Key=key, Body=data)
 
     def create(self, path: str, data: bytes) -> bool:
         """Create an object by PUT with ``If-None-Match: *``; return False if the key is taken.
@@ -284,7 +213,7 @@ class S3Store:
         """
         bucket, key = bucket_and_key(path)
         try:
-            self._call(
+            self._client.call(
                 path, DEADLINE_S, "put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*"
             )
         except ObjectChanged:  # 412
@@ -294,12 +223,12 @@ class S3Store:
     def delete(self, path: str) -> None:
         """Delete an object. In a bucket with versions, the old version stays."""
         bucket, key = bucket_and_key(path)
-        self._call(path, DEADLINE_S, "delete_object", Bucket=bucket, Key=key)
+        self._client.call(path, DEADLINE_S, "delete_object", Bucket=bucket, Key=key)
 
     def age_s(self, path: str, *, deadline_s: float) -> float | None:
         """Return the age of an object: the time of the answer less the time of the object."""
         bucket, key = bucket_and_key(path)
-        head = self._call(path, deadline_s, "head_object", Bucket=bucket, Key=key)
+        head = self._client.call(path, deadline_s, "head_object", Bucket=bucket, Key=key)
         now = head["ResponseMetadata"]["HTTPHeaders"].get("date")
         if now is None:
             return None
@@ -318,14 +247,16 @@ class S3Store:
             return
         bucket, key = bucket_and_key(path)
         target = {"Bucket": bucket, "Key": key}
-        upload = self._call(path, DEADLINE_S, "create_multipart_upload", **target)["UploadId"]
+        upload = self._client.call(path, DEADLINE_S, "create_multipart_upload", **target)[
+            "UploadId"
+        ]
         step = max(PART_BYTES, -(-size // _MOST_PARTS))
 
         def put(number: int) -> dict[str, Any]:
             with local.open("rb") as file:
                 file.seek((number - 1) * step)
                 part = {"PartNumber": number, "UploadId": upload, "Body": file.read(step)}
-            answer = self._call(path, DEADLINE_S, "upload_part", **target, **part)
+            answer = self._client.call(path, DEADLINE_S, "upload_part", **target, **part)
             return {"ETag": answer["ETag"], "PartNumber": number}
 
         try:
@@ -333,72 +264,13 @@ class S3Store:
             done = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
             self._complete(path, size, **target, **done)
         except BaseException:
-            self._call(path, DEADLINE_S, "abort_multipart_upload", **target, UploadId=upload)
+            self._client.call(path, DEADLINE_S, "abort_multipart_upload", **target, UploadId=upload)
             raise
 
     def _complete(self, path: str, size: int, **request: Any) -> None:
         try:
-            self._call(path, DEADLINE_S, "complete_multipart_upload", **request)
+            self._client.call(path, DEADLINE_S, "complete_multipart_upload", **request)
         except ObjectMissing:
             # The upload no longer exists: the answer to a first completion was lost, and this is the second.
             if self.stat(path, deadline_s=DEADLINE_S).size != size:
                 raise
-
-    def _call(self, path: str, deadline_s: float, operation: str, **request: Any) -> dict[str, Any]:
-        payer = {} if operation == "head_bucket" else self._payer  # the only one that takes none
-
-        async def call(client: Any) -> dict[str, Any]:
-            response: dict[str, Any] = await getattr(client, operation)(**request, **payer)
-            return response
-
-        return self._retry(path, deadline_s, call)
-
-    def _retry(
-        self, path: str, deadline_s: float, call: Callable[[Any], Awaitable[Result]]
-    ) -> Result:
-        uri = self._root + path
-        signed = not unsigned(bucket_and_key(path)[0])
-        attempt = functools.partial(self._attempt, uri, signed, call)
-        return retry(attempt, uri, deadline_s, self._outage)
-
-    def _attempt(self, uri: str, signed: bool, call: Callable[[Any], Awaitable[Result]]) -> Result:
-        fs = self._signing if signed else self._anonymous  # each time: an attempt may replace them
-
-        async def request() -> Result:
-            return await call(await fs.set_session())
-
-        try:
-            return asyncio.run_coroutine_threadsafe(request(), fs.loop).result()
-        except boto.ClientError as error:
-            if may_have_new_credentials(error) and self._renew_client(fs):
-                raise Transient(one_line(error)) from error
-            raise classify(uri, error) from error
-        except NO_CREDENTIALS as error:
-            if self._renew_client(fs):
-                raise Transient(one_line(error)) from error
-            raise ObjectDenied(f"{uri}: {one_line(error)}") from error
-        except TRANSIENT as error:
-            raise Transient(one_line(error)) from error
-        except boto.BotoCoreError as error:  # e.g. an invalid bucket name or setting
-            raise ObjectUnreadable(f"{uri}: {one_line(error)}") from error
-
-    def _make_clients(self) -> None:
-        self._signing, self._anonymous = (
-            filesystem(anonymous=anonymous) for anonymous in (False, True)
-        )
-        self._made_at = time.monotonic()
-
-    def _renew_client(self, used: s3fs.S3FileSystem) -> bool:
-        """Replace the client that was used, unless it is new. Return whether to try again.
-
-        A client keeps the credentials of its first request. They may have been missing then, or they may have
-        been replaced since. A client that does not sign has none.
-        """
-        with self._lock:
-            if used is self._anonymous:
-                return False
-            if self._signing is used:
-                if time.monotonic() - self._made_at < CLIENT_LASTS_S:
-                    return False
-                self._make_clients()
-            return True

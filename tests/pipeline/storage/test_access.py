@@ -7,7 +7,7 @@ import pytest
 from pipeline import storage
 from pipeline.storage import Access
 from pipeline.storage.access import is_public, links
-from pipeline.storage.objects import check_access
+from pipeline.storage.stores import check_access
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_a_read_that_keeps_failing_is_unreadable_at_the_deadline(
 def test_a_read_from_a_silent_server_gives_up(
     uri: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.storage.s3.READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("pipeline.storage.s3_client.READ_TIMEOUT_S", 0.5)
     # The variable makes a new client. Its retries stay off all the same.
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "9")
     proxy.forever = "hang"
@@ -173,7 +173,7 @@ def test_credentials_that_come_later_are_used(
     uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The file of credentials did not exist at the first request, as on a node that has just started."""
-    monkeypatch.setattr("pipeline.storage.s3.CLIENT_LASTS_S", 0.5)
+    monkeypatch.setattr("pipeline.storage.s3_client.CLIENT_LASTS_S", 0.5)
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     key, secret = (os.environ[name] for name in names)
     for name in names:
@@ -192,11 +192,11 @@ def test_credentials_that_come_later_are_used(
 def test_credentials_that_were_replaced_are_read_anew_once(
     uri: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
-    monkeypatch.setattr("pipeline.storage.s3.CLIENT_LASTS_S", 0.0)
+    monkeypatch.setattr("pipeline.storage.s3_client.CLIENT_LASTS_S", 0.0)
     proxy.faults = [code]
     assert storage.read_bytes(uri) == DATA
     assert proxy.requests == [f"GET {code}", "GET pass"]
-    monkeypatch.setattr("pipeline.storage.s3.CLIENT_LASTS_S", 100.0)
+    monkeypatch.setattr("pipeline.storage.s3_client.CLIENT_LASTS_S", 100.0)
     proxy.forever = code
     with pytest.raises(storage.ObjectDenied):
         storage.read_bytes(uri)

@@ -98,7 +98,7 @@ def test_public_buckets_are_read_without_a_signature(
 
 
 def reader(s3: str) -> SmallObjects:
-    from pipeline.storage.s3 import filesystem
+    from pipeline.storage.s3_client import filesystem
 
     signing = filesystem(anonymous=False)
     return SmallObjects(lambda: signing, (5, 30))

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline import storage
 from pipeline.errors import ObjectChanged, ObjectMissing, ObjectTooLarge, UserError
 from pipeline.scoring.selection import select
-from pipeline.storage import objects
+from pipeline.storage import stores
 from pipeline.storage.uris import ObjectInfo
 
 
@@ -75,8 +75,8 @@ class Shelf:
 @pytest.fixture
 def shelf(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     monkeypatch.setattr(Shelf, "kept", {})
-    monkeypatch.setattr(objects, "STORES", {**objects.STORES, "shelf": Shelf})
-    objects._make_store.cache_clear()
+    monkeypatch.setattr(stores, "STORES", {**stores.STORES, "shelf": Shelf})
+    stores._make_store.cache_clear()
     return Shelf.kept
 
 
