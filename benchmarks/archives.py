@@ -26,7 +26,8 @@ from benchmarks.results import write_results
 from demo import servers
 from fastrcnn.config import ProposalConfig
 from pipeline import storage
-from pipeline.proposals.reading import ReadSettings, read_chunks
+from pipeline.proposals.candidate import ReadSettings
+from pipeline.proposals.reading import read_chunks
 from pipeline.record import plan
 from pipeline.runtime.prefetch import in_threads
 from pipeline.scoring.selection import select

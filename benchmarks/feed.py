@@ -36,7 +36,7 @@ from benchmarks.results import write_results
 from fastrcnn.config import LEARNED, ProposalConfig
 from pipeline import images, score
 from pipeline.config import ScoreConfig
-from pipeline.proposals.reading import ReadSettings, decode_candidates
+from pipeline.proposals.candidate import ReadSettings, decode_candidates
 from pipeline.record import plan
 from pipeline.runtime import cluster
 from pipeline.runtime.attempts import Attempts, SharedAttempts

@@ -24,7 +24,8 @@ from pipeline import storage
 from pipeline.config.tools import ExportProposalsConfig
 from pipeline.detector import Detector
 from pipeline.errors import UserError
-from pipeline.proposals.reading import check_failures, decode_candidates, read_images, unplanned
+from pipeline.proposals.candidate import decode_candidates
+from pipeline.proposals.reading import check_failures, read_images, unplanned
 from pipeline.proposals.table import boxes_array, write_part
 from pipeline.runtime import cluster
 from pipeline.runtime.attempts import SharedAttempts

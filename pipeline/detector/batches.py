@@ -15,7 +15,7 @@ from fastrcnn.gpu_errors import lacks_memory
 from fastrcnn.upload import UploadedImages, Uploads
 from pipeline.images import Truncated
 from pipeline.images.samples import NEUTRAL, SampleRules
-from pipeline.proposals.reading import decode_candidates
+from pipeline.proposals.candidate import decode_candidates
 from pipeline.runtime.prefetch import prefetch
 
 Canvas = Callable[[tuple[int, int]], Hashable]

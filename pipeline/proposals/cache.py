@@ -29,7 +29,8 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.images import LACKS_END, Truncated
 from pipeline.images.samples import NEUTRAL, SampleRules
-from pipeline.proposals.reading import ReadSettings, read_chunks, unplanned
+from pipeline.proposals.candidate import ReadSettings
+from pipeline.proposals.reading import read_chunks, unplanned
 from pipeline.proposals.table import Boxes, boxes_array, boxes_of, write_part
 from pipeline.runtime import cluster
 from pipeline.runtime.attempts import Attempts, SharedAttempts

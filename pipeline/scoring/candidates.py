@@ -1,7 +1,7 @@
 """The CPU stage of scoring: turns tasks (TASK), which are pieces of shards, into candidates (CANDIDATE).
 
-A candidate is a planned image after reading. `pipeline.proposals.reading` reads one image and makes its
-proposals; its names can be imported from this module too.
+A candidate is a planned image after reading. `pipeline.proposals.candidate` makes it of one image; the names of
+reading can be imported from this module too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import StorageError, UserError
-from pipeline.proposals.reading import ReadSettings, decode_candidates, read_chunks, read_images
+from pipeline.proposals.candidate import ReadSettings, decode_candidates
+from pipeline.proposals.reading import read_chunks, read_images
 from pipeline.record.plan import Plan, rows_of
 from pipeline.runtime.attempts import Attempts
 from pipeline.schema import CANDIDATE, TASK

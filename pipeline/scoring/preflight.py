@@ -15,7 +15,7 @@ from pipeline import record, storage
 from pipeline.config import ScoreConfig
 from pipeline.errors import UserError
 from pipeline.images import DECODER_VERSION, IMAGE_SUFFIXES, SampleRules
-from pipeline.proposals.reading import ReadSettings
+from pipeline.proposals.candidate import ReadSettings
 from pipeline.proposals.table import find_table
 from pipeline.record.retries import Retry
 from pipeline.scoring.filters import Filter

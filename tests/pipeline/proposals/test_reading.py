@@ -20,7 +20,8 @@ from fastrcnn.proposals import propose
 from pipeline.images import decoding
 from pipeline.images.jpeg import Jpeg
 from pipeline.proposals import reading
-from pipeline.proposals.reading import ReadSettings, decode_candidates, read_chunks, read_images
+from pipeline.proposals.candidate import ReadSettings, decode_candidates
+from pipeline.proposals.reading import read_chunks, read_images
 from pipeline.runtime.attempts import AttemptLog, node_name
 from pipeline.schema import CANDIDATE, IMAGE, PLAN, PROPOSALS
 from tests.pipeline.hostile_bytes import encode, exif, photo
@@ -245,7 +246,7 @@ BUGS = {
     "read": ("pipeline.storage.read_bytes", lambda uri, **_: uri.endswith("47.jpg")),
     "decode": ("pipeline.images.decode", lambda data, **_: width_of(data) == 47),
     "propose": (
-        "pipeline.proposals.reading.propose_on_tiles",
+        "pipeline.proposals.candidate.propose_on_tiles",
         lambda pixels, *_: pixels.shape[1] == 47,
     ),
 }

@@ -16,7 +16,8 @@ from PIL import Image
 from fastrcnn.config import ProposalConfig
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.proposals.reading import ReadSettings, read_images, unplanned
+from pipeline.proposals.candidate import ReadSettings
+from pipeline.proposals.reading import read_images, unplanned
 from pipeline.record import plan
 from pipeline.scoring.filters import Filter
 from pipeline.scoring.selection import READ_LISTS, Selection, check_output_outside, select

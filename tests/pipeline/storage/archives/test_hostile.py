@@ -11,7 +11,8 @@ import pytest
 from fastrcnn.config import ProposalConfig
 from pipeline import storage
 from pipeline.errors import MemberUndecodable, StorageError, UserError
-from pipeline.proposals.reading import ReadSettings, _read
+from pipeline.proposals.candidate import ReadSettings
+from pipeline.proposals.reading import _read
 from pipeline.schema import with_shards
 from pipeline.scoring.packed import ArchiveOptions
 from pipeline.scoring.selection import select

@@ -16,7 +16,8 @@ from pipeline.errors import (
     ObjectUnreadable,
     UserError,
 )
-from pipeline.proposals.reading import ReadSettings, read_chunks, unplanned
+from pipeline.proposals.candidate import ReadSettings
+from pipeline.proposals.reading import read_chunks, unplanned
 from pipeline.runtime.child_process import ChildProcess
 from pipeline.scoring.selection import select
 from pipeline.storage.archives import parquet
