@@ -1,7 +1,7 @@
 """The CPU stage of scoring: turns tasks (TASK), which are pieces of shards, into candidates (CANDIDATE).
 
-A candidate is a planned image after reading. `pipeline.proposals.candidate` makes it of one image; the names of
-reading can be imported from this module too.
+A candidate is a planned image after reading. `pipeline.proposals.candidate` makes it of one image; the names
+of reading can be imported from this module too.
 """
 
 from __future__ import annotations
