@@ -47,6 +47,7 @@ from pipeline.runtime.compiling import check_compiles
 from pipeline.runtime.growing import Growth
 from pipeline.runtime.machine import check_machine
 from pipeline.storage import checkpoints
+from pipeline.storage.archives.listed import listings_of
 from pipeline.training.board import failures_as_warnings
 from pipeline.training.chosen import Recipe, keep, log_tile_advice, recipe_of
 from pipeline.training.coverage import log_anchor_coverage, log_proposal_coverage
@@ -240,6 +241,7 @@ def _train_on(config: TrainConfig, ready: _Prepared, per_worker: dict[str, float
         examples=ray.put(examples),
         validation=ray.put(val_examples),
         weights=ray.put(ready.model.state_dict()),
+        listings=ray.put(listings_of(e.image.image_uri for e in (*examples, *val_examples))),
         rules=sample_rules(config),
     )
     metric = "val_map" if val_examples else "iteration"

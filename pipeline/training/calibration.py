@@ -34,6 +34,7 @@ from fastrcnn.model import FastRCNN
 from fastrcnn.tiled_detection import propose_tiled
 from pipeline.errors import JobError, one_line
 from pipeline.images.samples import NEUTRAL, SampleRules
+from pipeline.storage.archives.listed import Listing, listings_of, remember
 from pipeline.training.examples import Example
 from pipeline.training.validation import detect_share, detector_of, ground_truth, read_pixels
 
@@ -118,8 +119,9 @@ def detect_on_workers(
     task: Any = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker["GPU"])(_detect_part)
     config = replace(model.config, calibration=None)
     weights, shared = ray.put(model.state_dict()), ray.put(list(examples))
+    listings = ray.put(listings_of(example.image.image_uri for example in examples))
     parts = [
-        task.remote(config, weights, shared, r, num_workers, rules, max_proposals)
+        task.remote(config, weights, shared, listings, r, num_workers, rules, max_proposals)
         for r in range(num_workers)
     ]
     try:
@@ -140,12 +142,14 @@ def _detect_part(
     config: FastRCNNConfig,
     weights: Mapping[str, Tensor],
     examples: list[Example],
+    listings: list[Listing],
     rank: int,
     world_size: int,
     rules: SampleRules = NEUTRAL,
     max_proposals: int | None = None,
 ) -> dict[int, _Part]:
     """Detect on the share of one task, on its GPU if it has one."""
+    remember(listings)
     model = FastRCNN(config)
     model.load_state_dict(dict(weights))
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

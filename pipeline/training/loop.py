@@ -35,6 +35,7 @@ from fastrcnn.solver import build_optimizer, freeze_untrained
 from pipeline.images.samples import NEUTRAL, SampleRules
 from pipeline.runtime.cli import configure_logging
 from pipeline.runtime.prefetch import prefetch
+from pipeline.storage.archives.listed import remember
 from pipeline.training.board import Board, Boards, ProgressLines, TrainingBoard
 from pipeline.training.coverage import log_learned_coverage
 from pipeline.training.examples import Batch, Example, load_batch
@@ -68,7 +69,7 @@ UNMEASURED = {"val_map": -1.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
-    """Everything a worker needs. `examples`, `validation` and `weights` are in Ray's object store."""
+    """Everything a worker needs. What is large is in Ray's object store."""
 
     model: FastRCNNConfig
     solver: SolverConfig
@@ -87,6 +88,8 @@ class TrainJob:
     """ObjectRef of list[Example]; may be empty."""
     weights: Any
     """ObjectRef of the initial state_dict."""
+    listings: Any
+    """ObjectRef of list[Listing]: the members of the archives that hold the images."""
     rules: SampleRules = NEUTRAL
     """How samples become pixels."""
     budget: TimeBudget | None = None
@@ -155,6 +158,7 @@ def _train(job: TrainJob) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     examples: list[Example] = ray.get(job.examples)
     validation: list[Example] = ray.get(job.validation)
+    remember(ray.get(job.listings))
     model = FastRCNN(job.model)
     weights = ray.get(job.weights)
     model.load_state_dict(weights)

@@ -1,10 +1,13 @@
-"""The members of one archive, listed once a process and kept for the archives that were used last."""
+"""The members of one archive, listed once a process and kept for the archives that were used last.
+
+A process can give its lists to others: a training lists each archive once, not once a worker.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -12,6 +15,7 @@ from pipeline.runtime.shared import Shared
 from pipeline.storage.access import OPEN, Access
 from pipeline.storage.archives.index import Archive, index
 from pipeline.storage.archives.limits import DEEPEST_LINK
+from pipeline.storage.chains import split_chain
 from pipeline.storage.uris import ObjectInfo
 
 MEMBERS_KEPT = 2_000_000
@@ -29,7 +33,7 @@ class ListedArchive(Mapping[str, Row]):
     """
 
     def __init__(self, tables: pa.Table, etag: str) -> None:
-        self._rows, self.etag = tables, etag
+        self.rows, self.etag = tables, etag
         self._places: dict[str, int] = {}
         """URI -> number of the row; of a hard link to a file before it, that of the file."""
         columns = (tables[name].to_pylist() for name in ("image_uri", "target", "hard"))
@@ -44,7 +48,7 @@ class ListedArchive(Mapping[str, Row]):
             self._places[uri] = number
 
     def __getitem__(self, uri: str) -> Row:
-        row: Row = self._rows.slice(self._places[uri], 1).to_pylist()[0]
+        row: Row = self.rows.slice(self._places[uri], 1).to_pylist()[0]
         return row
 
     def __iter__(self) -> Iterator[str]:
@@ -55,7 +59,7 @@ class ListedArchive(Mapping[str, Row]):
 
     def described(self) -> Iterator[tuple[str, int | None, str | None]]:
         """Yield URI, size and problem of each member. A symbolic link has no size."""
-        sizes, problems = (self._rows[name].to_pylist() for name in ("size_bytes", "problem"))
+        sizes, problems = (self.rows[name].to_pylist() for name in ("size_bytes", "problem"))
         for uri, number in self._places.items():
             yield uri, sizes[number], problems[number]
 
@@ -100,6 +104,35 @@ def known_archive(uri: str, access: Access = OPEN) -> ListedArchive | None:
     """
     etag = _etags.get((uri, access))
     return None if etag is None else list_archive(ObjectInfo(uri, etag, None), access)
+
+
+class Listing(NamedTuple):
+    """The list of an archive, for another process."""
+
+    archive: ObjectInfo
+    members: pa.Table
+    """MEMBERS."""
+
+
+def listings_of(uris: Iterable[str], access: Access = OPEN) -> list[Listing]:
+    """Give the lists of the archives that hold these images, as far as this process has listed them."""
+    chains = (split_chain(uri) for uri in uris)
+    archives = dict.fromkeys(chain.archive for chain in chains if chain is not None)
+    listings = []
+    for uri in archives:
+        found = known_archive(uri, access)
+        if found is not None:
+            listings.append(Listing(ObjectInfo(uri, found.etag, None), found.rows))
+    return listings
+
+
+def remember(listings: Iterable[Listing], access: Access = OPEN) -> None:
+    """Take the lists of another process. An archive that has changed is listed again when it is read."""
+    for archive, members in listings:
+        assert archive.etag is not None  # `known_archive` knows no others
+        key = archive.uri, archive.etag, None, access
+        _listed.get(key, partial(ListedArchive, members, archive.etag))
+        _etags[archive.uri, access] = archive.etag
 
 
 def _list(info: ObjectInfo, access: Access) -> ListedArchive:

@@ -92,6 +92,7 @@ def job(scenes: str, output: Path, **changes: Any) -> TrainJob:
         examples=[Example(image, boxes) for image in training.images],
         validation=[Example(image, boxes) for image in validation.images],
         weights=model.state_dict(),
+        listings=[],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import tarfile
 import tracemalloc
@@ -12,8 +13,11 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import ObjectMissing
+from pipeline.runtime.shared import Shared
 from pipeline.scoring.selection import select
+from pipeline.storage.archives import listed
 from pipeline.storage.archives.index import Archive, index
+from pipeline.storage.archives.listed import listings_of, remember
 from pipeline.storage.archives.reading import read_member
 from pipeline.storage.chains import member_part
 from tests.fault_proxy import FaultyProxy, serving
@@ -50,6 +54,26 @@ def test_many_threads_list_an_archive_once_and_then_read_with_one_request(
     # The first request of each thread asks for the ETag; the list is one or two, and the footer of Parquet.
     assert first <= 40 + 16 + 5
     assert again == 1
+
+
+def test_another_process_may_give_its_list(
+    bucket: str, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_bytes(f"{bucket}/x.tar", tar_of(*((f"{n}.jpg", body(n)) for n in range(9))))
+    storage.write_bytes(f"{bucket}/y.tar", tar_of(("0.jpg", body(0))))
+    uris = [f"tar://{n}.jpg::{bucket}/x.tar" for n in range(9)]
+    storage.read_bytes(uris[0])
+    listings = listings_of([*uris, f"tar://0.jpg::{bucket}/y.tar", f"{bucket}/z.jpg"])
+    assert [listing.archive.uri for listing in listings] == [f"{bucket}/x.tar"]
+    monkeypatch.setattr(listed, "_listed", Shared(100, len))  # as in another process
+    monkeypatch.setattr(listed, "_etags", {})
+    with serving(FaultyProxy(s3)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        remember(pickle.loads(pickle.dumps(listings)))
+        assert [storage.read_bytes(uri) for uri in uris] == [body(n) for n in range(9)]
+        assert len(proxy.requests) == 9
+        storage.write_bytes(f"{bucket}/x.tar", tar_of(("8.jpg", body(99))))
+        assert storage.read_bytes(uris[8]) == body(99)
 
 
 def test_each_of_many_archives_is_listed_once(
