@@ -4,6 +4,7 @@ python jobs/benchmark.py proposals --data ../shared/data/bccd ../shared/data/fru
 python jobs/benchmark.py proposers --data ../shared/data/bccd ../shared/data/fruit
 python jobs/benchmark.py recipe --data ../shared/data/bccd ../shared/data/wind_turbines
 python jobs/benchmark.py tiles --mosaics ../shared/data/bccd ../shared/data/fruit --minutes 5
+python jobs/benchmark.py sahi --checkpoint MODEL
 python jobs/benchmark.py first-training --data ../shared/data/bccd ../shared/data/fruit --iterations 400
 python jobs/benchmark.py decode --data ../shared/data/bccd/JPEGImages ../shared/data/fruit
 python jobs/benchmark.py detector --images ../shared/data/bccd/JPEGImages
@@ -69,6 +70,11 @@ TASKS = (
         "TilesConfig",
         "Train on large images with small objects, with and without tiles; compare average precision by the"
         " size of the objects.",
+    ),
+    _task(
+        "sahi",
+        "SahiConfig",
+        "Measure detection in tiles of large images, compared with SAHI's sliced prediction (`make peers`).",
     ),
     _task(
         "first-training",

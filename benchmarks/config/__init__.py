@@ -9,6 +9,7 @@ from benchmarks.config.scoring import (
     LabelsConfig,
     MemoryConfig,
     ProposalsConfig,
+    SahiConfig,
     ScaleConfig,
     ScoreBenchmarkConfig,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "ProposalsConfig",
     "ProposersConfig",
     "RecipeConfig",
+    "SahiConfig",
     "ScaleConfig",
     "ScoreBenchmarkConfig",
     "SuspectsBenchmarkConfig",

@@ -233,6 +233,39 @@ class ArchivesConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SahiConfig:
+    """Flags of `jobs/benchmark.py sahi`."""
+
+    checkpoint: Uri
+    """A detector."""
+    tile: int = 640
+    """Side of the tiles, in pixels."""
+    tile_overlap: float = 0.2
+    """Share of a tile that two neighbours have in common."""
+    min_score: float = 0.05
+    """Boxes below this score do not count."""
+    images: int = 4
+    """Number of drawn images."""
+    size: tuple[int, int] = (2000, 3000)
+    """Height and width of the images."""
+    rounds: int = 3
+    """Number of times that each image is looked at. The fastest time counts."""
+    seed: int = 0
+    """Seed for drawing the images."""
+    output: Path = OUTPUT / "sahi"
+    """Local folder for images, sahi.md and results.json."""
+
+    GROUPS: ClassVar[Groups] = (
+        Group(title="Output", common=("output",)),
+        Group(title="Tiles", common=("tile", "tile_overlap", "min_score")),
+        Group(title="Images", common=("images", "size", "rounds", "seed")),
+    )
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "tile", "images", "rounds")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryConfig:
     """Flags of `jobs/benchmark.py memory`."""
 
