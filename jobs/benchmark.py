@@ -10,6 +10,7 @@ python jobs/benchmark.py decode --data ../shared/data/bccd/JPEGImages ../shared/
 python jobs/benchmark.py detector --images ../shared/data/bccd/JPEGImages
 python jobs/benchmark.py score --images ../shared/data/bccd/JPEGImages
 python jobs/benchmark.py feed --images ../shared/data/bccd/JPEGImages
+python jobs/benchmark.py start-up --image PHOTO --checkpoint MODEL
 python jobs/benchmark.py scale
 python jobs/benchmark.py labels
 python jobs/benchmark.py archives --image ../shared/data/bccd/JPEGImages/BloodImage_00000.jpg
@@ -104,6 +105,11 @@ TASKS = (
         "FeedConfig",
         "Measure images per second from a folder into an actor that only decodes, compared with bare decoding"
         " and with Ray's read_images.",
+    ),
+    _task(
+        "start-up",
+        "StartUpConfig",
+        "Measure the seconds from `ray job submit` to the first row, on a cluster that runs already.",
     ),
     _task(
         "scale",

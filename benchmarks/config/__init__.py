@@ -12,6 +12,7 @@ from benchmarks.config.scoring import (
     SahiConfig,
     ScaleConfig,
     ScoreBenchmarkConfig,
+    StartUpConfig,
 )
 from benchmarks.config.training import (
     AccuracyConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "SahiConfig",
     "ScaleConfig",
     "ScoreBenchmarkConfig",
+    "StartUpConfig",
     "SuspectsBenchmarkConfig",
     "TilesConfig",
     "TrainBenchmarkConfig",

@@ -282,6 +282,27 @@ class MemoryConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StartUpConfig:
+    """Flags of `jobs/benchmark.py start-up`."""
+
+    image: Path
+    """A photograph. Copies of it are scored."""
+    checkpoint: Uri
+    """A detector. The folder is read by the workers, so it must be a URI or an absolute path."""
+    images: int = 8
+    """Number of copies."""
+    rounds: int = 3
+    """Number of jobs, one after the other."""
+    output: Path = OUTPUT / "start-up"
+    """Local folder for results.json and the log of the cluster."""
+
+    GROUPS: ClassVar[Groups] = (Group(title="Measurement", common=("images", "rounds", "output")),)
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "images", "rounds")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HeadConfig:
     """Flags of `jobs/benchmark.py head`."""
 
