@@ -113,9 +113,11 @@ def detect_counting(
             boxes = [_tensor(proposals[i]).float().reshape(-1, 4) for i in group]
             group_proposals = send_together(boxes, model.device)
         scored = _detect_in_group(model, [pixels[i] for i in group], group_proposals, threshold)
-        for index, one in zip(group, scored, strict=True):
-            detections = one_class_each(one.detections, model.config, score_threshold)
-            results[index] = one._replace(detections=detections)
+        if (
+            model.config.tile is None
+        ):  # else `fastrcnn.tiled_detection` does this after joining the tiles
+            scored = [one_class_each(one, model.config, score_threshold) for one in scored]
+        results.update(zip(group, scored, strict=True))
     return [results[index] for index in range(len(pixels))]
 
 
@@ -318,25 +320,25 @@ def _calibrated(detections: Detections, curves: Sequence[Curve]) -> Detections:
 
 
 def one_class_each(
-    detections: Detections, config: FastRCNNConfig, score_threshold: float | None = None
-) -> Detections:
+    scored: ScoredImage, config: FastRCNNConfig, score_threshold: float | None = None
+) -> ScoredImage:
     """Lower the calibrated scores that contradict a better detection (`FastRCNNConfig.one_class_iou`).
 
     Args:
-        detections: of one image, on the CPU. So this costs no wait for a GPU.
+        scored: one image. Its detections are on the CPU, so this costs no wait for a GPU.
         score_threshold: detections that are then below it are left out. None: they stay.
 
     Returns:
-        Detections, highest score first.
+        The image with its detections, highest score first.
     """
     if config.one_class_iou is None or config.calibration is None:
-        return detections
-    boxes, labels, scores = detections
+        return scored
+    boxes, labels, scores = scored.detections
     scores = limit_to_one_class(boxes, labels, scores, config.one_class_iou)
     order = torch.sort(scores, descending=True, stable=True).indices
     if score_threshold is not None:
         order = order[scores[order] >= score_threshold]
-    return Detections(boxes[order], labels[order], scores[order])
+    return scored._replace(detections=Detections(boxes[order], labels[order], scores[order]))
 
 
 def _decode(

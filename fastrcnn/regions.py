@@ -14,7 +14,7 @@ import torch
 
 from fastrcnn.boxes import clip
 from fastrcnn.config import FastRCNNConfig
-from fastrcnn.detection import Detections, ScoredImage
+from fastrcnn.detection import Detections, ScoredImage, one_class_each
 from fastrcnn.tiled_detection import LOOKS_PER_PASS, Run, join_detections
 from fastrcnn.tiles import Tiling, Window, in_window
 from fastrcnn.transform import scaled_size
@@ -87,8 +87,9 @@ def detect_in_regions(
             seen(first + len(some), len(windows))
     pairs = [(window, one.detections) for window, one in looks]
     count = sum(one.num_proposals for _, one in looks) if proposals is None else len(proposals)
-    detections = join_detections(pairs, image.size, config, score_threshold)
-    return ScoredImage(detections, count, len(windows))
+    detections = join_detections(pairs, image.size, config.nms_threshold)
+    scored = ScoredImage(detections, count, len(windows))
+    return one_class_each(scored, config, score_threshold)
 
 
 def _look_at_whole(

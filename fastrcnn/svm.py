@@ -182,6 +182,7 @@ def _replace_classifier(model: FastRCNN, svms: Sequence[_ClassSvm], scale: float
         score_threshold=SCORE_THRESHOLD,
         calibrate=False,  # margins are no probabilities
         calibration=None,
+        one_class_iou=None,
     )
     copy = FastRCNN(config)
     state = dict(model.state_dict())

@@ -206,18 +206,18 @@ def _joined(
         scored.append((look, outcome))
     count = sum(one.num_proposals for _, one in scored) if given_boxes is None else given_boxes
     num_tiles = len(scored) - 1
-    if not num_tiles:
-        return ScoredImage(scored[0][1].detections, count, 0)
-    pairs = [(look.window, one.detections) for look, one in scored]
-    joined = join_detections(pairs, size, config, score_threshold)
-    return ScoredImage(joined, count, num_tiles)
+    if num_tiles:
+        pairs = [(look.window, one.detections) for look, one in scored]
+        found = join_detections(pairs, size, config.nms_threshold)
+    else:
+        found = scored[0][1].detections
+    return one_class_each(ScoredImage(found, count, num_tiles), config, score_threshold)
 
 
 def join_detections(
     looks: Sequence[tuple[Window | None, Detections]],
     size: tuple[int, int],
-    config: FastRCNNConfig,
-    score_threshold: float | None = None,
+    nms_threshold: float,
 ) -> Detections:
     """Join the detections of all looks at one image.
 
@@ -227,13 +227,11 @@ def join_detections(
        inner edge of its tile is left out if a box of its class from another look covers `COVERED` of it.
        Smaller boxes are judged first, so that of two parts of an object the larger one stays.
     3. Boxes are suppressed over the image, for each class, as in a single look.
-    4. `one_class_each` compares them with those of other classes.
 
     Args:
         looks: the window of each look, None for the whole image; and its detections.
         size: (height, width) of the image.
-        config: of the model. It holds the thresholds of steps 3 and 4.
-        score_threshold: detections that step 4 leaves below it are left out. None: they stay.
+        nms_threshold: as in `FastRCNNConfig`.
 
     Returns:
         `MOST_DETECTIONS` detections at most, highest score first, in the image frame.
@@ -245,12 +243,9 @@ def join_detections(
     cut = _cut_boxes(boxes.numpy(), labels.numpy(), numbers, windows, size)
     kept = torch.from_numpy(np.flatnonzero(~cut))
     own_boxes, own_scores, own_labels = ([values[kept]] for values in (boxes, scores, labels))
-    (best,) = suppress(
-        own_boxes, own_scores, own_labels, config.nms_threshold, most=MOST_DETECTIONS
-    )
+    (best,) = suppress(own_boxes, own_scores, own_labels, nms_threshold, most=MOST_DETECTIONS)
     rows = kept[best]
-    found = Detections(boxes[rows], labels[rows], scores[rows])
-    return one_class_each(found, config, score_threshold)
+    return Detections(boxes[rows], labels[rows], scores[rows])
 
 
 def _cut_boxes(

@@ -200,6 +200,9 @@ class FastRCNNConfig:
             raise self._conflict(expected, "quarter_turns", "vertical_flips")
         if self.classifier == "softmax" and self.score_threshold > 1:
             raise self._conflict("a probability, up to 1", "score_threshold")
+        if self.one_class_iou is not None and self.classifier == "svm":
+            expected = "null with an SVM, whose scores are no probabilities"
+            raise self._conflict(expected, "one_class_iou", "classifier")
         if self.calibration is not None:
             self._check_calibration()
         if self.crop_jitter and not self.crop_jitter[0] <= self.crop_jitter[1]:

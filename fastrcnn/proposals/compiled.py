@@ -21,11 +21,13 @@ from typing import Any
 
 import llvmlite.binding  # type: ignore[import-untyped]
 import numba
-from numba.core.caching import _CacheLocator
+from numba.core.caching import CacheImpl, _CacheLocator
 
 _config: Any = numba.config
 _SOURCES = ("compiled", "edges", "grouping", "kernels", "regions", "segmentation")
 _READY = "ready"
+_LOCATORS = [f"{kind.__module__}.{kind.__qualname__}" for kind in CacheImpl._locator_classes]
+"""The kinds of locators that numba itself tries."""
 
 
 @functools.cache
@@ -78,9 +80,19 @@ class Locator(_CacheLocator):
         self._line = line
 
     @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> Locator:
-        """Make the locator of a function."""
-        return cls(py_func.__code__.co_firstlineno)
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> Locator | None:
+        """Make the locator of a function of this package.
+
+        None: numba uses the next kind of locator. It may ask for a function of another thread's, or the
+        folder may be one that this user cannot write into.
+        """
+        locator = cls(py_func.__code__.co_firstlineno)
+        try:
+            is_ours = Path(py_file).samefile(Path(__file__).with_name(Path(py_file).name))
+            locator.ensure_cache_path()  # type: ignore[no-untyped-call]  # numba has no types
+        except OSError:
+            return None
+        return locator if is_ours else None
 
     def get_cache_path(self) -> str:
         """Return the folder."""
@@ -105,8 +117,10 @@ def entry(*signatures: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
     def compile_entry(function: Callable[..., Any]) -> Callable[..., Any]:
         before = _config.CACHE_LOCATOR_CLASSES
-        # numba reads the setting in `njit`. It is restored, because other code may use numba too.
-        _config.CACHE_LOCATOR_CLASSES = f"{__name__}.{Locator.__name__}"
+        # numba reads the setting in `njit`. Other code may use numba too, even in another thread meanwhile.
+        # So the other kinds follow, and the setting is restored.
+        others = [before] if before else _LOCATORS
+        _config.CACHE_LOCATOR_CLASSES = ",".join([f"{__name__}.{Locator.__name__}", *others])
         try:
             jit = numba.njit(list(signatures), nogil=True, cache=True)
             compiled: Callable[..., Any] = jit(function)

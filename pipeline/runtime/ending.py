@@ -130,8 +130,7 @@ class _Guard:
             calls.join(_AT_END_S)
             children = _end_workers()
             shutil.rmtree(self._folder, ignore_errors=True)
-            for pid in children:
-                _kill(pid, signal.SIGKILL)
+            _kill_all(children)
             os._exit(code)
 
     def _call(self) -> None:
@@ -153,9 +152,9 @@ os.register_at_fork(after_in_child=_unblock)
 
 def _say_last(line: str) -> None:
     """Write a line to stderr; then send what other threads and processes write to nowhere."""
-    start = _SHOW_CURSOR if sys.stderr.isatty() else ""
-    terminal = 2
-    with suppress(OSError):  # a stream of a notebook or a test has none
+    start, terminal = "", 2
+    with suppress(OSError, AttributeError):  # no descriptor, as in a notebook; or stderr is closed
+        start = _SHOW_CURSOR if sys.stderr.isatty() else ""
         terminal = sys.stderr.fileno()  # not 2 where `pipeline.runtime.quiet` filters 2
     with suppress(OSError):
         os.write(terminal, f"{start}{line}\n".encode())
@@ -178,12 +177,17 @@ def _end_workers() -> set[int]:
     parents = _parents()
     children = {pid for pid in stopped if parents.get(pid) == me}
     workers = stopped - children
-    for pid in workers:
+    _kill_all(workers)
+    return children
+
+
+def _kill_all(pids: set[int]) -> None:
+    """Kill processes, and wait until they have disappeared."""
+    for pid in pids:
         _kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + _DEATH_S
-    while workers & _parents().keys() and time.monotonic() < deadline:
+    while pids & _parents().keys() and time.monotonic() < deadline:
         time.sleep(0.01)
-    return children
 
 
 def descendants(pid: int) -> set[int]:

@@ -31,6 +31,9 @@ _FROM_CORE = "core_worker.cc:.* has constructor arguments in the object store an
 """Pattern of the lines that are left out of what is written past Python. Ray Data puts what an actor runs
 into the object store, and its driver keeps it alive, so the actors do restart."""
 _STDERR = 2
+_kept: list[TextIO] = []
+"""Streams that others may still write to after the context: handlers of logs, and `faulthandler` by its
+descriptor. They are never closed."""
 _LAST_LINES_S = 1.0
 """Time that `grep` gets to print its last lines. Processes that outlive the job may keep it open."""
 
@@ -40,11 +43,16 @@ def without_noise() -> Iterator[None]:
     """Leave these lines out of what this process prints inside the context."""
     before = sys.stdout, sys.stderr
     with _through_grep(before[1]) as stderr:
-        sys.stdout, sys.stderr = _Filtered(before[0]), _Filtered(stderr)
+        sys.stdout, sys.stderr = _filtered(before[0]), _filtered(stderr)
         try:
             yield
         finally:
             sys.stdout, sys.stderr = before
+
+
+def _filtered(stream: TextIO | None) -> Any:
+    """Filter a stream. None: the process was started with this stream closed."""
+    return None if stream is None else _Filtered(stream)
 
 
 @contextmanager
@@ -70,13 +78,15 @@ def _through_grep(stream: TextIO) -> Iterator[TextIO]:
     os.dup2(filter_.stdin.fileno(), _STDERR)
     filter_.stdin.close()
     _move_log(stream, direct)
+    _kept.append(direct)
     try:
         yield direct
     finally:
-        _move_log(direct, stream)
-        direct.close()
         os.dup2(terminal, _STDERR)
         os.close(terminal)
+        _move_log(direct, stream)
+        with suppress(OSError):  # nobody reads it any more, or its disk is full
+            direct.flush()
         with suppress(subprocess.TimeoutExpired):
             filter_.wait(_LAST_LINES_S)
 
@@ -92,7 +102,7 @@ def _move_log(stream: TextIO, target: TextIO) -> None:
     """Let the handlers of the log that write to a stream write to another one."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
-            handler.setStream(target)
+            handler.stream = target  # `setStream` flushes, which fails if nobody reads
 
 
 class _Filtered:

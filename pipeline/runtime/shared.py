@@ -48,6 +48,13 @@ class Shared(Generic[Key, Value]):
             self._remove_old()
         return future.result()
 
+    def peek(self, key: Key) -> Value | None:
+        """Return the value of a key if it is ready. Nothing is made, and the value gets no younger by it."""
+        with self._lock:
+            future = self._values.get(key)
+        ready = future is not None and future.done() and future.exception() is None
+        return future.result() if ready and future is not None else None
+
     def _remove_old(self) -> None:
         with self._lock:
             done = [key for key, future in self._values.items() if future.done()]

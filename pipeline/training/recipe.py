@@ -186,7 +186,8 @@ def _model(at: Situation, known: Mapping[str, Any]) -> Iterator[Choice]:
         yield _choice("model.nms_threshold", NEAR, reason)
     else:
         yield _choice("model.nms_threshold", 0.5, f"{share}, and a lower threshold would lose them")
-    if labels.num_classes > 1 and labels.shared_boxes < SHARED_BOXES:
+    calibrates = known.get("model.calibrate", True) and known.get("model.classifier") != "svm"
+    if calibrates and labels.num_classes > 1 and labels.shared_boxes < SHARED_BOXES:
         reason = (
             f"{labels.shared_boxes:.1%} of the objects share a box with another class (IoU >"
             f" {ONE_CLASS_IOU}), so a second class on an object gets what the first leaves of 1"

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastrcnn import detection
 from fastrcnn.boxes import flip, transpose
 from fastrcnn.config import FastRCNNConfig, RPNConfig
-from fastrcnn.detection import Detections, detect, propose_learned
+from fastrcnn.detection import Detections, ScoredImage, detect, propose_learned
 from fastrcnn.model import FastRCNN, with_config
 from fastrcnn.suppression import distinct
 from fastrcnn.transform import batch_images, to_rois
@@ -65,6 +65,12 @@ def test_suppression_is_per_class() -> None:
     torch.testing.assert_close(found.boxes, boxes)
 
 
+def one_class_each(
+    found: Detections, rules: FastRCNNConfig, score_threshold: float | None = None
+) -> Detections:
+    return detection.one_class_each(ScoredImage(found, 0), rules, score_threshold).detections
+
+
 SAME_CURVES = ((1.0, 0.0), (1.0, 0.0))
 
 
@@ -74,14 +80,14 @@ def test_of_two_classes_on_an_object_the_worse_gets_what_is_left_of_one() -> Non
     inputs = (boxes, logits_of((0.9, 0.0), (0.1, 0.8), (0.3, 0.6)), torch.zeros(3, 12), (100, 100))
     for iou, scores in ((0.8, [0.9, 0.6, 0.3, 0.1]), (0.85, [0.9, 0.8, 0.6, 0.3])):
         rules = config(one_class_iou=iou, calibration=SAME_CURVES)
-        found = detection.one_class_each(postprocess(*inputs, rules, 0.05), rules)
+        found = one_class_each(postprocess(*inputs, rules, 0.05), rules)
         torch.testing.assert_close(found.scores, torch.tensor(scores))
         assert found.labels.tolist() == ([1, 2, 1, 2] if iou == 0.8 else [1, 2, 2, 1])
     rules = config(one_class_iou=0.8, calibration=SAME_CURVES)
-    high = detection.one_class_each(postprocess(*inputs, rules, 0.05), rules, 0.2)
+    high = one_class_each(postprocess(*inputs, rules, 0.05), rules, 0.2)
     torch.testing.assert_close(high.scores, torch.tensor([0.9, 0.6, 0.3]))
     rules = config(one_class_iou=0.8)  # not calibrated
-    plain = detection.one_class_each(postprocess(*inputs, rules, 0.05), rules)
+    plain = one_class_each(postprocess(*inputs, rules, 0.05), rules)
     torch.testing.assert_close(plain.scores, torch.tensor([0.9, 0.8, 0.6, 0.3]))
 
 
@@ -91,7 +97,7 @@ def test_the_better_class_is_the_one_with_the_better_calibrated_score() -> None:
     # Class 1 is overconfident: logit(.8) - 2 = -.61, sigmoid .35. Class 2 leaves .3.
     rules = config(one_class_iou=0.6, calibration=((1.0, -2.0), (1.0, 0.0)))
     found = postprocess(boxes, logits, torch.zeros(2, 12), (100, 100), rules, 0.05)
-    found = detection.one_class_each(found, rules)
+    found = one_class_each(found, rules)
     assert found.labels.tolist() == [2, 1]
     torch.testing.assert_close(found.scores, torch.tensor([0.7, 0.3]))
 

@@ -16,8 +16,8 @@ import torch
 from torchvision.ops import box_iou
 
 from fastrcnn.config import SELECTIVE_SEARCH_MODES, ProposalConfig
-from fastrcnn.proposals import opencv_selective_search, prepare, propose, selective_search
-from fastrcnn.proposals.compiled import _check_private, cache_folder, kernels
+from fastrcnn.proposals import compiled, opencv_selective_search, prepare, propose, selective_search
+from fastrcnn.proposals.compiled import Locator, _check_private, cache_folder, kernels
 from tests.fastrcnn.drawn import Image, digest, scene
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -170,6 +170,18 @@ def test_a_copy_of_the_package_uses_what_is_compiled(tmp_path: Path) -> None:
     )
     assert said == f"{tmp_path / 'fastrcnn' / '__init__.py'}\n"
     assert {path: path.stat().st_mtime_ns for path in cache_folder().iterdir()} == files
+
+
+def test_functions_of_other_code_are_not_cached_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may compile while the setting of numba names our locator."""
+    assert Locator.from_function(scene, str(CHECKOUT / "tests/fastrcnn/drawn.py")) is None
+    ours = Locator.from_function(compiled.entry, compiled.__file__)
+    assert ours is not None
+    assert ours.get_cache_path() == str(cache_folder())
+    monkeypatch.setattr(compiled, "cache_folder", lambda: Path("/proc"))  # nobody can write into it
+    assert Locator.from_function(compiled.entry, compiled.__file__) is None
 
 
 def test_threads_of_one_process_share_the_kernels() -> None:

@@ -41,7 +41,7 @@ def joined(
     whole: Detections, left: Detections, right: Detections, **numbers: Any
 ) -> list[list[float]]:
     looks: list[tuple[Window | None, Detections]] = [(None, whole), (LEFT, left), (RIGHT, right)]
-    boxes, labels, scores = join_detections(looks, SIZE, rules(**numbers))
+    boxes, labels, scores = join_detections(looks, SIZE, numbers.get("nms_threshold", 0.5))
     rows = zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True)
     return [[*box, label, round(score, 4)] for box, label, score in rows]
 
@@ -57,10 +57,44 @@ def test_classes_do_not_suppress_each_other() -> None:
     assert [row[4] for row in joined(found(), left, right)] == [2, 1]
 
 
-def test_an_object_in_two_tiles_has_one_class_if_the_model_says_so() -> None:
-    left, right = found((85, 10, 95, 20, 1, 0.8)), found((5, 10, 15, 20, 2, 0.9))
-    rows = joined(found(), left, right, one_class_iou=0.6, calibration=((1.0, 0.0), (1.0, 0.0)))
-    assert rows == [[85, 10, 95, 20, 2, 0.9], [85, 10, 95, 20, 1, 0.1]]
+def test_classes_are_compared_after_the_tiles_are_joined() -> None:
+    """The left tile shows half of a truck (1), and a person (2) in front of it. The whole image has all
+    of it. The half is left out while joining, and the whole truck is no rival of the person: IoU 30 / 90."""
+    truck, half, person = (70, 10, 160, 20), (70, 10, 100, 20), (70, 10, 100, 20)
+    config = rules(one_class_iou=0.6, calibration=((1.0, 0.0), (1.0, 0.0)))
+    looks = {
+        (100, 180): found((*truck, 1, 0.95)),
+        (100, 100): found((*half, 1, 0.9), (*person, 2, 0.85)),
+    }
+
+    def run(images: Sequence[Any], _: object) -> list[ScoredImage]:
+        return [ScoredImage(looks[i.shape[:2]] if i.any() else found(), 1) for i in images]
+
+    pixels = np.zeros((*SIZE, 3), np.uint8)
+    pixels[:, :80] = 1  # the right tile is empty
+    (result,) = detect_looks(run, [pixels], None, Tiling(side=100), config)
+    assert isinstance(result, ScoredImage)
+    assert result.detections.scores.tolist() == pytest.approx([0.95, 0.85])
+
+
+@pytest.mark.parametrize(("threshold", "scores"), [(None, [0.9, 0.1]), (0.2, [0.9])])
+@pytest.mark.parametrize("side", [100, 300])
+def test_an_object_has_one_class_with_tiles_and_without(
+    side: int, threshold: float | None, scores: list[float]
+) -> None:
+    config = rules(one_class_iou=0.6, calibration=((1.0, 0.0), (1.0, 0.0)))
+    twice = found((10, 10, 30, 30, 1, 0.8), (10, 10, 30, 31, 2, 0.9))
+
+    def run(images: Sequence[Any], _: object) -> list[ScoredImage]:
+        return [ScoredImage(twice if i.shape[1] == 180 else found(), 1) for i in images]
+
+    pixels = np.zeros((*SIZE, 3), np.uint8)
+    (result,) = detect_looks(
+        run, [pixels], None, Tiling(side=side), config, score_threshold=threshold
+    )
+    assert isinstance(result, ScoredImage)
+    assert result.detections.scores.tolist() == pytest.approx(scores)
+    assert result.detections.labels.tolist() == [2, 1][: len(scores)]
 
 
 def test_half_of_an_object_at_an_inner_edge_is_left_out_for_the_whole_one() -> None:
@@ -147,7 +181,7 @@ def test_images_are_looked_at_whole_and_in_each_tile_a_few_at_a_time() -> None:
     assert isinstance(first, ScoredImage)
     parts = detect_counting(detector, [images[0], images[0][:, :100], images[0][:, 80:]])
     looks = zip((None, LEFT, RIGHT), (part.detections for part in parts), strict=True)
-    expected = join_detections([*looks], SIZE, rules())
+    expected = join_detections([*looks], SIZE, 0.5)
     assert all(torch.equal(a, b) for a, b in zip(first.detections, expected, strict=True))
     assert first.num_proposals == sum(part.num_proposals for part in parts)
 

@@ -115,13 +115,18 @@ class Listing(NamedTuple):
 
 
 def listings_of(uris: Iterable[str], access: Access = OPEN) -> list[Listing]:
-    """Give the lists of the archives that hold these images, as far as this process has listed them."""
+    """Give the lists of the archives that hold these images, as far as this process keeps them.
+
+    They have `MEMBERS_KEPT` members at most: another process would keep no more. It lists the others itself.
+    """
     chains = (split_chain(uri) for uri in uris)
     archives = dict.fromkeys(chain.archive for chain in chains if chain is not None)
-    listings = []
+    listings, members = [], 0
     for uri in archives:
-        found = known_archive(uri, access)
-        if found is not None:
+        etag = _etags.get((uri, access))
+        found = None if etag is None else _listed.peek((uri, etag, None, access))
+        if found is not None and members + len(found) <= MEMBERS_KEPT:
+            members += len(found)
             listings.append(Listing(ObjectInfo(uri, found.etag, None), found.rows))
     return listings
 

@@ -91,3 +91,37 @@ def test_a_process_that_outlives_the_job_does_not_hold_it_up() -> None:
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", _JOB.replace("LAST", last)], stderr=-3, check=True)
     assert time.monotonic() - started < 5
+
+
+_LOGS = """
+import logging, sys
+from pipeline.runtime.quiet import without_noise
+
+logging.basicConfig()
+logging.raiseExceptions = False
+with without_noise():
+    for number in range(50):
+        logging.warning("line %d", number)
+"""
+
+
+@pytest.mark.parametrize("target", ["| head -1 > /dev/null", "> /dev/full"])
+def test_a_job_whose_last_lines_nobody_takes_ends_as_it_would(target: str) -> None:
+    shell = f"set -o pipefail; {sys.executable} - 2>&1 {target}"
+    ended = subprocess.run(["bash", "-c", shell], input=_LOGS.encode(), stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_what_took_the_stream_inside_the_job_may_use_it_afterwards() -> None:
+    """As Ray's log handlers and the crash dump that it enables."""
+    last = "import faulthandler; faulthandler.enable(); taken = sys.stderr"
+    code = _JOB.replace("LAST", last) + 'taken.write("taken\\n"); faulthandler._sigsegv()\n'
+    ended = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    assert b"taken" in ended.stderr
+    assert b"Fatal Python error: Segmentation fault" in ended.stderr
+
+
+def test_a_process_may_have_no_stderr() -> None:
+    code = "import sys\nfrom pipeline.runtime.quiet import without_noise\nwith without_noise(): print(1)"
+    shell = f'{sys.executable} -c "{code}" 2>&-'
+    assert subprocess.check_output(["bash", "-c", shell]) == b"1\n"

@@ -130,6 +130,8 @@ def test_an_object_has_one_class_unless_labels_say_otherwise() -> None:
     assert "0.1%" in choices()["model.one_class_iou"].reason
     assert values("model.one_class_iou", labels={"shared_boxes": 0.005}) == [None]
     assert values("model.one_class_iou", labels={"num_classes": 1}) == [None]
+    for given in ({"model.calibrate": False}, {"model.classifier": "svm"}):
+        assert values("model.one_class_iou", given=given) == [None]
 
 
 def test_images_full_of_objects_get_more_rois_and_detections() -> None:

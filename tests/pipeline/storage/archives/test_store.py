@@ -76,6 +76,23 @@ def test_another_process_may_give_its_list(
         assert storage.read_bytes(uris[8]) == body(99)
 
 
+def test_lists_that_a_process_no_longer_keeps_are_left_out(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so are those that another process would not keep. Nothing is listed or asked for again."""
+    monkeypatch.setattr(listed, "_listed", Shared(25, len))
+    monkeypatch.setattr(listed, "MEMBERS_KEPT", 15)
+    uris = []
+    for number in range(4):
+        archive = f"{bucket}/{number}.tar"
+        storage.write_bytes(archive, tar_of(*((f"{n}.jpg", body(n)) for n in range(10))))
+        uris.append(f"tar://0.jpg::{archive}")
+        storage.read_bytes(uris[-1])
+    monkeypatch.setattr(listed, "index", None)  # a list that is made again fails the test
+    kept = [listing.archive.uri for listing in listings_of(uris)]
+    assert kept == [f"{bucket}/2.tar"]  # the last two of 25 members are kept, and one of them fits
+
+
 def test_each_of_many_archives_is_listed_once(
     bucket: str, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
