@@ -79,7 +79,7 @@ def test_another_process_may_give_its_list(
 def test_lists_that_a_process_no_longer_keeps_are_left_out(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And so are those that another process would not keep. Nothing is listed or asked for again."""
+    """Lists that another process would not keep are left out too. Nothing is listed again."""
     monkeypatch.setattr(listed, "_listed", Shared(25, len))
     monkeypatch.setattr(listed, "MEMBERS_KEPT", 15)
     uris = []
