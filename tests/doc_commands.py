@@ -213,6 +213,14 @@ RULES = (
     Rule("docs/scores.md", r"^ *python .*(bccd|--checkpoint model )", WALK, "another data set"),
     Rule("docs/scores.md", r"jobs/(sample|calibrate)\.py", WALK),
     Rule("docs/scores.md", r"matches\.parquet", WALK),
+    _benchmark(
+        "docs/benchmarks.md",
+        "start-up",
+        "benchmarks/test_start_up.py::test_each_step_of_a_submitted_job_takes_some_time",
+    ),
+    _benchmark(
+        "docs/tiles.md", "sahi", "peers/test_sahi.py::test_boxes_of_tiles_agree_with_those_of_sahi"
+    ),
     Rule("docs/suspects.md", r"jobs/(train|score_bucket|suspects|evaluate)\.py", WALK),
     Rule(
         "docs/suspects.md",
