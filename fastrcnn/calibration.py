@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+
+from fastrcnn.metrics.inputs import pairwise_iou
 
 Floats = npt.NDArray[np.float64]
 Curve = tuple[float, float]
@@ -122,7 +123,10 @@ def limit_to_one_class(
     rows = max(1, _PAIRS_AT_ONCE // max(1, len(boxes)))
     for first in range(0, num_limiting, rows):
         some = slice(first, min(first + rows, num_limiting))
-        same_object = box_iou(boxes[some], boxes) > iou_threshold  # (rows, D)
+        iou = pairwise_iou(
+            boxes[some].numpy(), boxes.numpy()
+        )  # torchvision's takes a second to import
+        same_object = torch.from_numpy(iou > iou_threshold)  # (rows, D)
         worse = same_object & (labels[some, None] != labels)
         worse &= torch.arange(len(boxes)) > torch.arange(len(boxes))[some, None]
         for row in torch.nonzero(worse.any(dim=1))[:, 0].tolist():

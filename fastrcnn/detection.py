@@ -113,9 +113,8 @@ def detect_counting(
             boxes = [_tensor(proposals[i]).float().reshape(-1, 4) for i in group]
             group_proposals = send_together(boxes, model.device)
         scored = _detect_in_group(model, [pixels[i] for i in group], group_proposals, threshold)
-        if (
-            model.config.tile is None
-        ):  # else `fastrcnn.tiled_detection` does this after joining the tiles
+        # With tiles, `fastrcnn.tiled_detection` does this once they are joined.
+        if model.config.tile is None:
             scored = [one_class_each(one, model.config, score_threshold) for one in scored]
         results.update(zip(group, scored, strict=True))
     return [results[index] for index in range(len(pixels))]

@@ -134,7 +134,6 @@ def listings_of(uris: Iterable[str], access: Access = OPEN) -> list[Listing]:
 def remember(listings: Iterable[Listing], access: Access = OPEN) -> None:
     """Take the lists of another process. An archive that has changed is listed again when it is read."""
     for archive, members in listings:
-        assert archive.etag is not None  # `known_archive` knows no others
         key = archive.uri, archive.etag, None, access
         _listed.get(key, partial(ListedArchive, members, archive.etag))
         _etags[archive.uri, access] = archive.etag
