@@ -19,8 +19,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastrcnn.metrics.inputs import pairwise_iou
-
 Floats = npt.NDArray[np.float64]
 Curve = tuple[float, float]
 """The numbers a and b of one class."""
@@ -116,6 +114,9 @@ def limit_to_one_class(
     Returns:
         (D,) scores in the order of the input.
     """
+    # It takes a second to import, and `evaluate` and `report` need the curves only.
+    from torchvision.ops import box_iou
+
     order = torch.sort(scores, descending=True, stable=True).indices
     boxes, labels, limited = boxes[order], labels[order], scores[order].clone()
     # Up to .5, a score s limits others to 1 - s >= s, and they are s at most.
@@ -123,10 +124,7 @@ def limit_to_one_class(
     rows = max(1, _PAIRS_AT_ONCE // max(1, len(boxes)))
     for first in range(0, num_limiting, rows):
         some = slice(first, min(first + rows, num_limiting))
-        iou = pairwise_iou(
-            boxes[some].numpy(), boxes.numpy()
-        )  # torchvision's takes a second to import
-        same_object = torch.from_numpy(iou > iou_threshold)  # (rows, D)
+        same_object = box_iou(boxes[some], boxes) > iou_threshold  # (rows, D)
         worse = same_object & (labels[some, None] != labels)
         worse &= torch.arange(len(boxes)) > torch.arange(len(boxes))[some, None]
         for row in torch.nonzero(worse.any(dim=1))[:, 0].tolist():

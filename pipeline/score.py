@@ -25,7 +25,6 @@ from pipeline.record.newest import count_superseded
 from pipeline.record.run_format import begin_run, check_format, warn_of_other_decoders
 from pipeline.results.shifts import warn_of_shifts
 from pipeline.runtime import cluster
-from pipeline.runtime.actor_locations import hold_actor_locations
 from pipeline.runtime.attempts import Attempts, SharedAttempts
 from pipeline.runtime.compiling import check_compiles
 from pipeline.runtime.growing import Growth
@@ -292,7 +291,7 @@ def _score(
         batch_size=batch_size,
     )
     try:
-        with hold_actor_locations(), progress:
+        with progress:
             for portion in portions(planned, shards, IMAGES_AT_ONCE):
                 results = stages(make_tasks(planned, portion, batch_size, resources))
                 for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):

@@ -86,6 +86,19 @@ def worker_proxy(s3: str) -> Iterator[FaultyProxy]:
         yield proxy
 
 
+def _refuse_to_fork() -> None:
+    """Fail the test that forks a process that has joined Ray.
+
+    Such a process may miss every later message about its actors (Ray 2.60), and then waits for the next actor
+    for ever, in another test. A child that is started without `preexec_fn` is no fork in this sense.
+    """
+    if ray.is_initialized():
+        raise RuntimeError("a process that has joined Ray was forked: start a process anew instead")
+
+
+os.register_at_fork(before=_refuse_to_fork)  # an error there becomes pytest's warning, and so a failure
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(worker_proxy: FaultyProxy) -> Iterator[None]:
     """Start a Ray cluster of 2 CPUs. Its workers have the environment of this session, except

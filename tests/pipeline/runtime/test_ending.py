@@ -18,7 +18,9 @@ from pipeline.runtime.ending import descendants
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 JOB = """
-import os, subprocess, sys, tempfile, threading, time
+import os, signal, subprocess, sys, tempfile, threading, time
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN if number in {ignored} else signal.SIG_DFL)
 from dataclasses import dataclass
 from pipeline.runtime import ending
 from pipeline.runtime.cli import main
@@ -66,19 +68,14 @@ BODIES = {
 
 def start(tmp: Path, body: str, ignore: Sequence[signal.Signals] = ()) -> subprocess.Popen[str]:
     """Start a job that ignores these signals, as under `nohup`, and no others, even if the tests run so."""
-
-    def set_handlers() -> None:
-        for number in ending.SIGNALS:
-            signal.signal(number, signal.SIG_IGN if number in ignore else signal.SIG_DFL)
-
+    ignored = repr({int(number) for number in ignore})
     process = subprocess.Popen(
-        [sys.executable, "-c", JOB.replace("{body}", body)],
+        [sys.executable, "-c", JOB.replace("{body}", body).replace("{ignored}", ignored)],
         cwd=CHECKOUT,
         env={**os.environ, "TMPDIR": str(tmp)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=set_handlers,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "there\n", process.communicate()
@@ -152,11 +149,20 @@ def test_what_is_passed_to_at_end_is_called_but_cannot_delay_the_end(tmp_path: P
 
 
 def test_signals_end_the_processes_that_a_job_forks() -> None:
-    """Ray starts its services with a function that runs after the fork, and ends them with SIGTERM."""
-    with ending.guarded():
-        child = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: None)
-        child.terminate()
-        assert child.wait(20) == -signal.SIGTERM
+    """Ray starts its services with a function that runs after the fork, and ends them with SIGTERM.
+
+    The job is another process, because a fork breaks the connections of a process that has joined Ray.
+    """
+    code = """
+import subprocess
+from pipeline.runtime import ending
+with ending.guarded():
+    child = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: None)
+    child.terminate()
+    print(child.wait(20))
+"""
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=CHECKOUT, text=True)
+    assert int(printed) == -signal.SIGTERM
 
 
 def test_after_a_job_the_handlers_and_the_temporary_folder_are_as_before() -> None:
