@@ -101,19 +101,7 @@ def _run_on_cluster(
         check_compiles("--compile", fixed.detector_gpus)
     if config.dry_run:
         return dry_run.estimate(job, planned)
-    listed = job.selection.listed
-    planned = plan.extend(
-        config.output, listed, shard_size=config.shard_size, run_id=job.run_id, known=planned
-    )
-    planned, done = current_shards(config.output, job.run_id, planned)
-    plan.add_planned_images(planned, listed, job.run_id)
-    # A retry looks for bad rows in the counts of the shards, so it needs the counts of every shard.
-    described = known
-    if job.retry.statuses:
-        described = describe(config.output, job.run_id, planned, done, known)
-        planned = retries.extend(
-            planned, described, listed, job.retry, shard_size=config.shard_size
-        )
+    planned, done, described = _extend_plan(job, planned, known)
     shards = record.missing_shards(planned, done, job.selected_shards(), job.run_id)
     total = sum(map(planned.num_rows, shards))
     logger.info(
@@ -154,7 +142,7 @@ def _run_on_cluster(
         proven=any(set(one.newest) - {*FROM_THE_STORE, "failed"} for one in described),
         retried=retried,
         store_works=partial(retries.store_works, config.output, job.run_id, described),
-        replaced=listed.replaced,
+        replaced=job.selection.listed.replaced,
     )
     started = time.monotonic()
     with exit_codes(scored=total > 0):
@@ -170,6 +158,27 @@ def _run_on_cluster(
         uris = [record.shard_uri(config.output, job.run_id, one.shard) for one in manifest.shards]
         warn_of_shifts(uris, job.run_id, job.checkpoint.config, job.checkpoint.classes)
     return summary
+
+
+def _extend_plan(
+    job: Job, planned: plan.Plan, known: Sequence[record.Shard]
+) -> tuple[plan.Plan, Mapping[int, storage.ObjectInfo], Sequence[record.Shard]]:
+    """Plan the images that are new, and those that `--retry` scores again.
+
+    Returns:
+        The plan; the finished shards; and the shards with known counts, which are all of them for a retry.
+    """
+    config, listed = job.config, job.selection.listed
+    planned = plan.extend(
+        config.output, listed, shard_size=config.shard_size, run_id=job.run_id, known=planned
+    )
+    planned, done = current_shards(config.output, job.run_id, planned)
+    plan.add_planned_images(planned, listed, job.run_id)
+    if not job.retry.statuses:
+        return planned, done, known
+    described = describe(config.output, job.run_id, planned, done, known)
+    extended = retries.extend(planned, described, listed, job.retry, shard_size=config.shard_size)
+    return extended, done, described
 
 
 def _count(job: Job, shards: Sequence[record.Shard], planned: plan.Plan) -> Sequence[record.Shard]:

@@ -58,9 +58,9 @@ from pipeline.training.finish import Finished, HeldOut, finish
 from pipeline.training.fit import RUN_NAME, fit
 from pipeline.training.held_out import write_parts
 from pipeline.training.initial_weights import initial_model, measure_deltas, with_revision
+from pipeline.training.job import TrainJob
 from pipeline.training.label_statistics import label_statistics
 from pipeline.training.lease import TrainingLease
-from pipeline.training.loop import TrainJob
 from pipeline.training.memory import StepMemory, check_fits, step_memory
 from pipeline.training.mlflow_run import Tracking, check_installed
 from pipeline.training.plan import TrainPlan, describe, provenance

@@ -24,16 +24,9 @@ from pipeline.training.device import find_device
 from pipeline.training.label_statistics import LabelStatistics, Size, label_statistics
 from pipeline.training.memory import GB, step_memory
 from pipeline.training.plan import TrainPlan
-from pipeline.training.recipe import (
-    LARGE_BACKBONE,
-    SMALL_BACKBONE,
-    Choice,
-    Device,
-    Situation,
-    choose,
-    wanted_sides,
-)
+from pipeline.training.recipe import LARGE_BACKBONE, SMALL_BACKBONE, choose, wanted_sides
 from pipeline.training.same_run import effective_flags
+from pipeline.training.situation import Choice, Device, Situation
 from pipeline.training.stored_run import RECIPE_FILE, StoredRun, read_object
 from pipeline.training.tile_choice import choose_tile
 from pipeline.training.weights_kind import numbers_of_weights

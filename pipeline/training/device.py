@@ -9,8 +9,8 @@ from pipeline.config import TrainConfig
 from pipeline.runtime import cluster
 from pipeline.runtime.growing import Growth
 from pipeline.runtime.machine import joins
-from pipeline.training.recipe import Device
 from pipeline.training.resources import worker_resources
+from pipeline.training.situation import Device
 
 
 def find_device(config: TrainConfig) -> Device:

@@ -26,7 +26,7 @@ from pipeline.training.data import sample_rules
 from pipeline.training.examples import Example, load_batch
 from pipeline.training.label_statistics import evenly
 from pipeline.training.plan import TrainPlan
-from pipeline.training.recipe import Device
+from pipeline.training.situation import Device
 from pipeline.training.step import StepSettings, train_step
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from pipeline import storage
 from pipeline.config import TrainConfig
 from pipeline.errors import JobError, one_line
 from pipeline.runtime import ending
-from pipeline.training.loop import TrainJob, train_loop
+from pipeline.training.job import TrainJob
+from pipeline.training.loop import train_loop
 from pipeline.training.process_group import NodeTorchConfig
 
 Result = TypeVar("Result")

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,27 +28,25 @@ from torch import nn
 
 from fastrcnn.averaging import WeightAverage
 from fastrcnn.checkpoint import save_checkpoint
-from fastrcnn.config import FastRCNNConfig, ProposalConfig, SolverConfig
+from fastrcnn.config import SolverConfig
 from fastrcnn.loss import Objective
 from fastrcnn.model import FastRCNN
 from fastrcnn.solver import build_optimizer, freeze_untrained
-from pipeline.images.samples import NEUTRAL, SampleRules
 from pipeline.runtime.cli import configure_logging
 from pipeline.runtime.prefetch import prefetch
 from pipeline.storage.archives.listed import remember
 from pipeline.training.board import Board, Boards, ProgressLines, TrainingBoard
 from pipeline.training.coverage import log_learned_coverage
 from pipeline.training.examples import Batch, Example, load_batch
-from pipeline.training.mlflow_run import MLflowRun, Tracking
+from pipeline.training.job import TrainJob
+from pipeline.training.mlflow_run import MLflowRun
 from pipeline.training.order import ImageOrder, image_order
 from pipeline.training.preemption import PreemptionNotice
 from pipeline.training.state import TrainingProgress, restore_state, save_state
 from pipeline.training.step import NonFiniteLossError, StepSettings, model_of, train_step
 from pipeline.training.time_budget import (
     TRIAL_IMAGES,
-    Length,
     Pace,
-    TimeBudget,
     measure_length,
     trial,
     trial_settings,
@@ -65,49 +63,6 @@ logger = logging.getLogger(__name__)
 
 UNMEASURED = {"val_map": -1.0}
 """Metric of a checkpoint without validation. It ranks below all others when Ray chooses the best to keep."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainJob:
-    """Everything a worker needs. What is large is in Ray's object store."""
-
-    model: FastRCNNConfig
-    solver: SolverConfig
-    classes: tuple[str, ...]
-    proposals: ProposalConfig
-    num_iterations: int
-    validate_every: int
-    seed: int
-    provenance: dict[str, Any]
-    output: str
-    """URI of the output. Rank 0 writes TensorBoard files and pictures there."""
-    mlflow: Tracking | None
-    examples: Any
-    """ObjectRef of list[Example]."""
-    validation: Any
-    """ObjectRef of list[Example]; may be empty."""
-    weights: Any
-    """ObjectRef of the initial state_dict."""
-    listings: Any
-    """ObjectRef of list[Listing]: the members of the archives that hold the images."""
-    rules: SampleRules = NEUTRAL
-    """How samples become pixels."""
-    budget: TimeBudget | None = None
-    """The time of --minutes. Then the workers measure `num_iterations` and `validate_every`."""
-    given_validate_every: int | None = None
-    """--validate-every, if it was given."""
-
-    def with_length(self, length: Length) -> TrainJob:
-        """Take the number of steps that was measured, also into what the checkpoints say."""
-        solver = replace(self.solver, iterations=length.num_iterations, epochs=None)
-        provenance = self.provenance | {"solver": asdict(solver), "length": asdict(length)}
-        return replace(
-            self,
-            solver=solver,
-            num_iterations=length.num_iterations,
-            validate_every=length.validate_every,
-            provenance=provenance,
-        )
 
 
 def train_loop(setup: dict[str, TrainJob]) -> str | None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from fastrcnn.backbones import BACKBONE_SPECS, CHOSEN_BACKBONES
-from fastrcnn.config import LEARNED, PROPOSER_SPECS, FastRCNNConfig, SolverConfig
-from pipeline.config.numbers import LENGTHS, flag_of, max_size_of
-from pipeline.training.label_statistics import ONE_CLASS_IOU, LabelStatistics
+from fastrcnn.config import LEARNED, PROPOSER_SPECS, FastRCNNConfig
+from pipeline.config.numbers import flag_of, max_size_of
+from pipeline.training.label_statistics import ONE_CLASS_IOU
+from pipeline.training.situation import Choice, Situation
+from pipeline.training.solver_recipe import solver_choices
 from pipeline.training.tile_choice import choose_tile
 
 SMALL_BACKBONE, LARGE_BACKBONE = CHOSEN_BACKBONES["cpu"], CHOSEN_BACKBONES["gpu"]
@@ -27,15 +28,6 @@ SCALE_STEP = 32
 """Scales are multiples of it: the network pads images to them (`fastrcnn.transform.PAD_MULTIPLE`)."""
 GPU_FACTOR = 2
 """On a GPU the three numbers of pixels above are twice as large, because its time is cheap."""
-CPU_BATCH, GPU_BATCH = 2, 16
-STEPS_PER_EPOCH = 25
-"""A pass over the images has about so many steps or more, if the batch may be smaller for it."""
-LEAST_EPOCHS, LEAST_STEPS, STEPS_PER_CLASS, MOST_STEPS = 12, 600, 250, 90_000
-"""`MOST_STEPS` is detectron2's 1x schedule for COCO."""
-MOST_WARMUP = 500
-ADAMW_RATE = 2e-4
-LEAST_SGD_RATE = 0.001
-"""A learning rate from here on that a flag gives is one of SGD: AdamW would diverge."""
 CPU_FC_DIM, CPU_ROIS, MOST_ROIS = 256, 64, 512
 NEAR, CROWDED = 0.4, 0.02
 """Suppression at IoU `NEAR`, unless this share of the objects or more has a neighbour above it."""
@@ -44,60 +36,6 @@ SHARED_BOXES = 0.005
 that were drawn twice stay below it."""
 DETECTIONS = 100
 """Detections of an image, unless the labels have images with half as many objects or more."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """One number or word that no flag gives."""
-
-    name: str
-    """`proposals`, or the name of a number, e.g. `model.scale`."""
-    value: Any
-    reason: str
-
-    @property
-    def flag(self) -> str:
-        """The flag that gives this value, e.g. `--scale 256`. Another value overrides the choice."""
-        return flag_of(self.name, self.value)
-
-    def __str__(self) -> str:
-        return f"{self.flag}: {self.reason}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Device:
-    """What the training workers compute on."""
-
-    kind: Literal["cpu", "gpu"]
-    where: str
-    """How this is known, for the log."""
-    memory: float | None = None
-    """Bytes of one GPU, if known."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Situation:
-    """Everything that the choices depend on."""
-
-    labels: LabelStatistics
-    device: Device
-    given: Mapping[str, Any] = field(default_factory=dict)
-    """The numbers that flags give, by name. They are not chosen."""
-    proposals: str | None = None
-    """--proposals."""
-    proposal_mode: str = "fast"
-    weights_tell: Mapping[str, Any] = field(default_factory=dict)
-    """Numbers of the model that the file of --weights fixes, e.g. `model.backbone`."""
-    class_names: tuple[str, ...] = ()
-    num_workers: int = 1
-    minutes: float | None = None
-    """--minutes. Then the number of steps is measured, not chosen here."""
-    auto_tile: bool = False
-    """--tile auto."""
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.device.kind == "gpu"
 
 
 def wanted_sides(*, on_gpu: bool) -> tuple[int, int]:
@@ -112,7 +50,7 @@ def choose(situation: Situation) -> tuple[Choice, ...]:
     if situation.proposals is not None:
         known["proposals"] = situation.proposals
     choices: list[Choice] = []
-    for part in (_proposals, _backbone, _model, _solver):
+    for part in (_proposals, _backbone, _model, solver_choices):
         for choice in part(situation, known):
             if choice.name not in known:
                 known[choice.name] = choice.value
@@ -128,12 +66,12 @@ def _proposals(at: Situation, known: Mapping[str, Any]) -> Iterator[Choice]:
     if at.proposal_mode not in PROPOSER_SPECS[LEARNED].modes:
         modes = {name: spec.modes for name, spec in PROPOSER_SPECS.items()}
         name = next((n for n in modes if at.proposal_mode in modes[n]), SELECTIVE_SEARCH)
-        yield _choice("proposals", name, f"--proposal-mode {at.proposal_mode} is one of its modes")
+        yield Choice("proposals", name, f"--proposal-mode {at.proposal_mode} is one of its modes")
     elif excluding:
-        yield _choice("proposals", SELECTIVE_SEARCH, f"{excluding} excludes a learned proposer")
+        yield Choice("proposals", SELECTIVE_SEARCH, f"{excluding} excludes a learned proposer")
     else:
         reason = "learned from the labels; it covers small and unusual objects that others miss"
-        yield _choice("proposals", LEARNED, reason)
+        yield Choice("proposals", LEARNED, reason)
 
 
 def _excludes_rpn(known: Mapping[str, Any]) -> str | None:
@@ -154,13 +92,11 @@ def _excludes_rpn(known: Mapping[str, Any]) -> str | None:
 
 def _backbone(at: Situation, known: Mapping[str, Any]) -> Iterator[Choice]:
     for name, value in at.weights_tell.items():
-        yield _choice(name, value, "the file of --weights is made for it")
+        yield Choice(name, value, "the file of --weights is made for it")
     if at.on_gpu:
-        yield _choice("model.backbone", LARGE_BACKBONE, f"a GPU trains it ({at.device.where})")
+        yield Choice("model.backbone", LARGE_BACKBONE, f"a GPU trains it ({at.device.where})")
     else:
-        yield _choice(
-            "model.backbone", SMALL_BACKBONE, f"small enough for CPUs ({at.device.where})"
-        )
+        yield Choice("model.backbone", SMALL_BACKBONE, f"small enough for CPUs ({at.device.where})")
 
 
 # --- numbers of the model --------------------------------------------------------------------------------
@@ -177,25 +113,25 @@ def _model(at: Situation, known: Mapping[str, Any]) -> Iterator[Choice]:
     yield _rois(at)
     spec = BACKBONE_SPECS.get(str(known["model.backbone"]))
     if not at.on_gpu and spec is not None and spec.fc is None:
-        yield _choice("model.fc_dim", CPU_FC_DIM, "a wider head takes most of a CPU's time")
+        yield Choice("model.fc_dim", CPU_FC_DIM, "a wider head takes most of a CPU's time")
     share = (
         f"{labels.neighbours:.1%} of the objects overlap another one of their class by IoU > {NEAR}"
     )
     if labels.neighbours < CROWDED:
         reason = f"{share}, less than {CROWDED:.0%}, so a lower threshold removes second boxes"
-        yield _choice("model.nms_threshold", NEAR, reason)
+        yield Choice("model.nms_threshold", NEAR, reason)
     else:
-        yield _choice("model.nms_threshold", 0.5, f"{share}, and a lower threshold would lose them")
+        yield Choice("model.nms_threshold", 0.5, f"{share}, and a lower threshold would lose them")
     calibrates = known.get("model.calibrate", True) and known.get("model.classifier") != "svm"
     if calibrates and labels.num_classes > 1 and labels.shared_boxes < SHARED_BOXES:
         reason = (
             f"{labels.shared_boxes:.1%} of the objects share a box with another class (IoU >"
             f" {ONE_CLASS_IOU}), so a second class on an object gets what the first leaves of 1"
         )
-        yield _choice("model.one_class_iou", ONE_CLASS_IOU, reason)
+        yield Choice("model.one_class_iou", ONE_CLASS_IOU, reason)
     if 2 * labels.most_objects > DETECTIONS:
         reason = f"twice the {labels.most_objects} objects of the fullest image"
-        yield _choice("model.detections_per_image", 2 * labels.most_objects, reason)
+        yield Choice("model.detections_per_image", 2 * labels.most_objects, reason)
     yield from _augmentation(at)
 
 
@@ -210,7 +146,7 @@ def _tile(at: Situation, known: Mapping[str, Any]) -> Choice:
         numbers.setdefault("max_size", max_size_of(numbers["scale"]))
     model = FastRCNNConfig.modern(1, **numbers)
     tile = choose_tile(at.labels, model.scale, model.max_size, wanted_sides(on_gpu=at.on_gpu))
-    return _choice("model.tile", tile.side, tile.reason)
+    return Choice("model.tile", tile.side, tile.reason)
 
 
 def scale_for(at: Situation, backbone: str, tile: int | None = None) -> Choice | None:
@@ -248,31 +184,31 @@ def scale_for(at: Situation, backbone: str, tile: int | None = None) -> Choice |
     }
     why, limit = min(limits.items(), key=lambda pair: pair[1])
     if rounded <= limit:
-        return _choice("model.scale", rounded, reason)
-    return _choice("model.scale", limit, f"{reason} would be {rounded}, but {why}")
+        return Choice("model.scale", rounded, reason)
+    return Choice("model.scale", limit, f"{reason} would be {rounded}, but {why}")
 
 
 def _rois(at: Situation) -> Choice:
     if at.on_gpu:
-        return _choice("model.rois_per_image", MOST_ROIS, "the modern preset's, on a GPU")
+        return Choice("model.rois_per_image", MOST_ROIS, "the modern preset's, on a GPU")
     objects = at.labels.objects_p75
     rois = CPU_ROIS
     while rois < MOST_ROIS and rois / 4 < objects:
         rois *= 2
     reason = f"enough on a CPU: three quarters of the images have at most {objects} objects"
-    return _choice("model.rois_per_image", rois, reason)
+    return Choice("model.rois_per_image", rois, reason)
 
 
 def _augmentation(at: Situation) -> Iterator[Choice]:
     pair = mirrored_pair(at.class_names)
     if pair is not None:
         reason = f"a mirror would make {pair[0]!r} of {pair[1]!r}"
-        yield _choice("model.horizontal_flips", False, reason)
+        yield Choice("model.horizontal_flips", False, reason)
     reason = (
         "labels do not say whether images may be upside down. If they may (cells, aerial photographs), give"
         " True, and --model.quarter-turns True"
     )
-    yield _choice("model.vertical_flips", False, reason)
+    yield Choice("model.vertical_flips", False, reason)
 
 
 def mirrored_pair(class_names: Sequence[str]) -> tuple[str, str] | None:
@@ -287,91 +223,3 @@ def mirrored_pair(class_names: Sequence[str]) -> tuple[str, str] | None:
         if "left" in lower and other is not None:
             return name, other
     return None
-
-
-# --- numbers of the solver -------------------------------------------------------------------------------
-
-
-def _solver(at: Situation, known: dict[str, Any]) -> Iterator[Choice]:
-    yield _batch(at)
-    batch = known["solver.batch_size"]
-    steps = None
-    if at.minutes is None:
-        if not any(known.get(name) is not None for name in LENGTHS):
-            yield _steps(at, batch)
-        steps = _given_steps(at, known, batch)
-    optimizer = _optimizer(known)
-    yield optimizer
-    yield _rate(str(known.get("solver.optimizer", optimizer.value)), batch)
-    warmup = MOST_WARMUP if steps is None else min(MOST_WARMUP, steps // 10)
-    yield _choice("solver.warmup", warmup, f"a tenth of the steps, {MOST_WARMUP} at most")
-    yield _choice("solver.schedule", "cosine", "falls to 0 at the last step, whatever the length")
-
-
-def _optimizer(known: Mapping[str, Any]) -> Choice:
-    """Choose AdamW, unless a flag gives a number that only SGD has."""
-    given = [n for n in ("solver.momentum", "solver.caffe_momentum") if known.get(n)]
-    if known.get("solver.learning_rate", 0.0) >= LEAST_SGD_RATE:
-        given.append("solver.learning_rate")
-    if given:
-        return _choice(
-            "solver.optimizer", "sgd", f"{flag_of(given[0], known[given[0]])} is for SGD"
-        )
-    reason = "better than SGD in every short training compared (docs/ablations.md)"
-    return _choice("solver.optimizer", "adamw", reason)
-
-
-def _rate(optimizer: str, batch: int) -> Choice:
-    modern = SolverConfig.modern(optimizer=optimizer)
-    if optimizer == "adamw":
-        rate = min(ADAMW_RATE, modern.rate_for(batch))
-        reason = f"measured at 2 images a step, and not raised for the {batch} of this training"
-        return _choice("solver.learning_rate", rate, reason)
-    per = f"{modern.learning_rate:g} at {modern.batch_size} images"
-    reason = f"{per}, in proportion to the {batch} of a step"
-    return _choice("solver.learning_rate", modern.rate_for(batch), reason)
-
-
-def _batch(at: Situation) -> Choice:
-    workers, images = at.num_workers, at.labels.num_images
-    if at.on_gpu:
-        batch = GPU_BATCH
-        while batch > 2 and images / batch < STEPS_PER_EPOCH:
-            batch //= 2
-        reason = (
-            f"for {images} images on a GPU: {GPU_BATCH} at most, {STEPS_PER_EPOCH} steps a pass"
-        )
-    else:
-        batch, reason = CPU_BATCH, "on a CPU, more steps teach more than larger ones"
-    multiple = workers * max(1, round(batch / workers))
-    if multiple != batch:
-        reason += f"; a multiple of the {workers} workers"
-    return _choice("solver.batch_size", multiple, reason)
-
-
-def _steps(at: Situation, batch: int) -> Choice:
-    labels = at.labels
-    lengths = {
-        f"{LEAST_EPOCHS} passes over {labels.num_images} images": math.ceil(
-            LEAST_EPOCHS * labels.num_images / batch
-        ),
-        f"{LEAST_STEPS} steps or more": LEAST_STEPS,
-        f"{STEPS_PER_CLASS} for each of {labels.num_classes} classes": STEPS_PER_CLASS
-        * labels.num_classes,
-    }
-    reason, steps = max(lengths.items(), key=lambda pair: pair[1])
-    if steps > MOST_STEPS:
-        return _choice("solver.iterations", MOST_STEPS, f"the limit; {reason} would be {steps}")
-    return _choice("solver.iterations", steps, reason)
-
-
-def _given_steps(at: Situation, known: Mapping[str, Any], batch: int) -> int:
-    """Give the number of steps that the flags or the choices lead to."""
-    if known.get("solver.iterations") is not None:
-        return int(known["solver.iterations"])
-    epochs = float(known["solver.epochs"])
-    return max(1, round(epochs * at.labels.num_images / batch))
-
-
-def _choice(name: str, value: Any, reason: str) -> Choice:
-    return Choice(name=name, value=value, reason=reason)

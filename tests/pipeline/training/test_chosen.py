@@ -20,8 +20,8 @@ from pipeline.training import chosen
 from pipeline.training.chosen import Recipe, keep, recipe_of
 from pipeline.training.data import read_data
 from pipeline.training.device import find_device
-from pipeline.training.recipe import Device
 from pipeline.training.same_run import claim_output
+from pipeline.training.situation import Device
 from pipeline.training.stated_sizes import look_at
 from pipeline.training.stored_run import StoredRun
 

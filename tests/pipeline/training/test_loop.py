@@ -25,7 +25,7 @@ from pipeline.training import loop
 from pipeline.training.data import read_data
 from pipeline.training.examples import Example
 from pipeline.training.initial_weights import initial_model
-from pipeline.training.loop import TrainJob
+from pipeline.training.job import TrainJob
 from pipeline.training.plan import TrainPlan
 from tests.pipeline.training_runs import config
 

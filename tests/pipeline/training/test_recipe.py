@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.training.label_statistics import LabelStatistics
-from pipeline.training.recipe import Choice, Device, Situation, choose
+from pipeline.training.recipe import choose
+from pipeline.training.situation import Choice, Device, Situation
 
 LABELS = LabelStatistics(
     num_images=205,

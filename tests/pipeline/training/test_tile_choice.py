@@ -19,8 +19,9 @@ from pipeline.training.coverage import anchor_coverage
 from pipeline.training.label_statistics import LabelStatistics
 from pipeline.training.learned_proposals import fit_anchors_to
 from pipeline.training.plan import TrainPlan
-from pipeline.training.recipe import Device, Situation, choose
+from pipeline.training.recipe import choose
 from pipeline.training.same_run import check_same_run, claim_output
+from pipeline.training.situation import Device, Situation
 from pipeline.training.tile_choice import choose_tile
 
 LABELS = LabelStatistics(
