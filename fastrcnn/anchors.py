@@ -1,6 +1,6 @@
-"""Box shapes fitted to a data set: the anchors of an RPN, and the shapes of a dense grid.
+"""Anchors of an RPN on its feature maps, and box shapes fitted to a data set, for an RPN or a dense grid.
 
-The results depend only on the training boxes, not on their order.
+Fitted shapes depend only on the training boxes, not on their order.
 
 Legend: B training boxes; L feature maps.
 """
@@ -8,9 +8,13 @@ Legend: B training boxes; L feature maps.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.models.detection.rpn import AnchorGenerator
 
 from fastrcnn.config import sides_per_level
 
@@ -27,6 +31,65 @@ _NEXT = math.log(2) / 2
 """log of sqrt(2): the distance between centres that are added without data."""
 _BINS = 32
 """Bins per factor of e. Sizes in one bin differ by at most 3%. A million boxes cost as much as a thousand."""
+
+
+class Anchors(AnchorGenerator):  # type: ignore[misc]  # torchvision is untyped
+    """torchvision's generator with two changes: anchors are not rounded, and the strides are given.
+
+    Rounding would change the shape of small anchors. `rounded` rounds them nevertheless, as published weights
+    need it.
+
+    Args:
+        sides: L tuples: the square root of the area of each anchor, pixels.
+        ratios: height / width of the anchors of every map.
+        strides: L strides in pixels.
+    """
+
+    def __init__(
+        self,
+        sides: Sequence[Sequence[float]],
+        ratios: Sequence[float],
+        strides: Sequence[int],
+        *,
+        rounded: bool = False,
+    ) -> None:
+        self.rounded = rounded
+        super().__init__(sizes=tuple(sides), aspect_ratios=(tuple(ratios),) * len(sides))
+        self.strides = tuple(strides)
+
+    def generate_anchors(
+        self,
+        scales: Sequence[float],
+        aspect_ratios: Sequence[float],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - torchvision's signature
+    ) -> Tensor:
+        """Compute the anchors of one cell, centred at 0: (ratios * sides, 4)."""
+        side = torch.tensor(scales, dtype=dtype, device=device)
+        root = torch.tensor(aspect_ratios, dtype=dtype, device=device).sqrt()[:, None]
+        width, height = (side / root).flatten(), (side * root).flatten()
+        anchors = torch.stack([-width, -height, width, height], dim=1) / 2
+        return anchors.round() if self.rounded else anchors
+
+    def on_maps(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        device: torch.device,
+        spacings: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Tensor]:
+        """Compute the anchors of all cells of each map.
+
+        Args:
+            shapes: L pairs (height, width) in cells.
+            spacings: L pairs of pixels between cells, down and across. None: the strides.
+
+        Returns:
+            L tensors (cells * anchors of a cell, 4) float32.
+        """
+        self.set_cell_anchors(torch.float32, device)
+        spacings = spacings or [(stride, stride) for stride in self.strides]
+        anchors: list[Tensor] = self.grid_anchors(shapes, spacings)
+        return anchors
 
 
 def fit_anchors(

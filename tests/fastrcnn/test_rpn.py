@@ -14,6 +14,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import box_iou
 
+from fastrcnn.anchors import Anchors
 from fastrcnn.backbones import BACKBONE_SPECS
 from fastrcnn.canary import check_canary
 from fastrcnn.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -21,7 +22,7 @@ from fastrcnn.config import BACKBONES, FastRCNNConfig, ProposalConfig, RPNConfig
 from fastrcnn.detection import detect, detect_counting, propose_learned
 from fastrcnn.loss import Target, training_loss
 from fastrcnn.model import FastRCNN
-from fastrcnn.rpn import RPN, Anchors, match_anchors
+from fastrcnn.rpn import RPN, match_anchors
 from fastrcnn.svd import compress
 
 SIDES = ((16.0, 24.0, 36.0),)
