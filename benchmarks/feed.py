@@ -6,16 +6,19 @@ Each round measures, one after the other:
     header       the scoring job when the model proposes: the reader checks headers, and the actor decodes
     twice        the scoring job with given proposals: the reader decodes to propose, and the actor again
     read_images  Ray's `read_images` and an actor
+    daft         Daft's download and decoding, and an actor; without Ray, in the environment of `make peers`
 
-The rates of the three are those of their middle rows, because the start of Ray takes seconds. All use the
-same cores, actors and images.
+The rates of the last four are those of their middle rows, because a start takes seconds. All use the same
+cores, number of actors and images.
 """
 
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +32,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
+from benchmarks import CHECKOUT, PEERS
 from benchmarks.config import FeedConfig
 from benchmarks.images import photographs, upload
 from benchmarks.rates import middle_rate
@@ -36,6 +40,7 @@ from benchmarks.results import write_results
 from fastrcnn.config import LEARNED, ProposalConfig
 from pipeline import images, score
 from pipeline.config import ScoreConfig
+from pipeline.errors import UserError
 from pipeline.proposals.candidate import ReadSettings, decode_candidates
 from pipeline.record import plan
 from pipeline.runtime import cluster
@@ -76,7 +81,13 @@ class PixelActor:
 
 
 def run(config: FeedConfig) -> None:
-    """Measure, print a table, and write results.json."""
+    """Measure, print a table, and write results.json.
+
+    Raises:
+        UserError: a folder without images, or no environment with Daft.
+    """
+    if not PEERS.exists():
+        raise UserError(str(PEERS), "does not exist: it has Daft", "Run `make peers` first.")
     paths = photographs(config.images, config.count)
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -100,6 +111,7 @@ def _ways(
     twice = ReadSettings(proposals=given)
     yield "twice", lambda: _on_ray(config, uri, output / "twice", twice)
     yield "read_images", lambda: _on_ray(config, uri, output / "ray", None)
+    yield "daft", lambda: _daft(config, uri)
 
 
 def _bare(paths: list[Path], threads: int) -> float:
@@ -127,6 +139,20 @@ def _on_ray(config: FeedConfig, uri: str, output: Path, settings: ReadSettings |
         times = np.concatenate([_times(block) for block in blocks])
     finally:
         ray.shutdown()
+    return _rate(config, times)
+
+
+def _daft(config: FeedConfig, folder: str) -> float:
+    """Images per second of Daft, in a process of its own environment."""
+    command = [str(PEERS), "-m", "benchmarks.daft_loop", folder, str(config.batch_size)]
+    environment = {**os.environ, "DAFT_ANALYTICS_ENABLED": "0", "DAFT_PROGRESS_BAR": "0"}
+    output = subprocess.run(
+        command, cwd=CHECKOUT, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    return _rate(config, np.array(json.loads(output.splitlines()[-1]), np.int64))
+
+
+def _rate(config: FeedConfig, times: npt.NDArray[np.int64]) -> float:
     if len(times) != config.count:
         raise RuntimeError(f"expected {config.count} images, got {len(times)}")
     return middle_rate(np.sort(times))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import CHECKOUT
+from benchmarks import CHECKOUT, PEERS
 from benchmarks.config import SahiConfig
 from benchmarks.results import write_results
 from fastrcnn.metrics.inputs import pairwise_iou
@@ -26,7 +26,6 @@ from pipeline.drawing.large_scenes import draw_large_scene
 from pipeline.drawing.scenes import scene_rng
 from pipeline.errors import UserError
 
-PEERS = CHECKOUT / ".venv-peers" / "bin" / "python"
 AGREE_IOU = 0.9
 """A box of one way is also one of the other way if it has one of its class above this IoU."""
 
