@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -135,6 +136,16 @@ def job(
     return boto3.Session().client("s3")  # the default session keeps its first credentials
 
 
+def outputs_of_a_training() -> set[str]:
+    """A name for each file that the docstring of `pipeline.train` lists, e.g. ``validation/x/x``."""
+    assert train.__doc__
+    rows = [row for row in train.__doc__.splitlines() if row.startswith("<output>/")]
+    listed = [name for row in rows for name in row.split("  ")[0].split(", ")]
+    names = {re.sub(r"<\w+>|\.\.\.", "x", name.removeprefix("<output>/")) for name in listed}
+    assert {"run.json", "recipe.json", "splits/x.txt", "curves.png", "result.json"} <= names
+    return {f"{name}x" if name.endswith("/") else name for name in names}
+
+
 def refused(job: Any, operations: list[tuple[str, dict[str, Any]]]) -> None:
     for operation, request in operations:
         with pytest.raises(ClientError) as caught:
@@ -226,8 +237,7 @@ def test_shards_may_be_created_and_never_replaced_or_deleted() -> None:
 
 @pytest.mark.parametrize("job", ["train"], indirect=True)
 def test_the_training_policy_allows_training_and_nothing_else(job: Any, tmp_path: Path) -> None:
-    """The test writes what a training job writes, without a cluster. A whole job was run with this policy
-    too."""
+    """The test writes what a training job writes, without a cluster."""
     config = TrainConfig(data="s3://bucket/labelled", output="s3://bucket/model", split="test")
     assert len(read_labelled_images(config.data[0], config.split).images) == 1
     claim_output(config, train.FREE_FLAGS)
@@ -245,8 +255,15 @@ def test_the_training_policy_allows_training_and_nothing_else(job: Any, tmp_path
     fs.copy_files(str(tmp_path), f"{path}/train/checkpoint_1", destination_filesystem=filesystem)
     with filesystem.open_output_stream(f"{path}/train/checkpoint_manager_snapshot.json") as sink:
         sink.write(b"{}")
-    for name in ("checkpoint/config.json", "metrics.json", "curves.png", "result.json"):
-        storage.write_bytes(f"{config.output}/{name}", b"{}")
+    assert storage.create_bytes(f"{config.output}/recipe.json", b"{}")
+    for _ in range(2):  # a resumed training writes them again
+        for name in outputs_of_a_training() - {
+            "run.json",
+            "recipe.json",
+            "proposals/x",
+            "checked/x",
+        }:
+            storage.write_bytes(f"{config.output}/{name}", b"{}")
 
     kept = "model/train/checkpoint_1/model.safetensors"
     answer = job.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": kept}]})

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.config import ScoreConfig
 from pipeline.runtime import cluster
 from pipeline.runtime.cli import main
 from pipeline.score import run
+from tests.pipeline.images.test_regions import write_900_megapixels
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "score_bucket.py"
 
@@ -36,6 +38,15 @@ def start(*flags: str, **environment: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def command_line(config: ScoreConfig, *names: str) -> list[str]:
+    """The flags of these values."""
+    return [
+        part
+        for name in names
+        for part in (f"--{name.replace('_', '-')}", str(getattr(config, name)))
+    ]
 
 
 def images(folder: Path, count: int) -> str:
@@ -134,11 +145,7 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path, tiny_checkpoint: Path) ->
         shard_size=8,
         batch_size=2,
     )
-    flags = [
-        part
-        for name in ("images", "checkpoint", "output", "shard_size", "batch_size")
-        for part in (f"--{name.replace('_', '-')}", str(getattr(config, name)))
-    ]
+    flags = command_line(config, "images", "checkpoint", "output", "shard_size", "batch_size")
     address = ray.get_runtime_context().gcs_address
     job = start(*flags, RAY_ADDRESS=address)
     scored = tmp_path / "out" / "scored"
@@ -163,3 +170,45 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path, tiny_checkpoint: Path) ->
     ]
     assert uris == [str(path) for path in sorted((tmp_path / "in").iterdir())]
     assert before.items() <= {path: path.stat().st_mtime_ns for path in scored.glob("*/*")}.items()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(2400)
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_driver_killed_inside_an_image_of_900_megapixels_loses_nothing(
+    tmp_path: Path, rpn_checkpoint: Path
+) -> None:
+    """The same command scores the image anew, with the boxes of an undisturbed run."""
+    (tmp_path / "in").mkdir()
+    write_900_megapixels(tmp_path / "in" / "a.tif")
+    config = ScoreConfig(
+        images=str(tmp_path / "in"),
+        checkpoint=str(rpn_checkpoint),
+        output=str(tmp_path / "out"),
+        tile=2048,
+        max_bytes=400_000_000,
+    )
+    flags = command_line(config, "images", "checkpoint", "output", "tile", "max_bytes")
+    job = start(*flags, RAY_ADDRESS=ray.get_runtime_context().gcs_address)
+    assert job.stderr is not None
+    lines = []
+    for line in job.stderr:
+        lines.append(line)
+        if "of 361 tiles" in line:
+            break
+    assert job.poll() is None, "".join(lines)
+    job.kill()
+    job.communicate()
+    assert not list((tmp_path / "out").glob("scored/*/*.parquet"))
+
+    summary = run(config)
+    assert (summary.scored, summary.statuses, summary.complete) == (1, {"ok": 1}, True)
+    run(replace(config, output=str(tmp_path / "undisturbed")))
+    rows = [
+        pq.read_table(path).drop_columns(["scored_at"]).to_pylist()
+        for output in ("out", "undisturbed")
+        for path in (tmp_path / output).glob("scored/*/*.parquet")
+    ]
+    assert rows[0] == rows[1]
+    assert rows[0][0]["num_tiles"] == 361
+    assert rows[0][0]["detections"]

@@ -49,6 +49,17 @@ def picture(height: int, width: int, bands: int = 3) -> np.ndarray[Any, np.dtype
     return np.clip(128 + 55 * (np.stack(waves, -1) + noise), 0, 255).astype(np.uint8)
 
 
+def write_900_megapixels(path: Path) -> None:
+    """Write a TIFF of 30,000 x 30,000 pixels in tiles of JPEG. It has some hundred MB."""
+    some = [picture(512, 512) for _ in range(4)]
+    tifffile.imwrite(
+        path, (some[n % 4] for n in range(59 * 59)), shape=(30_000, 30_000, 3), dtype="u1",
+        tile=(512, 512), compression="jpeg", compressionargs={"level": 70}, photometric="rgb",
+        metadata=None, bigtiff=True,
+    )  # fmt: skip
+    assert 64_000_000 < path.stat().st_size < 400_000_000
+
+
 def tiff(pixels: Any = None, orientation: int = 1, **how: Any) -> bytes:
     pixels = picture(*SIZE) if pixels is None else pixels
     sink = io.BytesIO()

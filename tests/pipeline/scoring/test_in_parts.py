@@ -23,7 +23,7 @@ from pipeline.proposals.reading import read_images, unplanned
 from pipeline.schema import PROPOSALS
 from pipeline.scoring.detector import DetectorActor
 from pipeline.scoring.preflight import detector_settings, prepare, read_settings
-from tests.pipeline.images.test_regions import picture
+from tests.pipeline.images.test_regions import picture, write_900_megapixels
 
 SIZE = (150, 230)
 SMALL = 10_000
@@ -216,13 +216,7 @@ print(row["status"], row["width"], row["height"], row["num_tiles"], row["num_det
 @pytest.mark.long
 def test_an_image_of_900_megapixels_is_scored_in_3_gb(tmp_path: Path, rpn_checkpoint: Path) -> None:
     (tmp_path / "images").mkdir()
-    path, some = tmp_path / "images" / "a.tif", [picture(512, 512) for _ in range(4)]
-    tifffile.imwrite(
-        path, (some[n % 4] for n in range(59 * 59)), shape=(30_000, 30_000, 3), dtype="u1",
-        tile=(512, 512), compression="jpeg", compressionargs={"level": 70}, photometric="rgb",
-        metadata=None, bigtiff=True,
-    )  # fmt: skip
-    assert 64_000_000 < path.stat().st_size < 400_000_000
+    write_900_megapixels(tmp_path / "images" / "a.tif")
     command = [sys.executable, "-c", SCORE, str(tmp_path / "images"), str(rpn_checkpoint)]
     done = subprocess.run(
         [*command, str(tmp_path / "out")], capture_output=True, text=True, timeout=1200, check=False
