@@ -53,12 +53,12 @@ fuzz: $(STAMP) ## decode 10,000 damaged images, with another seed each day (a fe
 		tests/pipeline/images/test_hostile_images.py
 
 # Each soak test starts its servers and its cluster.
-soak: $(STAMP) ## break scoring jobs on purpose: all faults, then ten rounds of 2,000 images (over an hour)
+soak: $(STAMP) ## break scoring jobs on purpose: all faults, then ten rounds of 2,000 images (three to six hours)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak --timeout=3600 --durations=0
 	@$(BIN)/python -m tests.soak --rounds 10 --images 2000
 
 # Other tools' libraries bring another OpenCV, which would break ours.
-peers: $(STAMP) $(PEERS_STAMP) ## let other tools read our exports, in an environment of their own (2 GB)
+peers: $(STAMP) $(PEERS_STAMP) ## let other tools read our exports, in a separate environment (2 GB)
 	@echo "==> tests with other tools' libraries"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m peers --durations=10 tests/peers
 

@@ -89,7 +89,7 @@ def _lines(step: Step, result: dict[str, Any]) -> list[str]:
 
 
 def _run(step: Step, flags: argparse.Namespace, limit: float) -> dict[str, Any]:
-    """Run one step in a process of its own, and read its rows."""
+    """Run one step in a separate process, and read its rows."""
     started = time.monotonic()
     command = _tests(flags) if step.name == "tests" else _command(step, flags)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(CHECKOUT), *sys.path[1:]))}

@@ -143,7 +143,7 @@ def _on_ray(config: FeedConfig, uri: str, output: Path, settings: ReadSettings |
 
 
 def _daft(config: FeedConfig, folder: str) -> float:
-    """Images per second of Daft, in a process of its own environment."""
+    """Images per second of Daft, in a process of another environment."""
     command = [str(PEERS), "-m", "benchmarks.daft_loop", folder, str(config.batch_size)]
     environment = {**os.environ, "DAFT_ANALYTICS_ENABLED": "0", "DAFT_PROGRESS_BAR": "0"}
     output = subprocess.run(

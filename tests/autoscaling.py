@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine whose autoscaler starts nodes: each "node" is a raylet of its own.
+"""A Ray cluster on this machine whose autoscaler starts nodes: each "node" is a separate raylet.
 
 Ray's `AutoscalingCluster` is not used, because it runs ``ray stop --force``, which ends every Ray of the
 machine. This one has its own ports and folders, and is ended by the ids of its processes.

@@ -67,6 +67,33 @@ def test_links_to_files_of_the_checkout_exist(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+TO_BE_WRITTEN = {
+    "fastrcnn/backbones/resnet18.py",
+    "fastrcnn/proposals/quarters.py",
+    "pipeline/annotations/box_table.py",
+}
+"""Files that a reader of CONTRIBUTING.md makes."""
+FOLDERS = r"(?:pipeline|fastrcnn|jobs|benchmarks|demo|deploy|examples|tests)"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist_and_hold_what_it_says(page: Path) -> None:
+    """Paths; names with a path behind them, as in "`Store` (`pipeline/storage/stores.py`)"; dotted names."""
+    text = page.read_text()
+    for path in set(re.findall(rf"`({FOLDERS}/[\w./-]+\.\w+)", text)) - TO_BE_WRITTEN:
+        assert (CHECKOUT / path).exists(), path
+    for name, path in re.findall(rf"`(\w+)` \(`({FOLDERS}/[\w./-]+\.py)`\)", text):
+        assert re.search(rf"\b{name}\b", (CHECKOUT / path).read_text()), (name, path)
+    for dotted in re.findall(rf"`({FOLDERS}\.[\w.]+)`", text):
+        module, _, name = dotted.rpartition(".")
+        place = CHECKOUT / module.replace(".", "/")
+        source = next(
+            (p for p in (place.with_suffix(".py"), place / "__init__.py") if p.exists()), None
+        )
+        is_module = any((place / f"{name}{end}").exists() for end in ("", ".py"))
+        assert is_module or (source and re.search(rf"\b{name}\b", source.read_text())), dotted
+
+
 def test_the_api_page_is_that_of_the_docstrings() -> None:
     """`make api` writes it."""
     found = subprocess.run(

@@ -1,4 +1,4 @@
-"""Runs the commands and the code of the pages, one page after the other, in a folder and a bucket of its own.
+"""Runs the commands and the code of the pages, one page after the other, in a folder and a separate bucket.
 
 The words are those of the pages. Trainings are short and of a tiny network, and the bucket has another name.
 What a reader has before (images, labels, a model) is made from drawn scenes.

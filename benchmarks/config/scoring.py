@@ -311,7 +311,7 @@ class HeadConfig:
     checkpoint: Uri
     """A detector. A small one is enough."""
     keys: int = 100_000
-    """Length of the list. One key in a hundred is the photograph; the others have no object."""
+    """Length of the list. One key in a hundred is the photograph; the others are empty files."""
     output: Path = OUTPUT / "head"
     """Local folder for results.json and the list, which is deleted again."""
 

@@ -17,7 +17,7 @@ from fastrcnn.metrics.matching import Matches
 BINS = 25
 """Bins of equal width for the calibration error (arXiv 2405.20459)."""
 FEW_OBJECTS = 30
-"""With fewer objects, a class has no threshold of its own: the best F1 of a few boxes is luck."""
+"""With fewer objects, a class gets no separate threshold: the best F1 of a few boxes is luck."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,7 +100,7 @@ class Directory:
 
     @property
     def planar(self) -> bool:
-        """Whether each band has a plane of its own."""
+        """Whether each band has a separate plane."""
         return self.number(284, 1) == 2
 
     @property

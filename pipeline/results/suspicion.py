@@ -45,7 +45,7 @@ FREE = 0.3
 TOUCHES = 0.1
 """IoU from which a detection may be the right place of a label."""
 FEW_PAIRS = 10
-"""With fewer pairs of labels and detections, a class has no usual IoU of its own."""
+"""With fewer pairs of labels and detections, no usual IoU of the class is computed."""
 LEAST_SPREAD = 0.02
 """Smallest interquartile range of IoUs: people do not draw boxes more exactly."""
 

@@ -50,8 +50,9 @@ class Command:
 
 
 _TRAIN = """
-The data is a VOC, LabelImg, COCO or YOLO folder; the format is recognised by its files. Proposals are
-computed once, in parallel on the cluster, and cached. The output holds checkpoints, metrics and curves.
+The data is a folder, a bucket or archives; the format of the labels is recognised (docs/labels.md). Given
+proposals are computed once, in parallel on the cluster, and cached. The output holds checkpoints, metrics
+and curves.
 
 If the job stops, run the same command again: it continues from the last checkpoint.
 """
@@ -61,8 +62,8 @@ was not scored. A broken image does not stop the job. Run the same command again
 new and changed images. Results of another checkpoint get another run_id.
 
 --images can be a prefix (all objects with an image suffix, in upper or lower case; others are counted), a
-glob (all objects that match), or a list of URIs (.txt, .csv, .parquet). S3 endpoint, region and credentials
-come from the AWS variables on every worker.
+glob (all objects that match), archives, or a list of URIs (docs/lists.md). S3 endpoint, region and
+credentials come from the AWS variables on every worker.
 """
 _COMPACT = """
 Writes OUTPUT/detections/<run_id>.parquet for each scoring run: one row per box, sorted by label and falling

@@ -31,8 +31,8 @@ BATCHES_READ_AT_ONCE = 4
 """Batches of images that are read together and then sorted by shape."""
 BATCHES_READ_FOR_A_GPU = 16
 """The same if the Detectors have GPUs. There only images of equal canvas share a pass, and among more images
-there are more of each canvas: sizes from 300 to 1200 px, 8 images a pass, made 297 passes of 1,024 images
-instead of 652 (`python -m benchmarks.device --only passes`)."""
+there are more of each canvas: sizes from 300 to 1200 px, 8 images a pass, made 285 passes of 1,024 images
+instead of 639 (docs/benchmarks.md, passes of mixed sizes)."""
 
 
 def cut_tasks(plan: Plan, shards: Collection[int], max_images: int) -> pa.Table:

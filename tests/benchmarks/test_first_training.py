@@ -109,7 +109,7 @@ def test_a_mean_waits_for_all_settings_of_a_set() -> None:
 
 @pytest.mark.long
 def test_the_command_trains_measures_and_continues(tmp_path: Path) -> None:
-    """It runs as a process of its own, because it ends all its descendants."""
+    """It runs as a separate process, because it ends all its descendants."""
     draw(tmp_path)
     flags = ["--data", str(tmp_path / "two"), "--output", str(tmp_path / "output"), "--test"]
     flags += ["--settings", "hand-picked", "--backbone", "tiny", "--scale", "96"]

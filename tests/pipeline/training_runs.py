@@ -124,7 +124,7 @@ def begin(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def second_node(address: str) -> Iterator[None]:
-    """Two CPUs more: with two CPUs a worker, each worker has a node of its own."""
+    """Two CPUs more: with two CPUs a worker, each worker has a separate node."""
     command = "start --block --num-cpus 2 --num-gpus 0 --object-store-memory 100000000 --address"
     ray_command = Path(sys.executable).with_name("ray")
     node = None

@@ -1,7 +1,7 @@
 """Several hosts on this machine: network namespaces with separate addresses, joined by a bridge.
 
     head (no CPUs, the drivers) ---+
-    worker 1 (2 CPUs) -------------+--- bridge, in a namespace of its own
+    worker 1 (2 CPUs) -------------+--- bridge, in a separate namespace
     worker 2 (2 CPUs) -------------+
     S3 server ---------------------+
 

@@ -41,7 +41,7 @@ def in_tars(contents: Mapping[str, bytes], each: int) -> tuple[dict[str, bytes],
 
 
 FENCED_EVERY = 10
-"""Every tenth image is a PNG, which a process of its own decodes."""
+"""Every tenth image is a PNG, which a separate process decodes."""
 
 
 def real_images(count: int) -> dict[str, bytes]:

@@ -97,7 +97,7 @@ def open_site(
     """
     port, log = free_port(), logs / "s3-server.log"
     server = str(Path(sys.executable).parent / "moto_server")
-    # A process of its own: it is to be asked by many at once.
+    # A separate process: it is to be asked by many at once.
     with background([server, "-H", "127.0.0.1", "-p", str(port)], log) as process:
         wait_for_port(port, process, log, 120)
         url = f"http://127.0.0.1:{port}"

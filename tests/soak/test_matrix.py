@@ -1,4 +1,4 @@
-"""The rows of the fault matrix that need a cluster of their own: minutes each, so `make soak` only.
+"""The rows of the fault matrix that need a separate cluster: minutes each, so `make soak` only.
 
 docs/operations.md has the whole table.
 """

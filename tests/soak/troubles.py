@@ -21,7 +21,7 @@ def troubles(seed: int, images: int, *, of_a_node: bool = False) -> list[Trouble
         seed: seed of the chance.
         images: number of images.
         of_a_node: each trouble is that of one node. A driver that lists archives has none: what it cannot
-            list is a row of its own.
+            list is a separate row.
 
     One node is denied, has a wrong clock, or does not see the bucket; images are missing; images are answered
     501 or 503. Each trouble breaks 2% to 12% as many requests as there are images: a few become bad rows,

@@ -32,7 +32,7 @@ class Config:
 def run(config):
     tempfile.mkdtemp()
     open(os.path.join(tempfile.gettempdir(), "file"), "wb").write(bytes(1000))
-    # A child, a grandchild that ignores SIGTERM and writes into the folder, and one in a session of its own.
+    # A child, a grandchild that ignores SIGTERM and writes into the folder, and one in a separate session.
     child = ("import subprocess, sys, signal, tempfile, time\\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\\n"
         "g = subprocess.Popen([sys.executable, '-c', 'import signal,tempfile,time;"
