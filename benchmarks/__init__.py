@@ -5,5 +5,3 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 OUTPUT = CHECKOUT / "benchmark-output"
 """The default folder of all benchmarks."""
-PEERS = CHECKOUT / ".venv-peers" / "bin" / "python"
-"""Python of the environment of other tools' libraries, which `make peers` builds."""

@@ -18,7 +18,6 @@ import datetime
 import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,15 +31,14 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from benchmarks import CHECKOUT, PEERS
 from benchmarks.config import FeedConfig
 from benchmarks.images import photographs, upload
+from benchmarks.peers import require_peers, run_module
 from benchmarks.rates import middle_rate
 from benchmarks.results import write_results
 from fastrcnn.config import LEARNED, ProposalConfig
 from pipeline import images, score
 from pipeline.config import ScoreConfig
-from pipeline.errors import UserError
 from pipeline.proposals.candidate import ReadSettings, decode_candidates
 from pipeline.record import plan
 from pipeline.runtime import cluster
@@ -86,8 +84,7 @@ def run(config: FeedConfig) -> None:
     Raises:
         UserError: a folder without images, or no environment with Daft.
     """
-    if not PEERS.exists():
-        raise UserError(str(PEERS), "does not exist: it has Daft", "Run `make peers` first.")
+    require_peers("Daft")
     paths = photographs(config.images, config.count)
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -144,11 +141,7 @@ def _on_ray(config: FeedConfig, uri: str, output: Path, settings: ReadSettings |
 
 def _daft(config: FeedConfig, folder: str) -> float:
     """Images per second of Daft, in a process of another environment."""
-    command = [str(PEERS), "-m", "benchmarks.daft_loop", folder, str(config.batch_size)]
-    environment = {**os.environ, "DAFT_ANALYTICS_ENABLED": "0", "DAFT_PROGRESS_BAR": "0"}
-    output = subprocess.run(
-        command, cwd=CHECKOUT, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
+    output = run_module("daft_loop", "feed", folder, config.batch_size)
     return _rate(config, np.array(json.loads(output.splitlines()[-1]), np.int64))
 
 

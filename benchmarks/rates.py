@@ -54,6 +54,10 @@ def comparison_lines(results: dict[str, Any]) -> list[str]:
     ):
         median = statistics.median(results[f"{rates}_images_per_second"])
         lines.append(f"{name:<50}{median:>10.2f}{ratio:>18.2f}")
+    if "daft_ratio" in results:
+        median = statistics.median(results["daft_images_per_second"])
+        name = "Daft, the detector of Ray's example"
+        lines.append(f"{name:<50}{median:>10.2f}{results['daft_ratio']:>18.2f}")
     times = results["times_as_fast_as_ray_example"]
     return [*lines, f"ours is {times:.2f} times as fast as Ray's documented example"]
 

@@ -7,24 +7,20 @@ image too. SAHI is in the environment of other tools (`make peers`).
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import CHECKOUT, PEERS
 from benchmarks.config import SahiConfig
+from benchmarks.peers import require_peers, run_module
 from benchmarks.results import write_results
 from fastrcnn.metrics.inputs import pairwise_iou
 from pipeline import storage
 from pipeline.draw_scenes import write_split
 from pipeline.drawing.large_scenes import draw_large_scene
 from pipeline.drawing.scenes import scene_rng
-from pipeline.errors import UserError
 
 AGREE_IOU = 0.9
 """A box of one way is also one of the other way if it has one of its class above this IoU."""
@@ -32,16 +28,11 @@ AGREE_IOU = 0.9
 
 def run(config: SahiConfig) -> None:
     """Draw the images, measure, print a table, and write results.json and sahi.md."""
-    if not PEERS.exists():
-        raise UserError(str(PEERS), "does not exist: it has SAHI", "Run `make peers` first.")
+    require_peers("SAHI")
     images = scenes(config)
     checkpoint = storage.absolute(str(config.checkpoint))
     numbers = (config.tile, config.tile_overlap, config.min_score, config.rounds)
-    command = [str(PEERS), "-m", "benchmarks.sahi_loop", checkpoint, *map(str, numbers), *images]
-    environment = {**os.environ, "LENT_PACKAGES": sysconfig.get_paths()["purelib"]}
-    output = subprocess.run(
-        command, cwd=CHECKOUT, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
+    output = run_module("sahi_loop", checkpoint, *numbers, *images)
     measured = [summary(result) for result in json.loads(output.splitlines()[-1])]
     write_results(config, measured)
     (config.output / "sahi.md").write_text(table(measured))

@@ -7,6 +7,8 @@ Its detector is torchvision's Faster R-CNN with the same number of proposals. Al
 times. The rates of the job and the example are those of their middle rows, because the start of Ray and of
 the detector takes seconds for any number of images.
 
+With --daft, Daft does the same as the example, with the same detector in one actor.
+
 With --counts, only the scoring job is measured, once for each number of images: its rate should stay the
 same.
 """
@@ -26,6 +28,7 @@ from benchmarks import ray_example
 from benchmarks.cluster import cluster_of
 from benchmarks.config import ScoreBenchmarkConfig
 from benchmarks.images import photographs, upload
+from benchmarks.peers import require_peers, run_module
 from benchmarks.rates import (
     comparison_lines,
     growth_lines,
@@ -60,6 +63,8 @@ class JobSpeed(NamedTuple):
 
 def run(config: ScoreBenchmarkConfig) -> None:
     """Measure, print a table, and write results.json."""
+    if config.daft:
+        require_peers("Daft")
     with tempfile.TemporaryDirectory() as folder, _place(config, Path(folder)) as place:
         checkpoint = _make_checkpoint(config, Path(folder) / "checkpoint")
         results = (_growth if config.counts else _comparison)(config, checkpoint, place)
@@ -70,14 +75,17 @@ def run(config: ScoreBenchmarkConfig) -> None:
 def _comparison(config: ScoreBenchmarkConfig, checkpoint: Path, place: str) -> dict[str, Any]:
     paths = photographs(config.images, config.count)
     images = upload(paths, storage.join(place, "images"))
-    bare, chained, example = [], [], []
+    bare, chained, example, daft = [], [], [], []
     for round_ in range(config.rounds):
         bare.append(_bare(config, checkpoint, paths))
         results = storage.join(place, f"results-{round_}")
         chained.append(_chain(config, checkpoint, images, results, len(paths)).images_per_second)
         results = storage.join(place, f"example-{round_}")
         example.append(_example(config, checkpoint, images, results))
-    return {
+        if config.daft:
+            results = storage.join(place, f"daft-{round_}")
+            daft.append(_daft(config, checkpoint, images, results))
+    measured: dict[str, Any] = {
         "bare_images_per_second": bare,
         "chain_images_per_second": chained,
         "ray_example_images_per_second": example,
@@ -85,6 +93,10 @@ def _comparison(config: ScoreBenchmarkConfig, checkpoint: Path, place: str) -> d
         "ray_example_ratio": median_ratio(example, bare),
         "times_as_fast_as_ray_example": median_ratio(chained, example),
     }
+    if daft:
+        measured["daft_images_per_second"] = daft
+        measured["daft_ratio"] = median_ratio(daft, bare)
+    return measured
 
 
 def _growth(config: ScoreBenchmarkConfig, checkpoint: Path, place: str) -> dict[str, Any]:
@@ -164,6 +176,16 @@ def _example(config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output
         resources=size_cluster(score_config, cluster.nodes()),
     )
     ray.shutdown()
+    times = scored_at(output)
+    if len(times) != config.count:
+        raise RuntimeError(f"expected {config.count} rows, got {len(times)}")
+    return middle_rate(times)
+
+
+def _daft(config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output: str) -> float:
+    """Measure images per second of Daft, in a process of another environment."""
+    numbers = (config.max_proposals, _SCORE_THRESHOLD)
+    run_module("daft_loop", "detect", images, config.batch_size, output, checkpoint, *numbers)
     times = scored_at(output)
     if len(times) != config.count:
         raise RuntimeError(f"expected {config.count} rows, got {len(times)}")

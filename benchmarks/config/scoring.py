@@ -147,6 +147,8 @@ class ScoreBenchmarkConfig:
     """Number of nodes of the Ray cluster. All run on this machine and share its cores."""
     bucket: bool = False
     """Read from and write to an S3 server on this machine, which uses some of its cores. Default: folders."""
+    daft: bool = False
+    """Measure Daft with the detector of Ray's example too. It needs `make peers`, and images in a folder."""
     rounds: int = 3
     """Number of times that detector, job and example are measured in turn. The medians are used."""
     num_workers: int | None = None
@@ -164,7 +166,16 @@ class ScoreBenchmarkConfig:
         ),
         Group(
             title="Measurement",
-            common=("count", "counts", "rounds", "num_workers", "batch_size", "nodes", "bucket"),
+            common=(
+                "count",
+                "counts",
+                "rounds",
+                "num_workers",
+                "batch_size",
+                "nodes",
+                "bucket",
+                "daft",
+            ),
         ),
     )
 
