@@ -85,14 +85,7 @@ def measure(
         UserError: for the same reasons as `run`.
     """
     suspects = None if config.suspects is None else read_suspects(config.suspects)
-    sets = [LabelSet.open(uri, images_at) for uri, images_at in config.label_sets]
-    labelled = read_sets(
-        [(one, config.split) for one in sets],
-        limit=config.limit,
-        rules=LabelRules(on_bad_label=config.on_bad_label, rename=renames(config.rename)),
-    )
-    log_problems(labelled.problems)
-    log_problems([f"{one.text}; {one.done}" for one in labelled.bad])
+    labelled = _labels(config)
     uris = [image.image_uri for image in labelled.images]
     scored = read_run(files, {storage.basename(uri) for uri in uris})
     classes, left_out = scored.classes, dict[str, int]()
@@ -144,6 +137,19 @@ def measure(
     _log(result, scored)
     _warn_of_cut(files)
     return result
+
+
+def _labels(config: EvaluateConfig) -> LabelledImages:
+    """Read the labels, and log what is wrong with them."""
+    sets = [LabelSet.open(uri, images_at) for uri, images_at in config.label_sets]
+    labelled = read_sets(
+        [(one, config.split) for one in sets],
+        limit=config.limit,
+        rules=LabelRules(on_bad_label=config.on_bad_label, rename=renames(config.rename)),
+    )
+    log_problems(labelled.problems)
+    log_problems([f"{one.text}; {one.done}" for one in labelled.bad])
+    return labelled
 
 
 def _evaluated_classes(
