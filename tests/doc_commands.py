@@ -114,6 +114,9 @@ RULES = (
         "benchmarks/test_archives.py::test_members_are_listed_and_read",
     ),
     _benchmark(
+        "docs/benchmarks.md", "feed", "peers/test_daft.py::test_each_way_delivers_every_image"
+    ),
+    _benchmark(
         "docs/benchmarks.md",
         "score",
         "benchmarks/test_score.py::test_score_measures_and_writes_json",

@@ -110,8 +110,9 @@ class FeedConfig:
     """Local folder of images."""
     batch_size: int = 8
     """Images per batch."""
-    count: int = 4000
-    """Number of images per round. Fewer images in the folder are repeated."""
+    count: int = 12_000
+    """Number of images per round. With few, the start of the actors counts too. If the folder holds fewer,
+    its images are repeated."""
     rounds: int = 3
     """Number of times that each way is measured. The median is used."""
     output: Path = OUTPUT / "feed"
