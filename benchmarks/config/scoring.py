@@ -184,6 +184,10 @@ class ScoreBenchmarkConfig:
         check_above_zero(
             self, "count", "rounds", "num_workers", "batch_size", "max_proposals", "nodes"
         )
+        if self.daft and (self.bucket or self.counts):
+            raise UserError(
+                "--daft", "goes without --bucket and --counts", "Leave out --daft, or the other."
+            )
         # A rate is measured between batches, so two are needed.
         fewest = 2 * self.batch_size
         for flag, count in (("--count", self.count), *(("--counts", c) for c in self.counts)):

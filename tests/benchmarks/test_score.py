@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,12 @@ def test_fewer_than_two_batches_are_refused() -> None:
         UserError, match="--counts 15: expected at least two batches. Give at least 16"
     ):
         ScoreBenchmarkConfig(images=Path("photos"), counts=(100, 15))
+
+
+@pytest.mark.parametrize("other", [{"bucket": True}, {"counts": (100, 200)}])
+def test_daft_is_refused_where_it_would_not_be_measured(other: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="--daft: goes without --bucket and --counts"):
+        ScoreBenchmarkConfig(images=Path("images"), daft=True, **other)
 
 
 def test_too_few_photographs_are_repeated(tmp_path: Path) -> None:

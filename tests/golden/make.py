@@ -4,7 +4,7 @@ Runs the jobs on a bucket of a local S3 server and keeps all of its objects in F
 FOLDER/golden.json what the version gave them as values: run ids, names of caches, rows, losses.
 
 A folder is made once, by the code of its day (2026-11-29: commit dbe21ba), and never changes. A later format
-gets a separate folder beside it.
+gets a folder of its own beside it.
 """
 
 from __future__ import annotations
