@@ -34,7 +34,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from benchmarks.config import FeedConfig
 from benchmarks.images import photographs, upload
 from benchmarks.peers import require_peers, run_module
-from benchmarks.rates import middle_rate
+from benchmarks.rates import rate_of_all
 from benchmarks.results import write_results
 from fastrcnn.config import LEARNED, ProposalConfig
 from pipeline import images, score
@@ -136,19 +136,13 @@ def _on_ray(config: FeedConfig, uri: str, output: Path, settings: ReadSettings |
         times = np.concatenate([_times(block) for block in blocks])
     finally:
         ray.shutdown()
-    return _rate(config, times)
+    return rate_of_all(times, config.count)
 
 
 def _daft(config: FeedConfig, folder: str) -> float:
     """Images per second of Daft, in a process of another environment."""
     output = run_module("daft_loop", "feed", folder, config.batch_size)
-    return _rate(config, np.array(json.loads(output.splitlines()[-1]), np.int64))
-
-
-def _rate(config: FeedConfig, times: npt.NDArray[np.int64]) -> float:
-    if len(times) != config.count:
-        raise RuntimeError(f"expected {config.count} images, got {len(times)}")
-    return middle_rate(np.sort(times))
+    return rate_of_all(np.array(json.loads(output.splitlines()[-1]), np.int64), config.count)
 
 
 def _chain(

@@ -35,6 +35,17 @@ def middle_rate(times: npt.NDArray[np.int64]) -> float:
     return rows / (float(last - first) / 1e6)
 
 
+def rate_of_all(times: npt.NDArray[np.int64], count: int) -> float:
+    """Give the middle rate of `count` rows, whose times come in any order.
+
+    Raises:
+        RuntimeError: there are more or fewer rows.
+    """
+    if len(times) != count:
+        raise RuntimeError(f"expected {count} rows, got {len(times)}")
+    return middle_rate(np.sort(times))
+
+
 def median_ratio(one: Sequence[float], other: Sequence[float]) -> float:
     """Give the median over the rounds of the ratio of two rates."""
     return statistics.median(a / b for a, b in zip(one, other, strict=True))

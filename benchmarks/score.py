@@ -34,6 +34,7 @@ from benchmarks.rates import (
     growth_lines,
     median_ratio,
     middle_rate,
+    rate_of_all,
     scored_at,
 )
 from benchmarks.results import write_results
@@ -176,20 +177,14 @@ def _example(config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output
         resources=size_cluster(score_config, cluster.nodes()),
     )
     ray.shutdown()
-    times = scored_at(output)
-    if len(times) != config.count:
-        raise RuntimeError(f"expected {config.count} rows, got {len(times)}")
-    return middle_rate(times)
+    return rate_of_all(scored_at(output), config.count)
 
 
 def _daft(config: ScoreBenchmarkConfig, checkpoint: Path, images: str, output: str) -> float:
     """Measure images per second of Daft, in a process of another environment."""
     numbers = (config.max_proposals, _SCORE_THRESHOLD)
     run_module("daft_loop", "detect", images, config.batch_size, output, checkpoint, *numbers)
-    times = scored_at(output)
-    if len(times) != config.count:
-        raise RuntimeError(f"expected {config.count} rows, got {len(times)}")
-    return middle_rate(times)
+    return rate_of_all(scored_at(output), config.count)
 
 
 def _score_config(

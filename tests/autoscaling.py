@@ -45,7 +45,7 @@ class Autoscaled:
     def node_pids(self) -> dict[str, int]:
         """Return the raylets of the nodes that the autoscaler started, by node id."""
         found = {}
-        for pid, command in _processes():
+        for pid, command in processes():
             if "/raylet" not in command or self.folder not in command:
                 continue
             variables = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
@@ -125,7 +125,7 @@ def autoscaled(
 def end(process: subprocess.Popen[bytes], *marks: str) -> None:
     """Kill a process and all others whose command line has one of the marks."""
     for _ in range(20):
-        pids = {pid for pid, command in _processes() if any(mark in command for mark in marks)}
+        pids = {pid for pid, command in processes() if any(mark in command for mark in marks)}
         pids -= {os.getpid()}
         if process.poll() is None:
             pids.add(process.pid)
@@ -216,7 +216,8 @@ def _started(
     raise AssertionError(f"Ray did not start: {log.read_text(errors='replace')}")
 
 
-def _processes() -> Iterator[tuple[int, str]]:
+def processes() -> Iterator[tuple[int, str]]:
+    """Give the id and the command line of every running process."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             yield int(path.parent.name), path.read_text(errors="replace").replace("\0", " ")

@@ -96,9 +96,8 @@ def _refuse_to_fork() -> None:
         raise RuntimeError("a process that has joined Ray was forked: start a process anew instead")
 
 
-os.register_at_fork(
-    before=_refuse_to_fork
-)  # an error there becomes pytest's warning, and so a failure
+# An error there becomes pytest's warning, and so a failure.
+os.register_at_fork(before=_refuse_to_fork)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +20,10 @@ from PIL import Image
 
 from pipeline import record, storage
 from pipeline.config import ScoreConfig
-from pipeline.runtime import cluster
+from pipeline.runtime import cluster, ending
 from pipeline.runtime.cli import main
 from pipeline.score import run
+from tests.autoscaling import processes
 from tests.pipeline.images.test_regions import write_900_megapixels
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "score_bucket.py"
@@ -52,13 +52,9 @@ def command_line(config: ScoreConfig, *names: str) -> list[str]:
 
 def a_detector_decodes() -> bool:
     """Return whether a Detector has a child process that decodes for it."""
-    commands, parents = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            commands[folder.name] = (folder / "cmdline").read_bytes()
-            parents[folder.name] = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-    decoding = [parents[pid] for pid, command in commands.items() if b"fence_child" in command]
-    return any(b"DetectorActor" in commands.get(parent, b"") for parent in decoding)
+    commands, parents = dict(processes()), ending._parents()
+    decoding = [parents.get(pid, 0) for pid, text in commands.items() if "fence_child" in text]
+    return any("DetectorActor" in commands.get(parent, "") for parent in decoding)
 
 
 def images(folder: Path, count: int) -> str:

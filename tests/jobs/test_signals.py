@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.draw_scenes import draw_split
+from tests.autoscaling import processes
 from tests.soak.images import drawn_images
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -35,15 +36,11 @@ def scratch() -> Iterator[Path]:
 
 def processes_of(folder: Path) -> list[str]:
     """Command lines of running processes that name this folder: those of Ray."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if str(folder) in command and path.parent.name != str(os.getpid()):
-            found.append(command[:200])
-    return found
+    return [
+        command[:200]
+        for pid, command in processes()
+        if str(folder) in command and pid != os.getpid()
+    ]
 
 
 def environment_of(scratch: Path) -> dict[str, str]:
