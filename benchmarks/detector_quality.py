@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from fastrcnn.detection import detect
 from fastrcnn.metrics import (
     ImageDetections,
     ImageGroundTruth,
@@ -22,14 +22,13 @@ from fastrcnn.metrics import (
     score_quality,
 )
 from fastrcnn.metrics.operating import at_score
-from fastrcnn.model import FastRCNN
 from pipeline import storage
-from pipeline.annotations import LabelledImage, read_labelled_images
+from pipeline.annotations import LabelledImage, LabelledImages, read_labelled_images
 from pipeline.annotations.sizes import compare_sizes
 from pipeline.images import decode
 from pipeline.storage import checkpoints
 from pipeline.training.examples import Example
-from pipeline.training.validation import ground_truth
+from pipeline.training.validation import Detect, detector_of, ground_truth
 
 HALF = 0.5
 """The score from which boxes of a class without an operating point count."""
@@ -44,21 +43,39 @@ def measure(checkpoint: str, data: str, split: str) -> dict[str, Any]:
         split: a split of it, or the URI of a split file.
     """
     loaded = checkpoints.load(checkpoints.find_checkpoint(checkpoint))
-    model, classes = loaded.model.eval(), loaded.classes
-    labelled = read_labelled_images(data, split, classes=classes)
-    pairs = [_detect(model, image) for image in labelled.images]
+    detector = TrainedDetector(
+        detect=detector_of(loaded.model.eval()),
+        classes=tuple(loaded.classes),
+        operating_points=loaded.config.get("operating_points") or {},
+    )
+    return measure_detector(detector, read_labelled_images(data, split, classes=detector.classes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedDetector:
+    """A detector that makes its own proposals."""
+
+    detect: Detect
+    classes: tuple[str, ...]
+    operating_points: Mapping[str, float] = field(default_factory=dict)
+    """The score of best F1, by class."""
+
+
+def measure_detector(detector: TrainedDetector, labelled: LabelledImages) -> dict[str, Any]:
+    """Measure as `measure`, on images whose classes are those of the detector."""
+    pairs = [_detect(detector.detect, image) for image in labelled.images]
     truth, detections = [t for t, _ in pairs], [d for _, d in pairs]
-    numbers = quality(truth, detections, classes, loaded.config.get("operating_points") or {})
-    return {"images": len(truth), "classes": list(classes), **numbers}
+    numbers = quality(truth, detections, detector.classes, detector.operating_points)
+    return {"images": len(truth), "classes": list(detector.classes), **numbers}
 
 
-def _detect(model: FastRCNN, image: LabelledImage) -> tuple[ImageGroundTruth, ImageDetections]:
+def _detect(detector: Detect, image: LabelledImage) -> tuple[ImageGroundTruth, ImageDetections]:
     """Detect on one image; return its objects, in the frame of the upright image, and the detections."""
     uri = image.image_uri
     pixels = decode(storage.read_bytes(uri)).pixels
     sizes = {uri: (int(pixels.shape[0]), int(pixels.shape[1]))}
     upright = compare_sizes([image], sizes, "skip", quiet=True).images[uri]
-    ((boxes, labels, scores),) = detect(model, [pixels], None)
+    ((boxes, labels, scores),) = detector([pixels], [np.zeros((0, 4), np.float32)])
     truth = ground_truth(Example(upright, np.zeros((0, 4), np.float32)))
     return truth, ImageDetections(boxes=boxes.numpy(), labels=labels.numpy(), scores=scores.numpy())
 

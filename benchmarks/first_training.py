@@ -1,8 +1,9 @@
 """Run `jobs/benchmark.py first-training`: trainings with default flags, compared with hand-picked ones.
 
 Each trial calls `jobs/train.py` as a person would. "defaults" gives only data, output, weights and length;
-"hand-picked" gives the flags with which docs/benchmarks.md and docs/ablations.md measured. Then the detector
-is measured on the images that chose its best checkpoint, and with --test also on the test images. Choose
+"hand-picked" gives the flags with which docs/benchmarks.md and docs/ablations.md measured. "torchvision"
+trains torchvision's Faster R-CNN in this process by its recipe, for the same length. Then the detector is
+measured on the images that chose its best checkpoint, and with --test also on the test images. Choose
 between settings by the validation images, and use --test once at the end.
 
 <output>/<data>/<setting>-seed-<n>/   model, train.log, command.json, and a result for each measured split
@@ -22,17 +23,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config import FirstTrainingConfig
-from benchmarks.detector_quality import measure
+from benchmarks.detector_quality import measure, measure_detector
 from benchmarks.results import write_results
+from benchmarks.torchvision_training import trained_detector
 from benchmarks.trainings import name_of, train_trial, weights_of
 from demo import processes
 from pipeline import storage
 from pipeline.ablation.table import mean_and_range
-from pipeline.annotations import splits
+from pipeline.annotations import read_labelled_images, splits
 from pipeline.annotations.names import find_split, validation_split
+from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 
-DEFAULTS, HAND_PICKED = "defaults", "hand-picked"
+DEFAULTS, HAND_PICKED, TORCHVISION = "defaults", "hand-picked", "torchvision"
 VALIDATION, TEST = "validation", "test"
 COLUMNS = {
     "AP50": "ap50",
@@ -72,7 +75,8 @@ def run(config: FirstTrainingConfig) -> None:
     rows: list[dict[str, Any]] = []
     try:
         for trial in trials(config):
-            train_trial(arguments(config, trial), trial)
+            if trial.setting != TORCHVISION:
+                train_trial(arguments(config, trial), trial)
             rows += list(results(config, trial))
             write_results(config, rows)
             (config.output / "first-training.md").write_text(table(rows))
@@ -125,17 +129,25 @@ def arguments(config: FirstTrainingConfig, trial: Trial) -> list[str]:
 
 def hand_picked(config: FirstTrainingConfig) -> list[str]:
     """Give the flags that people picked for small data sets on a CPU."""
-    numbers = {
+    return [
+        part
+        for name, value in picked_numbers(config).items()
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+
+
+def picked_numbers(config: FirstTrainingConfig) -> dict[str, Any]:
+    """Give the hand-picked numbers by the names of their flags."""
+    return {
         "preset": "modern",
         "backbone": config.backbone,
         "proposals": "rpn",
         "scale": config.scale,
-        "fc-dim": 256,
-        "rois-per-image": 64,
-        "batch-size": 2,
-        "learning-rate": 0.0025,
+        "fc_dim": 256,
+        "rois_per_image": 64,
+        "batch_size": 2,
+        "learning_rate": 0.0025,
     }
-    return [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
 
 
 def results(config: FirstTrainingConfig, trial: Trial) -> Iterator[dict[str, Any]]:
@@ -144,23 +156,56 @@ def results(config: FirstTrainingConfig, trial: Trial) -> Iterator[dict[str, Any
     Raises:
         UserError: --test is given, and the data set has no test split.
     """
-    known = splits(trial.data)
-    listed = trial.model / "splits" / "val.txt"
-    held_out = validation_split("train", known) or str(listed)
-    wanted = {VALIDATION: held_out} | ({TEST: find_split(TEST, known)} if config.test else {})
-    for measured_on, split in wanted.items():
-        if split is None:
-            raise UserError(
-                f"--test --data {trial.data}",
-                f"has no test split, only {', '.join(known)}",
-                "Leave out --test, or give other data.",
-            )
+    for measured_on in (VALIDATION, TEST) if config.test else (VALIDATION,):
         stored = trial.folder / f"{measured_on}.json"
         if not stored.exists():
-            numbers = measure(str(trial.model), trial.data, split)
-            stored.write_text(json.dumps(numbers, indent=1) + "\n")
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            stored.write_text(json.dumps(_measure(config, trial, measured_on), indent=1) + "\n")
         what = {"data": trial.name, "setting": trial.setting, "seed": trial.seed}
         yield {**what, "measured_on": measured_on, **json.loads(stored.read_text())}
+
+
+def _measure(config: FirstTrainingConfig, trial: Trial, measured_on: str) -> dict[str, Any]:
+    """Measure a trial on a split; torchvision's detector is trained first, if it is not yet."""
+    test = _test_split(trial.data) if measured_on == TEST else None
+    if trial.setting == TORCHVISION:
+        flags = _torchvision_flags(config, trial)
+        detector, validation = trained_detector(flags, trial.folder, config.minutes)
+        if test is not None:
+            return measure_detector(
+                detector, read_labelled_images(trial.data, test, classes=detector.classes)
+            )
+        return measure_detector(detector, validation)
+    held_out = validation_split("train", splits(trial.data))
+    listed = trial.model / "splits" / "val.txt"
+    return measure(str(trial.model), trial.data, test or held_out or str(listed))
+
+
+def _test_split(data: str) -> str:
+    """Find the test split. Raise UserError if the data set has none."""
+    known = splits(data)
+    found = find_split(TEST, known)
+    if found is None:
+        raise UserError(
+            f"--test --data {data}",
+            f"has no test split, only {', '.join(known)}",
+            "Leave out --test, or give other data.",
+        )
+    return found
+
+
+def _torchvision_flags(config: FirstTrainingConfig, trial: Trial) -> TrainConfig:
+    """Give the hand-picked flags, with which data, images and network are as in that setting."""
+    has_validation = validation_split("train", splits(trial.data)) is not None
+    return TrainConfig(
+        data=(storage.absolute(trial.data),),
+        output=str(trial.model.resolve()),
+        weights=weights_of(config.weights),
+        iterations=config.iterations,
+        val_fraction=None if has_validation else config.val_fraction,
+        seed=trial.seed,
+        **picked_numbers(config),
+    )
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -226,8 +226,12 @@ class FirstTrainingConfig:
     """Steps of each training. Give either this or --minutes."""
     seeds: tuple[int, ...] = (3, 4, 5)
     """Seeds. One training per seed."""
-    settings: tuple[Literal["defaults", "hand-picked"], ...] = ("defaults", "hand-picked")
-    """What to train: with default flags, with hand-picked ones, or both."""
+    settings: tuple[Literal["defaults", "hand-picked", "torchvision"], ...] = (
+        "defaults",
+        "hand-picked",
+        "torchvision",
+    )
+    """What to train: with default flags, with hand-picked ones, and torchvision's Faster R-CNN."""
     val_fraction: float = 0.2
     """Share of `train` to validate on, for data without a validation split."""
     test: bool = False

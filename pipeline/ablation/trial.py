@@ -96,7 +96,7 @@ def run_trial(
     else:
         model = _initial_model(config, training, plan, classes, examples)
         network = TorchvisionHeads(model) if training.torchvision_heads else model
-        result = _train(network, plan, training.seed, examples)
+        result = train_network(network, plan, training.seed, examples)
         if isinstance(network, FastRCNN):
             _save(folder, config, plan, network, classes, result)
         result["tests"] = {}
@@ -137,7 +137,7 @@ def _initial_model(
     return model
 
 
-def _train(
+def train_network(
     network: Network, plan: TrainPlan, seed: int, examples: Sequence[Example]
 ) -> dict[str, Any]:
     """Train the network in place. Gives iterations, step_seconds (median) and last_loss (mean of 10

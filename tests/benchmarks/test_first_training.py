@@ -39,7 +39,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def test_the_defaults_get_no_flag_but_data_output_weights_length_and_seed(tmp_path: Path) -> None:
     draw(tmp_path)
-    config = small(tmp_path, seeds=(3,))
+    config = small(tmp_path, seeds=(3,), settings=("defaults", "hand-picked"))
     one, picked, two, _ = (arguments(config, trial) for trial in trials(config))
     model = str(tmp_path / "output" / "one" / "defaults-seed-3" / "model")
     where = ["--data", str(tmp_path / "one"), "--output", model]
@@ -105,6 +105,23 @@ def test_a_mean_waits_for_all_settings_of_a_set() -> None:
     rows = [row(), row(data="two"), row(setting="hand-picked")]
     assert "mean of" not in table(rows)
     assert table([*rows, row(measured_on="test")]).count("## ") == 2
+
+
+@pytest.mark.parametrize("length", [{}, {"iterations": None, "minutes": 0.02}])
+def test_torchvisions_detector_is_trained_once_and_measured_on_the_same_images(
+    tmp_path: Path, length: dict[str, Any]
+) -> None:
+    draw(tmp_path)
+    changes = {"settings": ("torchvision",), "backbone": "tiny", "scale": 96, "test": True}
+    config = small(tmp_path, data=(str(tmp_path / "two"),), seeds=(3,), **changes, **length)
+    (trial,) = trials(config)
+    rows = list(first_training.results(config, trial))
+    assert [(r["measured_on"], r["images"]) for r in rows] == [("validation", 3), ("test", 2)]
+    weights = trial.folder / "torchvision.pth"
+    trained = weights.stat().st_mtime_ns
+    (trial.folder / "test.json").unlink()
+    assert list(first_training.results(config, trial)) == rows
+    assert weights.stat().st_mtime_ns == trained
 
 
 @pytest.mark.long
