@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,14 +33,46 @@ RPN_NAMES = ("loss_objectness", "loss_rpn_box")
 RPN."""
 
 
-class ProgressLines:
-    """Log one line every `SECONDS_BETWEEN_LINES` seconds, with means over the steps since the last line."""
+def tag_of(name: str) -> str:
+    """Give the name of a class as TensorBoard takes it. The writer logs a warning for each other name."""
+    return re.sub(r"[^-/\w.]", "_", name)
 
-    def __init__(self, num_iterations: int, batch_size: int) -> None:
+
+class ProgressLines:
+    """Log one line every `SECONDS_BETWEEN_LINES` seconds, with means over the steps since the last line.
+
+    Speed is that of the steps alone. The time left counts the validations to come too, each as long as the
+    last one.
+
+    Args:
+        num_iterations: steps of the whole training.
+        batch_size: images of a step.
+        validate_every: steps between validations; there is one after the last step too.
+    """
+
+    def __init__(self, num_iterations: int, batch_size: int, validate_every: int) -> None:
         self.num_iterations = num_iterations
         self.batch_size = batch_size
+        self.validate_every = validate_every
         self.rows: list[dict[str, float]] = []
         self.since = time.monotonic()
+        self.validation_s = 0.0
+
+    def validated(self, seconds: float) -> None:
+        """Take note of the time of a validation and its checkpoint, in which no step was taken."""
+        self.validation_s = seconds
+        self.since += seconds
+
+    def seconds_left(self, iteration: int, speed: float) -> float:
+        """Estimate the seconds until the training ends.
+
+        Args:
+            iteration: steps that are done. A validation after the last of them is still to come.
+            speed: steps a second.
+        """
+        every = self.validate_every
+        validations = -(-self.num_iterations // every) - (iteration - 1) // every
+        return (self.num_iterations - iteration) / speed + validations * self.validation_s
 
     def step(self, row: dict[str, float]) -> None:
         """Add one step: its row of the history."""
@@ -67,7 +100,7 @@ class ProgressLines:
             100 * mean["foreground"],
             speed * self.batch_size,
             100 * mean["waited"] * speed,
-            (self.num_iterations - row["iteration"]) / speed,
+            self.seconds_left(int(row["iteration"]), speed),
         )
         self.rows, self.since = [], time.monotonic()
 
@@ -214,7 +247,7 @@ class TrainingBoard:
         self._writer.add_scalar("validation/map", metrics["val_map"], iteration)
         for name, ap in metrics["val_ap"].items():
             if ap is not None:
-                self._writer.add_scalar(f"validation/ap/{name}", ap, iteration)
+                self._writer.add_scalar(f"validation/ap/{tag_of(name)}", ap, iteration)
         for name, data in pictures.items():
             uri = storage.join(self._output, "validation", f"{iteration:06d}", name)
             storage.write_bytes(uri, data)

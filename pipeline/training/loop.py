@@ -207,7 +207,7 @@ def _take_steps(worker: _Worker, load: Callable[[int], Batch]) -> None:
     """
     job, progress = worker.job, worker.progress
     steps = range(progress.iteration, job.num_iterations)
-    lines = ProgressLines(job.num_iterations, job.solver.batch_size)
+    lines = ProgressLines(job.num_iterations, job.solver.batch_size, job.validate_every)
     notice = PreemptionNotice()
     if progress.out_of_patience(job.solver.patience):
         return  # the run stopped before it was resumed
@@ -223,12 +223,13 @@ def _take_steps(worker: _Worker, load: Callable[[int], Batch]) -> None:
         if worker.settings.rank == 0:
             lines.step(row)
         worker.boards.step(row)
-        last = progress.iteration == job.num_iterations
+        last, stopped = progress.iteration == job.num_iterations, time.monotonic()
         if last or progress.iteration % job.validate_every == 0:
             with worker.averaged():
                 metrics, validation = _validate(worker)
             _save(worker, metrics)
             _show(worker, metrics, validation)
+            lines.validated(time.monotonic() - stopped)
             if progress.out_of_patience(job.solver.patience):
                 _log_stop(worker)
                 break

@@ -20,7 +20,7 @@ def test_a_step_is_drawn_and_logged_with_the_losses_it_has(
 ) -> None:
     rows = [{**ROW, **more, "iteration": n} for n in (1, 2)]
     assert loss_curves({"steps": rows, "validations": []}).startswith(b"\x89PNG")
-    lines = ProgressLines(2, 4)
+    lines = ProgressLines(2, 4, 2)
     with caplog.at_level("INFO"):
         for row in rows:
             lines.step(row)

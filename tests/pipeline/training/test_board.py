@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.annotations import read_labelled_images
 from pipeline.draw_scenes import draw_split
 from pipeline.errors import ObjectDenied
-from pipeline.training.board import NAMES, Boards, TrainingBoard
+from pipeline.training.board import NAMES, Boards, ProgressLines, TrainingBoard, tag_of
 from pipeline.training.examples import Example
 from pipeline.training.validation import draw_validation, validate
 
@@ -44,6 +44,30 @@ def scalars(data: bytes) -> dict[str, list[tuple[int, float]]]:
 def row(iteration: int, value: float) -> dict[str, float]:
     speed = {"seconds": 2.0, "waited": 0.5}
     return dict.fromkeys(NAMES, value) | {"iteration": iteration, "rois": 8} | speed
+
+
+def test_the_time_left_counts_the_validations_to_come() -> None:
+    """After step 60 of 100, those at 60, 90 and 100 are to come; 40 steps take 20 s."""
+    lines = ProgressLines(100, 2, 30)
+    assert lines.seconds_left(60, 2.0) == 20
+    lines.validated(10)
+    assert lines.seconds_left(60, 2.0) == 20 + 3 * 10
+    assert lines.seconds_left(61, 1.0) == 39 + 2 * 10
+    assert lines.seconds_left(100, 1.0) == 10
+
+
+def test_a_validation_is_not_in_the_speed_of_the_steps(caplog: pytest.LogCaptureFixture) -> None:
+    lines = ProgressLines(2, 4, 1)
+    lines.since -= 1000.0
+    lines.validated(999.0)
+    with caplog.at_level("INFO"):
+        lines.step(row(2, 0.5) | {"iteration": 2})
+    assert " 4.0 images/s " in caplog.text or " 3.9 images/s " in caplog.text
+
+
+def test_a_class_name_becomes_a_tag_that_tensorboard_takes() -> None:
+    assert tag_of("wind turbine (2)") == "wind_turbine__2_"
+    assert tag_of("ä-b/c.d_e") == "ä-b/c.d_e"
 
 
 METRICS = {"val_map": 0.25, "val_ap": {"cat": 0.5, "dog": None}}
