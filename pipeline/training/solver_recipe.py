@@ -32,8 +32,7 @@ def solver_choices(at: Situation, known: dict[str, Any]) -> Iterator[Choice]:
     optimizer = _optimizer(known)
     yield optimizer
     yield _rate(str(known.get("solver.optimizer", optimizer.value)), batch)
-    warmup = MOST_WARMUP if steps is None else min(MOST_WARMUP, steps // 10)
-    yield Choice("solver.warmup", warmup, f"a tenth of the steps, {MOST_WARMUP} at most")
+    yield _warmup(steps)
     yield Choice("solver.schedule", "cosine", "falls to 0 at the last step, whatever the length")
 
 
@@ -90,6 +89,15 @@ def _steps(at: Situation, batch: int) -> Choice:
     if steps > MOST_STEPS:
         return Choice("solver.iterations", MOST_STEPS, f"the limit; {reason} would be {steps}")
     return Choice("solver.iterations", steps, reason)
+
+
+def _warmup(steps: int | None) -> Choice:
+    """Choose the warm-up. With steps None, --minutes finds their number later, and the solver shortens it."""
+    if steps is None:
+        reason = "or a tenth of the steps that --minutes allows, if that is less"
+        return Choice("solver.warmup", MOST_WARMUP, reason)
+    reason = f"a tenth of the steps, {MOST_WARMUP} at most"
+    return Choice("solver.warmup", min(MOST_WARMUP, steps // 10), reason)
 
 
 def _given_steps(at: Situation, known: Mapping[str, Any], batch: int) -> int:
