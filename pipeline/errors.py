@@ -20,6 +20,7 @@ no image raise `pipeline.images.ImageError`. Everything else is a bug, and rises
 
 from __future__ import annotations
 
+import traceback
 from typing import ClassVar, Literal
 
 StorageStatus = Literal["missing", "changed", "denied", "unreadable", "too_large", "undecodable"]
@@ -113,3 +114,8 @@ class ObjectUnreachable(ObjectUnreadable):
 def one_line(error: object) -> str:
     """The text of an exception or of another value in one line; where there is no text, the type's name."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception, or a remark if its class fails to make the text."""
+    return str(traceback.TracebackException.from_exception(error, limit=0))

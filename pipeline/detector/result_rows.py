@@ -15,7 +15,7 @@ from fastrcnn.detection import ScoredImage
 from fastrcnn.upload import Uploads
 from pipeline.detector.batches import decoded_batches
 from pipeline.detector.in_parts import decoded_in_parts, score_in_parts
-from pipeline.runtime.attempts import Failure, node_name
+from pipeline.runtime.guard import Failure, node_name
 from pipeline.schema import CANDIDATE, RESULT
 from pipeline.storage import OPEN, Access
 

@@ -26,14 +26,14 @@ from pipeline.images import ImageError, SampleRules
 from pipeline.images.regions import has_parts
 from pipeline.images.samples import NEUTRAL
 from pipeline.proposals.table import ProposalsError, ProposalsTable
-from pipeline.runtime.attempts import Failure, node_name
+from pipeline.runtime.guard import Failure, node_name
 from pipeline.runtime.prefetch import in_threads
 from pipeline.schema import CANDIDATE, IMAGE
 from pipeline.storage import Access, StorageError
 
 ReadResult = Future[bytes | None]
 """A finished read of one image. None: the Detector reads its parts. Exceptions are raised where the result is
-used, inside the guard around one image (`pipeline.runtime.attempts`)."""
+used, inside the guard around one image (`pipeline.runtime.guard`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

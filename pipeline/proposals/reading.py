@@ -29,7 +29,8 @@ from pipeline.proposals.candidate import (
     candidate_of,
     failed,
 )
-from pipeline.runtime.attempts import AttemptLog, Attempts, Failure, attempt
+from pipeline.runtime.attempts import AttemptLog, Attempts
+from pipeline.runtime.guard import Failure, attempt
 from pipeline.runtime.prefetch import prefetch
 from pipeline.schema import with_shards
 from pipeline.storage.archives.reading import Neighbours, is_placed, read_member

@@ -17,7 +17,8 @@ import pyarrow as pa
 from fastrcnn.upload import Uploads
 from pipeline.detector import Detector
 from pipeline.detector.result_rows import failed_row, score_candidates
-from pipeline.runtime.attempts import AttemptLog, Attempts, attempt
+from pipeline.runtime.attempts import AttemptLog, Attempts
+from pipeline.runtime.guard import attempt
 from pipeline.storage import OPEN, Access
 
 

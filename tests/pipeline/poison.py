@@ -17,7 +17,8 @@ from fastrcnn.tiles import Tiling
 from pipeline.images import SampleRules, Truncated, decoding
 from pipeline.images.jpeg import Jpeg
 from pipeline.proposals.cache import propose_batch
-from pipeline.runtime.attempts import Attempts, Failure, attempt
+from pipeline.runtime.attempts import Attempts
+from pipeline.runtime.guard import Failure, attempt
 from pipeline.schema import RESULT
 
 DEADLY_WIDTH = 47

@@ -22,7 +22,8 @@ from pipeline.images.jpeg import Jpeg
 from pipeline.proposals import reading
 from pipeline.proposals.candidate import ReadSettings, decode_candidates
 from pipeline.proposals.reading import read_chunks, read_images
-from pipeline.runtime.attempts import AttemptLog, node_name
+from pipeline.runtime.attempts import AttemptLog
+from pipeline.runtime.guard import node_name
 from pipeline.schema import CANDIDATE, IMAGE, PLAN, PROPOSALS
 from tests.pipeline.hostile_bytes import encode, exif, photo
 from tests.pipeline.record_cases import planned_rows
