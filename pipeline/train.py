@@ -75,6 +75,7 @@ from pipeline.training.stated_sizes import (
 )
 from pipeline.training.stored_run import StoredRun, read_object
 from pipeline.training.time_budget import TimeBudget
+from pipeline.training.validation import RANKED_BY
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,8 @@ class TrainResult:
     num_iterations: int
     val_map: float | None = None
     """VOC07 mAP of that checkpoint on the validation split. None without a validation split."""
+    val_map50_95: float | None = None
+    """The same, over IoU .5 to .95."""
 
 
 def run(config: TrainConfig) -> TrainResult | None:
@@ -244,7 +247,7 @@ def _train_on(config: TrainConfig, ready: _Prepared, per_worker: dict[str, float
         listings=ray.put(listings_of(e.image.image_uri for e in (*examples, *val_examples))),
         rules=sample_rules(config),
     )
-    metric = "val_map" if val_examples else "iteration"
+    metric = RANKED_BY[plan.solver.best_by] if val_examples else "iteration"
     result = fit(config, job, metric, per_worker)
     source = "images held out of the training" if ready.validation is None else "validation images"
     finishing = partial(
@@ -328,12 +331,25 @@ def _export(
         checkpoint=checkpoint,
         num_iterations=state["iteration"],  # fewer than planned if --patience ended the run
         val_map=metrics.get("val_map"),
+        val_map50_95=metrics.get("val_map50_95"),
     )
     storage.write_bytes(
         storage.join(config.output, "result.json"), json.dumps(asdict(outcome)).encode()
     )
-    map_text = "" if outcome.val_map is None else f", validation mAP (VOC07) {outcome.val_map:.4f}"
     logger.info(
-        "best checkpoint: iteration %d, in %s%s", metrics["iteration"], checkpoint, map_text
+        "best checkpoint: iteration %d, in %s%s",
+        metrics["iteration"],
+        checkpoint,
+        _map_text(outcome),
     )
     return outcome
+
+
+def _map_text(outcome: TrainResult) -> str:
+    """Say how good the best checkpoint is; nothing without validation."""
+    if outcome.val_map is None:
+        return ""
+    text = f", validation mAP (VOC07) {outcome.val_map:.4f}"
+    if outcome.val_map50_95 is None:  # validated by an earlier version
+        return text
+    return f"{text}, over IoU .5 to .95 {outcome.val_map50_95:.4f}"

@@ -68,6 +68,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {
         "ema_decay": None,
         "repeat_threshold": 0.0,
         "patience": None,
+        "best_by": "voc07",
     },
 }
 """Each field that was added later, with its value that means "as before"."""

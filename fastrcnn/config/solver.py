@@ -28,6 +28,7 @@ from fastrcnn.config.ranges import (
 Schedule = Literal["step", "cosine"]
 Trained = Literal["all", "bbox_pred"]
 Optimizer = Literal["sgd", "adamw"]
+BestBy = Literal["voc07", "map50_95"]
 SGD_MOMENTUM, ADAMW_BETAS = 0.9, (0.9, 0.999)
 """Momentum of SGD (F), and decay rates of AdamW's two averages (torch's defaults)."""
 
@@ -97,9 +98,12 @@ class SolverConfig:
     """A class that is in a smaller share of the images is trained on more often: its images have the weight
     sqrt(threshold / share) (LVIS, Gupta et al. 2019). The number of images an epoch stays. .1 to .3 has an
     effect on some hundred images, .001 is LVIS's. 0: each image comes once an epoch."""
+    best_by: BestBy = "voc07"
+    """The mean average precision that ranks a run's checkpoints: `voc07` at IoU .5 (paper), or `map50_95`,
+    the mean over IoU .5, .55, ... .95, which also sees how well the boxes fit."""
     patience: Count | None = None
-    """Stop after this number of validations in a row without a better mAP. The schedule does not know of it:
-    after an early stop, the learning rate was never at its end. null: take all steps."""
+    """Stop after this number of validations in a row without a better mAP, by `best_by`. The schedule does
+    not know of it: after an early stop, the learning rate was never at its end. null: take all steps."""
     trained: Trained = "all"
     """The layers that are trained. `bbox_pred`: all other layers keep their weights, as in the second stage
     of stage-wise training (paper, Table 6)."""

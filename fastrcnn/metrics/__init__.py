@@ -41,6 +41,7 @@ from fastrcnn.metrics.voc import (
     PrecisionRecall,
     VOCResult,
     average_precision,
+    evaluate_map50_95,
     evaluate_voc,
 )
 
@@ -68,6 +69,7 @@ __all__ = [
     "best_thresholds",
     "confusion",
     "evaluate_coco",
+    "evaluate_map50_95",
     "evaluate_voc",
     "expected_calibration_error",
     "find_shifts",

@@ -245,6 +245,7 @@ class TrainingBoard:
     ) -> None:
         """Add the metrics of a validation, and upload its pictures."""
         self._writer.add_scalar("validation/map", metrics["val_map"], iteration)
+        self._writer.add_scalar("validation/map50_95", metrics["val_map50_95"], iteration)
         for name, ap in metrics["val_ap"].items():
             if ap is not None:
                 self._writer.add_scalar(f"validation/ap/{tag_of(name)}", ap, iteration)

@@ -52,6 +52,7 @@ from pipeline.training.time_budget import (
     trial_settings,
 )
 from pipeline.training.validation import (
+    RANKED_BY,
     Validation,
     detector_of,
     draw_validation,
@@ -61,8 +62,8 @@ from pipeline.training.validation import (
 
 logger = logging.getLogger(__name__)
 
-UNMEASURED = {"val_map": -1.0}
-"""Metric of a checkpoint without validation. It ranks below all others when Ray chooses the best to keep."""
+UNMEASURED = dict.fromkeys(RANKED_BY.values(), -1.0)
+"""Metrics of a checkpoint without validation. It ranks below all others when Ray chooses the best to keep."""
 
 
 def train_loop(setup: dict[str, TrainJob]) -> str | None:
@@ -209,7 +210,7 @@ def _take_steps(worker: _Worker, load: Callable[[int], Batch]) -> None:
     steps = range(progress.iteration, job.num_iterations)
     lines = ProgressLines(job.num_iterations, job.solver.batch_size, job.validate_every)
     notice = PreemptionNotice()
-    if progress.out_of_patience(job.solver.patience):
+    if progress.out_of_patience(job.solver):
         return  # the run stopped before it was resumed
     started = time.monotonic()
     for step, batch in zip(steps, prefetch(load, steps), strict=True):
@@ -230,7 +231,7 @@ def _take_steps(worker: _Worker, load: Callable[[int], Batch]) -> None:
             _save(worker, metrics)
             _show(worker, metrics, validation)
             lines.validated(time.monotonic() - stopped)
-            if progress.out_of_patience(job.solver.patience):
+            if progress.out_of_patience(job.solver):
                 _log_stop(worker)
                 break
         elif notice.arrived(progress.iteration):
@@ -296,7 +297,11 @@ def _validate(worker: _Worker) -> tuple[dict[str, Any], Validation | None]:
     metrics |= validation.metrics(classes)
     worker.progress.validations.append(metrics)
     if settings.rank == 0:
-        logger.info("iteration %d: validation mAP %.4f", iteration, metrics["val_map"])
+        logger.info(
+            "iteration %d: validation mAP %.4f (VOC07), %.4f (IoU .5 to .95)",
+            iteration,
+            *(metrics[name] for name in RANKED_BY.values()),
+        )
     return metrics, validation
 
 

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from fastrcnn.averaging import WeightAverage, load_weights, trained_weights
 from fastrcnn.checkpoint import load_checkpoint
+from fastrcnn.config import SolverConfig
 from fastrcnn.model import FastRCNN
+from pipeline.training.validation import RANKED_BY
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +42,13 @@ class TrainingProgress:
     validations: list[dict[str, Any]]
     """Metrics of each validation."""
 
-    def out_of_patience(self, patience: int | None) -> bool:
+    def out_of_patience(self, solver: SolverConfig) -> bool:
         """Return True if each of the last `patience` validations has no better mAP than one before them.
 
         It depends on the validations alone, which are the same on every rank and after a resume.
         """
-        maps: list[float] = [metrics["val_map"] for metrics in self.validations]
+        patience, metric = solver.patience, RANKED_BY[solver.best_by]
+        maps: list[float] = [metrics[metric] for metrics in self.validations]
         if patience is None or len(maps) <= patience:
             return False
         return max(maps[-patience:]) <= max(maps[:-patience])

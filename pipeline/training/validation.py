@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +12,14 @@ import numpy.typing as npt
 import torch.distributed as dist
 from PIL import Image
 
+from fastrcnn.config.solver import BestBy
 from fastrcnn.detection import Detections
 from fastrcnn.metrics import (
     ImageDetections,
     ImageGroundTruth,
     VOCResult,
     best_f1_thresholds,
+    evaluate_map50_95,
     evaluate_voc,
     match_boxes,
 )
@@ -35,6 +37,8 @@ from pipeline.training.examples import Example
 VALIDATION_BATCH = 4
 """Images per call of the detector."""
 MAX_PICTURES = 8
+RANKED_BY: Mapping[BestBy, str] = {"voc07": "val_map", "map50_95": "val_map50_95"}
+"""The metric that ranks the checkpoints of a run, by `SolverConfig.best_by`."""
 
 
 class Validation(NamedTuple):
@@ -42,17 +46,23 @@ class Validation(NamedTuple):
 
     result: VOCResult
     """Average precision by the rules of VOC07."""
+    map50_95: float
+    """Mean average precision over IoU .5, .55, ... .95."""
     detections: list[ImageDetections]
     """Detections of each example, in order."""
 
     def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Give val_map, and val_ap by class name.
+        """Give val_map, val_map50_95, and val_ap by class name.
 
         The AP of a class that is in no image is None, because JSON has no NaN.
         """
         pairs = zip(classes, self.result.ap, strict=True)
         per_class = {name: None if math.isnan(ap) else float(ap) for name, ap in pairs}
-        return {"val_map": float(self.result.mean_ap), "val_ap": per_class}
+        return {
+            RANKED_BY["voc07"]: float(self.result.mean_ap),
+            RANKED_BY["map50_95"]: self.map50_95,
+            "val_ap": per_class,
+        }
 
 
 Detect = Callable[[Sequence[npt.NDArray[np.uint8]], Sequence[Boxes]], list[Detections]]
@@ -110,7 +120,11 @@ def validate(
         by_index = {index: result for part in shares for index, result in part.items()}
     detections = [by_index[index] for index in range(len(validation))]
     truth = [ground_truth(example) for example in validation]
-    return Validation(evaluate_voc(truth, detections, num_classes), detections)
+    return Validation(
+        result=evaluate_voc(truth, detections, num_classes),
+        map50_95=evaluate_map50_95(truth, detections, num_classes),
+        detections=detections,
+    )
 
 
 def detect_share(

@@ -23,6 +23,7 @@ from fastrcnn.metrics import (
     VOCResult,
     average_precision,
     evaluate_coco,
+    evaluate_map50_95,
     evaluate_voc,
     proposal_recall,
 )
@@ -490,3 +491,12 @@ def test_average_recall_is_the_mean_over_many_thresholds() -> None:
         [d.boxes for d in found], [t.boxes for t in truth], tuple(thresholds.tolist())
     )
     assert result.average_recall == pytest.approx(np.mean(result.recalls), abs=1e-3)
+
+
+def test_map50_95_is_the_mean_over_ten_thresholds() -> None:
+    """At an IoU of 2/3 the box is right at .5, .55, .6 and .65; the second class is found exactly."""
+    truth = [_truth((1, UNIT), (2, FAR))]
+    found = [_found((1, SHIFTED, 0.9), (2, FAR, 0.8))]
+    assert evaluate_map50_95(truth, found, 2) == pytest.approx((0.4 + 1) / 2)
+    assert evaluate_map50_95(truth, [_found()], 2) == 0
+    assert np.isnan(evaluate_map50_95([_truth()], [_found()], 2))

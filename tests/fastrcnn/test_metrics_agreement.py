@@ -18,6 +18,7 @@ from fastrcnn.metrics import (
     ImageGroundTruth,
     VOCResult,
     evaluate_coco,
+    evaluate_map50_95,
     evaluate_voc,
     proposal_recall,
 )
@@ -73,6 +74,13 @@ def test_every_curve_and_ap_equals_that_of_plain_loops(
         ours = np.stack([curve.recall, curve.precision, curve.scores], axis=1)
         np.testing.assert_allclose(ours, np.reshape(points, (-1, 3)), rtol=1e-12)
         assert result.ap[label - 1] == pytest.approx(slow_ap(points, method), abs=1e-12)
+
+
+def test_map50_95_is_near_cocos_average_precision(images: tuple[Images, int]) -> None:
+    """COCO reads 101 points of a curve, and lets a crowd take several detections."""
+    (truth, found), num_classes = images
+    coco = evaluate_coco(truth, found, num_classes).ap
+    assert evaluate_map50_95(truth, found, num_classes) == pytest.approx(coco, abs=0.012)
 
 
 class WithDifficult(COCOeval):  # type: ignore[misc]

@@ -55,6 +55,7 @@ def test_blood_cells_on_a_cpu() -> None:
         "solver.optimizer": "adamw",
         "solver.learning_rate": 2e-4,
         "solver.warmup": 123,
+        "solver.best_by": "map50_95",
         "solver.schedule": "cosine",
     }
 

@@ -121,7 +121,9 @@ def test_velocities_have_the_names_of_2026_11_29(tmp_path: Path) -> None:
     ],
 )
 def test_patience_counts_validations_since_the_best(maps: list[float], stops: bool) -> None:
-    progress = TrainingProgress(9, [], [{"val_map": value} for value in maps])
-    assert progress.out_of_patience(2) == stops
-    assert not progress.out_of_patience(None)
-    assert not progress.out_of_patience(9)
+    rows = [{"val_map": value, "val_map50_95": n} for n, value in enumerate(maps)]
+    progress = TrainingProgress(9, [], rows)
+    assert progress.out_of_patience(replace(SGD, patience=2)) == stops
+    assert not progress.out_of_patience(replace(SGD, patience=2, best_by="map50_95"))
+    assert not progress.out_of_patience(SGD)
+    assert not progress.out_of_patience(replace(SGD, patience=9))
