@@ -22,39 +22,32 @@ The output folder holds:
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import ray
 import ray.train
 
-from fastrcnn.checkpoint import CONFIG
 from fastrcnn.model import FastRCNN
 from fastrcnn.tiles import Tiling
 from pipeline import storage
 from pipeline.annotations import LabelledImages
 from pipeline.config import TrainConfig
 from pipeline.config.numbers import read_numbers
-from pipeline.drawing.curves import loss_curves
-from pipeline.errors import JobError, UserError
+from pipeline.errors import UserError
 from pipeline.runtime import cluster
 from pipeline.runtime.compiling import check_compiles
 from pipeline.runtime.growing import Growth
 from pipeline.runtime.machine import check_machine
-from pipeline.storage import checkpoints
 from pipeline.storage.archives.listed import listings_of
-from pipeline.training.board import failures_as_warnings
 from pipeline.training.chosen import Recipe, keep, log_tile_advice, recipe_of
 from pipeline.training.coverage import log_anchor_coverage, log_proposal_coverage
 from pipeline.training.data import join_proposals, read_parts, sample_rules
 from pipeline.training.detector_weights import with_detector
 from pipeline.training.estimate import estimate
-from pipeline.training.finish import Finished, HeldOut, finish
+from pipeline.training.finish import HeldOut, finish
 from pipeline.training.fit import RUN_NAME, fit
 from pipeline.training.held_out import write_parts
 from pipeline.training.initial_weights import initial_model, measure_deltas, with_revision
@@ -65,15 +58,15 @@ from pipeline.training.memory import StepMemory, check_fits, step_memory
 from pipeline.training.mlflow_run import Tracking, check_installed
 from pipeline.training.plan import TrainPlan, describe, provenance
 from pipeline.training.resources import worker_resources
+from pipeline.training.result import TrainResult, export, read_result
 from pipeline.training.same_run import check_same_run, claim_output, effective_flags
-from pipeline.training.state import STATE
 from pipeline.training.stated_sizes import (
     compare_in_dry_run,
     log_orientations,
     look_at,
     upright_images,
 )
-from pipeline.training.stored_run import StoredRun, read_object
+from pipeline.training.stored_run import StoredRun
 from pipeline.training.time_budget import TimeBudget
 from pipeline.training.validation import RANKED_BY
 
@@ -93,19 +86,6 @@ FREE_FLAGS = (
     "allow_open_cluster",
 )
 """Flags that may differ when a run is resumed. They do not change the trained model."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """The result of a finished training, stored in result.json."""
-
-    checkpoint: str
-    """URI of the best checkpoint."""
-    num_iterations: int
-    val_map: float | None = None
-    """VOC07 mAP of that checkpoint on the validation split. None without a validation split."""
-    val_map50_95: float | None = None
-    """The same, over IoU .5 to .95."""
 
 
 def run(config: TrainConfig) -> TrainResult | None:
@@ -150,7 +130,7 @@ def run(config: TrainConfig) -> TrainResult | None:
     log_orientations(looked[0], len(training.images))
     if config.dry_run:
         compare_in_dry_run(config, read, looked)
-    finished = _finished(config)
+    finished = read_result(config)
     if finished and not config.dry_run:
         logger.info("training is already finished; the checkpoint is %s", finished.checkpoint)
         return finished
@@ -166,7 +146,7 @@ def run(config: TrainConfig) -> TrainResult | None:
         write_parts(config, parts)
     with TrainingLease(config.output):
         # The command that held the lease may have finished the training.
-        if (finished := _finished(config)) is not None:
+        if (finished := read_result(config)) is not None:
             return finished
         keep(config, recipe)
         ready = _Prepared(
@@ -258,7 +238,7 @@ def _train_on(config: TrainConfig, ready: _Prepared, per_worker: dict[str, float
         per_worker=per_worker,
         num_workers=config.most_workers,
     )
-    return _export(config, result, job, metric, finishing)
+    return export(config, result, job, metric, finishing)
 
 
 def _check_patience(config: TrainConfig, validation: LabelledImages | None) -> None:
@@ -270,86 +250,3 @@ def _check_patience(config: TrainConfig, validation: LabelledImages | None) -> N
             "nothing is validated, so there is no mAP that could stop rising",
             "Give --val-fraction 0.2 or --val-split, or leave this flag out.",
         )
-
-
-def _finished(config: TrainConfig) -> TrainResult | None:
-    """Read the result of a finished run in this --output; None if there is none.
-
-    Raises:
-        UserError: result.json cannot be used.
-    """
-    uri = storage.join(config.output, "result.json")
-    if not storage.exists(uri):
-        return None
-    stored = read_object(uri)
-    values = {f.name: stored[f.name] for f in fields(TrainResult) if f.name in stored}
-    try:
-        # Another version may have written fewer or more fields.
-        return TrainResult(**values)
-    except TypeError as error:
-        raise UserError(
-            uri, f"is not the result of a training ({error})", "Give another --output."
-        ) from error
-
-
-def _export(
-    config: TrainConfig,
-    result: ray.train.Result,
-    job: TrainJob,
-    metric: str,
-    finishing: Callable[..., Finished],
-) -> TrainResult:
-    """Copy the best checkpoint to <output>/checkpoint; write metrics.json, curves.png, advice.md and
-    result.json.
-
-    Args:
-        finishing: `finish`, without the checkpoint and the history.
-
-    The weights are copied before config.json: where config.json exists, the checkpoint is complete.
-    """
-    best = result.get_best_checkpoint(metric, "max")
-    latest = result.checkpoint
-    if best is None or latest is None:
-        raise JobError("training ended without a checkpoint. Run the same command to resume.")
-    with latest.as_directory() as folder:
-        state = json.loads((Path(folder) / STATE).read_text())
-    checkpoint = storage.join(config.output, "checkpoint")
-    with best.as_directory() as folder:
-        finished = finishing(Path(folder), history=state["validations"])
-        checkpoints.put(Path(folder), checkpoint, finished.config)
-        metrics = json.loads((Path(folder) / CONFIG).read_text())["training"]["metrics"]
-    curves = {"steps": state["history"], "validations": state["validations"]}
-    curves["final"] = finished.metrics
-    advice = storage.join(config.output, "advice.md")
-    storage.write_bytes(advice, finished.advice.encode())
-    storage.write_bytes(
-        storage.join(config.output, "metrics.json"), json.dumps(curves, indent=1).encode()
-    )
-    with failures_as_warnings("curves.png"):
-        storage.write_bytes(storage.join(config.output, "curves.png"), loss_curves(curves))
-    outcome = TrainResult(
-        checkpoint=checkpoint,
-        num_iterations=state["iteration"],  # fewer than planned if --patience ended the run
-        val_map=metrics.get("val_map"),
-        val_map50_95=metrics.get("val_map50_95"),
-    )
-    storage.write_bytes(
-        storage.join(config.output, "result.json"), json.dumps(asdict(outcome)).encode()
-    )
-    logger.info(
-        "best checkpoint: iteration %d, in %s%s",
-        metrics["iteration"],
-        checkpoint,
-        _map_text(outcome),
-    )
-    return outcome
-
-
-def _map_text(outcome: TrainResult) -> str:
-    """Say how good the best checkpoint is; nothing without validation."""
-    if outcome.val_map is None:
-        return ""
-    text = f", validation mAP (VOC07) {outcome.val_map:.4f}"
-    if outcome.val_map50_95 is None:  # validated by an earlier version
-        return text
-    return f"{text}, over IoU .5 to .95 {outcome.val_map50_95:.4f}"

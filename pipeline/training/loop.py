@@ -10,24 +10,17 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import CheckpointUploadMode
 from torch import nn
 
 from fastrcnn.averaging import WeightAverage
-from fastrcnn.checkpoint import save_checkpoint
 from fastrcnn.config import SolverConfig
 from fastrcnn.loss import Objective
 from fastrcnn.model import FastRCNN
@@ -36,13 +29,12 @@ from pipeline.runtime.cli import configure_logging
 from pipeline.runtime.prefetch import prefetch
 from pipeline.storage.archives.listed import remember
 from pipeline.training.board import Board, Boards, ProgressLines, TrainingBoard
-from pipeline.training.coverage import log_learned_coverage
 from pipeline.training.examples import Batch, Example, load_batch
 from pipeline.training.job import TrainJob
 from pipeline.training.mlflow_run import MLflowRun
 from pipeline.training.order import ImageOrder, image_order
 from pipeline.training.preemption import PreemptionNotice
-from pipeline.training.state import TrainingProgress, restore_state, save_state
+from pipeline.training.state import TrainingProgress, restore_state
 from pipeline.training.step import NonFiniteLossError, StepSettings, model_of, train_step
 from pipeline.training.time_budget import (
     TRIAL_IMAGES,
@@ -51,19 +43,10 @@ from pipeline.training.time_budget import (
     trial,
     trial_settings,
 )
-from pipeline.training.validation import (
-    RANKED_BY,
-    Validation,
-    detector_of,
-    draw_validation,
-    single_view,
-    validate,
-)
+from pipeline.training.validation import detector_of, single_view, validate
+from pipeline.training.worker import Worker, save_unvalidated, validate_and_save
 
 logger = logging.getLogger(__name__)
-
-UNMEASURED = dict.fromkeys(RANKED_BY.values(), -1.0)
-"""Metrics of a checkpoint without validation. It ranks below all others when Ray chooses the best to keep."""
 
 
 def train_loop(setup: dict[str, TrainJob]) -> str | None:
@@ -79,31 +62,6 @@ def train_loop(setup: dict[str, TrainJob]) -> str | None:
     except NonFiniteLossError as error:  # the loss is summed over the ranks, so all of them raise
         return str(error)
     return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Worker:
-    """The state of one training worker."""
-
-    job: TrainJob
-    settings: StepSettings
-    objective: nn.Module
-    """An `Objective`; with several workers, DistributedDataParallel around it."""
-    optimizer: torch.optim.Optimizer
-    average: WeightAverage | None
-    """The average of the weights, which is validated and exported. None without `ema_decay`."""
-    progress: TrainingProgress
-    validation: list[Example]
-    boards: Boards
-    """TensorBoard and MLflow. Without effect on all ranks but 0."""
-
-    @property
-    def model(self) -> FastRCNN:
-        return model_of(self.objective)
-
-    def averaged(self) -> AbstractContextManager[None]:
-        """Let the model have the averaged weights inside a `with` block, if there is an average."""
-        return nullcontext() if self.average is None else self.average.applied(self.model)
 
 
 def _train(job: TrainJob) -> None:
@@ -136,7 +94,7 @@ def _train(job: TrainJob) -> None:
     average = None if job.solver.ema_decay is None else WeightAverage(model, job.solver.ema_decay)
     progress = restore_state(model, optimizer, average)
     with Boards(_boards(job, progress) if settings.rank == 0 else {}) as boards:
-        worker = _Worker(
+        worker = Worker(
             job=job,
             settings=settings,
             objective=objective,
@@ -200,7 +158,7 @@ def _boards(job: TrainJob, progress: TrainingProgress) -> dict[str, Callable[[],
     return boards
 
 
-def _take_steps(worker: _Worker, load: Callable[[int], Batch]) -> None:
+def _take_steps(worker: Worker, load: Callable[[int], Batch]) -> None:
     """Take the remaining steps. Validate and save every `validate_every` steps and at the end.
 
     Args:
@@ -226,21 +184,17 @@ def _take_steps(worker: _Worker, load: Callable[[int], Batch]) -> None:
         worker.boards.step(row)
         last, stopped = progress.iteration == job.num_iterations, time.monotonic()
         if last or progress.iteration % job.validate_every == 0:
-            with worker.averaged():
-                metrics, validation = _validate(worker)
-            _save(worker, metrics)
-            _show(worker, metrics, validation)
+            validate_and_save(worker)
             lines.validated(time.monotonic() - stopped)
             if progress.out_of_patience(job.solver):
                 _log_stop(worker)
                 break
         elif notice.arrived(progress.iteration):
-            _save(worker, {"iteration": progress.iteration, "loss": row["loss"]})
-            worker.boards.save(progress.iteration)
+            save_unvalidated(worker)
         started = time.monotonic()
 
 
-def _log_stop(worker: _Worker) -> None:
+def _log_stop(worker: Worker) -> None:
     """Say that the training stops before its last step, and what that means."""
     if worker.settings.rank == 0:
         row = worker.progress.history[-1]
@@ -268,73 +222,4 @@ def _load(
         rules=job.rules,
         order=order,
         max_proposals=job.proposals.max_boxes,
-    )
-
-
-def _validate(worker: _Worker) -> tuple[dict[str, Any], Validation | None]:
-    """Measure the model on the validation images, split among the ranks.
-
-    Returns:
-        The metrics of the checkpoint, and the validation; None if there are no validation images.
-    """
-    settings, iteration = worker.settings, worker.progress.iteration
-    metrics: dict[str, Any] = {"iteration": iteration, "loss": worker.progress.history[-1]["loss"]}
-    if not worker.validation:
-        return metrics, None
-    classes = worker.job.classes
-    model = single_view(worker.model.eval())
-    if settings.rank == 0 and model.rpn is not None and not worker.progress.validations:
-        log_learned_coverage(model, worker.validation, worker.job.rules)
-    detector = detector_of(model, worker.job.proposals.max_boxes)
-    validation = validate(
-        detector,
-        len(classes),
-        worker.validation,
-        settings.rank,
-        settings.world_size,
-        worker.job.rules,
-    )
-    metrics |= validation.metrics(classes)
-    worker.progress.validations.append(metrics)
-    if settings.rank == 0:
-        logger.info(
-            "iteration %d: validation mAP %.4f (VOC07), %.4f (IoU .5 to .95)",
-            iteration,
-            *(metrics[name] for name in RANKED_BY.values()),
-        )
-    return metrics, validation
-
-
-def _show(worker: _Worker, metrics: dict[str, Any], validation: Validation | None) -> None:
-    """Show a checkpoint that was saved on the boards."""
-    iteration = worker.progress.iteration
-    if validation is not None:
-        job = worker.job
-        draw = partial(draw_validation, validation, worker.validation, job.classes, rules=job.rules)
-        worker.boards.add_validation(iteration, metrics, draw)
-    worker.boards.save(iteration)
-
-
-def _save(worker: _Worker, metrics: dict[str, Any]) -> None:
-    """Write a checkpoint on rank 0 and report on all ranks. The upload runs while training continues."""
-    job, progress = worker.job, worker.progress
-    checkpoint = None
-    if worker.settings.rank == 0:
-        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))  # Ray removes it after the upload
-        provenance = job.provenance | {"iteration": progress.iteration, "metrics": metrics}
-        with worker.averaged():
-            save_checkpoint(
-                folder,
-                worker.model,
-                classes=job.classes,
-                proposals=job.proposals,
-                training=provenance,
-                preprocessing=job.rules.described(),
-            )
-        save_state(folder, worker.model, worker.optimizer, progress, worker.average)
-        checkpoint = ray.train.Checkpoint.from_directory(folder)
-    ray.train.report(
-        UNMEASURED | metrics,
-        checkpoint=checkpoint,
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
     )

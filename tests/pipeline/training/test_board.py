@@ -70,7 +70,7 @@ def test_a_class_name_becomes_a_tag_that_tensorboard_takes() -> None:
     assert tag_of("ä-b/c.d_e") == "ä-b/c.d_e"
 
 
-METRICS = {"val_map": 0.25, "val_ap": {"cat": 0.5, "dog": None}}
+METRICS = {"val_map": 0.25, "val_map50_95": 0.125, "val_ap": {"cat": 0.5, "dog": None}}
 
 
 def test_events_hold_every_step_and_validation(bucket: str) -> None:
@@ -84,6 +84,7 @@ def test_events_hold_every_step_and_validation(bucket: str) -> None:
     assert by_name["train/loss"] == [(1, 0.5), (2, 1.0)]
     assert by_name["speed/waiting_for_data"] == [(1, 0.25), (2, 0.25)]
     assert by_name["validation/map"] == [(2, 0.25)]
+    assert by_name["validation/map50_95"] == [(2, 0.125)]
     assert by_name["validation/ap/cat"] == [(2, 0.5)]
     assert "validation/ap/dog" not in by_name, "no image holds a dog"
     assert storage.read_bytes(f"{bucket}/validation/000002/pictures.jpg") == b"picture"

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.draw_scenes import draw_split
-from pipeline.training import loop
+from pipeline.training import loop, worker
 from pipeline.training.data import read_data
 from pipeline.training.examples import Example
 from pipeline.training.initial_weights import initial_model
@@ -151,8 +151,8 @@ def test_the_averaged_weights_are_validated(
         seen.append(model.head.fc6.weight.detach().clone())
         return single_view(model)
 
-    single_view = loop.single_view
-    monkeypatch.setattr(loop, "single_view", spy)
+    single_view = worker.single_view
+    monkeypatch.setattr(worker, "single_view", spy)
     made = job(scenes, tmp_path / "out", iterations=2, validate_every=2, set=("ema_decay=0.9",))
     with session(monkeypatch, Session(tmp_path / "run")):
         loop.train_loop({"job": made})

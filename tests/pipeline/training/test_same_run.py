@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.training import same_run
 from pipeline.training.initial_weights import with_revision
 from pipeline.training.plan import TrainPlan
+from pipeline.training.result import TrainResult, read_result
 from pipeline.training.same_run import check_same_run, claim_output, effective_flags
 from pipeline.training.stored_run import StoredRun
 
@@ -298,11 +299,11 @@ def test_a_result_of_another_version_is_read(tmp_path: Path) -> None:
     claim_output(config(tmp_path), FREE)
     result = {"checkpoint": "there", "num_iterations": 12, "minutes": 7.5}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    expected = train.TrainResult(checkpoint="there", num_iterations=12, val_map=None)
-    assert train._finished(config(tmp_path)) == expected
+    expected = TrainResult(checkpoint="there", num_iterations=12, val_map=None)
+    assert read_result(config(tmp_path)) == expected
     (tmp_path / "result.json").write_text('{"num_iterations": 12}')
     with pytest.raises(UserError, match="not the result of a training"):
-        train._finished(config(tmp_path))
+        read_result(config(tmp_path))
 
 
 def test_a_run_that_was_refused_for_a_bad_label_may_continue_with_skip(tmp_path: Path) -> None:
