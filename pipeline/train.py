@@ -68,7 +68,7 @@ from pipeline.training.stated_sizes import (
 )
 from pipeline.training.stored_run import StoredRun
 from pipeline.training.time_budget import TimeBudget
-from pipeline.training.validation import RANKED_BY
+from pipeline.training.validation import ranking_metric
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def run(config: TrainConfig) -> TrainResult | None:
     upright = replace(training, images=tuple(upright_images(training.images, looked[0], begun)))
     flags, revision = with_revision(config, begun.revision)
     recipe = recipe_of(flags, upright, looked[0].sizes, begun)
-    _check_patience(recipe.flags, validation)
+    _check_validation(recipe.flags, validation)
     flags = with_detector(recipe.flags, recipe.numbers, config.proposals is None)
     recipe = replace(recipe, flags=flags)
     plan = TrainPlan.of(flags, training.classes, recipe.numbers)
@@ -203,7 +203,7 @@ def _train_on(config: TrainConfig, ready: _Prepared, per_worker: dict[str, float
         ready.validation or ready.held_out,
         Tiling.of(plan.model),
     )
-    val_examples = [] if ready.validation is None else others
+    val_examples = others if _shows_objects(ready.validation) else []
     if plan.model.rpn is None:
         log_proposal_coverage(examples)
     measure_deltas(ready.model, examples)
@@ -227,13 +227,14 @@ def _train_on(config: TrainConfig, ready: _Prepared, per_worker: dict[str, float
         listings=ray.put(listings_of(e.image.image_uri for e in (*examples, *val_examples))),
         rules=sample_rules(config),
     )
-    metric = RANKED_BY[plan.solver.best_by] if val_examples else "iteration"
+    metric = ranking_metric(plan.solver, val_examples)
     result = fit(config, job, metric, per_worker)
     source = "images held out of the training" if ready.validation is None else "validation images"
     finishing = partial(
         finish,
         examples=examples,
         held_out=HeldOut(examples=others, source=source),
+        metric=metric,
         rules=job.rules,
         per_worker=per_worker,
         num_workers=config.most_workers,
@@ -241,12 +242,32 @@ def _train_on(config: TrainConfig, ready: _Prepared, per_worker: dict[str, float
     return export(config, result, job, metric, finishing)
 
 
-def _check_patience(config: TrainConfig, validation: LabelledImages | None) -> None:
-    """Raise UserError for --patience without images to validate on."""
+def _check_validation(config: TrainConfig, validation: LabelledImages | None) -> None:
+    """Check that there is something to validate on, and log a warning if its labels show no object.
+
+    Raises:
+        UserError: a flag needs a validation.
+    """
+    if _shows_objects(validation):
+        return
     numbers = read_numbers(config)
-    if numbers.values.get("solver.patience") is not None and validation is None:
-        raise UserError(
-            numbers.flags["solver.patience"],
-            "nothing is validated, so there is no mAP that could stop rising",
-            "Give --val-fraction 0.2 or --val-split, or leave this flag out.",
+    for name in ("solver.patience", "solver.best_by"):
+        if numbers.values.get(name) is not None:
+            raise UserError(
+                numbers.flags[name],
+                "no image with a labelled object is validated, so there is no mAP",
+                "Give --val-fraction 0.2 or --val-split, or leave this flag out.",
+            )
+    if validation is not None:
+        logger.warning(
+            "the %d validation images show no labelled object: there is no mAP, and the last checkpoint is"
+            " taken for the best",
+            len(validation.images),
         )
+
+
+def _shows_objects(labelled: LabelledImages | None) -> bool:
+    """Return True if average precision can be measured: some object is neither difficult nor a crowd."""
+    if labelled is None:
+        return False
+    return any((~(image.difficult | image.crowd)).any() for image in labelled.images)

@@ -246,7 +246,9 @@ def test_the_training_policy_allows_training_and_nothing_else(job: Any, tmp_path
     row = dict.fromkeys(NAMES, 0.5) | {"iteration": 1.0, "seconds": 1.0, "waited": 0.0}
     board = TrainingBoard(config.output, 0)
     board.step(row)
-    board.add_validation(1, {"val_map": 0.5, "val_map50_95": 0.25, "val_ap": {}}, {"pr_curves.png": b"picture"})
+    board.add_validation(
+        1, {"val_map": 0.5, "val_map50_95": 0.25, "val_ap": {}}, {"pr_curves.png": b"picture"}
+    )
     board.save(1)
     board.close(failed=False)
     # Files of Ray Train, through the file system that it gets.

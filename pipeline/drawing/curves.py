@@ -19,6 +19,11 @@ _LOSS_COLOURS = {"loss": "#000000", "classification": "#0072b2", "localization":
 # The palette of Okabe and Ito: colour-blind readers can tell the colours apart, and they differ in grey too.
 # Classes have the same palette. If there are more classes than colours, the line style changes too.
 _CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_VALIDATION_LINES = {
+    "val_map": ("validation mAP (VOC07)", "-"),
+    "val_map50_95": ("validation mAP, IoU .5 to .95", "--"),
+}
+"""Label and style of the line of each metric."""
 _ROWS = 22  # rows of the legend that fit into the height of the picture
 _STYLES = ("-", "--", ":", "-.")
 
@@ -27,7 +32,8 @@ def loss_curves(curves: dict[str, Any]) -> bytes:
     """Draw the losses of every step and their moving mean, and the validation mAP if there is one.
 
     Args:
-        curves: `steps`: rows with iteration and the losses; `validations`: rows with iteration and val_map.
+        curves: `steps`: rows with iteration and the losses; `validations`: rows with iteration, val_map and
+            val_map50_95, which older trainings lack.
 
     Returns:
         The bytes of a PNG.
@@ -48,13 +54,15 @@ def loss_curves(curves: dict[str, Any]) -> bytes:
     handles, labels = axes.get_legend_handles_labels()
     if validations:
         right = axes.twinx()
-        right.plot(
-            [row["iteration"] for row in validations],
-            [row["val_map"] for row in validations],
-            color="#009e73",
-            marker="o",
-            label="validation mAP (VOC07)",
-        )
+        for metric, (label, style) in _VALIDATION_LINES.items():
+            right.plot(
+                [row["iteration"] for row in validations if metric in row],
+                [row[metric] for row in validations if metric in row],
+                style,
+                color="#009e73",
+                marker="o",
+                label=label,
+            )
         right.set(ylabel="mAP", ylim=(0, 1))
         right_handles, names = right.get_legend_handles_labels()
         handles, labels = handles + right_handles, labels + names

@@ -41,6 +41,9 @@ class Attempts(Protocol):
     def end(self, key: str) -> None:
         """Record that `key` is finished."""
 
+    def end_with_next(self, key: str) -> None:
+        """Record that `key` is finished, at the next `begin` of this process at the latest."""
+
     def cannot_continue(self, error: Exception) -> None:
         """Handle a process that lacks memory or whose CUDA context is broken."""
 
@@ -66,6 +69,8 @@ class AttemptLog:
     def end(self, key: str) -> None:
         """See `Attempts`."""
         self._open.pop(key, None)
+
+    end_with_next = end
 
     def leave(self, key: str, error: Exception) -> NoReturn:
         """See `Attempts`. There is no other node."""
@@ -98,12 +103,7 @@ _ended: defaultdict[str, list[str]] = defaultdict(list)
 
 
 class SharedAttempts:
-    """The counts in a Ray actor that outlives the workers. It can be pickled, so stages can hold it.
-
-    A worker sends the end of a batch with the beginning of the next one: one message a batch, as one actor
-    gets those of all workers. If a process dies between the two, a repetition of its last batch takes the
-    batch for one that killed it, and takes more care than it needs.
-    """
+    """The counts in a Ray actor that outlives the workers. It can be pickled, so stages can hold it."""
 
     def __init__(self) -> None:
         self._name = uuid.uuid4().hex
@@ -118,7 +118,12 @@ class SharedAttempts:
         return int(ray.get(self._actor.begin.remote(key, ended)))
 
     def end(self, key: str) -> None:
-        """See `Attempts`. The next `begin` of this process sends it."""
+        """See `Attempts`. Does not wait."""
+        self._actor.end.remote(key)
+
+    def end_with_next(self, key: str) -> None:
+        """See `Attempts`. The next `begin` sends it: one message a batch, as one actor gets those of all
+        workers."""
         _ended[self._name].append(key)
 
     def leave(self, key: str, error: Exception) -> NoReturn:

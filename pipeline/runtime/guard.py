@@ -67,6 +67,7 @@ def attempt(
     stage: str,
     attempts: Attempts,
     alone: Callable[[pa.Table], pa.Table] | None = None,
+    next_follows: bool = False,
 ) -> pa.Table:
     """Do `work` on a batch. If it raises, or if a process died with this batch, do it image by image.
 
@@ -74,11 +75,14 @@ def attempt(
         rows: the batch, with a column image_uri.
         work: turns rows into as many result rows.
         fail: turns one row and the failure into a result row, for an image whose work raises, or that was
-            tried `1 + ALONE` times.
+            tried `1 + TRIES_ALONE` times.
         stage: the name of the stage; batches of different stages are counted separately.
         attempts: the counts, shared by the workers.
         alone: is called instead of `work` for each image that is tried alone, and takes more care. None means
             `work`.
+        next_follows: the process gets its next batch at once, and the end of this one is reported with it. If
+            the process dies between the two and its output is lost, this batch is repeated image by image.
+            No image fails for it: the end of an image that is tried alone is reported at once.
 
     Returns:
         The result rows, one for each row of the batch.
@@ -97,7 +101,7 @@ def attempt(
             _attempt_alone(rows.slice(i, 1), alone or work, fail, stage=stage, attempts=attempts)
             for i in range(rows.num_rows)
         ]
-    attempts.end(batch)
+    (attempts.end_with_next if next_follows else attempts.end)(batch)
     return pa.concat_tables(results)
 
 

@@ -69,4 +69,5 @@ class DetectorActor:
             stage="detect",
             attempts=self._attempts,
             alone=partial(self._score, fenced=True),
+            next_follows=True,
         )

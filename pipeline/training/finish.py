@@ -61,6 +61,7 @@ def finish(
     examples: Sequence[Example],
     held_out: HeldOut,
     history: Sequence[Mapping[str, Any]],
+    metric: str,
     rules: SampleRules,
     per_worker: Mapping[str, float],
     num_workers: int,
@@ -71,6 +72,7 @@ def finish(
         folder: the best checkpoint.
         examples: the training examples.
         history: metrics of each validation.
+        metric: the metric that ranks the checkpoints.
         rules: how samples become pixels.
         per_worker, num_workers: CPUs and GPUs of one worker, and the number of workers.
 
@@ -111,7 +113,7 @@ def finish(
         image_names=[storage.basename(e.image.image_uri) for e in held_out.examples],
         min_scores=np.array([result.operating_points.get(n, DEFAULT_MIN_SCORE) for n in classes]),
         ap=_average_precision(held_out.examples, seen, len(classes)),
-        history=[(row["iteration"], row["val_map"]) for row in history],
+        history=[(row["iteration"], row[metric]) for row in history],
         proposer=checkpoint.proposals.name,
         covered=seen.covered,
     )

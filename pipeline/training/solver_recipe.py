@@ -33,7 +33,9 @@ def solver_choices(at: Situation, known: dict[str, Any]) -> Iterator[Choice]:
     yield optimizer
     yield _rate(str(known.get("solver.optimizer", optimizer.value)), batch)
     yield _warmup(steps)
-    reason = "the mean over IoU .5 to .95 ranks the checkpoints: it also sees how well boxes fit"
+    reason = (
+        "ranks validated checkpoints by the mean over IoU .5 to .95, which sees how well boxes fit"
+    )
     yield Choice("solver.best_by", "map50_95", reason)
     yield Choice("solver.schedule", "cosine", "falls to 0 at the last step, whatever the length")
 

@@ -48,9 +48,9 @@ class TrainingProgress:
         It depends on the validations alone, which are the same on every rank and after a resume.
         """
         patience, metric = solver.patience, RANKED_BY[solver.best_by]
-        maps: list[float] = [metrics[metric] for metrics in self.validations]
-        if patience is None or len(maps) <= patience:
+        if patience is None or len(self.validations) <= patience:
             return False
+        maps: list[float] = [metrics[metric] for metrics in self.validations]
         return max(maps[-patience:]) <= max(maps[:-patience])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -148,7 +148,7 @@ def measure_length(
     if length is not None:
         logger.info("%d steps, as measured when this training began", length.num_iterations)
         return length
-    pace = _slowest(measure(), world_size)
+    pace = slowest(_of_all(measure(), world_size))
     if rank == 0:
         length = fit_length(budget, pace, max(0.0, time.time() - budget.began), validate_every)
         data = json.dumps(asdict(length), indent=1).encode()
@@ -228,10 +228,18 @@ def _same_for_all(length: Length | None, world_size: int) -> Length | None:
     return first
 
 
-def _slowest(pace: Pace, world_size: int) -> Pace:
-    """Give the largest times of all ranks."""
-    if world_size == 1:
-        return pace
-    paces: list[Any] = [None] * world_size
-    dist.all_gather_object(paces, pace)
-    return Pace(step=max(p.step for p in paces), validation=max(p.validation for p in paces))
+def _of_all(pace: Pace, world_size: int) -> list[Pace]:
+    """Give the pace of each rank."""
+    paces: list[Any] = [pace] * world_size
+    if world_size > 1:
+        dist.all_gather_object(paces, pace)
+    return paces
+
+
+def slowest(paces: Sequence[Pace]) -> Pace:
+    """Give the largest of each time."""
+    return Pace(
+        step=max(pace.step for pace in paces),
+        validation=max(pace.validation for pace in paces),
+        finish=max(pace.finish for pace in paces),
+    )

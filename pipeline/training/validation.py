@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch.distributed as dist
 from PIL import Image
 
+from fastrcnn.config import SolverConfig
 from fastrcnn.config.solver import BestBy
 from fastrcnn.detection import Detections
 from fastrcnn.metrics import (
@@ -39,6 +40,11 @@ VALIDATION_BATCH = 4
 MAX_PICTURES = 8
 RANKED_BY: Mapping[BestBy, str] = {"voc07": "val_map", "map50_95": "val_map50_95"}
 """The metric that ranks the checkpoints of a run, by `SolverConfig.best_by`."""
+
+
+def ranking_metric(solver: SolverConfig, validation: Sequence[Example]) -> str:
+    """Name the number that ranks a checkpoint; higher is better. Without validation, the last is the best."""
+    return RANKED_BY[solver.best_by] if validation else "iteration"
 
 
 class Validation(NamedTuple):

@@ -362,8 +362,25 @@ def test_patience_without_validation_is_refused(scenes: Path, tmp_path: Path) ->
     storage.upload_folder(scenes, str(data))
     (data / "ImageSets" / "Main" / "val.txt").unlink()
     flags = config(str(data), str(tmp_path / "out"), patience=2, dry_run=True)
-    with pytest.raises(UserError, match="--patience 2: nothing is validated"):
+    with pytest.raises(UserError, match="--patience 2: no image with a labelled object"):
         train.run(flags)
+
+
+def test_a_validation_without_an_object_is_named_and_has_no_best_checkpoint(
+    scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "shapes"
+    storage.upload_folder(scenes, str(data))
+    for name in (data / "ImageSets" / "Main" / "val.txt").read_text().split():
+        (data / "Annotations" / f"{name}.xml").write_text(
+            f"<annotation><filename>{name}.jpg</filename></annotation>"
+        )
+    flags = config(str(data), str(tmp_path / "out"), dry_run=True)
+    train.run(flags)
+    assert "show no labelled object: there is no mAP" in caplog.text
+    for more in ({"patience": 2}, {"set": ("best_by=voc07",)}):
+        with pytest.raises(UserError, match="no image with a labelled object is validated"):
+            train.run(replace(flags, **more))
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import defaultdict
 
 import pytest
 
@@ -24,18 +25,31 @@ def test_work_that_is_repeated_after_its_end_counts_as_new() -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_process_sends_the_end_of_a_batch_with_the_beginning_of_the_next(
+def test_a_process_may_send_the_end_of_a_batch_with_the_beginning_of_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shared, other = SharedAttempts(), SharedAttempts()
     assert shared.begin("a") == 0
-    shared.end("a")
+    shared.end_with_next("a")
     # A copy that Ray unpickled in this process knows what was finished here.
     copy = pickle.loads(pickle.dumps(shared))
     assert other.begin("a") == 0  # its own counts
     assert copy.begin("a") == 0
-    copy.end("a")
+    copy.end_with_next("a")
     assert shared.begin("b") == 0
-    monkeypatch.setattr(attempts, "_ended", {})  # as in a process that took over from a dead one
+    shared.end_with_next("b")
+    monkeypatch.setattr(
+        attempts, "_ended", defaultdict(list)
+    )  # as in a process that was started later
     assert (shared.begin("a"), shared.begin("b")) == (0, 1)
-    assert not attempts._ended
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_end_that_is_sent_at_once_needs_no_next_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = SharedAttempts()
+    shared.begin("a")
+    shared.end("a")
+    monkeypatch.setattr(attempts, "_ended", defaultdict(list))
+    assert shared.begin("a") == 0

@@ -116,6 +116,28 @@ def test_a_finished_batch_can_be_repeated() -> None:
     assert together == [2, 2, 2]
 
 
+class DyingProcesses(AttemptLog):
+    """Counts as `SharedAttempts` does, for processes that die before they can send what they finished."""
+
+    def end_with_next(self, key: str) -> None:
+        pass
+
+
+def test_no_image_fails_if_each_process_dies_after_the_end_of_its_batch() -> None:
+    """The batch is repeated each time: together at first, and with more care then."""
+    log = DyingProcesses()
+    sizes: list[int] = []
+
+    def work(part: pa.Table) -> pa.Table:
+        sizes.append(part.num_rows)
+        return outcome(part, "ok")
+
+    for _ in range(5):
+        done = attempt(rows("a", "b"), work, failed, stage="test", attempts=log, next_follows=True)
+        assert done["outcome"].to_pylist() == ["ok", "ok"]
+    assert sizes == [2] + [1, 1] * 4
+
+
 def test_stages_are_counted_separately() -> None:
     log = AttemptLog()
     log.begin("read 1 a")

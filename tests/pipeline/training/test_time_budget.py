@@ -22,6 +22,7 @@ from pipeline.training.time_budget import (
     fit_length,
     measure_length,
     read_length,
+    slowest,
     trial,
     trial_settings,
 )
@@ -42,6 +43,11 @@ def test_the_calibration_at_the_end_takes_its_time_from_the_steps() -> None:
     assert (found.num_iterations, found.finish_seconds) == (790, 40)
     late = fit_length(TEN, Pace(step=0.5, validation=9, finish=900), 55, None)
     assert late.num_iterations == 246  # a quarter of the ten minutes, as below
+
+
+def test_each_time_is_that_of_the_slowest_worker() -> None:
+    paces = [Pace(step=1, validation=9, finish=30), Pace(step=2, validation=8, finish=40)]
+    assert slowest(paces) == Pace(step=2, validation=9, finish=40)
 
 
 @pytest.mark.parametrize(
