@@ -16,6 +16,7 @@ from fastrcnn.metrics import (
     ImageDetections,
     ImageGroundTruth,
     Matches,
+    best_f1_thresholds,
     evaluate_coco,
     evaluate_voc,
     match_boxes,
@@ -63,10 +64,25 @@ class TrainedDetector:
 
 def measure_detector(detector: TrainedDetector, labelled: LabelledImages) -> dict[str, Any]:
     """Measure as `measure`, on images whose classes are those of the detector."""
-    pairs = [_detect(detector.detect, image) for image in labelled.images]
-    truth, detections = [t for t, _ in pairs], [d for _, d in pairs]
+    truth, detections = _detect_all(detector.detect, labelled.images)
     numbers = quality(truth, detections, detector.classes, detector.operating_points)
     return {"images": len(truth), "classes": list(detector.classes), **numbers}
+
+
+def best_f1_points(detector: TrainedDetector, labelled: LabelledImages) -> dict[str, float]:
+    """Find the score of best F1 of each class on these images. A class without an object has none."""
+    count = len(detector.classes)
+    truth, detections = _detect_all(detector.detect, labelled.images)
+    points = best_f1_thresholds(match_boxes(truth, detections, count), count)
+    named = zip(detector.classes, points.tolist(), strict=True)
+    return {name: point for name, point in named if not math.isnan(point)}
+
+
+def _detect_all(
+    detector: Detect, images: Sequence[LabelledImage]
+) -> tuple[list[ImageGroundTruth], list[ImageDetections]]:
+    pairs = [_detect(detector, image) for image in images]
+    return [truth for truth, _ in pairs], [found for _, found in pairs]
 
 
 def _detect(detector: Detect, image: LabelledImage) -> tuple[ImageGroundTruth, ImageDetections]:

@@ -20,7 +20,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,11 @@ class DecodingActor:
         """Decode a batch, guarded as the Detector's."""
         key = f"detect {candidates['image_uri'][0]}"
         self._attempts.begin(key)
-        rows, _ = decode_candidates(candidates, threads=self._threads)
-        self._attempts.end(key)
+        rows, decoded = decode_candidates(candidates, threads=self._threads)
+        self._attempts.end_with_next(key)
         if bad := [row["error"] for row in rows if row["status"] != "ok"]:
             raise RuntimeError(f"not decoded: {bad[0]}")
+        _touch(decoded)
         return _done(len(rows))
 
 
@@ -72,10 +73,15 @@ class PixelActor:
     """Takes the pixels that `read_images` gives, and drops them."""
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
-        """Touch the pixels, as an upload would."""
-        for pixels in batch["image"]:
-            np.asarray(pixels)[::64, ::64].sum()
+        """Read some pixels of each image."""
+        _touch(batch["image"])
         return _done(len(batch["image"]))
+
+
+def _touch(images: Iterable[npt.ArrayLike]) -> None:
+    """Read some pixels of each image, as an upload would."""
+    for pixels in images:
+        np.asarray(pixels)[::64, ::64].sum()
 
 
 def run(config: FeedConfig) -> None:

@@ -2,11 +2,12 @@
 
 Each trial calls `jobs/train.py` as a person would. "defaults" gives only data, output, weights and length;
 "hand-picked" gives the flags with which docs/benchmarks.md and docs/ablations.md measured. "torchvision"
-trains torchvision's Faster R-CNN in this process by its recipe, for the same length. Then the detector is
-measured on the images that chose its best checkpoint, and with --test also on the test images. Choose
-between settings by the validation images, and use --test once at the end.
+trains torchvision's Faster R-CNN in this process by its recipe, with the hand-picked backbone and scale, for
+the same length. Then the detector is measured on the validation images, and with --test also on the test
+images. Choose between settings by the validation images, and use --test once at the end.
 
-<output>/<data>/<setting>-seed-<n>/   model, train.log, command.json, and a result for each measured split
+<output>/<data>/<setting>-seed-<n>/   command.json and a result for each measured split; model and train.log,
+                                      or torchvision.pth and torchvision.json
 <output>/first-training.md            the tables; results.json has one entry for each trial and split
 
 Both are written after each trial. Run again with the same --output, it continues.
@@ -25,8 +26,8 @@ from typing import Any
 from benchmarks.config import FirstTrainingConfig
 from benchmarks.detector_quality import measure, measure_detector
 from benchmarks.results import write_results
-from benchmarks.torchvision_training import trained_detector
-from benchmarks.trainings import name_of, train_trial, weights_of
+from benchmarks.torchvision_training import train_torchvision
+from benchmarks.trainings import begin, name_of, train_trial, weights_of
 from demo import processes
 from pipeline import storage
 from pipeline.ablation.table import mean_and_range
@@ -38,6 +39,7 @@ from pipeline.errors import UserError
 DEFAULTS, HAND_PICKED, TORCHVISION = "defaults", "hand-picked", "torchvision"
 VALIDATION, TEST = "validation", "test"
 COLUMNS = {
+    "steps": "steps",
     "AP50": "ap50",
     "COCO AP": "coco_ap",
     "precision at .5": "precision",
@@ -75,7 +77,9 @@ def run(config: FirstTrainingConfig) -> None:
     rows: list[dict[str, Any]] = []
     try:
         for trial in trials(config):
-            if trial.setting != TORCHVISION:
+            if trial.setting == TORCHVISION:
+                begin(arguments(config, trial), trial.folder, f"a training of {trial.name}")
+            else:
                 train_trial(arguments(config, trial), trial)
             rows += list(results(config, trial))
             write_results(config, rows)
@@ -88,7 +92,7 @@ def run(config: FirstTrainingConfig) -> None:
 
 
 def trials(config: FirstTrainingConfig) -> list[Trial]:
-    """List the trainings: both settings of a seed and a data set follow each other.
+    """List the trainings: the settings of a seed and a data set follow each other.
 
     Raises:
         UserError: two data sets have one name.
@@ -124,7 +128,7 @@ def arguments(config: FirstTrainingConfig, trial: Trial) -> list[str]:
     if validation_split("train", splits(trial.data)) is None:
         flags += ["--val-fraction", f"{config.val_fraction:g}"]
     flags += ["--seed", str(trial.seed)]
-    return flags + (hand_picked(config) if trial.setting == HAND_PICKED else [])
+    return flags + (hand_picked(config) if trial.setting in (HAND_PICKED, TORCHVISION) else [])
 
 
 def hand_picked(config: FirstTrainingConfig) -> list[str]:
@@ -166,19 +170,18 @@ def results(config: FirstTrainingConfig, trial: Trial) -> Iterator[dict[str, Any
 
 
 def _measure(config: FirstTrainingConfig, trial: Trial, measured_on: str) -> dict[str, Any]:
-    """Measure a trial on a split; torchvision's detector is trained first, if it is not yet."""
+    """Measure a trial on a split, and say how many steps it had; torchvision's detector is trained first."""
     test = _test_split(trial.data) if measured_on == TEST else None
     if trial.setting == TORCHVISION:
         flags = _torchvision_flags(config, trial)
-        detector, validation = trained_detector(flags, trial.folder, config.minutes)
+        detector, images, told = train_torchvision(flags, trial.folder, config.minutes)
         if test is not None:
-            return measure_detector(
-                detector, read_labelled_images(trial.data, test, classes=detector.classes)
-            )
-        return measure_detector(detector, validation)
+            images = read_labelled_images(trial.data, test, classes=detector.classes)
+        return measure_detector(detector, images) | told
     held_out = validation_split("train", splits(trial.data))
     listed = trial.model / "splits" / "val.txt"
-    return measure(str(trial.model), trial.data, test or held_out or str(listed))
+    told = {"steps": json.loads((trial.model / "result.json").read_text())["num_iterations"]}
+    return measure(str(trial.model), trial.data, test or held_out or str(listed)) | told
 
 
 def _test_split(data: str) -> str:
@@ -238,17 +241,17 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for (data, setting), group in groups.items():
         if group:
             seeds = " ".join(str(row["seed"]) for row in group)
-            cells = [_cell([row[name] for row in group]) for name in COLUMNS.values()]
+            cells = [_cell(name, [row.get(name) for row in group]) for name in COLUMNS.values()]
             yield f"| {data} | {setting} | {seeds} | {' | '.join(cells)} |"
     complete = [d for d in data_sets if all(groups[d, setting] for setting in settings)]
     if len(complete) < 2:
         return
     for setting in settings:
         means = [
-            [_mean([row[name] for row in groups[data, setting]]) for data in complete]
+            [_mean([row.get(name) for row in groups[data, setting]]) for data in complete]
             for name in COLUMNS.values()
         ]
-        cells = [_cell([_mean(of_sets)]) for of_sets in means]
+        cells = [_cell(n, [_mean(of)]) for n, of in zip(COLUMNS.values(), means, strict=True)]
         yield f"| mean of {len(complete)} | {setting} | - | {' | '.join(cells)} |"
 
 
@@ -258,6 +261,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def _cell(values: Sequence[float | None]) -> str:
+def _cell(name: str, values: Sequence[float | None]) -> str:
     numbers = [value for value in values if value is not None]
-    return mean_and_range(numbers) if numbers else "-"
+    return mean_and_range(numbers, 0 if name == "steps" else 3) if numbers else "-"

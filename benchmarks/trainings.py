@@ -29,6 +29,18 @@ def train_or_continue(
         UserError: the folder holds a training with other flags.
         processes.CommandError: the training failed; its output is in train.log.
     """
+    begin(flags, folder, what)
+    if not (model / "result.json").exists():
+        command = [sys.executable, "jobs/train.py", *flags]
+        processes.run(command, folder / "train.log", cwd=CHECKOUT)
+
+
+def begin(flags: Sequence[str], folder: Path, what: str) -> None:
+    """Keep the flags of a training in command.json, and make its folder.
+
+    Raises:
+        UserError: the folder holds a training with other flags.
+    """
     begun = folder / "command.json"
     if begun.exists() and json.loads(begun.read_text()) != list(flags):
         raise UserError(
@@ -38,9 +50,6 @@ def train_or_continue(
         )
     folder.mkdir(parents=True, exist_ok=True)
     begun.write_text(json.dumps(list(flags)))
-    if not (model / "result.json").exists():
-        command = [sys.executable, "jobs/train.py", *flags]
-        processes.run(command, folder / "train.log", cwd=CHECKOUT)
 
 
 class Trial(Protocol):

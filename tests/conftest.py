@@ -86,18 +86,19 @@ def worker_proxy(s3: str) -> Iterator[FaultyProxy]:
         yield proxy
 
 
-def _refuse_to_fork() -> None:
+def _report_fork() -> None:
     """Fail the test that forks a process that has joined Ray.
 
     Such a process may miss every later message about its actors (Ray 2.60), and then waits for the next actor
-    for ever, in another test. A child that is started without `preexec_fn` is no fork in this sense.
+    for ever, in another test. A child that is started without `preexec_fn` is no fork in this sense. The fork
+    happens all the same: pytest reports it at the end of the test.
     """
     if ray.is_initialized():
         raise RuntimeError("a process that has joined Ray was forked: start a process anew instead")
 
 
 # An error there becomes pytest's warning, and so a failure.
-os.register_at_fork(before=_refuse_to_fork)
+os.register_at_fork(before=_report_fork)
 
 
 @pytest.fixture(scope="session")

@@ -237,9 +237,11 @@ class FirstTrainingConfig:
     test: bool = False
     """Measure on the test images too. Do this once, at the end: choices are for the validation images."""
     backbone: str = "mobilenet_v2"
-    """Backbone of the hand-picked setting. The defaults have the one of the file of --weights."""
+    """Backbone of the settings `hand-picked` and `torchvision`. The defaults have the one of the file of
+    --weights."""
     scale: int = 256
-    """Scale of the hand-picked setting: length of the shorter image side in the model, in pixels."""
+    """Scale of the settings `hand-picked` and `torchvision`: length of the shorter image side in the model,
+    in pixels."""
     output: Path = OUTPUT / "first-training"
     """Local folder for trainings, first-training.md and results.json."""
 

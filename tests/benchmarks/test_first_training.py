@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import CHECKOUT, first_training
 from benchmarks.config import FirstTrainingConfig
+from benchmarks.detector_quality import TrainedDetector, best_f1_points
 from benchmarks.first_training import arguments, table, trials
+from benchmarks.torchvision_training import fitting_steps
 from benchmarks.trainings import train_trial
+from fastrcnn.detection import Detections
+from pipeline.annotations import read_labelled_images
 from pipeline.draw_scenes import draw_split
 from pipeline.errors import UserError
 
@@ -90,7 +95,7 @@ def test_a_line_has_the_seeds_and_the_last_lines_have_the_mean_of_the_sets() -> 
     ]
     lines = table(rows).splitlines()
     assert lines[0] == "## validation images"
-    assert [line.split(" | ")[:4] for line in lines[4:]] == [
+    assert [line.split(" | ")[:3] + line.split(" | ")[4:5] for line in lines[4:]] == [
         ["| one", "defaults", "3 4", "0.600 (0.500 to 0.700)"],
         ["| one", "hand-picked", "3", "0.800"],
         ["| two", "defaults", "3", "0.200"],
@@ -98,13 +103,38 @@ def test_a_line_has_the_seeds_and_the_last_lines_have_the_mean_of_the_sets() -> 
         ["| mean of 2", "defaults", "-", "0.400"],
         ["| mean of 2", "hand-picked", "-", "0.850"],
     ]
-    assert lines[7].split(" | ")[5] == "-"
+    assert lines[7].split(" | ")[6] == "-"
 
 
 def test_a_mean_waits_for_all_settings_of_a_set() -> None:
     rows = [row(), row(data="two"), row(setting="hand-picked")]
     assert "mean of" not in table(rows)
     assert table([*rows, row(measured_on="test")]).count("## ") == 2
+
+
+def test_the_steps_that_fit_take_the_time_that_is_left() -> None:
+    assert fitting_steps(540.0, 0.25) == 2160
+    assert fitting_steps(0.2, 0.25) == 1
+
+
+def test_the_scores_of_best_f1_are_those_of_the_validation_images(tmp_path: Path) -> None:
+    """Each object is found with a score of .3, and again far away with .2."""
+    draw(tmp_path)
+    images = read_labelled_images(str(tmp_path / "one"), "val")
+    queue = iter(images.images)
+
+    def find(pixels: Any, boxes: Any) -> list[Detections]:
+        image = next(queue)
+        right, count = torch.from_numpy(image.gt_boxes), len(image.gt_boxes)
+        scores = torch.cat([torch.full((count,), 0.3), torch.full((count,), 0.2)])
+        labels = torch.from_numpy(image.gt_labels).repeat(2)
+        return [Detections(torch.cat([right, right + 1000]), labels, scores)]
+
+    detector = TrainedDetector(detect=find, classes=tuple(images.classes))
+    points = best_f1_points(detector, images)
+    shown = {label for image in images.images for label in image.gt_labels.tolist()}
+    assert set(points) == {images.classes[label - 1] for label in shown}
+    assert all(0.2 < point <= 0.3 + 1e-6 for point in points.values())
 
 
 @pytest.mark.parametrize("length", [{}, {"iterations": None, "minutes": 0.02}])
@@ -117,6 +147,7 @@ def test_torchvisions_detector_is_trained_once_and_measured_on_the_same_images(
     (trial,) = trials(config)
     rows = list(first_training.results(config, trial))
     assert [(r["measured_on"], r["images"]) for r in rows] == [("validation", 3), ("test", 2)]
+    assert all(r["steps"] >= 1 and r["train_seconds"] > 0 for r in rows)
     weights = trial.folder / "torchvision.pth"
     trained = weights.stat().st_mtime_ns
     (trial.folder / "test.json").unlink()
