@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import CHECKOUT
 from benchmarks.config import SuspectsBenchmarkConfig
 from benchmarks.planted_faults import KINDS, Fault, plant, read_faults
 from benchmarks.results import write_results
-from benchmarks.trainings import train_or_continue, weights_of
+from benchmarks.trainings import run_once, train_or_continue, weights_of
 from demo import processes
 from fastrcnn.metrics.inputs import pairwise_iou
 from pipeline import storage
@@ -91,12 +90,10 @@ def train_and_score(config: SuspectsBenchmarkConfig, fold: int) -> None:
     """Train on the other fold, and score this one."""
     folder = config.output / f"fold-{fold}"
     train(config, "faulty", folder, "--folds", "2", "--fold", str(fold))
-    if not (folder / "scored.log").exists():
-        listed = str(folder / "splits" / "fold.txt")
-        flags = ["--images", listed, "--checkpoint", str(folder), "--output", str(folder)]
-        log = folder / "scoring.log"
-        processes.run([sys.executable, "jobs/score_bucket.py", *flags], log, cwd=CHECKOUT)
-        log.rename(folder / "scored.log")
+    listed = str((folder / "splits" / "fold.txt").resolve())
+    output = str(folder.resolve())
+    flags = ["--images", listed, "--checkpoint", output, "--output", output]
+    run_once("score_bucket", flags, folder / "scored.log")
 
 
 def train(config: SuspectsBenchmarkConfig, data: str, output: Path, *more: str) -> None:
@@ -117,9 +114,8 @@ def find(config: SuspectsBenchmarkConfig) -> None:
     """Run the job suspects."""
     folds = [str((config.output / f"fold-{fold}").resolve()) for fold in (1, 2)]
     output = config.output.resolve()
-    command = [sys.executable, "jobs/suspects.py", "--scored", *folds]
-    command += ["--data", str(output / "faulty"), "--output", str(output / "suspects")]
-    processes.run(command, config.output / "suspects.log", cwd=CHECKOUT)
+    flags = ["--scored", *folds, "--data", str(output / "faulty")]
+    run_once("suspects", [*flags, "--output", str(output / "suspects")], output / "suspects.log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,12 +252,9 @@ def retrain(config: SuspectsBenchmarkConfig) -> dict[str, float]:
     for name in ("faulty", "repaired", "true"):
         output = config.output / f"trained-on-{name}"
         train(config, name, output)
-        if not (output / "scored.log").exists():
-            flags = ["--images", str(_test_list(config))]
-            flags += ["--checkpoint", str(output), "--output", str(output)]
-            log = output / "scoring.log"
-            processes.run([sys.executable, "jobs/score_bucket.py", *flags], log, cwd=CHECKOUT)
-            log.rename(output / "scored.log")
+        scored = str(output.resolve())
+        flags = ["--images", str(_test_list(config)), "--checkpoint", scored, "--output", scored]
+        run_once("score_bucket", flags, output / "scored.log")
         true = str((config.output / "true").resolve())
         result = evaluate(EvaluateConfig(scored=str(output), data=(true,), split="test"))
         numbers[name] = result.voc10.mean_ap

@@ -1,4 +1,4 @@
-"""Runs `jobs/train.py` as a person would, for benchmarks that can be stopped and continued."""
+"""Runs jobs as a person would, for benchmarks that can be stopped and continued."""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ def begin(flags: Sequence[str], folder: Path, what: str) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     begun.write_text(json.dumps(list(flags)))
+
+
+def run_once(job: str, flags: Sequence[str], log: Path) -> None:
+    """Run `jobs/<job>.py`, unless an earlier call has done it: then its log exists.
+
+    Raises:
+        processes.CommandError: the job failed; its output is in <log>.part.
+    """
+    if not log.exists():
+        part = log.with_name(f"{log.name}.part")
+        processes.run([sys.executable, f"jobs/{job}.py", *flags], part, cwd=CHECKOUT)
+        part.rename(log)
 
 
 class Trial(Protocol):

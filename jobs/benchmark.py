@@ -17,6 +17,7 @@ python jobs/benchmark.py archives --image ../shared/data/bccd/JPEGImages/BloodIm
 python jobs/benchmark.py memory --image ../shared/data/bccd/JPEGImages/BloodImage_00000.jpg --checkpoint MODEL
 python jobs/benchmark.py head --image ../shared/data/bccd/JPEGImages/BloodImage_00000.jpg --checkpoint MODEL
 python jobs/benchmark.py suspects --weights ../shared/weights/mobilenet_v2.pth
+python jobs/benchmark.py other-images --checkpoint demo-output/model
 python jobs/benchmark.py train --data ../shared/data/bccd --weights ../shared/weights/mobilenet_v2.pth
 
 Measures the numbers in docs/benchmarks.md and docs/scale.md.
@@ -136,6 +137,11 @@ TASKS = (
         "HeadConfig",
         "Measure the memory of a head node without CPUs: GCS, dashboard, raylet, and the driver of a scoring"
         " job.",
+    ),
+    _task(
+        "other-images",
+        "OtherImagesConfig",
+        "Measure the scores of a detector on images of another kind, before and after a calibration on some.",
     ),
     _task(
         "suspects",

@@ -1,5 +1,6 @@
 """Flags of the benchmarks, one class each. Nothing here imports anything heavy, so that --help is fast."""
 
+from benchmarks.config.results import OtherImagesConfig, SuspectsBenchmarkConfig
 from benchmarks.config.scoring import (
     ArchivesConfig,
     DecodeConfig,
@@ -19,7 +20,6 @@ from benchmarks.config.training import (
     FirstTrainingConfig,
     ProposersConfig,
     RecipeConfig,
-    SuspectsBenchmarkConfig,
     TilesConfig,
     TrainBenchmarkConfig,
 )
@@ -34,6 +34,7 @@ __all__ = [
     "HeadConfig",
     "LabelsConfig",
     "MemoryConfig",
+    "OtherImagesConfig",
     "ProposalsConfig",
     "ProposersConfig",
     "RecipeConfig",

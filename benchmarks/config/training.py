@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from benchmarks import OUTPUT
 from fastrcnn.config import LEARNED
 from pipeline.config import TrainConfig
-from pipeline.config.checks import check_above_zero, check_seeds, require
+from pipeline.config.checks import check_above_zero, require
 from pipeline.errors import UserError
 from pipeline.runtime.flags import Group, Groups, Uri
 
@@ -335,50 +335,6 @@ class TrainBenchmarkConfig:
             # Otherwise norms use only the share of their worker, and each worker rounds its gradients.
             set=("frozen_norm=true", "mixed_precision=false"),
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SuspectsBenchmarkConfig:
-    """Flags of `jobs/benchmark.py suspects`."""
-
-    images: int = 1200
-    """Drawn scenes whose labels get faults."""
-    test: int = 300
-    """Drawn scenes with true labels, to measure --retrain."""
-    share: float = 0.1
-    """Share of the labels that get a fault: a third each is taken away, moved, or given another class."""
-    weights: str = "imagenet"
-    """Initial weights, as for `jobs/train.py`."""
-    iterations: int = 3000
-    """Steps of each training."""
-    scale: int = 160
-    """Length of the shorter image side in the model, in pixels."""
-    first: int = 100
-    """Suspects of each kind whose precision is measured, and suspects in all that are repaired."""
-    retrain: bool = False
-    """Also train on the labels with faults, on the repaired and on the true ones, and measure the mAP of each
-    on the test scenes."""
-    seed: int = 7
-    """Seed of scenes, faults and trainings."""
-    output: Path = OUTPUT / "suspects"
-    """Local folder for scenes, trainings, suspects and suspects.md. Run again, the command continues."""
-
-    GROUPS: ClassVar[Groups] = (
-        Group(title="Output", common=("output",)),
-        Group(title="Data", common=("images", "share", "test")),
-        Group(title="Training", common=("weights", "iterations", "scale", "retrain")),
-        Group(title="Measurement", common=("first", "seed")),
-    )
-
-    def __post_init__(self) -> None:
-        check_above_zero(self, "images", "iterations", "scale", "first", "test")
-        require(
-            0 < self.share < 1,
-            f"--share {self.share}",
-            "expected a share above 0 and below 1",
-            "Give another number, such as 0.1.",
-        )
-        check_seeds("--seed", self.seed)
 
 
 def _check_length(minutes: float | None, iterations: int | None) -> None:

@@ -64,7 +64,7 @@ class ProgressLines:
         self.since += seconds
 
     def seconds_left(self, iteration: int, speed: float) -> float:
-        """Estimate the seconds until the training ends.
+        """Estimate the seconds until the last validation ends.
 
         Args:
             iteration: steps that are done. A validation after the last of them is still to come.
