@@ -156,7 +156,7 @@ def evaluate_map50_95(
     """Compute mean average precision over IoU .5, .55, ... .95, by the exact area under each curve.
 
     It is near COCO's AP, which reads 101 points of a curve, takes at most 100 detections of a class in an
-    image and has another rule for crowds. It takes a sixth of the time: use it to rank checkpoints.
+    image and has another rule for crowds. It takes less time: use it to rank checkpoints.
 
     Args:
         ground_truth, detections, num_classes: as for `evaluate_voc`.
