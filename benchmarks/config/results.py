@@ -65,7 +65,7 @@ class OtherImagesConfig:
     """Drawn scenes of each kind."""
     sampled: int = 50
     """Draws of the sample whose images are labelled, to calibrate on."""
-    blur: float = 1.5
+    blur: float = 5.0
     """Standard deviation of the blur of the other images, in pixels."""
     seed: int = 77
     """Seed of scenes and sample. The detector must not have seen these scenes: `make demo` has seed 0."""
