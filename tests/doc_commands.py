@@ -214,6 +214,11 @@ RULES = (
         reason="a measurement of ten minutes with the detector of make demo",
     ),
     Rule("docs/scores.md", r"^ *python .*(bccd|--checkpoint model )", WALK, "another data set"),
+    _benchmark(
+        "docs/scores.md",
+        "other-images",
+        "benchmarks/test_other_images.py::test_the_changed_scenes_have_the_same_names_and_labels",
+    ),
     Rule("docs/scores.md", r"jobs/(sample|calibrate)\.py", WALK),
     Rule("docs/scores.md", r"matches\.parquet", WALK),
     _benchmark(
